@@ -1,0 +1,6 @@
+"""virtstatd: the statistics daemon of a libvirt host."""
+
+from importlib.metadata import version
+
+
+__version__ = version("virtstatd")

@@ -1,0 +1,45 @@
+"""Exceptions, named for what the caller should do next."""
+
+
+class VirtstatdError(Exception):
+    """The root of every exception that this package raises on purpose."""
+
+
+class ConfigError(VirtstatdError):
+    """The configuration is wrong; `faults` holds one line per fault, all of them at once."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class StartError(VirtstatdError):
+    """The agent cannot start here; the message is one sentence that names the mend."""
+
+
+class TryLater(VirtstatdError):  # noqa: N818 - named for what the caller does
+    """
+    The destination is unavailable; the same batch may succeed later.
+
+    `after_seconds` is what the destination asked for, None when it did not say.
+    """
+
+    def __init__(self, reason: str = "unavailable", after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_seconds = after_seconds
+
+
+class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the batch
+    """The destination will never take this batch; sending it again is pointless."""
+
+
+class Disconnected(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
+    """The connection to libvirt is gone; ask again on a new one."""
+
+
+class Overdue(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
+    """A call to libvirt outlived its deadline and was abandoned with its lane."""
+
+
+class Refused(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
+    """Libvirt answered the call with an error and the connection lives on."""

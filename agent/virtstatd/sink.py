@@ -1,0 +1,67 @@
+"""
+What a sink is: everything that a third party needs to import.
+
+A sink is one class. Its annotated fields are its options, documented and bounded by
+`Annotated[..., msgspec.Meta(description=..., ge=...)]`; its `open` is an asynchronous context
+manager that connects, yields the one verb `send`, and closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
+
+
+__all__ = [
+    "Batch",
+    "Delivery",
+    "Domain",
+    "Field",
+    "Kind",
+    "Labels",
+    "Opening",
+    "Reading",
+    "Rejected",
+    "Send",
+    "Series",
+    "Shape",
+    "Sink",
+    "StartError",
+    "TryLater",
+]
+
+Delivery = Literal["latest", "memory", "fire-and-forget"]
+Send = Callable[[Batch], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the agent hands to a sink that opens: its name in the configuration and its log."""
+
+    name: str
+    log: FilteringBoundLogger
+
+
+class Sink(Protocol):
+    """
+    Send now or raise. The outlet in front of it buffers, batches, times out and retries.
+
+    `send` returns when the destination has the batch, raises `TryLater` when the same batch may
+    succeed later, `Rejected` when it never will. It is never called twice at once, may be cancelled
+    at any await, and does not buffer. `open` raises `StartError` with one sentence that names the
+    mend when the sink cannot work at all (a port in use); a destination that is merely away is for
+    `send` to find out.
+    """
+
+    delivery: ClassVar[Delivery]
+
+    def open(self, opening: Opening) -> AbstractAsyncContextManager[Send]:
+        """Connect, yield `send`, and close."""
+        ...

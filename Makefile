@@ -1,0 +1,124 @@
+# Every command of the repository. `make run` and `make test` begin on a bare Debian 12.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /opt/virtstatd
+CONFIG ?=
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_OPTIONS := --quiet --disable-pip-version-check
+PAGE := http://127.0.0.1:9766/metrics
+ETC := /etc/virtstatd
+UNIT := /etc/systemd/system/virtstatd.service
+
+# libvirt-python has no wheels: it is compiled against the host's own libvirt.
+RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-certificates
+TEST_PACKAGES := systemd systemd-container @tests/lab/packages.txt
+
+# The lab needs root. Root leaves no byte code behind in a user's checkout.
+AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/virtstatd-hypothesis
+PYTEST := $(AS_ROOT) $(BIN)/python -m pytest
+
+.PHONY: help
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: run
+run: $(VENV)/run.stamp  ## run the agent here, on the local hypervisor or on libvirt's test driver
+	@mkdir -p build
+	config='$(CONFIG)'
+	if [[ -n $$config ]]; then
+		echo "Configuration: $$config"
+	elif [[ -S /run/libvirt/virtqemud-sock-ro || -S /run/libvirt/libvirt-sock-ro ]]; then
+		echo "Guests: the local hypervisor's"
+		config=config/virtstatd.toml
+	else
+		echo "Guests: no hypervisor here, so libvirt's built-in test driver invents one (test:///default)"
+		config=build/run.toml
+		printf '[hypervisor]\nuri = "test:///default"\n' >$$config
+	fi
+	echo "Metrics: $(PAGE)"
+	exec $(BIN)/virtstatd run --config "$$config"
+
+.PHONY: test
+test: test-packages $(VENV)/dev.stamp  ## everything CI runs: lint, types and all tests but the soaks
+	@failed=
+	$(MAKE) lint || failed+=' lint'
+	$(MAKE) types || failed+=' types'
+	$(PYTEST) -m 'not soak' tests || failed+=' tests'
+	if [[ -n $$failed ]]; then
+		echo "make test: failed:$$failed" >&2
+		exit 1
+	fi
+
+.PHONY: soak
+soak: test-packages $(VENV)/dev.stamp  ## the long faults and soaks
+	$(PYTEST) -m soak tests
+
+.PHONY: bench
+bench: test-packages $(VENV)/dev.stamp  ## the measurements: tables here, JSON in build/bench/
+	@mkdir -p build/bench
+	for file in tests/bench/[!_]*.py; do
+		[[ -e $$file ]] || { echo 'No measurements in tests/bench/.'; exit 0; }
+		name=$$(basename "$$file" .py)
+		echo "== $$name"
+		$(AS_ROOT) $(BIN)/python "$$file" "build/bench/$$name.json"
+	done
+
+.PHONY: lint
+lint: $(VENV)/dev.stamp  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/dev.stamp  ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: install
+install: run-packages  ## install the service: PREFIX=/opt/virtstatd, its unit and its configuration
+	umask 022
+	$(SUDO) $(PYTHON) -m venv '$(PREFIX)'
+	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
+	$(SUDO) install -d -m 755 $(ETC)
+	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
+	sed 's#/opt/virtstatd#$(PREFIX)#g' systemd/virtstatd.service | $(SUDO) install -m 644 /dev/stdin $(UNIT)
+	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
+	echo 'Installed. Start it: systemctl enable --now virtstatd'
+
+.PHONY: uninstall
+uninstall:  ## remove the service; its configuration stays
+	if [[ -d /run/systemd/system && -e $(UNIT) ]]; then $(SUDO) systemctl disable --now virtstatd; fi
+	$(SUDO) rm -rf $(UNIT) '$(PREFIX)'
+	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
+
+.PHONY: clean
+clean:  ## remove what the commands above have made in this folder
+	@made=($(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis)
+	made+=($$(find agent tests -name __pycache__))
+	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
+
+.PHONY: run-packages test-packages
+run-packages:
+	@.ci/packages $(RUN_PACKAGES)
+test-packages: run-packages
+	@.ci/packages $(TEST_PACKAGES)
+
+$(VENV)/run.stamp: pyproject.toml | run-packages
+	@echo 'Creating $(VENV)'
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_OPTIONS) --upgrade 'pip>=25.1'  # the first that reads dependency groups
+	$(BIN)/pip install $(PIP_OPTIONS) --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install $(PIP_OPTIONS) --editable . --group dev
+	touch $@
+
+.ONESHELL:

@@ -1,0 +1,478 @@
+"""
+A private libvirtd with real guests, in namespaces of its own: `with Lab() as lab: ...`.
+
+Nothing of it is visible to a libvirtd of the host or disturbed by it, and several labs run side by
+side. Process ids are the host's, sockets and pid files are reachable from outside. However its
+owner ends, everything is taken down: see `lab.keeper`.
+
+By hand, as root: `PYTHONPATH=tests python -m lab.hypervisor --guests 60`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lab import guest, keeper
+from lab.guest import Definition
+
+
+KVM_GET_API_VERSION = 0xAE00
+WAIT_SECONDS = 60.0
+STARTERS = 4
+BATCH = 8
+NEEDED = ("libvirtd", "virsh", "qemu-system-x86_64", "nsenter", "unshare", "ip")
+
+LIBVIRTD_CONF = """\
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_ro_perms = "0777"
+unix_sock_rw_perms = "0700"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+
+# Without mount namespaces and owner changes a guest starts in half the time.
+QEMU_CONF = """\
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = []
+stdio_handler = "file"
+"""
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a lab would leave behind if its cleaning up failed."""
+
+    directory: Path
+    netns: int
+    groups: tuple[Path, ...]
+
+    def leftovers(self) -> list[str]:
+        """Return what is still there, nothing being the promise after `Lab.close`."""
+        left = [f"process {pid}: {_command(pid)}" for pid in keeper.members(self.netns)]
+        left += [str(path) for path in (self.directory, *self.groups) if path.exists()]
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        return left + [line for line in mounts if str(self.directory) in line]
+
+
+class Lab:
+    """
+    A libvirtd of its own and the guests that it started.
+
+    `cgroup` chooses what the guests' side sees of the host's cgroups: None all of them as they
+    are, "v1" without the unified hierarchy, "hybrid" or "v2" the host's if it is such. The lab's
+    cgroups begin at `/NAME` in each hierarchy, NAME being that of its directory.
+    """
+
+    def __init__(self, cgroup: str | None = None) -> None:
+        self._cgroup = cgroup or ""
+        self._asking = threading.Lock()
+        self._keeper: subprocess.Popen[str] | None = None
+        self._enter: list[str] = []
+        self._taps = 0
+        self.directory = Path()
+        self.trace = Trace(Path(), 0, ())
+        self.pid = 0
+        self.definitions: dict[str, Definition] = {}
+
+    # Lifetime
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make the namespaces and start libvirtd; LabError says what the machine lacks."""
+        check_machine()
+        # The path of a unix socket has at most 107 characters, so no long $TMPDIR.
+        self.directory = Path(tempfile.mkdtemp(prefix="virtlab-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        argv = [sys.executable, keeper.__file__, str(self.directory), self._cgroup]
+        with tempfile.TemporaryFile("w+") as errors:
+            self._keeper = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                opened = json.loads(self._answer() or "{}")
+                if not opened:
+                    self._keeper.wait()
+                    errors.seek(0)
+                    raise LabError(errors.read().strip() or "the lab's keeper ended at once")
+                self._enter = opened["enter"]
+                groups = tuple(Path(group) for group in opened["groups"])
+                self.trace = Trace(self.directory, opened["netns"], groups)
+                (self.directory / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF)
+                (self.directory / "etc/qemu.conf").write_text(QEMU_CONF)
+                self.images.mkdir()
+                self.start()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Take everything down: guests, libvirtd, namespaces, cgroups, files."""
+        if self._keeper is None:
+            return
+        running, self._keeper, self.pid = self._keeper, None, 0
+        if running.stdin:
+            running.stdin.close()
+        running.wait()
+        if running.stdout:
+            running.stdout.close()
+        self.definitions.clear()
+
+    # libvirtd
+
+    @property
+    def socket(self) -> Path:
+        """The read-write socket."""
+        return self.directory / "run/libvirt-sock"
+
+    @property
+    def socket_readonly(self) -> Path:
+        """The read-only socket, which anyone may open."""
+        return self.directory / "run/libvirt-sock-ro"
+
+    @property
+    def uri(self) -> str:
+        """The URI of a read-write connection from outside the lab's namespaces."""
+        return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def uri_readonly(self) -> str:
+        """The URI of a read-only connection (open it as such)."""
+        return f"qemu+unix:///system?socket={self.socket_readonly}"
+
+    @property
+    def log(self) -> Path:
+        """The file that libvirtd logs its warnings to."""
+        return self.directory / "log/libvirtd.log"
+
+    @property
+    def kvm(self) -> bool:
+        """Whether guests of type kvm can be started here."""
+        return has_kvm()
+
+    def start(self) -> None:
+        """Start libvirtd and wait until it answers."""
+        if self.pid:
+            return
+        self.pid = self.spawn("libvirtd", "--config", "/etc/libvirt/libvirtd.conf")
+        self._wait(self._listening, "libvirtd to listen")
+        self.virsh("uri")
+
+    def stop(self) -> None:
+        """End libvirtd as its service would; the guests live on."""
+        self.kill(signal.SIGTERM)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End libvirtd by a signal and wait until it is gone; the guests live on."""
+        if not self.pid:
+            return
+        pid, self.pid = self.pid, 0
+        _end(pid, number)
+
+    def restart(self) -> None:
+        """Stop libvirtd and start it again; the guests live on."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop libvirtd in its tracks, so that it neither answers nor closes connections."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen libvirtd continue."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze libvirtd for the length of a block."""
+        self.freeze()
+        try:
+            yield
+        finally:
+            if self.pid:
+                self.thaw()
+
+    # Commands
+
+    def virsh(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
+        """Run the real virsh on the lab's libvirtd and return what it prints."""
+        return _output(["virsh", "--connect", self.uri, *args], timeout)
+
+    def virt_admin(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
+        """Run the real virt-admin on the lab's libvirtd and return what it prints."""
+        uri = f"libvirtd:///system?socket={self.directory / 'run/libvirt-admin-sock'}"
+        return _output(["virt-admin", "--connect", uri, *args], timeout)
+
+    def run(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
+        """Run a command inside the lab's namespaces and return what it prints."""
+        return _output([*self._enter, *args], timeout)
+
+    def inside(self, *args: str) -> list[str]:
+        """Return a command line that runs this one inside the lab's namespaces."""
+        return [*self._enter, *args]
+
+    def spawn(self, *args: str) -> int:
+        """Start a command inside the namespaces that ends with the lab; return its process id."""
+        with self._asking:
+            if self._keeper is None or self._keeper.stdin is None:
+                raise LabError("the lab is closed")
+            self._keeper.stdin.write(json.dumps(args) + "\n")
+            self._keeper.stdin.flush()
+            return int(self._answer())
+
+    # Guests
+
+    @property
+    def images(self) -> Path:
+        """Where the guests' disks are."""
+        return self.directory / "lib/images"
+
+    def names(self) -> list[str]:
+        """Return the names of the running guests, as libvirtd tells them."""
+        return self.virsh("list", "--name").split("\n")[:-2]
+
+    def definition(self, name: str, **parts: object) -> Definition:
+        """Return the definition of a small guest, with KVM where the machine has it."""
+        wanted: dict[str, object] = {"images": self.images} | parts
+        wanted["kvm"] = bool(wanted.get("kvm", True)) and self.kvm
+        return Definition(name, **wanted)  # type: ignore[arg-type]
+
+    def paused_guests(self, n: int, prefix: str = "guest", **parts: object) -> list[str]:
+        """Start n paused guests, four side by side, and return their names."""
+        made = [self.definition(f"{prefix}-{number}", **parts) for number in range(n)]
+        self.create(*made)
+        return [definition.name for definition in made]
+
+    def create(self, *definitions: Definition, paused: bool = True) -> None:
+        """Start transient guests, paused unless said otherwise."""
+        batches = [definitions[at : at + BATCH] for at in range(0, len(definitions), BATCH)]
+        with ThreadPoolExecutor(STARTERS) as pool:
+            for outcome in [pool.submit(self._create, batch, paused) for batch in batches]:
+                outcome.result()
+
+    def destroy(self, *names: str) -> None:
+        """End guests at once."""
+        for name in names:
+            self.virsh("destroy", name)
+            self.definitions.pop(name, None)
+
+    def rename(self, name: str, new: str) -> None:
+        """End a guest and start it under another name, with the same UUID and disks."""
+        definition = replace(self.definitions[name], name=new)
+        self.destroy(name)
+        self.create(definition)
+
+    def qemu_pid(self, name: str) -> int:
+        """Return the process id of a guest's QEMU."""
+        return int((self.directory / f"run/qemu/{name}.pid").read_text())
+
+    @contextmanager
+    def stuck(self, *names: str) -> Iterator[None]:
+        """Stop guests' QEMUs for the length of a block, so that their monitors do not answer."""
+        pids = [self.qemu_pid(name) for name in names]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def attach_disk(self, name: str, number: int = 0, mib: int = 8) -> str:
+        """Plug in a disk and return its target; SCSI, as only that leaves a paused guest again."""
+        target = guest.target(number, "sd")
+        image = self.images / f"{self.definitions[name].uuid}-{target}.raw"
+        guest.make_disk(image, mib)
+        self._device("attach-device", name, guest.disk(image, target, "scsi"))
+        return target
+
+    def detach_disk(self, name: str, target: str) -> None:
+        """Unplug a SCSI disk."""
+        self.virsh("detach-disk", name, target)
+
+    def attach_nic(self, name: str) -> tuple[str, str]:
+        """Plug in a network interface and return its tap and its MAC address."""
+        self._taps += 1
+        tap, mac = f"plug{self._taps}", f"52:54:00:00:00:{self._taps:02x}"
+        self._device("attach-device", name, guest.nic(tap, mac))
+        return tap, mac
+
+    def detach_nic(self, name: str, mac: str) -> None:
+        """Unplug a network interface; the guest's system must be running to let it go."""
+        self.virsh("detach-interface", name, "ethernet", "--mac", mac)
+
+    # Inner parts
+
+    def _answer(self) -> str:
+        if self._keeper is None or self._keeper.stdout is None:
+            raise LabError("the lab is closed")
+        return self._keeper.stdout.readline()
+
+    def _create(self, batch: Sequence[Definition], paused: bool) -> None:
+        commands = []
+        for definition in batch:
+            definition.make_disks()
+            path = self.images / f"{definition.uuid}.xml"
+            path.write_text(definition.xml())
+            commands.append(f"create {shlex.quote(str(path))}{' --paused' if paused else ''}")
+        self.virsh("; ".join(commands))
+        self.definitions |= {definition.name: definition for definition in batch}
+
+    def _device(self, verb: str, name: str, xml: str) -> None:
+        with tempfile.NamedTemporaryFile("w", dir=self.images, suffix=".xml") as file:
+            file.write(xml)
+            file.flush()
+            self.virsh(verb, name, file.name)
+
+    def _listening(self) -> bool:
+        if not _alive(self.pid):
+            output = (self.directory / "output").read_text()
+            raise LabError(f"libvirtd ended: {output.strip()}")
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.socket))
+            except OSError:
+                return False
+        return True
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise LabError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}")
+            time.sleep(0.02)
+
+
+def has_kvm() -> bool:
+    """Tell whether this machine's KVM can be used."""
+    try:
+        with open("/dev/kvm", "rb") as device:  # noqa: PTH123 - a device, not a path's text
+            return fcntl.ioctl(device, KVM_GET_API_VERSION) == 12
+    except OSError:
+        return False
+
+
+def check_machine() -> None:
+    """Raise LabError in one sentence where the lab cannot run."""
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        raise LabError(
+            f"the lab needs {', '.join(missing)}: run `make test`, which installs what it needs"
+        )
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root for namespaces and taps: run `sudo make test`")
+
+
+def _output(argv: Sequence[str], timeout: float) -> str:
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+    )
+    if done.returncode:
+        raise LabError(f"{shlex.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _end(pid: int, number: int) -> None:
+    """Send a signal to a process, frozen or not, and wait for its end."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(handle, number)
+        signal.pidfd_send_signal(handle, signal.SIGCONT)
+        ended, _, _ = select.select([handle], [], [], WAIT_SECONDS)
+        if not ended:
+            raise LabError(f"process {pid} did not end in {WAIT_SECONDS:.0f} s")
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:100]
+    return "gone meanwhile"
+
+
+def main() -> None:
+    """Start a lab, say where it is, and wait for ^C."""
+    parser = argparse.ArgumentParser(prog="python -m lab.hypervisor", description=__doc__)
+    parser.add_argument("--guests", type=int, default=12, help="paused guests (default: 12)")
+    parser.add_argument("--live", action="store_true", help="and one guest with a real system")
+    parser.add_argument("--cgroup", choices=("v1", "v2", "hybrid"), help="cgroups as seen inside")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with suppress(KeyboardInterrupt), Lab(options.cgroup) as lab:
+        began = time.monotonic()
+        lab.paused_guests(options.guests)
+        print(f"{options.guests} guests in {time.monotonic() - began:.1f} s")
+        print(f"read-only:  {lab.uri_readonly}")
+        print(f"read-write: {lab.uri}")
+        print(f"inside:     {shlex.join(lab.inside('sh'))}", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LabError as error:
+        sys.exit(str(error))

@@ -1,0 +1,244 @@
+"""
+Keeps one lab's namespaces and processes, and takes all of it down when its owner is gone.
+
+Runs as a process of its own beside the tests, as a subreaper: libvirtd and every QEMU become its
+children and keep their true process ids. It listens on its standard input, one JSON list of
+arguments a line, starts that command inside the namespaces and answers with its process id. End of
+input, or the end of the process that started it (however it ended), is the order to clean up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+PR_SET_CHILD_SUBREAPER = 36
+PATIENCE_SECONDS = 20.0
+
+# What the host knows under these names is hidden from the lab, and the lab's from the host.
+PRIVATE = {
+    "run": "/run/libvirt",
+    "etc": "/etc/libvirt",
+    "lib": "/var/lib/libvirt",
+    "cache": "/var/cache/libvirt",
+    "log": "/var/log/libvirt",
+}
+
+# Joins its cgroups first, so that the new cgroup namespace begins there; the hierarchies are then
+# bound over themselves from that point on. Waits for ever on the namespaces' behalf.
+HOLDER = r"""
+set -e
+lab=$1; shift
+for mount in "$@"; do echo $$ > "$mount/${lab##*/}/cgroup.procs"; done
+exec unshare --mount --net --cgroup --propagation private sh -e -c '
+    lab=$1; shift
+    for mount in "$@"; do
+        case " $DROPPED " in *" $mount "*) umount "$mount"; continue ;; esac
+        mount --bind "$mount/${lab##*/}" "$mount"
+        if [ -d "$mount/daemon" ]; then echo $$ > "$mount/daemon/cgroup.procs"; fi
+    done
+    mount -t tmpfs -o mode=755 tmpfs /run
+    for pair in $PRIVATE; do
+        mkdir -p "${pair#*=}"
+        mount --bind "$lab/${pair%%=*}" "${pair#*=}"
+    done
+    echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6 || true
+    ip link set lo up
+    echo ready
+    exec sleep infinity
+' sh "$lab" "$@"
+"""
+
+
+class Keeper:
+    """One lab's namespaces, cgroups and processes."""
+
+    def __init__(self, directory: Path, cgroup: str) -> None:
+        self.directory = directory
+        self.cgroups, self.dropped = _hierarchies(cgroup)
+        self.groups = [mount / directory.name for mount in self.cgroups]
+        self.holder = 0
+        self.netns = 0
+
+    def open(self) -> None:
+        """Make the cgroups and the namespaces."""
+        for group in self.groups:
+            group.mkdir()
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if (group / name).exists() and not (group / "cgroup.controllers").exists():
+                    (group / name).write_text((group.parent / name).read_text())
+            if (group / "cgroup.controllers").exists():
+                # Version 2 gives controllers only to children of groups without processes.
+                (group / "daemon").mkdir()
+        for name in PRIVATE:
+            (self.directory / name).mkdir()
+        environment = os.environ | {
+            "PRIVATE": " ".join(f"{name}={path}" for name, path in PRIVATE.items()),
+            "DROPPED": " ".join(map(str, self.dropped)),
+        }
+        holder = subprocess.Popen(
+            ["sh", "-c", HOLDER, "sh", str(self.directory), *map(str, self.cgroups)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        self.holder = holder.pid
+        if holder.stdout is None or holder.stdout.readline() != b"ready\n":
+            raise SystemExit("the lab's namespaces could not be made; is this root?")
+        self.netns = _netns(holder.pid)
+
+    def spawn(self, argv: list[str]) -> int:
+        """Start a command inside the namespaces and cgroups; its process id is the command's."""
+        join = 'for g in $GROUPS_; do echo $$ > "$g"; done; exec "$@"'
+        groups = [
+            mount / ("daemon" if (group / "daemon").is_dir() else ".") / "cgroup.procs"
+            for mount, group in zip(self.cgroups, self.groups, strict=True)
+            if mount not in self.dropped
+        ]
+        inside = [*self.enter(), "sh", "-c", join, "sh", *argv]
+        log = os.open(self.directory / "output", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        try:
+            return os.posix_spawnp(
+                inside[0],
+                inside,
+                os.environ | {"GROUPS_": " ".join(map(str, groups))},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+            )
+        finally:
+            os.close(log)
+
+    def enter(self) -> list[str]:
+        """Return what to put before a command so that it runs inside the namespaces."""
+        return ["nsenter", "--target", str(self.holder), "--mount", "--net", "--cgroup", "--"]
+
+    def serve(self, owner: int) -> None:
+        """Start what is asked for and reap what ends, until the owner is gone."""
+        woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        try:
+            owner_ended = os.pidfd_open(owner)
+        except ProcessLookupError:
+            return
+        while True:
+            ready, _, _ = select.select([sys.stdin, woken, owner_ended], [], [])
+            if woken in ready:
+                os.read(woken, 4096)
+                _reap()
+            if owner_ended in ready:
+                return
+            if sys.stdin in ready:
+                line = sys.stdin.readline()
+                if not line:
+                    return
+                print(self.spawn(json.loads(line)), flush=True)
+
+    def close(self) -> None:
+        """Kill what lives in the namespaces, then remove cgroups and directory."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (alive := members(self.netns, self.holder)) and time.monotonic() < deadline:
+            for pid in alive:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+            _reap()
+        for group in self.groups:
+            _prune(group, deadline)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def members(netns: int, holder: int = 0) -> list[int]:
+    """Return the processes whose network namespace is `netns`, and the holder while it lives."""
+    return [pid for pid in _pids() if (netns and _netns(pid) == netns) or pid == holder]
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def _netns(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:  # gone meanwhile, or a zombie
+        return 0
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _prune(group: Path, deadline: float) -> None:
+    """Remove a cgroup and those below; the kernel needs a moment after the last process."""
+    for inner, _, _ in os.walk(group, topdown=False):
+        while True:
+            try:
+                os.rmdir(inner)
+            except FileNotFoundError:
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+            else:
+                break
+
+
+def _hierarchies(cgroup: str) -> tuple[list[Path], list[Path]]:
+    """Return the writable cgroup mounts, and those the lab shall not see."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    seen = {
+        Path(where): kind
+        for _, where, kind, options, *_ in mounts
+        if kind in {"cgroup", "cgroup2"} and "rw" in options.split(",")
+    }
+    versions = set(seen.values())
+    if cgroup == "hybrid" and versions != {"cgroup", "cgroup2"}:
+        raise SystemExit("this host's cgroups are not hybrid")
+    if cgroup == "v1" and "cgroup" not in versions:
+        raise SystemExit("this host has no cgroup version 1 hierarchy")
+    if cgroup == "v2" and versions != {"cgroup2"}:
+        raise SystemExit("this host's cgroups are not version 2 alone")
+    dropped = [where for where, kind in seen.items() if cgroup == "v1" and kind == "cgroup2"]
+    return list(seen), dropped
+
+
+def main() -> None:
+    """Serve the process that started this one."""
+    owner = os.getppid()
+    directory, cgroup = Path(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the owner, whose end is the order
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    keeper = Keeper(directory, cgroup)
+    try:
+        keeper.open()
+        opened = {
+            "enter": keeper.enter(),
+            "netns": keeper.netns,
+            "groups": [str(group) for group in keeper.groups],
+        }
+        print(json.dumps(opened), flush=True)
+        keeper.serve(owner)
+    finally:
+        keeper.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""
+A machine with systemd as PID 1: this host's own files under an overlay, booted as a container.
+
+It starts in less than a second, writes to memory only, has a network of its own (loopback), and is
+gone when the block ends or when this process dies, whatever the reason.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+
+BOOT_SECONDS = 60
+STOP_SECONDS = 30
+POLL_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+class Machine:
+    """A booted container, known by its PID 1; `since` is where its journal begins to matter."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+        self.since = time.time()
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command as the container's root, to its end."""
+        done = subprocess.run(
+            ["nsenter", f"--target={self.leader}", "--all", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BOOT_SECONDS,
+            env={"PATH": os.defpath + ":/usr/sbin:/sbin", "LANG": "C.UTF-8"},
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done
+
+    def is_up(self) -> bool:
+        """Whether the boot is over; until it is, systemctl itself may fail."""
+        return self.run("systemctl", "is-active", "basic.target", check=False).returncode == 0
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file of the container, and the folders above it."""
+        file = Path(f"/proc/{self.leader}/root{path}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+    def show(self, unit: str) -> Mapping[str, str]:
+        """Return the properties of a unit, as `systemctl show` names them."""
+        lines = self.run("systemctl", "show", unit).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def journal(self, unit: str) -> list[str]:
+        """Return what the unit's own processes have written, line by line."""
+        self.run("journalctl", "--sync")
+        return self.run(
+            "journalctl",
+            f"_SYSTEMD_UNIT={unit}",
+            f"--since=@{self.since:.6f}",
+            "--output=cat",
+            "--no-pager",
+            "--quiet",
+            check=False,
+        ).stdout.splitlines()
+
+
+def may_boot() -> bool:
+    """Whether this process may make the namespaces that a container needs."""
+    probe = ["unshare", "--mount", "--net", "--pid", "--fork", "true"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
+    """Boot a machine that sees each folder of `binds`, read-only, at the path beside it."""
+    with tempfile.TemporaryDirectory(prefix="virtstatd-machine-") as folder:
+        root, log = Path(folder, "root"), Path(folder, "log")
+        root.mkdir()
+        with log.open("wb") as output:
+            container = subprocess.Popen(
+                [
+                    # The kernel ends the container with this process. The bind mount makes / a
+                    # folder that an overlay accepts, in a mount namespace that ends with it.
+                    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount"),
+                    *("sh", "-ec", 'mount --bind / "$0" && exec systemd-nspawn "$@"', str(root)),
+                    *("--quiet", f"--directory={root}", "--machine=virtstatd-test"),
+                    *("--volatile=overlay", "--private-network", "--console=passive"),
+                    *("--boot", "--register=no", "--keep-unit"),
+                    *(f"--bind-ro={source}:{target}" for source, target in binds.items()),
+                    "systemd.unit=basic.target",  # none of the host's own services
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
+        try:
+            machine = Machine(until(lambda: _leader(container, log), "a container"))
+            until(machine.is_up, "its boot")
+            yield machine
+            machine.run("systemctl", "poweroff", check=False)
+            container.wait(STOP_SECONDS)
+        finally:
+            container.kill()
+            container.wait()
+
+
+def until(answer: Callable[[], T], what: str) -> T:
+    """Ask until the answer is true and return it; systemd has no event for most of this."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while not (found := answer()):
+        assert time.monotonic() < deadline, f"{what}: not within {BOOT_SECONDS} s"
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def _leader(container: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the container's PID 1, 0 when there is none yet."""
+    assert container.poll() is None, f"systemd-nspawn ended: {log.read_text()}"
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    for child in map(int, children):
+        if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+            return child
+    return 0

@@ -1,0 +1,202 @@
+"""The service under a real systemd: the unit as shipped, its sandbox, and its whole life."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from system.machine import Machine, booted, may_boot, until
+
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+NAME = "virtstatd.service"
+CONFIGURATION = "/etc/virtstatd/virtstatd.toml"
+OVERRIDE = f"/run/systemd/system/{NAME}.d/test.conf"
+METRICS = "http://127.0.0.1:9766/metrics"
+
+# What `make install` leaves in /opt/virtstatd, put together from this environment's own parts.
+LAUNCHER = f"""#!{PYTHON}
+import sys
+sys.path[1:1] = ["/opt/virtstatd/agent", "/opt/virtstatd/packages"]
+from virtstatd.cli import main
+main()
+"""
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="booting a container needs root"),
+    pytest.mark.skipif(
+        shutil.which("systemd-nspawn") is None, reason="systemd-container is not installed"
+    ),
+    pytest.mark.skipif(
+        not may_boot(), reason="this kernel or container does not let root make namespaces"
+    ),
+    pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"the service needs {PYTHON}"),
+]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Machine]:
+    """Boot a machine with the agent and its unit installed."""
+    parts = {
+        REPOSITORY / "agent": "/opt/virtstatd/agent",
+        Path(sysconfig.get_path("platlib")): "/opt/virtstatd/packages",
+    }
+    with booted(parts) as machine:
+        machine.write("/opt/virtstatd/bin/virtstatd", LAUNCHER, 0o755)
+        machine.write(f"/etc/systemd/system/{NAME}", (REPOSITORY / "systemd" / NAME).read_text())
+        # A unit that nothing refers to is forgotten when it stops, and its result with it.
+        machine.run("systemctl", "add-wants", "basic.target", NAME)
+        yield machine
+
+
+@pytest.fixture
+def machine(host: Machine) -> Iterator[Machine]:
+    """Hand over the machine with the service stopped and nothing changed."""
+    host.since = time.time()
+    host.write(CONFIGURATION, "")
+    host.run("rm", "-f", OVERRIDE)
+    host.run("systemctl", "daemon-reload")
+    yield host
+    host.run("systemctl", "stop", NAME)
+    host.run("systemctl", "reset-failed", NAME)
+
+
+def scrape(machine: Machine) -> list[str]:
+    """Return the lines of the service's metrics, none while it does not answer."""
+    program = f"import urllib.request as u; print(u.urlopen({METRICS!r}).read().decode())"
+    return machine.run(PYTHON, "-c", program, check=False).stdout.splitlines()
+
+
+def override(machine: Machine, *lines: str) -> None:
+    """Change the unit's settings until the end of the test."""
+    machine.write(OVERRIDE, "\n".join(["[Service]", *lines, ""]))
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_the_service_is_ready_when_its_start_returns(machine: Machine):
+    """READY comes with the endpoint bound: the first scrape after the start is answered."""
+    machine.run("systemctl", "start", NAME)
+    lines = scrape(machine)
+    shown = machine.show(NAME)
+    assert any(line.startswith("libvirt_up ") for line in lines)
+    assert (shown["ActiveState"], shown["SubState"]) == ("active", "running")
+    assert shown["StatusText"]
+    assert shown["NRestarts"] == "0"
+
+
+def test_the_service_has_no_account_of_the_host(machine: Machine):
+    """The process runs as a user that exists only while it does, without any capability."""
+    machine.run("systemctl", "start", NAME)
+    status = machine.run("cat", f"/proc/{machine.show(NAME)['MainPID']}/status").stdout
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert 61184 <= int(fields["Uid"].split()[0]) <= 65519  # systemd's range of dynamic users
+    assert int(fields["CapBnd"], 16) == int(fields["CapEff"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+@pytest.mark.skipif(shutil.which("libvirtd") is None, reason="libvirtd is not installed")
+def test_the_sandbox_leaves_the_way_to_libvirt_open(machine: Machine):
+    """A user without any group opens libvirt's read-only socket from inside the sandbox."""
+    machine.run("systemctl", "start", "libvirtd-ro.socket")
+    machine.run("systemctl", "start", NAME)
+    until(lambda: "libvirt_up 1" in scrape(machine), "libvirt_up 1")
+
+
+def test_the_journal_is_json(machine: Machine):
+    """Every line of the journal is one JSON object with an event."""
+    machine.run("systemctl", "start", NAME)
+    machine.run("systemctl", "stop", NAME)
+    lines = machine.journal(NAME)
+    assert lines
+    assert all(json.loads(line)["event"] for line in lines)
+
+
+def test_a_stop_drains_and_ends_well(machine: Machine):
+    """SIGTERM ends the service by itself, with exit code 0, and it stays stopped."""
+    machine.run("systemctl", "start", NAME)
+    machine.run("systemctl", "stop", NAME)
+    shown = machine.show(NAME)
+    assert (shown["ActiveState"], shown["Result"]) == ("inactive", "success")
+    assert (shown["ExecMainCode"], shown["ExecMainStatus"]) == ("1", "0")  # exited by itself
+
+
+def test_a_reload_keeps_the_process(machine: Machine):
+    """A reload takes the new file in the same process, and the endpoint answers after it."""
+    machine.run("systemctl", "start", NAME)
+    before = machine.show(NAME)
+    machine.write(CONFIGURATION, '[hypervisor]\nuri = "test:///default"\n')
+    machine.run("systemctl", "reload", NAME)
+    until(lambda: "libvirt_up 1" in scrape(machine), "the numbers of the other hypervisor")
+    after = machine.show(NAME)
+    assert after["ActiveState"] == "active"
+    assert (after["MainPID"], after["NRestarts"]) == (before["MainPID"], "0")
+
+
+def test_a_reload_of_a_bad_file_changes_nothing(machine: Machine):
+    """A reload with a wrong file fails and says where; the agent runs on as it was."""
+    machine.run("systemctl", "start", NAME)
+    before = machine.show(NAME)
+    machine.write(CONFIGURATION, "[hypervisor]\nno_such_option = 1\n")
+    assert machine.run("systemctl", "reload", NAME, check=False).returncode != 0
+    assert any(f"{CONFIGURATION}:2" in line for line in machine.journal(NAME))
+    after = machine.show(NAME)
+    assert (after["ActiveState"], after["MainPID"]) == ("active", before["MainPID"])
+    assert scrape(machine)
+
+
+def test_a_wrong_configuration_stops_for_good(machine: Machine):
+    """A start with a wrong file ends with 78, names the line, and is not tried again."""
+    machine.write(CONFIGURATION, "[hypervisor]\nno_such_option = 1\n")
+    assert machine.run("systemctl", "start", NAME, check=False).returncode != 0
+    shown = machine.show(NAME)
+    assert (shown["ActiveState"], shown["SubState"]) == ("failed", "failed")
+    assert (shown["ExecMainStatus"], shown["NRestarts"]) == ("78", "0")
+    assert any(f"{CONFIGURATION}:2" in line for line in machine.journal(NAME))
+
+
+def test_a_frozen_process_is_replaced(machine: Machine):
+    """The watchdog aborts a process that stands still, and a new one takes its place."""
+    override(machine, "WatchdogSec=2s", "RestartSec=100ms")
+    machine.run("systemctl", "start", NAME)
+    frozen = machine.show(NAME)["MainPID"]
+    machine.run("kill", "-STOP", frozen)
+    until(lambda: machine.show(NAME)["NRestarts"] == "1", "a restart")
+    until(lambda: machine.show(NAME)["SubState"] == "running", "a new process")
+    assert machine.show(NAME)["MainPID"] != frozen
+    assert scrape(machine)
+    assert any("Fatal Python error: Aborted" in line for line in machine.journal(NAME))
+
+
+def test_the_watchdog_is_fed(machine: Machine):
+    """Over three watchdog periods a healthy service is not restarted."""
+    override(machine, "WatchdogSec=1s")
+    machine.run("systemctl", "start", NAME)
+    begun = int(machine.show(NAME)["ExecMainStartTimestampMonotonic"])
+
+    def fed_for_three_periods() -> bool:
+        shown = machine.show(NAME)
+        assert shown["NRestarts"] == "0"
+        return int(shown["WatchdogTimestampMonotonic"]) > begun + 3_000_000
+
+    until(fed_for_three_periods, "three periods")
+
+
+@pytest.mark.parametrize(
+    "drop_in", sorted(REPOSITORY.glob("systemd/drop-ins/*.conf")), ids=lambda path: path.stem
+)
+def test_the_agent_runs_under_every_drop_in(machine: Machine, drop_in: Path):
+    """Each drop-in leaves a service that starts, answers and reaches libvirt's test driver."""
+    machine.write(CONFIGURATION, '[hypervisor]\nuri = "test:///default"\n')
+    machine.write("/etc/virtstatd/credentials/token", "secret", 0o600)
+    machine.run("groupadd", "--force", "--system", "libvirt")
+    override(machine, *drop_in.read_text().split("[Service]\n")[1].splitlines())
+    machine.run("systemctl", "start", NAME)
+    until(lambda: "libvirt_up 1" in scrape(machine), "libvirt_up 1")

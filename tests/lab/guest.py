@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from lab.kernel import System
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
     """
     One guest: what it is made of, and the XML that says so.
 
-    `kernel` and `initrd` make it boot a real system; without them only firmware would run, which
-    is why such guests are started paused. `extra` is XML that goes into `<domain>` as it is.
+    With a `system` it boots that, told `cmdline`; without one only firmware would run, which is
+    why such guests are started paused. `extra` is XML that goes into `<domain>` as it is.
     """
 
     name: str
@@ -26,9 +28,8 @@ class Definition:
     nics: int = 1
     iothreads: int = 1
     partition: str = ""
-    kernel: Path | None = None
-    initrd: Path | None = None
-    agent: bool = False
+    system: System | None = None
+    cmdline: str = ""
     extra: str = ""
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -36,6 +37,11 @@ class Definition:
     def disk_images(self) -> list[Path]:
         """The files behind its disks, vda first; a different size each."""
         return [self.images / f"{self.uuid}-{target(n)}.raw" for n in range(self.disks)]
+
+    @property
+    def console(self) -> Path:
+        """The file that a guest with a system writes its messages to."""
+        return self.images / f"{self.uuid}.console"
 
     def make_disks(self) -> None:
         """Create its disks as sparse files."""
@@ -46,15 +52,16 @@ class Definition:
     def xml(self) -> str:
         """Return the domain's XML."""
         boot = ""
-        if self.kernel:
+        if self.system:
             boot = (
-                f"<kernel>{self.kernel}</kernel><initrd>{self.initrd}</initrd>"
-                "<cmdline>console=ttyS0 quiet panic=1 net.ifnames=0</cmdline>"
+                f"<kernel>{self.system.kernel}</kernel><initrd>{self.system.initrd}</initrd>"
+                f"<cmdline>console=ttyS0 quiet panic=1 net.ifnames=0 {self.cmdline}</cmdline>"
             )
         devices = [disk(image, target(n)) for n, image in enumerate(self.disk_images)]
         devices += [nic()] * self.nics
-        if self.agent:
+        if self.system:
             devices.append(
+                f"<serial type='file'><source path='{self.console}'/></serial>"
                 "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/>"
                 "</channel>"
             )

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lab import guest, keeper
+from lab import guest, keeper, kernel
 from lab.guest import Definition
 
 
@@ -97,6 +97,7 @@ class Lab:
         self._keeper: subprocess.Popen[str] | None = None
         self._enter: list[str] = []
         self._taps = 0
+        self._nets = 0
         self.directory = Path()
         self.trace = Trace(Path(), 0, ())
         self.pid = 0
@@ -120,7 +121,7 @@ class Lab:
         """Make the namespaces and start libvirtd; LabError says what the machine lacks."""
         check_machine()
         # The path of a unix socket has at most 107 characters, so no long $TMPDIR.
-        self.directory = Path(tempfile.mkdtemp(prefix="virtlab-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix=keeper.PREFIX, dir="/tmp"))
         self.directory.chmod(0o755)
         argv = [sys.executable, keeper.__file__, str(self.directory), self._cgroup]
         with tempfile.TemporaryFile("w+") as errors:
@@ -286,6 +287,33 @@ class Lab:
         self.create(*made)
         return [definition.name for definition in made]
 
+    def live_guest(self, name: str = "live", **parts: object) -> Definition:
+        """
+        Start a guest with a real system in it and wait until its statistics move.
+
+        It runs without KVM, so that it boots on any machine, does some disk and network traffic
+        five times a second, answers the guest agent's calls, and has one CPU.
+        """
+        self._nets += 1
+        net = f"10.9.{self._nets}"
+        wanted = {"kvm": False, "vcpus": 1, "memory_mib": 128, "system": kernel.system()} | parts
+        definition = self.definition(name, cmdline=f"lab.net={net}", **wanted)
+        self.create(definition, paused=False)
+        tap = self.taps(name)[0]
+        self.run("ip", "address", "add", f"{net}.1/24", "dev", tap)
+        self._wait(lambda: self._moving(definition), f"{name} to boot: {definition.console}")
+        return definition
+
+    def taps(self, name: str) -> list[str]:
+        """Return the taps of a guest's network interfaces, in the lab's network namespace."""
+        rows = self.virsh("domiflist", name).splitlines()[2:]
+        return [row.split()[0] for row in rows if row]
+
+    def stats(self, name: str, *options: str) -> dict[str, str]:
+        """Return what `virsh domstats --raw` shows for one guest."""
+        rows = self.virsh("domstats", "--raw", *options, name).splitlines()[1:]
+        return dict(row.strip().split("=", 1) for row in rows if "=" in row)
+
     def create(self, *definitions: Definition, paused: bool = True) -> None:
         """Start transient guests, paused unless said otherwise."""
         batches = [definitions[at : at + BATCH] for at in range(0, len(definitions), BATCH)]
@@ -361,6 +389,19 @@ class Lab:
             commands.append(f"create {shlex.quote(str(path))}{' --paused' if paused else ''}")
         self.virsh("; ".join(commands))
         self.definitions |= {definition.name: definition for definition in batch}
+
+    def _moving(self, definition: Definition) -> bool:
+        name = definition.name
+        if definition.system and definition.system.agent:
+            try:
+                self.virsh("qemu-agent-command", name, '{"execute": "guest-ping"}')
+            except LabError:
+                return False
+        seen = self.stats(name)
+        return "balloon.unused" in seen and all(
+            int(seen[counter]) > 0
+            for counter in ("net.0.rx.bytes", "net.0.tx.bytes", "block.0.rd.reqs")
+        )
 
     def _device(self, verb: str, name: str, xml: str) -> None:
         with tempfile.NamedTemporaryFile("w", dir=self.images, suffix=".xml") as file:

@@ -10,6 +10,7 @@ input, or the end of the process that started it (however it ended), is the orde
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -18,10 +19,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+PREFIX = "virtlab-"
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_SECONDS = 20.0
 
@@ -73,7 +76,9 @@ class Keeper:
     def open(self) -> None:
         """Make the cgroups and the namespaces."""
         for group in self.groups:
-            group.mkdir()
+            with _alone(group.parent):
+                _delegate(group.parent)
+                group.mkdir()
             for name in ("cpuset.cpus", "cpuset.mems"):
                 if (group / name).exists() and not (group / "cgroup.controllers").exists():
                     (group / name).write_text((group.parent / name).read_text())
@@ -160,6 +165,8 @@ class Keeper:
             _reap()
         for group in self.groups:
             _prune(group, deadline)
+            with _alone(group.parent):
+                _undelegate(group.parent)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -199,6 +206,45 @@ def _prune(group: Path, deadline: float) -> None:
                 time.sleep(0.02)
             else:
                 break
+
+
+@contextmanager
+def _alone(mount: Path) -> Iterator[None]:
+    """Keep other labs from changing the root of a hierarchy meanwhile."""
+    handle = os.open(mount, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _delegate(mount: Path) -> None:
+    """
+    Give the groups below the root of a version 2 hierarchy every controller it has.
+
+    libvirt ignores a hierarchy in which it sees none. What was switched on is remembered as the
+    name of an empty cgroup, which outlives this process, until the last lab is gone.
+    """
+    if not (mount / "cgroup.controllers").exists():
+        return
+    given = (mount / "cgroup.subtree_control").read_text().split()
+    for controller in (mount / "cgroup.controllers").read_text().split():
+        if controller not in given:
+            with suppress(OSError):  # one that is busy elsewhere
+                (mount / "cgroup.subtree_control").write_text(f"+{controller}")
+                (mount / f"{PREFIX}given-{controller}").mkdir()
+
+
+def _undelegate(mount: Path) -> None:
+    """Switch off what a lab has switched on, unless another lab still uses it."""
+    marks = {path.name: path for path in mount.glob(f"{PREFIX}given-*")}
+    if not marks or any(path.name not in marks for path in mount.glob(f"{PREFIX}*")):
+        return
+    for name, path in marks.items():
+        path.rmdir()
+        with suppress(OSError):  # somebody else relies on it by now
+            (mount / "cgroup.subtree_control").write_text(f"-{name.rpartition('-')[2]}")
 
 
 def _hierarchies(cgroup: str) -> tuple[list[Path], list[Path]]:

@@ -82,18 +82,22 @@ types: $(VENV)/dev.stamp  ## mypy, strict
 
 .PHONY: install
 install: run-packages  ## install the service: PREFIX=/opt/virtstatd, its unit and its configuration
-	umask 022
+	@umask 022
+	echo 'Installing into $(PREFIX)'
 	$(SUDO) $(PYTHON) -m venv '$(PREFIX)'
 	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
 	$(SUDO) install -d -m 755 $(ETC)
 	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
 	sed 's#/opt/virtstatd#$(PREFIX)#g' systemd/virtstatd.service | $(SUDO) install -m 644 /dev/stdin $(UNIT)
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
-	echo 'Installed. Start it: systemctl enable --now virtstatd'
+	echo 'Installed; configuration: $(ETC)/virtstatd.toml; start: systemctl enable --now virtstatd'
 
 .PHONY: uninstall
 uninstall:  ## remove the service; its configuration stays
-	if [[ -d /run/systemd/system && -e $(UNIT) ]]; then $(SUDO) systemctl disable --now virtstatd; fi
+	@if [[ -d /run/systemd/system && -e $(UNIT) ]]; then
+		$(SUDO) systemctl disable --now virtstatd
+		$(SUDO) systemctl reset-failed virtstatd 2>/dev/null || true
+	fi
 	$(SUDO) rm -rf $(UNIT) '$(PREFIX)'
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
 

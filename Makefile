@@ -19,7 +19,9 @@ UNIT := /etc/systemd/system/virtstatd.service
 
 # libvirt-python has no wheels: it is compiled against the host's own libvirt.
 RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-certificates
-TEST_PACKAGES := systemd systemd-container @tests/lab/packages.txt
+# What the installed service needs beside them: the `kill` of its reload.
+INSTALL_PACKAGES := procps
+TEST_PACKAGES := systemd systemd-container procps @tests/lab/packages.txt
 
 # The lab needs root. Root leaves no byte code behind in a user's checkout.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/virtstatd-hypothesis
@@ -81,7 +83,7 @@ types: $(VENV)/dev.stamp  ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: install
-install: run-packages  ## install the service: PREFIX=/opt/virtstatd, its unit and its configuration
+install: install-packages  ## install the service: PREFIX=/opt/virtstatd, its unit and its configuration
 	@umask 022
 	echo 'Installing into $(PREFIX)'
 	$(SUDO) $(PYTHON) -m venv '$(PREFIX)'
@@ -107,9 +109,11 @@ clean:  ## remove what the commands above have made in this folder
 	made+=($$(find agent tests -name __pycache__))
 	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
 
-.PHONY: run-packages test-packages
+.PHONY: run-packages test-packages install-packages
 run-packages:
 	@.ci/packages $(RUN_PACKAGES)
+install-packages: run-packages
+	@.ci/packages $(INSTALL_PACKAGES)
 test-packages: run-packages
 	@.ci/packages $(TEST_PACKAGES)
 

@@ -101,6 +101,19 @@ def test_the_service_has_no_account_of_the_host(machine: Machine):
     assert fields["NoNewPrivs"] == "1"
 
 
+def test_what_the_sandbox_lets_be_written_it_does_not_let_run(machine: Machine):
+    """Inside, the host's files are read-only, and the agent's own folder holds no programs."""
+    machine.run("systemctl", "start", NAME)
+    inside = ("nsenter", f"--target={machine.show(NAME)['MainPID']}", "--mount")
+    machine.run("cp", "/bin/true", "/var/lib/virtstatd/program")
+    machine.run("/var/lib/virtstatd/program")
+    assert machine.run(*inside, "/bin/true").returncode == 0
+    assert machine.run(*inside, "/var/lib/virtstatd/program", check=False).returncode == 126
+    for path in ("/etc/virtstatd/new", "/opt/virtstatd/new", "/usr/new"):
+        refused = machine.run(*inside, "touch", path, check=False)
+        assert "Read-only file system" in refused.stderr
+
+
 @pytest.mark.skipif(shutil.which("libvirtd") is None, reason="libvirtd is not installed")
 def test_the_sandbox_leaves_the_way_to_libvirt_open(machine: Machine):
     """A user without any group opens libvirt's read-only socket from inside the sandbox."""

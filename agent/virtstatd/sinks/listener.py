@@ -1,0 +1,302 @@
+"""
+A small HTTP/1.1 server for a scrape endpoint, which no client can exhaust.
+
+It answers GET and HEAD and reads no bodies. Every wait has a bound; when all connections are in
+use, the one that has been waiting the longest for its client makes room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.errors import StartError
+
+
+CONNECTIONS = 64
+REQUEST_SECONDS = 10.0
+IDLE_SECONDS = 90.0  # between the requests of one connection; Prometheus keeps its own open
+WRITE_SECONDS = 30.0
+LINGER_SECONDS = 1.0
+GRACE_SECONDS = 0.25  # nobody has to make room sooner
+HEADER_BYTES = 16384
+UNSENT_BYTES = 65536
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+LAST_PORT = 65535
+FIRST_INHERITED = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without a body; names of headers are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer of known length, whose body is taken piece by piece as the client reads."""
+
+    body: Iterable[bytes]
+    length: int
+    content_type: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
+    """A request that gets an error for an answer and ends its connection."""
+
+    def __init__(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status.phrase)
+        self.response = text(status.phrase, status, headers)
+
+
+def text(
+    line: str, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an answer of one line of text."""
+    body = f"{line}\n".encode()
+    return Response((body,), len(body), status=status, headers=headers or {})
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port`, `[v6]:port` or `:port`; raise ValueError with what is wrong."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("must have an IPv6 address in brackets, like [::1]:9766")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > LAST_PORT:
+        raise ValueError("must be host:port, like 127.0.0.1:9766")
+    return host, int(port)
+
+
+def inherited(name: str, environ: Mapping[str, str] = os.environ) -> socket.socket | None:
+    """
+    Return the listening socket of that name which this process was started with, if any.
+
+    The protocol is systemd's, sd_listen_fds(3). It is a duplicate: the original stays open for the
+    program that this process may execute in its own place.
+    """
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    with suppress(ValueError):
+        count = int(environ.get("LISTEN_FDS", "0"))
+        if environ.get("LISTEN_PID") == str(os.getpid()) and name in names[:count]:
+            return socket.socket(fileno=os.dup(FIRST_INHERITED + names.index(name)))
+    return None
+
+
+async def bound(address: str) -> socket.socket:
+    """Return a socket that listens at `host:port`; raise StartError with the mend."""
+    host, port = split_address(address)
+    sock: socket.socket | None = None
+    try:
+        loop = asyncio.get_running_loop()
+        places = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        kind, _, _, _, place = places[0]
+        sock = socket.socket(kind, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        sock.listen(2 * CONNECTIONS)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise StartError(f"cannot listen at {address}: {_mend(error)}") from error
+    return sock
+
+
+def _mend(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"the host has no address ({error.strerror}); write an address of this machine"
+    mends = {
+        errno.EADDRINUSE: "the port is in use; stop what listens there or choose another port",
+        errno.EADDRNOTAVAIL: "the address is not one of this machine; choose one that is",
+        errno.EACCES: "not permitted; choose a port of 1024 or more",
+    }
+    return mends.get(error.errno or 0, f"{error.strerror or error}; choose another address")
+
+
+@asynccontextmanager
+async def listening(
+    sock: socket.socket, answer: Answer, log: FilteringBoundLogger
+) -> AsyncIterator[None]:
+    """Answer the requests that come through the socket, and close it in the end."""
+    connections = _Connections(answer, log)
+    server = await asyncio.start_server(connections.accept, sock=sock, limit=HEADER_BYTES)
+    try:
+        yield
+    finally:
+        server.close()
+        await connections.close()
+        await server.wait_closed()
+
+
+class _Connections:
+    """All connections of one listener, and which of them wait for their client."""
+
+    def __init__(self, answer: Answer, log: FilteringBoundLogger) -> None:
+        self._answer = answer
+        self._log = log
+        self._open: set[asyncio.StreamWriter] = set()
+        self._waiting: dict[asyncio.StreamWriter, float] = {}  # since when, the longest first
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a new connection, or turn it away at once and without a task."""
+        if len(self._open) >= CONNECTIONS and not self._make_room():
+            writer.write(FULL)
+            writer.close()
+            return
+        self._open.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer), name="scrape")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cut off everybody."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        try:
+            await self._converse(reader, writer)
+            await _closed(writer)
+        except Refusal as refusal:
+            await self._refuse(reader, writer, refusal)
+        except (OSError, EOFError, TimeoutError):
+            pass  # the client's business
+        except Exception:  # noqa: BLE001 - a client must not end the agent, not even by a fault of ours
+            self._log.exception("scrape.crashed")
+        finally:
+            self._open.discard(writer)
+            self._waiting.pop(writer, None)
+            writer.transport.abort()  # does nothing to what is closed already
+
+    def _make_room(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        for writer, since in self._waiting.items():
+            if now - since < GRACE_SECONDS:
+                return False
+            del self._waiting[writer]
+            self._open.discard(writer)
+            writer.transport.abort()
+            return True
+        return False
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        patience = REQUEST_SECONDS
+        while True:
+            self._waiting[writer] = asyncio.get_running_loop().time()
+            request = parse(await _head(reader, patience))
+            self._waiting.pop(writer, None)
+            await _send(writer, await self._answer(request), request)
+            if not request.keep:
+                return
+            patience = IDLE_SECONDS
+
+    async def _refuse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Refusal
+    ) -> None:
+        """Answer with an error, and let the client read it: a reset would take it away."""
+        with suppress(OSError, TimeoutError):
+            await _send(writer, refusal.response, None)
+            writer.write_eof()
+            async with asyncio.timeout(LINGER_SECONDS):
+                while await reader.read(HEADER_BYTES):
+                    pass
+
+
+async def _head(reader: asyncio.StreamReader, patience: float) -> bytes:
+    """Read up to the blank line; the deadline of the request begins with its first byte."""
+    try:
+        async with asyncio.timeout(patience):
+            first = await reader.readexactly(1)
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return first + await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from error
+
+
+def parse(head: bytes) -> Request:
+    """Read the first line and the headers; raise Refusal on what is not plain HTTP/1."""
+    first, *lines = head[:-4].decode("latin-1").split("\r\n")
+    try:
+        method, target, version = first.split(" ")
+    except ValueError:
+        raise Refusal(HTTPStatus.BAD_REQUEST) from None
+    if version not in ("HTTP/1.0", "HTTP/1.1"):
+        known = version.startswith("HTTP/")
+        raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if known else HTTPStatus.BAD_REQUEST)
+    if method not in ("GET", "HEAD"):
+        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            raise Refusal(HTTPStatus.BAD_REQUEST)
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if target.startswith("http://"):  # the form for proxies, RFC 9112 section 3.2.2
+        target = "/" + target[7:].partition("/")[2]
+    wish = headers.get("connection", "").lower()
+    keep = wish != "close" if version == "HTTP/1.1" else wish == "keep-alive"
+    return Request(method, target.partition("?")[0], headers, keep)
+
+
+async def _send(writer: asyncio.StreamWriter, response: Response, request: Request | None) -> None:
+    keep = request is not None and request.keep
+    lines = {
+        "Date": formatdate(usegmt=True),
+        "Content-Type": response.content_type,
+        "Content-Length": str(response.length),
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "keep-alive" if keep else "close",
+        **response.headers,
+    }
+    status = response.status
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            writer.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode())
+            if request is None or request.method != "HEAD":
+                for piece in response.body:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)  # a client that reads fast must not keep the loop
+            await writer.drain()
+    except TimeoutError:
+        writer.transport.abort()
+        raise
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Close when the client has read everything, or cut it off."""
+    async with asyncio.timeout(WRITE_SECONDS):
+        writer.close()
+        await writer.wait_closed()

@@ -1,0 +1,23 @@
+"""What a sink's author needs to test it, and what the agent's own tests are made of."""
+
+from virtstatd.testing.batches import (
+    HOSTILE_NAMES,
+    hostile_batch,
+    make_batch,
+    make_domain,
+    make_reading,
+    make_shapes,
+)
+from virtstatd.testing.clock import FakeClock, settle
+
+
+__all__ = [
+    "HOSTILE_NAMES",
+    "FakeClock",
+    "hostile_batch",
+    "make_batch",
+    "make_domain",
+    "make_reading",
+    "make_shapes",
+    "settle",
+]

@@ -1,0 +1,46 @@
+"""A clock that stands still until it is told to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+
+
+class FakeClock:
+    """Monotonic seconds: called it tells the time, `sleep` returns when `advance` gets there."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self._order = count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock was advanced by so much."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._order), until))
+        await until
+
+    async def advance(self, seconds: float) -> None:
+        """Go on, waking the sleepers one by one at their time; each runs until it waits again."""
+        end = self.now + seconds
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self.now, _, until = heapq.heappop(self._sleepers)
+            if not until.done():
+                until.set_result(None)
+            await settle()
+        self.now = end
+        await settle()
+
+
+async def settle(turns: int = 10) -> None:
+    """Let everything run that is ready to."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

@@ -1,0 +1,30 @@
+"""What every test runs under: uvloop in debug mode, and no fault that goes unnoticed."""
+
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+
+REPORTS = []
+
+
+def new_loop():
+    """Make a loop whose reports of unhandled faults fail the test they come from."""
+    loop = uvloop.new_event_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.25
+    loop.set_exception_handler(lambda _, context: REPORTS.append(context))
+    return loop
+
+
+def pytest_asyncio_loop_factories():
+    """Run everything that is asynchronous on uvloop, as in production."""
+    return {"uvloop": new_loop}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_unhandled() -> Iterator[None]:
+    REPORTS.clear()
+    yield
+    assert not REPORTS, f"the loop reported: {REPORTS}"

@@ -17,6 +17,7 @@ from system.machine import Machine, booted, may_boot, until
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 NAME = "virtstatd.service"
+ACCOUNT = REPOSITORY / "systemd" / "sysusers.d" / "virtstatd.conf"
 CONFIGURATION = "/etc/virtstatd/virtstatd.toml"
 OVERRIDE = f"/run/systemd/system/{NAME}.d/test.conf"
 METRICS = "http://127.0.0.1:9766/metrics"
@@ -101,16 +102,28 @@ def test_the_service_has_no_account_of_the_host(machine: Machine):
     assert fields["NoNewPrivs"] == "1"
 
 
+def test_an_account_of_that_name_is_used(machine: Machine):
+    """Where the shipped sysusers.d file was applied, files get one owner for good."""
+    machine.write("/etc/sysusers.d/virtstatd.conf", ACCOUNT.read_text())
+    machine.run("systemd-sysusers", "/etc/sysusers.d/virtstatd.conf")
+    account = machine.run("id", "--user", "virtstatd").stdout.strip()
+    machine.run("systemctl", "start", NAME)
+    owner = machine.run("stat", "--format=%u", f"/proc/{machine.show(NAME)['MainPID']}").stdout
+    machine.run("systemctl", "stop", NAME)
+    machine.run("userdel", "virtstatd")
+    assert owner.strip() == account
+
+
 def test_what_the_sandbox_lets_be_written_it_does_not_let_run(machine: Machine):
-    """Inside, the host's files are read-only, and the agent's own folder holds no programs."""
+    """Inside, the host's files are read-only, and no folder that is not can hold a program."""
     machine.run("systemctl", "start", NAME)
     inside = ("nsenter", f"--target={machine.show(NAME)['MainPID']}", "--mount")
-    machine.run("cp", "/bin/true", "/var/lib/virtstatd/program")
-    machine.run("/var/lib/virtstatd/program")
-    assert machine.run(*inside, "/bin/true").returncode == 0
-    assert machine.run(*inside, "/var/lib/virtstatd/program", check=False).returncode == 126
-    for path in ("/etc/virtstatd/new", "/opt/virtstatd/new", "/usr/new"):
-        refused = machine.run(*inside, "touch", path, check=False)
+    for folder in ("/var/lib/virtstatd", "/run/virtstatd", "/tmp", "/var/tmp", "/dev/shm"):
+        machine.run(*inside, "cp", "/bin/true", f"{folder}/program")
+        refused = machine.run(*inside, f"{folder}/program", check=False)
+        assert "Permission denied" in refused.stderr
+    for folder in ("/etc/virtstatd", "/opt/virtstatd", "/usr", "/sys/fs/cgroup"):
+        refused = machine.run(*inside, "touch", f"{folder}/new", check=False)
         assert "Read-only file system" in refused.stderr
 
 

@@ -1,1 +1,1 @@
-
+"""From the sources to the sinks: fan-out, buffers, outlets."""

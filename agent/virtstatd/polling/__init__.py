@@ -1,1 +1,1 @@
-
+"""When to ask, and who asks."""

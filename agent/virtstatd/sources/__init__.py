@@ -1,1 +1,1 @@
-
+"""What can be asked, one file each."""

@@ -1,0 +1,7 @@
+"""`python -m virtstatd`."""
+
+from virtstatd.cli import main
+
+
+if __name__ == "__main__":
+    main()

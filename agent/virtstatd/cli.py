@@ -1,0 +1,135 @@
+"""The command line; the only place that picks an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import uvloop
+
+from virtstatd import __version__, catalog, logs
+from virtstatd.config import Config, load
+from virtstatd.errors import ConfigError, Disconnected, StartError
+from virtstatd.notify import Notify
+from virtstatd.options import noun
+from virtstatd.options import options as options_of
+from virtstatd.sinks.find import find, names
+
+
+DEFAULT_FILE = Path("/etc/virtstatd/virtstatd.toml")
+CONFIG_EXIT = 78
+"""EX_CONFIG of sysexits.h: the unit does not restart on it."""
+
+T = TypeVar("T")
+
+config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults where there is none.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Statistics daemon of a libvirt host."""
+    if sys.flags.optimize:
+        # libvirtaio's asserts have side effects: without them handles leak and memory is freed twice
+        fail(
+            "python -O breaks libvirtaio; start virtstatd without -O and PYTHONOPTIMIZE",
+            CONFIG_EXIT,
+        )
+
+
+@main.command()
+@config_option
+def run(path: Path | None) -> None:
+    """Run the service."""
+    from virtstatd.daemon import Ending, serve
+
+    path, config = loaded(path)
+    with logs.opened(config.log.level, config.log.format) as opened:
+        try:
+            ending = on_loop(lambda: serve(config, path, opened.log, Notify()))
+        except StartError as error:
+            opened.log.error("agent.not_started", reason=str(error))
+            sys.exit(1)
+    if ending is Ending.RELOAD:
+        os.execv(sys.executable, [sys.executable, "-m", "virtstatd", *sys.argv[1:]])  # noqa: S606 - ourselves
+
+
+@main.command()
+@config_option
+def check(path: Path | None) -> None:
+    """Report every fault of the configuration file at once."""
+    path, config = loaded(path)
+    sinks = ", ".join(f"{each.name} ({each.sink.delivery})" for each in config.sinks)
+    click.echo(f"{path or 'defaults'}: good; sinks: {sinks}")
+
+
+@main.command()
+@config_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["prometheus", "jsonl"]),
+    default="prometheus",
+    show_default=True,
+    help="What to print.",
+)
+def once(path: Path | None, form: str) -> None:
+    """Ask once for everything and print it."""
+    from virtstatd.once import poll_once
+
+    path, config = loaded(path)
+    with logs.opened("warning", config.log.format) as opened:
+        try:
+            on_loop(lambda: poll_once(config, form, sys.stdout.buffer, opened.log))
+        except Disconnected as error:
+            fail(f"libvirt cannot be reached: {error}", 1)
+
+
+@main.command()
+@click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
+def fields(form: str) -> None:
+    """Print the catalog: every statistic with its name, kind, unit and origin."""
+    click.echo(catalog.load().table("markdown" if form == "markdown" else "text"))
+
+
+@main.command()
+def sinks() -> None:
+    """Print the sinks and their options."""
+    for name in names():
+        sink = find(name)
+        click.echo(f"{name} ({sink.delivery}): {(sink.__doc__ or '').strip().splitlines()[0]}")
+        for option in options_of(sink):
+            default = "required" if option.required else f"default {option.default!r}"
+            click.echo(f"    {option.name}: {noun(option.kind)}, {default}. {option.description}")
+
+
+def loaded(path: Path | None) -> tuple[Path | None, Config]:
+    """Read the configuration; print all of its faults and exit 78 when it has any."""
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    try:
+        return path, load(path)
+    except ConfigError as error:
+        fail("\n".join(error.faults), CONFIG_EXIT)
+
+
+def on_loop(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(start())
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what is wrong and end."""
+    click.echo(message, err=True)
+    sys.exit(code)

@@ -1,0 +1,292 @@
+"""
+The assembler: builds every object from the configuration and nests their lifetimes.
+
+    connection ──▶ inventory ◀── describer
+                       │
+    ticker ──▶ poller ─┴▶ lanes ▶ bulk ▶ decoder ──▶ fanout ──▶ outlet ──▶ sink
+                                        agent numbers ──▶ ┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd import catalog as catalogs
+from virtstatd.catalog import Catalog
+from virtstatd.catalog.decode import Decoder
+from virtstatd.config import GROUP_BITS, Config, SinkConfig, load
+from virtstatd.errors import ConfigError, StartError
+from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes, Session
+from virtstatd.hypervisor.loop import events_on
+from virtstatd.hypervisor.sockets import open_session
+from virtstatd.model import Batch, Domain
+from virtstatd.notify import Notify
+from virtstatd.pipeline.fanout import draining
+from virtstatd.pipeline.outlet import Outlet
+from virtstatd.polling.poller import LIFETIME_INTERVALS, Poller, Tier
+from virtstatd.polling.ticker import Ticker
+from virtstatd.polling.waiting import first_of
+from virtstatd.sink import Opening, Send, Sink
+from virtstatd.sources.agent import AgentNumbers, LoopLag
+from virtstatd.sources.bulk import Bulk
+from virtstatd.sources.describe import Describer, DescriptionReader
+
+
+CLOSE_SECONDS = 1.0
+"""What a sink or a lane gets to close; what takes longer ends with the process."""
+
+STATUS_SECONDS = 5.0
+"""How often the status line is brought up to date."""
+
+
+class Ending(Enum):
+    """Why the agent ended: it was told to, or it starts anew with a changed configuration."""
+
+    STOPPED = "stopped"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The side that asks libvirt, built and wired."""
+
+    inventory: Inventory
+    lanes: Lanes
+    connection: Connection
+    poller: Poller
+    reader: DescriptionReader
+    changed: asyncio.Event
+    unknown: set[str]
+
+
+async def serve(
+    config: Config, path: Path | None, log: FilteringBoundLogger, notify: Notify
+) -> Ending:
+    """
+    Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
+
+    Raises `StartError` when a sink cannot work here.
+    """
+    loop = asyncio.get_running_loop()
+    events = events_on(loop)
+    stop = asyncio.Event()
+    lag = LoopLag()
+    catalog = catalogs.load()
+    drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
+    async with AsyncExitStack() as sinks:
+        outlets = [await _outlet(sinks, each, log) for each in config.sinks]
+        async with (
+            draining(outlets, drain_seconds, log) as emit,
+            asking(config, catalog, emit, log) as ask,
+            asyncio.TaskGroup() as tasks,
+        ):
+            numbers = AgentNumbers(
+                catalog,
+                ask.poller,
+                ask.connection,
+                ask.lanes,
+                ask.inventory,
+                outlets,
+                lag,
+                lambda: ask.reader.reads,
+                lambda: len(ask.unknown),
+            )
+            ending = Signals(path, stop, log, notify)
+            for name, running in {
+                "loop lag": lag.run(stop),
+                "connection": ask.connection.run(stop),
+                "poller": ask.poller.run(stop, lambda: ask.connection.up),
+                "reader": ask.reader.run(stop),
+                "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
+                "watchdog": watch(ask, outlets, notify, stop),
+            }.items():
+                tasks.create_task(running, name=name)
+            notify.ready()
+            log.info("agent.started", sinks=[outlet.name for outlet in outlets])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await events.drain()
+    log.info("agent.stopped", ending=ending.why.value)
+    return ending.why
+
+
+class Signals:
+    """What SIGTERM, SIGINT and SIGHUP do: end the stream, or end it to begin anew."""
+
+    def __init__(
+        self, path: Path | None, stop: asyncio.Event, log: FilteringBoundLogger, notify: Notify
+    ) -> None:
+        self.why = Ending.STOPPED
+        self._path = path
+        self._stop = stop
+        self._log = log
+        self._notify = notify
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.end)
+        loop.add_signal_handler(signal.SIGINT, self.end)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def end(self) -> None:
+        """Drain and stop; whoever asks twice does not want to wait for the drain."""
+        if self._stop.is_set():
+            os._exit(1)
+        self._notify.stopping()
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Begin anew with the file as it is now; a bad one changes nothing and says why."""
+        try:
+            load(self._path)
+        except ConfigError as error:
+            self._log.error("config.rejected", faults=error.faults)
+            return
+        self.why = Ending.RELOAD
+        self._notify.reloading()
+        self._stop.set()
+
+
+@asynccontextmanager
+async def asking(
+    config: Config, catalog: Catalog, emit: Callable[[Batch], None], log: FilteringBoundLogger
+) -> AsyncIterator[Asking]:
+    """Build the side that asks libvirt; close its threads and connections on leaving."""
+    options = config.hypervisor
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    unknowns: set[str] = set()
+
+    def gone(domain: Domain) -> None:  # on whichever thread found out
+        decoder.forget(domain.uuid)
+        batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
+        loop.call_soon_threadsafe(emit, batch)
+
+    def turned() -> None:
+        changed.set()
+        (poller.nudge.set if connection.up else poller.lost)()
+
+    def unknown(key: str) -> None:
+        if key not in unknowns:
+            unknowns.add(key)
+            log.info("field.unknown", key=key)
+
+    def opened() -> Session:
+        return open_session(options.uri, options.keepalive_seconds, options.keepalive_count)
+
+    inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
+    decoder = Decoder(catalog, unknown)
+    lanes = Lanes(opened, options.lanes)
+    connection = Connection(opened, inventory, log, turned)
+    poller = Poller(
+        _tiers(config, catalog),
+        lanes,
+        Bulk(inventory, decoder),
+        emit,
+        log,
+        time.monotonic,
+        slice_domains=options.slice_domains,
+        deadline_seconds=options.deadline_seconds,
+    )
+    reader = DescriptionReader(
+        inventory, lanes, Describer(catalog), emit, log, options.deadline_seconds
+    )
+    try:
+        yield Asking(inventory, lanes, connection, poller, reader, changed, unknowns)
+    finally:
+        await lanes.close(CLOSE_SECONDS)
+
+
+def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
+    """Return the tiers that ask for anything, the one that asks the most of libvirt last."""
+    origin = time.monotonic()
+    tiers = []
+    for name in ("pulse", "monitor", "extra"):
+        options = getattr(config.poll, name)
+        bits = sum(GROUP_BITS[group] for group in options.groups)
+        groups = frozenset(group.name for group in catalog.groups.values() if group.bit & bits)
+        if bits:
+            tiers.append(Tier(name, bits, groups, Ticker(name, options.interval_seconds, origin)))
+    return tiers
+
+
+async def _outlet(stack: AsyncExitStack, each: SinkConfig, log: FilteringBoundLogger) -> Outlet:
+    bound = log.bind(sink=each.name)
+    send = await stack.enter_async_context(contained(each.sink, Opening(each.name, bound)))
+    return Outlet(
+        each.name,
+        send,
+        bound,
+        time.monotonic,
+        buffer_bytes=each.outlet.buffer_bytes,
+        attempt_seconds=each.outlet.attempt_seconds,
+        max_age_seconds=each.outlet.max_age_seconds,
+    )
+
+
+@asynccontextmanager
+async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
+    """Open a sink whose faults at opening end the start, and at closing nothing at all."""
+    context = sink.open(opening)
+    try:
+        send = await context.__aenter__()
+    except StartError as error:
+        raise StartError(f"sink {opening.name}: {error}") from error
+    except Exception as error:
+        raise StartError(
+            f"sink {opening.name}: cannot open: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        yield send
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await context.__aexit__(None, None, None)
+        except Exception as error:  # noqa: BLE001 - a sink is not our code
+            opening.log.warning("sink.close_failed", reason=str(error) or type(error).__name__)
+
+
+async def report(
+    numbers: AgentNumbers,
+    emit: Callable[[Batch], None],
+    seconds: float,
+    stop: asyncio.Event,
+    changed: asyncio.Event,
+) -> None:
+    """Send the agent's own numbers on its interval, and at once when libvirt comes or goes."""
+    while not stop.is_set():
+        emit(numbers.batch(LIFETIME_INTERVALS * seconds))
+        changed.clear()
+        await first_of(stop, changed, seconds=seconds)
+    emit(numbers.batch(LIFETIME_INTERVALS * seconds))
+
+
+async def watch(
+    ask: Asking, outlets: Sequence[Outlet], notify: Notify, stop: asyncio.Event
+) -> None:
+    """
+    Tell systemd that the loop and the ticker go on, and what the status is.
+
+    Neither libvirt nor a sink counts: a restart would mend neither.
+    """
+    limit = notify.watchdog_seconds()
+    period = min(limit / 3, STATUS_SECONDS) if limit else STATUS_SECONDS
+    while not stop.is_set():
+        if ask.poller.ticking(time.monotonic()):
+            notify.watchdog()
+        state = "up" if ask.connection.up else "down"
+        failing = [outlet.name for outlet in outlets if outlet.failing]
+        sinks = f"{len(outlets)} sinks" + (f", failing: {', '.join(failing)}" if failing else "")
+        notify.status(f"libvirt {state}, {len(ask.inventory)} domains, {sinks}")
+        await first_of(stop, seconds=period)

@@ -1,0 +1,141 @@
+"""
+Which domains run, who they are, and which of them must be described anew.
+
+Fed by events and confirmed by every complete list: an event may be lost, a list may be late, so
+neither alone is believed for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from virtstatd.model import Domain, Reading
+
+
+ENDED_KEPT = 10_000
+"""Ended incarnations remembered, so that a late answer cannot bring one back to life."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    domain: Domain
+    since: float
+    described: tuple[Reading, ...] = ()
+
+
+class Inventory:
+    """
+    The running domains by UUID. Safe to use from every thread.
+
+    `on_gone` is called with each incarnation that ended, on the thread that found out.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], on_gone: Callable[[Domain], None], *, uuid: bool = False
+    ) -> None:
+        self._clock = clock
+        self._on_gone = on_gone
+        self._uuid = uuid
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._ended: dict[tuple[str, int], None] = {}
+        self._stale: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def uuids(self) -> list[str]:
+        """Return the running domains, longest known first."""
+        with self._lock:
+            return list(self._entries)
+
+    def see(self, uuid: str, name: str, number: int) -> Domain | None:
+        """
+        Return the domain as known from now on; None for an incarnation that has ended.
+
+        A new name or number is a new incarnation: the one before has ended.
+        """
+        entry = self._entries.get(uuid)  # without the lock: a dict look-up is atomic
+        if entry is not None and entry.domain.id == number and entry.domain.name == name:
+            return entry.domain
+        with self._lock:
+            if (uuid, number) in self._ended:
+                return None
+            labels: tuple[tuple[str, str], ...] = (("domain", name),)
+            if self._uuid:
+                labels += (("uuid", uuid),)
+            domain = Domain(uuid, name, number, labels)
+            before = self._entries.get(uuid)
+            self._entries[uuid] = _Entry(domain, self._clock())
+            self._stale[uuid] = None
+        if before is not None:
+            self._on_gone(before.domain)
+        return domain
+
+    def started(self, uuid: str, name: str, number: int) -> None:
+        """Take note of a start; whatever ended under this UUID is history."""
+        with self._lock:
+            self._ended.pop((uuid, number), None)
+        self.see(uuid, name, number)
+
+    def end(self, uuid: str, *, before: float | None = None) -> None:
+        """Take note of an end; one that was seen first only after `before` stays."""
+        with self._lock:
+            entry = self._entries.get(uuid)
+            if entry is None or (before is not None and entry.since >= before):
+                return
+            del self._entries[uuid]
+            self._stale.pop(uuid, None)
+            self._ended[uuid, entry.domain.id] = None
+            if len(self._ended) > ENDED_KEPT:
+                del self._ended[next(iter(self._ended))]
+        self._on_gone(entry.domain)
+
+    def reconcile(self, running: Collection[str], asked_at: float) -> None:
+        """End what a complete list, asked for at `asked_at`, does not hold."""
+        for uuid in self.uuids():
+            if uuid not in running:
+                self.end(uuid, before=asked_at)
+
+    def restart(self, running: Iterable[tuple[str, str, int]]) -> None:
+        """Begin anew from a complete list after a connect: events were missed."""
+        with self._lock:
+            self._ended.clear()
+        asked_at = self._clock()
+        uuids = {uuid for uuid, name, number in running if self.see(uuid, name, number)}
+        self.reconcile(uuids, asked_at)
+        with self._lock:
+            self._stale.update(dict.fromkeys(self._entries))
+
+    # descriptions --------------------------------------------------------------------------
+
+    def change(self, uuid: str) -> None:
+        """Ask for a new description of a domain: its devices or its metadata changed."""
+        with self._lock:
+            if uuid in self._entries:
+                self._stale[uuid] = None
+
+    def take_stale(self) -> Domain | None:
+        """Return one domain to be described, None when all are."""
+        with self._lock:
+            while self._stale:
+                uuid = next(iter(self._stale))
+                del self._stale[uuid]
+                entry = self._entries.get(uuid)
+                if entry is not None:
+                    return entry.domain
+        return None
+
+    def describe(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
+        """Keep what the XML says of an incarnation that still runs."""
+        with self._lock:
+            entry = self._entries.get(domain.uuid)
+            if entry is not None and entry.domain is domain:
+                entry.described = readings
+
+    def descriptions(self) -> tuple[Reading, ...]:
+        """Return all that is known of the running domains from their XML."""
+        with self._lock:
+            return tuple(r for entry in self._entries.values() for r in entry.described)

@@ -1,0 +1,240 @@
+"""
+Lanes: threads of our own on which libvirt is called, one connection and one call at a time each.
+
+The threads are daemons and belong to no executor: a call that never returns must not keep the
+interpreter from ending. A thread inside libvirt cannot be cancelled, so a call past its deadline
+is abandoned together with its lane, and another lane takes its place while the bound on all
+outstanding calls allows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import libvirt
+
+from virtstatd.errors import Disconnected, Overdue
+from virtstatd.hypervisor.faults import translated
+
+
+T = TypeVar("T")
+
+OUTSTANDING_MAX = 4
+"""Calls in flight at any moment, abandoned ones included: libvirtd has 20 workers for everybody."""
+
+
+@dataclass(slots=True)
+class Session:
+    """An open connection and the domain handles that belong to it."""
+
+    connection: libvirt.virConnect
+    domains: dict[str, libvirt.virDomain] = field(default_factory=dict)
+    on_close: list[Callable[[], object]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """
+        Undo what `on_close` holds, let go of the handles, and close.
+
+        A domain handle or a registered callback keeps its connection, and with it the socket, open.
+        """
+        for undo in reversed(self.on_close):
+            with contextlib.suppress(libvirt.libvirtError):
+                undo()
+        self.on_close.clear()
+        self.domains.clear()
+        with contextlib.suppress(libvirt.libvirtError):
+            self.connection.close()
+
+
+Open = Callable[[], Session]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    function: Callable[[Session], Any]
+    future: asyncio.Future[Any]
+
+
+class Lane:
+    """One thread with one connection, opened by its first call and again after a loss."""
+
+    def __init__(self, name: str, open_session: Open) -> None:
+        self._open = open_session
+        self._session: Session | None = None
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def call(self, function: Callable[[Session], T]) -> asyncio.Future[T]:
+        """
+        Run `function` on the lane's thread; the future brings its result.
+
+        The future raises what `faults.translated` makes of a libvirt error. When it is cancelled
+        the call goes on in the thread all the same, and its result is discarded.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._calls.put(_Call(function, future))
+        return future
+
+    def close(self) -> None:
+        """Close the connection and end the thread once the call that it is in returns."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            result, error = None, None
+            try:
+                result = self._answer(call.function)
+            except Exception as raised:  # noqa: BLE001 - carried to the caller, whatever it is
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop closed while libvirt held us
+                self._loop.call_soon_threadsafe(_settle, call.future, result, error)
+            del call, result, error  # do not keep a poll's records until the next one
+        self._drop()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_settle, self.ended, None, None)
+
+    def _answer(self, function: Callable[[Session], T]) -> T:
+        if self._session is not None and not self._alive(self._session):
+            self._drop()
+        if self._session is None:
+            try:
+                self._session = self._open()
+            except libvirt.libvirtError as error:
+                raise Disconnected(error.get_error_message() or str(error)) from None
+        try:
+            return function(self._session)
+        except libvirt.libvirtError as error:
+            alive = self._alive(self._session)
+            if not alive:
+                self._drop()
+            raise translated(error, alive=alive) from None
+
+    @staticmethod
+    def _alive(session: Session) -> bool:
+        try:
+            return bool(session.connection.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+class Lanes:
+    """
+    The lanes that share the polling: `width` calls side by side, `OUTSTANDING_MAX` in all.
+
+    While abandoned calls hang in libvirt, fewer lanes are left; each comes back when the call of
+    one that was abandoned returns.
+    """
+
+    def __init__(self, open_session: Open, width: int) -> None:
+        self._open = open_session
+        self._width = width
+        self._made = 0
+        self._busy = 0
+        self._idle: list[Lane] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._closed = False
+        self.abandoned = 0
+        """Abandoned calls that still hang in libvirt."""
+        self.abandoned_total = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Calls in flight now, abandoned ones included."""
+        return self._busy + self.abandoned
+
+    async def run(self, function: Callable[[Session], T], seconds: float) -> T:
+        """
+        Run `function` on the next free lane, at most `seconds` from the moment it starts.
+
+        Raises `Overdue` past the deadline: the call is abandoned and its late result discarded.
+        """
+        lane = await self._take()
+        future = lane.call(function)
+        try:
+            await asyncio.wait({future}, timeout=seconds)
+            if not future.done():
+                raise Overdue(f"no answer within {seconds:g} s")
+            return future.result()
+        finally:
+            self._busy -= 1
+            if future.done():
+                self._give(lane)
+            else:
+                self._abandon(lane, future)
+            self._wake()
+
+    async def close(self, seconds: float) -> None:
+        """End all lanes, waiting at most `seconds`; one inside libvirt ends with the process."""
+        self._closed = True
+        ended = [lane.ended for lane in self._idle]
+        for lane in self._idle:
+            lane.close()
+        self._idle.clear()
+        if ended:
+            await asyncio.wait(ended, timeout=seconds)
+
+    async def _take(self) -> Lane:
+        while not self._room():
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._wake()  # the turn may have been ours already
+                raise
+        self._busy += 1
+        if self._idle:
+            return self._idle.pop()
+        self._made += 1
+        return Lane(f"lane {self._made}", self._open)
+
+    def _room(self) -> bool:
+        return self._busy < min(self._width, OUTSTANDING_MAX - self.abandoned)
+
+    def _wake(self) -> None:
+        while self._waiting and self._room():
+            turn = self._waiting.pop(0)
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _give(self, lane: Lane) -> None:
+        if self._closed or len(self._idle) + self._busy >= self._width:
+            lane.close()
+        else:
+            self._idle.append(lane)
+
+    def _abandon(self, lane: Lane, future: asyncio.Future[Any]) -> None:
+        self.abandoned += 1
+        self.abandoned_total += 1
+
+        def returned(late: asyncio.Future[Any]) -> None:
+            if not late.cancelled():
+                late.exception()  # looked at, so that nothing is printed: it comes too late
+            self.abandoned -= 1
+            self._give(lane)
+            self._wake()
+
+        future.add_done_callback(returned)

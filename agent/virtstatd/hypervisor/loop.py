@@ -1,0 +1,151 @@
+"""
+Libvirt's events on an asyncio loop, from whichever thread libvirt asks.
+
+Libvirt calls the registered event functions from the thread that makes an RPC: twice per call it
+turns the socket's watch off and on again. Stock libvirtaio changes the loop right there, which
+corrupts uvloop's memory within seconds. Here a watch or timer gets its number at once and every
+loop operation is queued for the loop's own thread, in order.
+
+Nothing here may wait for the loop: the caller holds libvirt's client lock, which the loop may be
+waiting for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+import libvirtaio
+
+
+class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
+    """
+    Libvirtaio's implementation with every loop operation moved to the loop's thread.
+
+    Libvirt takes one implementation per process and for ever; `adopt` moves it to another loop,
+    which only makes sense while no connection is open.
+    """
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve `loop` from now on."""
+        self.loop = loop
+
+    def _soon(self, function: Callable[..., None], *args: object) -> None:
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: the process is about to end
+            self.log.debug("event loop closed, %r not called", function)
+
+    # handles -------------------------------------------------------------------------------
+
+    def _add_handle(self, fd: int, event: int, cb: Any, opaque: Any) -> int:
+        watch = libvirtaio.FDCallback(self, cb, opaque, descriptor=None, event=event)
+        self.callbacks[watch.iden] = watch
+        self._soon(self._attach, watch, fd)
+        return int(watch.iden)
+
+    def _attach(self, watch: Any, fd: int) -> None:
+        self._pending_inc()
+        watch.descriptor = self.descriptors[fd]
+        watch.descriptor.add_handle(watch)
+
+    def _update_handle(self, watch: int, event: int) -> None:
+        callback = self.callbacks[watch]
+        # the new mask counts at once: Descriptor._handle looks at it before it calls libvirt
+        callback.event = event
+        self._soon(self._refresh, callback)
+
+    def _refresh(self, watch: Any) -> None:
+        if watch.iden in watch.descriptor.callbacks:
+            watch.descriptor.update()
+
+    def _remove_handle(self, watch: int) -> int:
+        callback = self.callbacks.pop(watch, None)
+        if callback is None:
+            return -1
+        callback.event = 0
+        self._soon(self._detach, callback)
+        return 0
+
+    def _detach(self, watch: Any) -> None:
+        descriptor = watch.descriptor
+        descriptor.remove_handle(watch.iden)
+        if not descriptor.callbacks:
+            del self.descriptors[descriptor.fd]
+        # the free callback lets libvirt close the descriptor, so it comes after the loop let go of it
+        watch.close()
+
+    # timers --------------------------------------------------------------------------------
+
+    def _add_timeout(self, timeout: int, cb: Any, opaque: Any) -> int:
+        timer = _Timer(self, cb, opaque)
+        timer.timeout = timeout
+        self.callbacks[timer.iden] = timer
+        self._soon(self._start, timer)
+        return int(timer.iden)
+
+    def _start(self, timer: _Timer) -> None:
+        self._pending_inc()
+        timer.arm()
+
+    def _update_timeout(self, timer: int, timeout: int) -> None:
+        callback = self.callbacks[timer]
+        callback.timeout = timeout
+        self._soon(callback.arm)
+
+    def _remove_timeout(self, timer: int) -> int:
+        callback = self.callbacks.pop(timer, None)
+        if callback is None:
+            return -1
+        callback.timeout = -1
+        self._soon(callback.close)
+        return 0
+
+
+class _Timer(libvirtaio.TimeoutCallback):  # type: ignore[misc]
+    """A timer on `call_later`: unlike libvirtaio's it can be shortened while it runs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handle: asyncio.TimerHandle | None = None
+
+    def update(self, timeout: int) -> None:
+        """Set the period in milliseconds; below zero stops it."""
+        self.timeout = timeout
+        self.arm()
+
+    def arm(self) -> None:
+        """Start, restart or stop, as the period says."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self.timeout >= 0:
+            self._handle = self.impl.loop.call_later(self.timeout / 1000, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        if self.timeout < 0:
+            return
+        self.cb(self.iden, self.opaque)
+        if self._handle is None:
+            self.arm()
+
+
+_events: Events | None = None  # libvirt itself keeps one per process, and offers no way back
+
+
+def events_on(loop: asyncio.AbstractEventLoop) -> Events:
+    """
+    Register libvirt's events on `loop`; call it before the first connection is opened.
+
+    Also silences libvirt's habit of printing every error to stderr.
+    """
+    global _events  # noqa: PLW0603 - see above
+    if _events is None:
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        _events = Events(loop)
+        _events.register()
+    _events.adopt(loop)
+    return _events

@@ -1,0 +1,42 @@
+"""One poll of everything, printed: for a look, a script, or a bug report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import BinaryIO
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd import catalog as catalogs
+from virtstatd.config import Config
+from virtstatd.daemon import asking
+from virtstatd.hypervisor.loop import events_on
+from virtstatd.model import Batch
+from virtstatd.sinks.jsonl import Lines
+from virtstatd.sinks.latest import Latest
+from virtstatd.sinks.page import Pages
+
+
+async def poll_once(config: Config, form: str, out: BinaryIO, log: FilteringBoundLogger) -> None:
+    """
+    Ask for every group of every domain and write it as `form`, "prometheus" or "jsonl".
+
+    Raises `Disconnected` where libvirt cannot be reached.
+    """
+    events_on(asyncio.get_running_loop())
+    batches: list[Batch] = []
+    async with asking(config, catalogs.load(), batches.append, log) as ask:
+        await ask.poller.once()
+        await ask.reader.read_all(asyncio.Event())
+        ask.reader.send()
+    if form == "jsonl":
+        lines = Lines()
+        for batch in batches:
+            out.writelines(lines.of(batch))
+        return
+    latest = Latest(time.monotonic)
+    for batch in batches:
+        latest.put(batch)
+    page = await Pages(latest, log).get(openmetrics=False)
+    out.writelines(page.plain())

@@ -1,0 +1,47 @@
+"""One batch to every outlet, and the end of the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.model import Batch
+from virtstatd.pipeline.outlet import Outlet
+
+
+class Fanout:
+    """Hand each batch to every outlet; never wait."""
+
+    def __init__(self, outlets: Sequence[Outlet]) -> None:
+        self._outlets = outlets
+
+    def __call__(self, batch: Batch) -> None:
+        for outlet in self._outlets:
+            outlet.offer(batch)
+
+
+@asynccontextmanager
+async def draining(
+    outlets: Sequence[Outlet], seconds: float, log: FilteringBoundLogger
+) -> AsyncIterator[Fanout]:
+    """
+    Run the outlets; on leaving let what they hold flow out, at most `seconds`.
+
+    What a sink has not taken by then is counted as lost and logged.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(o.run(), name=f"outlet {o.name}") for o in outlets]
+        try:
+            yield Fanout(outlets)
+        finally:
+            for outlet in outlets:
+                outlet.close()
+            _, late = await asyncio.wait(running, timeout=seconds) if running else (set(), set())
+            for task in late:
+                task.cancel()
+            for outlet, task in zip(outlets, running, strict=True):
+                if task in late:
+                    log.error("sink.abandoned", sink=outlet.name, batches=outlet.waiting.batches)

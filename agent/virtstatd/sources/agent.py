@@ -1,0 +1,174 @@
+"""The agent's own numbers, taken from the counters of its parts and sent down the same pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import libvirt
+
+from virtstatd import __version__
+from virtstatd.catalog import Catalog
+from virtstatd.hypervisor.connection import EVENTS, Connection
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes
+from virtstatd.model import Batch, Number, Reading, Series
+from virtstatd.pipeline.outlet import Outlet
+from virtstatd.polling.poller import CALL_BUCKETS, Poller, Tier
+
+
+LAG_PERIOD_SECONDS = 0.1
+"""How often the loop is asked whether it is late."""
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Row = tuple[str, Mapping[str, str], Number]
+
+
+class LoopLag:
+    """How late the event loop runs what is due."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._longest = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Measure until `stop`."""
+        clock = asyncio.get_running_loop().time
+        while not stop.is_set():
+            due = clock() + LAG_PERIOD_SECONDS
+            await asyncio.sleep(LAG_PERIOD_SECONDS)
+            late = max(0.0, clock() - due)
+            self.total += late
+            self._longest = max(self._longest, late)
+
+    def take(self) -> float:
+        """Return the longest lag in seconds since the last call."""
+        longest, self._longest = self._longest, 0.0
+        return longest
+
+
+class AgentNumbers:
+    """Read the counters of every part into one reading."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        poller: Poller,
+        connection: Connection,
+        lanes: Lanes,
+        inventory: Inventory,
+        outlets: Sequence[Outlet],
+        lag: LoopLag,
+        xml_reads: Callable[[], int],
+        unknown_fields: Callable[[], int],
+    ) -> None:
+        self._poller = poller
+        self._connection = connection
+        self._lanes = lanes
+        self._inventory = inventory
+        self._outlets = outlets
+        self._lag = lag
+        self._xml_reads = xml_reads
+        self._unknown_fields = unknown_fields
+        self._started_at = time.time()
+        self._catalog = catalog
+        self._items: list[Series] = []
+        self._shape = catalog.shape("agent", ())
+
+    def batch(self, lifetime_seconds: float) -> Batch:
+        """Return all numbers as they are now."""
+        taken_at = time.time_ns()
+        rows = list(self._rows())
+        rows.sort(key=lambda row: row[0])  # stable: the series of a family become neighbours
+        items: list[Series] = []
+        values: list[Number] = []
+        for key, labels, number in rows:
+            items.append(self._catalog.series("agent", key, labels))
+            values.append(number)
+        for tier in self._poller.tiers:
+            items += self._histogram(tier)
+            values += [*accumulate(tier.durations), tier.seconds, sum(tier.durations)]
+        if items != self._items:
+            self._items, self._shape = items, self._catalog.shape("agent", items)
+        reading = Reading(None, self._shape, tuple(values))
+        return Batch("agent", taken_at, (reading,), frozenset({"agent"}), lifetime_seconds)
+
+    def _histogram(self, tier: Tier) -> tuple[Series, ...]:
+        bounds = [str(bound) for bound in CALL_BUCKETS]
+        return self._catalog.histogram("agent", "call_duration", bounds, {"tier": tier.name})
+
+    def _rows(self) -> Iterator[Row]:
+        yield "up", {}, int(self._connection.up and self._poller.up)
+        yield "domains", {}, len(self._inventory)
+        yield "build", _versions(), 1
+        yield "connects", {}, self._connection.connects
+        yield "disconnects", {}, self._connection.disconnects
+        for event in EVENTS.values():
+            yield "events", {"event": event}, self._connection.events[event]
+        yield "xml_reads", {}, self._xml_reads()
+        yield "unknown_fields", {}, self._unknown_fields()
+        yield "undecodable_records", {}, self._poller.undecodable
+        yield "calls_outstanding", {}, self._lanes.outstanding
+        yield "calls_abandoned", {}, self._lanes.abandoned_total
+        yield "loop_lag_max", {}, self._lag.take()
+        yield "loop_lag", {}, self._lag.total
+        yield "start_time", {}, self._started_at
+        yield from _process()
+        for tier in self._poller.tiers:
+            yield from self._tier(tier)
+        for outlet in self._outlets:
+            yield from _outlet(outlet)
+
+    @staticmethod
+    def _tier(tier: Tier) -> Iterator[Row]:
+        labels = {"tier": tier.name}
+        yield "ticks", labels, tier.ticker.ticks
+        yield "ticks_skipped", labels, tier.ticker.skipped
+        yield "interval", labels, tier.ticker.seconds
+        yield "partial_domains", labels, len(tier.partial)
+        yield "missing_domains", labels, len(tier.missing)
+        if tier.completed_at is not None:  # never before the first: absent, not zero
+            yield "age", labels, time.monotonic() - tier.completed_at
+        for outcome, count in tier.outcomes.items():
+            yield "calls", {**labels, "outcome": outcome}, count
+
+
+def _outlet(outlet: Outlet) -> Iterator[Row]:
+    labels = {"sink": outlet.name}
+    for what, tally in (
+        ("accepted", outlet.accepted),
+        ("delivered", outlet.delivered),
+        ("waiting", outlet.waiting),
+    ):
+        yield f"sink_{what}_batches", labels, tally.batches
+        yield f"sink_{what}_samples", labels, tally.samples
+    full = {**labels, "reason": "full"}
+    yield "sink_dropped_batches", full, outlet.dropped.batches
+    yield "sink_dropped_samples", full, outlet.dropped.samples
+    for reason, tally in outlet.lost.items():
+        yield "sink_lost_batches", {**labels, "reason": reason}, tally.batches
+        yield "sink_lost_samples", {**labels, "reason": reason}, tally.samples
+    for outcome, count in outlet.attempts.items():
+        yield "sink_attempts", {**labels, "outcome": outcome}, count
+    yield "sink_buffer", labels, outlet.buffer_bytes
+
+
+def _process() -> Iterator[Row]:
+    times = os.times()
+    yield "cpu", {}, times.user + times.system
+    own = Path("/proc/self")
+    yield "resident_memory", {}, int((own / "statm").read_text().split()[1]) * PAGE_BYTES
+    yield "open_descriptors", {}, sum(1 for _ in (own / "fd").iterdir())
+    yield "threads", {}, sum(1 for _ in (own / "task").iterdir())
+
+
+def _versions() -> Mapping[str, str]:
+    number = libvirt.getVersion()
+    linked = f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+    return {"version": __version__, "python": platform.python_version(), "libvirt": linked}

@@ -1,0 +1,124 @@
+"""
+The bulk call: every group of many domains in one answer.
+
+Runs on a lane's thread: asks, recognises the domains and decodes, so that the loop sees nothing
+but finished readings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import libvirt
+
+from virtstatd.catalog.decode import Decoder
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Session
+from virtstatd.model import Reading
+
+
+NOWAIT = 1 << 29
+FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
+"""Always: of an inactive domain libvirtd would open the image files with its lock held."""
+
+BALLOON = 4
+BLOCK = 32
+
+Value = int | float | bool | str
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one call brought; `taken_at` is Unix time in nanoseconds before it was made."""
+
+    taken_at: int
+    readings: list[Reading] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
+    undecodable: dict[str, str] = field(default_factory=dict)
+
+
+class Bulk:
+    """Ask for the statistics of all running domains, or of some, and decode them."""
+
+    def __init__(self, inventory: Inventory, decoder: Decoder) -> None:
+        self._inventory = inventory
+        self._decoder = decoder
+
+    def known(self) -> int:
+        """Return how many domains are believed to run."""
+        return len(self._inventory)
+
+    def running(self, session: Session) -> list[str]:
+        """Return the UUIDs of the running domains; answered even when all workers are stuck."""
+        asked_at = time.monotonic()
+        self._list(session)
+        known = {
+            uuid
+            for uuid, domain in session.domains.items()
+            if self._inventory.see(uuid, domain.name(), domain.ID()) is not None
+        }
+        self._inventory.reconcile(known, asked_at)
+        return sorted(known)
+
+    def everyone(self, session: Session, bits: int) -> Answer:
+        """Ask for the groups in `bits` of every running domain, and confirm who runs."""
+        asked_at = time.monotonic()
+        answer = Answer(time.time_ns())
+        self._decode(answer, bits, session.connection.getAllDomainStats(bits, FLAGS))
+        self._inventory.reconcile(answer.seen, asked_at)
+        return answer
+
+    def some(self, session: Session, bits: int, uuids: list[str]) -> Answer:
+        """
+        Ask for the groups in `bits` of these domains.
+
+        Those that have vanished are missing from the answer, which is matched by UUID.
+        """
+        if any(uuid not in session.domains for uuid in uuids):
+            self._list(session)
+        domains = [session.domains[uuid] for uuid in uuids if uuid in session.domains]
+        answer = Answer(time.time_ns())
+        if domains:
+            self._decode(answer, bits, session.connection.domainListGetStats(domains, bits, FLAGS))
+        return answer
+
+    @staticmethod
+    def _list(session: Session) -> None:
+        active = session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        session.domains = {domain.UUIDString(): domain for domain in active}
+
+    def _decode(
+        self,
+        answer: Answer,
+        bits: int,
+        records: list[tuple[libvirt.virDomain, dict[str, Value]]],
+    ) -> None:
+        for handle, record in records:
+            uuid = handle.UUIDString()
+            answer.seen.add(uuid)
+            domain = self._inventory.see(uuid, handle.name(), handle.ID())
+            if domain is None:
+                continue
+            try:
+                answer.readings.extend(self._decoder.readings(domain, record))
+            except ValueError as error:  # one record costs itself alone
+                answer.undecodable[uuid] = str(error)
+            if stepped_over(record, bits):
+                answer.partial.add(uuid)
+
+
+def stepped_over(record: Mapping[str, Value], bits: int) -> bool:
+    """
+    Tell whether NOWAIT stepped over a domain whose monitor was busy.
+
+    Libvirt says so by leaving out what the monitor would have told: the resident size of a domain
+    with a balloon record, the counters of a disk that it names.
+    """
+    if bits & BALLOON and "balloon.current" in record:
+        return "balloon.rss" not in record
+    return bool(
+        bits & BLOCK and "block.0.backingIndex" in record and "block.0.rd.reqs" not in record
+    )

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from xml.sax.saxutils import escape
 
 from lab import guest, keeper, kernel
 from lab.guest import Definition
@@ -199,7 +200,7 @@ class Lab:
         if self.pid:
             return
         self.pid = self.spawn("libvirtd", "--config", "/etc/libvirt/libvirtd.conf")
-        self._wait(self._listening, "libvirtd to listen")
+        wait_until(self._listening, "libvirtd to listen")
         self.virsh("uri")
 
     def stop(self) -> None:
@@ -239,7 +240,11 @@ class Lab:
     # Commands
 
     def virsh(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
-        """Run the real virsh on the lab's libvirtd and return what it prints."""
+        """
+        Run the real virsh on the lab's libvirtd and return what it prints.
+
+        LabError if it fails, `subprocess.TimeoutExpired` if it takes too long.
+        """
         return _output(["virsh", "--connect", self.uri, *args], timeout)
 
     def virt_admin(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
@@ -273,7 +278,12 @@ class Lab:
 
     def names(self) -> list[str]:
         """Return the names of the running guests, as libvirtd tells them."""
-        return self.virsh("list", "--name").split("\n")[:-2]
+        # By UUID, since a name may hold anything, line breaks included.
+        known = {made.uuid: made.name for made in self.definitions.values()}
+        return [
+            known.get(uuid) or self.virsh("domname", uuid).rstrip("\n")
+            for uuid in self.virsh("list", "--uuid").split()
+        ]
 
     def definition(self, name: str, **parts: object) -> Definition:
         """Return the definition of a small guest, with KVM where the machine has it."""
@@ -301,17 +311,17 @@ class Lab:
         self.create(definition, paused=False)
         tap = self.taps(name)[0]
         self.run("ip", "address", "add", f"{net}.1/24", "dev", tap)
-        self._wait(lambda: self._moving(definition), f"{name} to boot: {definition.console}")
+        wait_until(lambda: self._moving(definition), f"{name} to boot: {definition.console}")
         return definition
 
     def taps(self, name: str) -> list[str]:
         """Return the taps of a guest's network interfaces, in the lab's network namespace."""
-        rows = self.virsh("domiflist", name).splitlines()[2:]
+        rows = self.virsh("domiflist", self.uuid(name)).splitlines()[2:]
         return [row.split()[0] for row in rows if row]
 
     def stats(self, name: str, *options: str) -> dict[str, str]:
         """Return what `virsh domstats --raw` shows for one guest."""
-        rows = self.virsh("domstats", "--raw", *options, name).splitlines()[1:]
+        rows = self.virsh("domstats", "--raw", *options, self.uuid(name)).splitlines()[1:]
         return dict(row.strip().split("=", 1) for row in rows if "=" in row)
 
     def create(self, *definitions: Definition, paused: bool = True) -> None:
@@ -324,7 +334,7 @@ class Lab:
     def destroy(self, *names: str) -> None:
         """End guests at once."""
         for name in names:
-            self.virsh("destroy", name)
+            self.virsh("destroy", self.uuid(name))
             self.definitions.pop(name, None)
 
     def rename(self, name: str, new: str) -> None:
@@ -335,7 +345,13 @@ class Lab:
 
     def qemu_pid(self, name: str) -> int:
         """Return the process id of a guest's QEMU."""
-        return int((self.directory / f"run/qemu/{name}.pid").read_text())
+        # libvirt escapes the file's name as if it were XML (virPidFileBuildPath).
+        file = escape(name, {'"': "&quot;", "'": "&apos;"}) + ".pid"
+        return int((self.directory / "run/qemu" / file).read_text())
+
+    def uuid(self, name: str) -> str:
+        """Return a guest's UUID, which unlike "7" or "-x" means nothing else to virsh."""
+        return self.definitions[name].uuid
 
     @contextmanager
     def stuck(self, *names: str) -> Iterator[None]:
@@ -360,7 +376,7 @@ class Lab:
 
     def detach_disk(self, name: str, target: str) -> None:
         """Unplug a SCSI disk."""
-        self.virsh("detach-disk", name, target)
+        self.virsh("detach-disk", self.uuid(name), target)
 
     def attach_nic(self, name: str) -> tuple[str, str]:
         """Plug in a network interface and return its tap and its MAC address."""
@@ -371,7 +387,17 @@ class Lab:
 
     def detach_nic(self, name: str, mac: str) -> None:
         """Unplug a network interface; the guest's system must be running to let it go."""
-        self.virsh("detach-interface", name, "ethernet", "--mac", mac)
+        self.virsh("detach-interface", self.uuid(name), "ethernet", "--mac", mac)
+
+    def make_partition(self, path: str) -> None:
+        """Make the cgroups of a partition such as "/prod/db", before a guest names it."""
+        for group in self.trace.groups:
+            inner = group
+            for part in path.strip("/").split("/"):
+                # libvirt's suffix, but for the default partition.
+                inner /= part if part == "machine" else f"{part}.partition"
+                inner.mkdir(exist_ok=True)
+                keeper.inherit_cpus(inner)
 
     # Inner parts
 
@@ -391,13 +417,12 @@ class Lab:
         self.definitions |= {definition.name: definition for definition in batch}
 
     def _moving(self, definition: Definition) -> bool:
-        name = definition.name
         if definition.system and definition.system.agent:
             try:
-                self.virsh("qemu-agent-command", name, '{"execute": "guest-ping"}')
+                self.virsh("qemu-agent-command", definition.uuid, '{"execute": "guest-ping"}')
             except LabError:
                 return False
-        seen = self.stats(name)
+        seen = self.stats(definition.name)
         return "balloon.unused" in seen and all(
             int(seen[counter]) > 0
             for counter in ("net.0.rx.bytes", "net.0.tx.bytes", "block.0.rd.reqs")
@@ -407,7 +432,7 @@ class Lab:
         with tempfile.NamedTemporaryFile("w", dir=self.images, suffix=".xml") as file:
             file.write(xml)
             file.flush()
-            self.virsh(verb, name, file.name)
+            self.virsh(verb, self.uuid(name), file.name)
 
     def _listening(self) -> bool:
         if not _alive(self.pid):
@@ -420,13 +445,14 @@ class Lab:
                 return False
         return True
 
-    @staticmethod
-    def _wait(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise LabError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}")
-            time.sleep(0.02)
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a state of something outside this process; LabError after a minute."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}")
+        time.sleep(0.05)
 
 
 def has_kvm() -> bool:
@@ -438,9 +464,9 @@ def has_kvm() -> bool:
         return False
 
 
-def check_machine() -> None:
-    """Raise LabError in one sentence where the lab cannot run."""
-    missing = [program for program in NEEDED if not shutil.which(program)]
+def check_machine(path: str | None = None) -> None:
+    """Raise LabError in one sentence where the lab cannot run; `path` is where programs are."""
+    missing = [program for program in NEEDED if not shutil.which(program, path=path)]
     if missing:
         raise LabError(
             f"the lab needs {', '.join(missing)}: run `make test`, which installs what it needs"
@@ -505,6 +531,8 @@ def main() -> None:
     with suppress(KeyboardInterrupt), Lab(options.cgroup) as lab:
         began = time.monotonic()
         lab.paused_guests(options.guests)
+        if options.live:
+            lab.live_guest()
         print(f"{options.guests} guests in {time.monotonic() - began:.1f} s")
         print(f"read-only:  {lab.uri_readonly}")
         print(f"read-write: {lab.uri}")

@@ -68,7 +68,11 @@ class Keeper:
 
     def __init__(self, directory: Path, cgroup: str) -> None:
         self.directory = directory
-        self.cgroups, self.dropped = _hierarchies(cgroup)
+        if cgroup and cgroup not in cgroup_versions():
+            raise SystemExit(f"this machine does not have cgroups of the kind {cgroup}")
+        seen = hierarchies()
+        self.cgroups = list(seen)
+        self.dropped = [path for path, kind in seen.items() if cgroup == "v1" and kind == "cgroup2"]
         self.groups = [mount / directory.name for mount in self.cgroups]
         self.holder = 0
         self.netns = 0
@@ -79,9 +83,7 @@ class Keeper:
             with _alone(group.parent):
                 _delegate(group.parent)
                 group.mkdir()
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if (group / name).exists() and not (group / "cgroup.controllers").exists():
-                    (group / name).write_text((group.parent / name).read_text())
+            inherit_cpus(group)
             if (group / "cgroup.controllers").exists():
                 # Version 2 gives controllers only to children of groups without processes.
                 (group / "daemon").mkdir()
@@ -175,6 +177,13 @@ def members(netns: int, holder: int = 0) -> list[int]:
     return [pid for pid in _pids() if (netns and _netns(pid) == netns) or pid == holder]
 
 
+def inherit_cpus(group: Path) -> None:
+    """Let a cgroup use its parent's CPUs and memory; version 1 begins with none."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (group / name).exists() and not (group / "cgroup.controllers").exists():
+            (group / name).write_text((group.parent / name).read_text())
+
+
 def _pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
 
@@ -247,23 +256,28 @@ def _undelegate(mount: Path) -> None:
             (mount / "cgroup.subtree_control").write_text(f"-{name.rpartition('-')[2]}")
 
 
-def _hierarchies(cgroup: str) -> tuple[list[Path], list[Path]]:
-    """Return the writable cgroup mounts, and those the lab shall not see."""
+def hierarchies() -> dict[Path, str]:
+    """Return this machine's writable cgroup mounts and the kind of each, cgroup or cgroup2."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    seen = {
+    return {
         Path(where): kind
         for _, where, kind, options, *_ in mounts
         if kind in {"cgroup", "cgroup2"} and "rw" in options.split(",")
     }
-    versions = set(seen.values())
-    if cgroup == "hybrid" and versions != {"cgroup", "cgroup2"}:
-        raise SystemExit("this host's cgroups are not hybrid")
-    if cgroup == "v1" and "cgroup" not in versions:
-        raise SystemExit("this host has no cgroup version 1 hierarchy")
-    if cgroup == "v2" and versions != {"cgroup2"}:
-        raise SystemExit("this host's cgroups are not version 2 alone")
-    dropped = [where for where, kind in seen.items() if cgroup == "v1" and kind == "cgroup2"]
-    return list(seen), dropped
+
+
+def cgroup_versions() -> frozenset[str]:
+    """Return which choices of `Lab(cgroup=...)` this machine offers."""
+    kinds = set(hierarchies().values())
+    return frozenset(
+        choice
+        for choice, possible in {
+            "v1": "cgroup" in kinds,
+            "v2": kinds == {"cgroup2"},
+            "hybrid": kinds == {"cgroup", "cgroup2"},
+        }.items()
+        if possible
+    )
 
 
 def main() -> None:
@@ -272,7 +286,11 @@ def main() -> None:
     directory, cgroup = Path(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the owner, whose end is the order
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    keeper = Keeper(directory, cgroup)
+    try:
+        keeper = Keeper(directory, cgroup)
+    except SystemExit:
+        directory.rmdir()
+        raise
     try:
         keeper.open()
         opened = {

@@ -1,0 +1,20 @@
+"""Makes the lab's fixtures known to the tests of this directory."""
+
+from lab.fixtures import (
+    lab,
+    many,
+    private_lab,
+    pytest_collection_modifyitems,
+    pytest_runtest_setup,
+    traces,
+)
+
+
+__all__ = [
+    "lab",
+    "many",
+    "private_lab",
+    "pytest_collection_modifyitems",
+    "pytest_runtest_setup",
+    "traces",
+]

@@ -22,10 +22,10 @@ CONFIGURATION = "/etc/virtstatd/virtstatd.toml"
 OVERRIDE = f"/run/systemd/system/{NAME}.d/test.conf"
 METRICS = "http://127.0.0.1:9766/metrics"
 
-# What `make install` leaves in /opt/virtstatd, put together from this environment's own parts.
-LAUNCHER = f"""#!{PYTHON}
-import sys
-sys.path[1:1] = ["/opt/virtstatd/agent", "/opt/virtstatd/packages"]
+# What `make install` makes of /opt/virtstatd, put together from this environment's own parts.
+ENVIRONMENT = "/opt/virtstatd"
+PACKAGES = f"{ENVIRONMENT}/lib/{Path(PYTHON).name}/site-packages"
+LAUNCHER = f"""#!{ENVIRONMENT}/bin/python
 from virtstatd.cli import main
 main()
 """
@@ -46,11 +46,14 @@ pytestmark = [
 def host() -> Iterator[Machine]:
     """Boot a machine with the agent and its unit installed."""
     parts = {
-        REPOSITORY / "agent": "/opt/virtstatd/agent",
-        Path(sysconfig.get_path("platlib")): "/opt/virtstatd/packages",
+        REPOSITORY / "agent": f"{ENVIRONMENT}/agent",
+        Path(sysconfig.get_path("platlib")): f"{ENVIRONMENT}/packages",
     }
     with booted(parts) as machine:
-        machine.write("/opt/virtstatd/bin/virtstatd", LAUNCHER, 0o755)
+        machine.write(f"{ENVIRONMENT}/pyvenv.cfg", f"home = {Path(PYTHON).parent}\n")
+        machine.write(f"{PACKAGES}/parts.pth", "\n".join(parts.values()))
+        machine.write(f"{ENVIRONMENT}/bin/virtstatd", LAUNCHER, 0o755)
+        machine.run("ln", "-s", PYTHON, f"{ENVIRONMENT}/bin/python")
         machine.write(f"/etc/systemd/system/{NAME}", (REPOSITORY / "systemd" / NAME).read_text())
         # A unit that nothing refers to is forgotten when it stops, and its result with it.
         machine.run("systemctl", "add-wants", "basic.target", NAME)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.hypervisor import Lab, LabError, Trace, has_kvm
+from lab.hypervisor import Lab
+from lab.machine import LabError, has_kvm
+from lab.namespaces import Trace
 
 
 # What libvirt accepts as names. A name is a file's name too, with ".xml.new" after it, so this
@@ -50,7 +52,7 @@ def _opened(traces: list[Trace]) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def traces() -> Iterator[list[Trace]]:
-    """The traces of all labs of this session; at its end nothing of them may be left."""
+    """Collect the traces of this session's labs; at its end nothing of them may be left."""
     seen: list[Trace] = []
     yield seen
     left = [line for trace in seen for line in trace.leftovers()]
@@ -77,7 +79,7 @@ def many(traces: list[Trace]) -> Iterator[Lab]:
 
 @pytest.fixture
 def private_lab(traces: list[Trace]) -> Iterator[Lab]:
-    """A lab of the test's own with four paused guests, to restart, freeze and change."""
+    """Give the test four paused guests of its own, to restart, freeze and change."""
     with _opened(traces) as lab:
         lab.paused_guests(4)
         yield lab

@@ -11,23 +11,17 @@ By hand, as root: `PYTHONPATH=tests python -m lab.hypervisor --guests 60`.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 import os
-import select
 import shlex
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,13 +29,21 @@ from xml.sax.saxutils import escape
 
 from lab import guest, keeper, kernel
 from lab.guest import Definition
+from lab.machine import (
+    WAIT_SECONDS,
+    LabError,
+    check_machine,
+    end,
+    has_kvm,
+    is_alive,
+    output,
+    wait_until,
+)
+from lab.namespaces import Namespaces, Trace
 
 
-KVM_GET_API_VERSION = 0xAE00
-WAIT_SECONDS = 60.0
 STARTERS = 4
 BATCH = 8
-NEEDED = ("libvirtd", "virsh", "qemu-system-x86_64", "nsenter", "unshare", "ip")
 
 LIBVIRTD_CONF = """\
 auth_unix_ro = "none"
@@ -63,26 +65,6 @@ stdio_handler = "file"
 """
 
 
-class LabError(Exception):
-    """The lab cannot do what was asked; the message says what is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What a lab would leave behind if its cleaning up failed."""
-
-    directory: Path
-    netns: int
-    groups: tuple[Path, ...]
-
-    def leftovers(self) -> list[str]:
-        """Return what is still there, nothing being the promise after `Lab.close`."""
-        left = [f"process {pid}: {_command(pid)}" for pid in keeper.members(self.netns)]
-        left += [str(path) for path in (self.directory, *self.groups) if path.exists()]
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-        return left + [line for line in mounts if str(self.directory) in line]
-
-
 class Lab:
     """
     A libvirtd of its own and the guests that it started.
@@ -94,13 +76,9 @@ class Lab:
 
     def __init__(self, cgroup: str | None = None) -> None:
         self._cgroup = cgroup or ""
-        self._asking = threading.Lock()
-        self._keeper: subprocess.Popen[str] | None = None
-        self._enter: list[str] = []
+        self._namespaces: Namespaces | None = None
         self._taps = 0
         self._nets = 0
-        self.directory = Path()
-        self.trace = Trace(Path(), 0, ())
         self.pid = 0
         self.definitions: dict[str, Definition] = {}
 
@@ -121,47 +99,39 @@ class Lab:
     def open(self) -> None:
         """Make the namespaces and start libvirtd; LabError says what the machine lacks."""
         check_machine()
-        # The path of a unix socket has at most 107 characters, so no long $TMPDIR.
-        self.directory = Path(tempfile.mkdtemp(prefix=keeper.PREFIX, dir="/tmp"))
-        self.directory.chmod(0o755)
-        argv = [sys.executable, keeper.__file__, str(self.directory), self._cgroup]
-        with tempfile.TemporaryFile("w+") as errors:
-            self._keeper = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-            )
-            try:
-                opened = json.loads(self._answer() or "{}")
-                if not opened:
-                    self._keeper.wait()
-                    errors.seek(0)
-                    raise LabError(errors.read().strip() or "the lab's keeper ended at once")
-                self._enter = opened["enter"]
-                groups = tuple(Path(group) for group in opened["groups"])
-                self.trace = Trace(self.directory, opened["netns"], groups)
-                (self.directory / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF)
-                (self.directory / "etc/qemu.conf").write_text(QEMU_CONF)
-                self.images.mkdir()
-                self.start()
-            except BaseException:
-                self.close()
-                raise
+        self._namespaces = Namespaces(self._cgroup)
+        try:
+            (self.directory / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF)
+            (self.directory / "etc/qemu.conf").write_text(QEMU_CONF)
+            self.images.mkdir()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Take everything down: guests, libvirtd, namespaces, cgroups, files."""
-        if self._keeper is None:
-            return
-        running, self._keeper, self.pid = self._keeper, None, 0
-        if running.stdin:
-            running.stdin.close()
-        running.wait()
-        if running.stdout:
-            running.stdout.close()
+        if self._namespaces:
+            self._namespaces.close()
+        self._namespaces, self.pid = None, 0
         self.definitions.clear()
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """The lab's namespaces, while it is open."""
+        if self._namespaces is None:
+            raise LabError("the lab is closed")
+        return self._namespaces
+
+    @property
+    def directory(self) -> Path:
+        """Everything that the lab's libvirtd reads and writes, by `keeper.PRIVATE`'s names."""
+        return self.namespaces.directory
+
+    @property
+    def trace(self) -> Trace:
+        """What must be gone when the lab is."""
+        return self.namespaces.trace
 
     # libvirtd
 
@@ -212,7 +182,7 @@ class Lab:
         if not self.pid:
             return
         pid, self.pid = self.pid, 0
-        _end(pid, number)
+        end(pid, number)
 
     def restart(self) -> None:
         """Stop libvirtd and start it again; the guests live on."""
@@ -245,29 +215,24 @@ class Lab:
 
         LabError if it fails, `subprocess.TimeoutExpired` if it takes too long.
         """
-        return _output(["virsh", "--connect", self.uri, *args], timeout)
+        return output(["virsh", "--connect", self.uri, *args], timeout)
 
     def virt_admin(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
         """Run the real virt-admin on the lab's libvirtd and return what it prints."""
         uri = f"libvirtd:///system?socket={self.directory / 'run/libvirt-admin-sock'}"
-        return _output(["virt-admin", "--connect", uri, *args], timeout)
+        return output(["virt-admin", "--connect", uri, *args], timeout)
 
     def run(self, *args: str, timeout: float = WAIT_SECONDS) -> str:
         """Run a command inside the lab's namespaces and return what it prints."""
-        return _output([*self._enter, *args], timeout)
+        return output(self.inside(*args), timeout)
 
     def inside(self, *args: str) -> list[str]:
         """Return a command line that runs this one inside the lab's namespaces."""
-        return [*self._enter, *args]
+        return self.namespaces.inside(args)
 
     def spawn(self, *args: str) -> int:
         """Start a command inside the namespaces that ends with the lab; return its process id."""
-        with self._asking:
-            if self._keeper is None or self._keeper.stdin is None:
-                raise LabError("the lab is closed")
-            self._keeper.stdin.write(json.dumps(args) + "\n")
-            self._keeper.stdin.flush()
-            return int(self._answer())
+        return self.namespaces.spawn(args)
 
     # Guests
 
@@ -328,7 +293,7 @@ class Lab:
         """Start transient guests, paused unless said otherwise."""
         batches = [definitions[at : at + BATCH] for at in range(0, len(definitions), BATCH)]
         with ThreadPoolExecutor(STARTERS) as pool:
-            for outcome in [pool.submit(self._create, batch, paused) for batch in batches]:
+            for outcome in [pool.submit(self._create, batch, paused=paused) for batch in batches]:
                 outcome.result()
 
     def destroy(self, *names: str) -> None:
@@ -401,12 +366,7 @@ class Lab:
 
     # Inner parts
 
-    def _answer(self) -> str:
-        if self._keeper is None or self._keeper.stdout is None:
-            raise LabError("the lab is closed")
-        return self._keeper.stdout.readline()
-
-    def _create(self, batch: Sequence[Definition], paused: bool) -> None:
+    def _create(self, batch: Sequence[Definition], *, paused: bool) -> None:
         commands = []
         for definition in batch:
             definition.make_disks()
@@ -435,89 +395,15 @@ class Lab:
             self.virsh(verb, self.uuid(name), file.name)
 
     def _listening(self) -> bool:
-        if not _alive(self.pid):
-            output = (self.directory / "output").read_text()
-            raise LabError(f"libvirtd ended: {output.strip()}")
+        if not is_alive(self.pid):
+            said = (self.directory / "output").read_text()
+            raise LabError(f"libvirtd ended: {said.strip()}")
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(str(self.socket))
             except OSError:
                 return False
         return True
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a state of something outside this process; LabError after a minute."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise LabError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}")
-        time.sleep(0.05)
-
-
-def has_kvm() -> bool:
-    """Tell whether this machine's KVM can be used."""
-    try:
-        with open("/dev/kvm", "rb") as device:  # noqa: PTH123 - a device, not a path's text
-            return fcntl.ioctl(device, KVM_GET_API_VERSION) == 12
-    except OSError:
-        return False
-
-
-def check_machine(path: str | None = None) -> None:
-    """Raise LabError in one sentence where the lab cannot run; `path` is where programs are."""
-    missing = [program for program in NEEDED if not shutil.which(program, path=path)]
-    if missing:
-        raise LabError(
-            f"the lab needs {', '.join(missing)}: run `make test`, which installs what it needs"
-        )
-    if os.geteuid() != 0:
-        raise LabError("the lab needs root for namespaces and taps: run `sudo make test`")
-
-
-def _output(argv: Sequence[str], timeout: float) -> str:
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env=os.environ | {"LC_ALL": "C.UTF-8"},
-    )
-    if done.returncode:
-        raise LabError(f"{shlex.join(argv)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _end(pid: int, number: int) -> None:
-    """Send a signal to a process, frozen or not, and wait for its end."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        signal.pidfd_send_signal(handle, number)
-        signal.pidfd_send_signal(handle, signal.SIGCONT)
-        ended, _, _ = select.select([handle], [], [], WAIT_SECONDS)
-        if not ended:
-            raise LabError(f"process {pid} did not end in {WAIT_SECONDS:.0f} s")
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(handle)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(OSError):
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:100]
-    return "gone meanwhile"
 
 
 def main() -> None:
@@ -533,10 +419,13 @@ def main() -> None:
         lab.paused_guests(options.guests)
         if options.live:
             lab.live_guest()
-        print(f"{options.guests} guests in {time.monotonic() - began:.1f} s")
-        print(f"read-only:  {lab.uri_readonly}")
-        print(f"read-write: {lab.uri}")
-        print(f"inside:     {shlex.join(lab.inside('sh'))}", flush=True)
+        sys.stdout.write(
+            f"{options.guests} guests in {time.monotonic() - began:.1f} s\n"
+            f"read-only:  {lab.uri_readonly}\n"
+            f"read-write: {lab.uri}\n"
+            f"inside:     {shlex.join(lab.inside('sh'))}\n"
+        )
+        sys.stdout.flush()
         signal.pause()
 
 

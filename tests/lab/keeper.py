@@ -154,7 +154,7 @@ class Keeper:
                 line = sys.stdin.readline()
                 if not line:
                     return
-                print(self.spawn(json.loads(line)), flush=True)
+                _tell(self.spawn(json.loads(line)))
 
     def close(self) -> None:
         """Kill what lives in the namespaces, then remove cgroups and directory."""
@@ -185,14 +185,19 @@ def inherit_cpus(group: Path) -> None:
 
 
 def _pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
 def _netns(pid: int) -> int:
     try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
     except OSError:  # gone meanwhile, or a zombie
         return 0
+
+
+def _tell(answer: object) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 def _reap() -> None:
@@ -203,18 +208,13 @@ def _reap() -> None:
 
 def _prune(group: Path, deadline: float) -> None:
     """Remove a cgroup and those below; the kernel needs a moment after the last process."""
-    for inner, _, _ in os.walk(group, topdown=False):
-        while True:
-            try:
-                os.rmdir(inner)
-            except FileNotFoundError:
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.02)
-            else:
-                break
+    while group.exists():
+        for inner, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):
+                Path(inner).rmdir()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -298,7 +298,7 @@ def main() -> None:
             "netns": keeper.netns,
             "groups": [str(group) for group in keeper.groups],
         }
-        print(json.dumps(opened), flush=True)
+        _tell(opened)
         keeper.serve(owner)
     finally:
         keeper.close()

@@ -16,6 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.machine import LabError
+
 
 CACHE = Path(__file__).parents[2] / "build" / "lab"
 INIT = Path(__file__).with_name("init.sh")
@@ -25,13 +27,18 @@ AGENT_PACKAGE = "qemu-guest-agent"
 
 # In the order of their dependencies; what is built into the kernel is simply not found.
 MODULES = (
-    "failover net_failover virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev"
-    " virtio_pci virtio_blk virtio_net virtio_balloon virtio_console"
-).split()
-
-
-class KernelError(Exception):
-    """No kernel for the live guest could be had; the message says why."""
+    "failover",
+    "net_failover",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_balloon",
+    "virtio_console",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def _kernel(work: Path) -> tuple[Path, Path]:
         modules = Path("/lib/modules") / kernel.name.removeprefix("vmlinuz-")
         if modules.exists():
             return kernel, modules
-    raise KernelError(
+    raise LabError(
         f"no kernel for the live guest: `apt-get download {KERNEL_PACKAGE}` failed and no kernel"
         " with its modules is installed; run `apt-get update` with a network"
     )
@@ -144,8 +151,6 @@ def _unpacked(module: Path, directory: Path) -> None:
     target = directory / f"{module.name.partition('.')[0]}.ko"
     unpack = {".xz": "xzcat", ".gz": "zcat", ".zst": "zstdcat"}.get(module.suffix)
     if unpack:
-        target.write_bytes(
-            subprocess.run([unpack, module], capture_output=True, check=True).stdout
-        )
+        target.write_bytes(subprocess.run([unpack, module], capture_output=True, check=True).stdout)
     else:
         shutil.copy(module, target)

@@ -14,17 +14,20 @@ from pathlib import Path
 import pytest
 
 from lab.fixtures import HOSTILE_NAMES, MANY
-from lab.hypervisor import Lab, LabError, Trace, check_machine, wait_until
+from lab.hypervisor import Lab
 from lab.keeper import cgroup_versions
+from lab.machine import LabError, check_machine, wait_until
+from lab.namespaces import Trace
 
 
 OWNER = """
 import json, signal
 from lab.hypervisor import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it came as ignored
 with Lab() as lab:
     lab.paused_guests(2)
-    print(json.dumps([str(lab.directory), lab.trace.netns, list(map(str, lab.trace.groups))]))
-    print(flush=True)
+    trace = [str(lab.directory), lab.trace.netns, list(map(str, lab.trace.groups))]
+    print(json.dumps(trace), flush=True)
     signal.pause()
 """
 
@@ -131,9 +134,8 @@ def test_a_stuck_guest_holds_a_call_until_it_continues(private_lab: Lab):
 
 def test_a_frozen_daemon_answers_nobody(private_lab: Lab):
     """A frozen libvirtd takes connections and does not answer until it is thawed."""
-    with private_lab.frozen():
-        with pytest.raises(subprocess.TimeoutExpired):
-            private_lab.virsh("list", timeout=1)
+    with private_lab.frozen(), pytest.raises(subprocess.TimeoutExpired):
+        private_lab.virsh("list", timeout=1)
     assert len(private_lab.names()) == 4
 
 
@@ -204,7 +206,6 @@ def test_nothing_is_left_when_the_owner_is_killed(number: signal.Signals):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as owner:
         assert owner.stdout
         directory, netns, groups = json.loads(owner.stdout.readline())

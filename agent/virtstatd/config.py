@@ -192,7 +192,7 @@ def _sinks(document: Table, find: Find, names: Names, faults: list[Fault]) -> li
     taken: dict[str, int] = {}
     for index, table in enumerate(tables):
         path: Path = ("sink", index)
-        name = table.get("name", table.get("type"))
+        name = table.get("name") or table.get("type")
         if isinstance(name, str) and taken.setdefault(name, index) != index:
             text = f"{shown(name)} is the name of sink[{taken[name]}] too; give each its own"
             faults.append(Fault((*path, "name"), text))
@@ -232,7 +232,7 @@ def _sink(table: Table, path: Path, find: Find, names: Names) -> SinkConfig:
             raise _Faulty([Fault((*path, option), text)]) from None
         raise _Faulty([Fault(path, str(error) or type(error).__name__)]) from None
     outlet = build(OutletConfig, _only(options(OutletConfig), table))
-    return SinkConfig(name=str(table.get("name", kind)), type=kind, outlet=outlet, sink=sink)
+    return SinkConfig(name=str(table.get("name") or kind), type=kind, outlet=outlet, sink=sink)
 
 
 class _Faulty(Exception):  # noqa: N818 - carries what is wrong with one sink

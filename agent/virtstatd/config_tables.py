@@ -176,8 +176,8 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[
         str,
         Meta(
-            description="Name in labels and in the log, different for every sink.",
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
+            description="Name in labels and in the log, one per sink; empty takes the type.",
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?\Z",
         ),
     ] = ""
 

@@ -191,7 +191,8 @@ def _reason(kind: inspect.Type, value: object) -> str:  # noqa: PLR0911 - a tabl
         case inspect.FloatType() if type(value) in (int, float):
             return _bound(kind, value)
         case inspect.StrType() if isinstance(value, str):
-            return _length(kind, len(value), "characters")
+            reason = _length(kind, len(value), "characters")
+            return reason or f"must match {kind.pattern}, is {shown(value)}"
         case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list):
             return _length(kind, len(value), "elements")
         case inspect.StructType() | inspect.DataclassType() | inspect.DictType() if isinstance(

@@ -1,0 +1,170 @@
+"""
+Every statistic that virtstatd knows, as data: one TOML file per group, one line per key.
+
+`load` reads and checks them. What a line may say is told in `lines.py`; how a record of libvirt's
+becomes readings, in `decode.py`. The groups with a `bit` are libvirt's own; `agent`, `domain` and
+`unknown` are for the daemon's own numbers, for what a domain's XML says, and for keys without a
+line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from virtstatd.catalog.lines import EnumNames, Group, Line, Reader, Role
+from virtstatd.catalog.match import Match, Tree
+from virtstatd.catalog.table import markdown, plain
+from virtstatd.errors import ConfigError
+from virtstatd.model import Kind, Labels, Series, Shape
+
+
+__all__ = ["Catalog", "Group", "Line", "load"]
+
+_HEAD = ("metric", "kind", "unit", "key", "since", "help")
+
+
+class Catalog:
+    """
+    The checked lines of every group; it never changes.
+
+    `groups` are the headers by name, `fields` the lines that become series, libvirt's groups first
+    in the order of their bits, and `enums` the names of libvirt's numbers.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Group],
+        lines: Mapping[tuple[str, str], Iterable[Line]],
+        enums: Mapping[str, EnumNames],
+    ) -> None:
+        self.groups = dict(groups)
+        self.enums = dict(enums)
+        self._lines = {at: tuple(several) for at, several in lines.items()}
+        self._trees = {name: Tree() for name in self.groups}
+        for (group, _), several in self._lines.items():
+            self._trees[group].plant(several)
+        fields = [line for several in self._lines.values() for line in several if line.field]
+        bits = {name: group.bit or 1 << 32 for name, group in self.groups.items()}
+        self.fields = tuple(sorted(fields, key=lambda line: bits[line.group]))
+
+    def line(self, group: str, key: str) -> Line:
+        """Return the line that gives a series to this key, written as in the file."""
+        for line in self._lines.get((group, key), ()):
+            if line.field:
+                return line
+        raise ValueError(f"the catalog's group {group} has no series under the key {key}")
+
+    def match(self, key: str) -> Match | None:
+        """Return the lines for a key of a record, None for a key that the catalog does not know."""
+        group, *rest = key.split(".")
+        tokens = tuple(rest)
+        lines = self._trees[group].find(tokens) if group in self._trees else ()
+        return Match(lines, tokens) if lines else None
+
+    def series(self, group: str, key: str, labels: Mapping[str, str] | Labels = ()) -> Series:
+        """
+        Return one series of a line; its labels must be those of the line.
+
+        An info series may leave labels out, since what they tell can be absent.
+        """
+        line = self.line(group, key)
+        pairs = tuple(dict(labels).items())
+        names = [name for name, _ in pairs]
+        unknown = set(names) - set(line.labels)
+        missing = set(line.labels) - set(names) if line.role is not Role.TEXT else set()
+        if unknown or missing:
+            raise ValueError(f"{group}.{key} has the labels {line.labels}, not {tuple(names)}")
+        assert line.field  # noqa: S101 - `line` returns no other
+        return Series(line.field, pairs)
+
+    def histogram(
+        self, group: str, key: str, bounds: Iterable[str], labels: Mapping[str, str] | Labels = ()
+    ) -> tuple[Series, ...]:
+        """
+        Return the parts of a histogram: a bucket per bound and one for +Inf, the sum, the count.
+
+        `bounds` are the upper bounds of the buckets in rising order, as decimal text.
+        """
+        whole = self.series(group, key, labels)
+        return (
+            *(
+                Series(whole.field, (*whole.labels, ("le", bound)), "bucket")
+                for bound in (*bounds, "+Inf")
+            ),
+            Series(whole.field, whole.labels, "sum"),
+            Series(whole.field, whole.labels, "count"),
+        )
+
+    def shape(
+        self, group: str, items: Iterable[Series | tuple[str, Mapping[str, str] | Labels]]
+    ) -> Shape:
+        """
+        Return the shape of these series in this order, for sources other than the bulk call.
+
+        An item is a key of the group with its labels, or a series that `series` or `histogram`
+        returned. Raises ValueError where the order parts a family or a series occurs twice.
+        """
+        series = tuple(
+            item if isinstance(item, Series) else self.series(group, *item) for item in items
+        )
+        done: set[str] = set()
+        family = ""
+        for one in series:
+            if one.field.family != family:
+                done.add(family)
+                family = one.field.family
+                if family in done:
+                    raise ValueError(f"the series of {family} are not neighbours")
+        if len({(one.field.family, one.labels, one.part) for one in series}) < len(series):
+            raise ValueError(f"a series of {group} occurs twice")
+        return Shape(group, series)
+
+    def table(self, form: Literal["text", "markdown"] = "text") -> str:
+        """Return every series that can appear, as aligned text or as a Markdown table."""
+        rows = [_row(line, self.groups[line.group]) for line in self.fields]
+        return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
+
+
+def load(extra: Path | None = None) -> Catalog:
+    """
+    Read the package's catalog, and the files or the file in `extra` that add lines to it.
+
+    Raises ConfigError with every fault of every file at once, each with its file and its key.
+    """
+    reader = Reader()
+    files = [
+        (file.name, file.read_text(encoding="utf-8"))
+        for file in resources.files(__name__).iterdir()
+        if file.name.endswith(".toml")
+    ]
+    if extra:
+        found = sorted(extra.glob("*.toml")) if extra.is_dir() else [extra]
+        added = [(str(file), file.read_text(encoding="utf-8")) for file in found]
+    else:
+        added = []
+    for name, text in files:
+        if name == "enums.toml":
+            reader.read_enums(name, text)
+    for name, text in (*sorted(files), *added):
+        if name != "enums.toml":
+            reader.read(name, text)
+    reader.check_patterns()
+    if reader.faults:
+        raise ConfigError(reader.faults)
+    return Catalog(reader.groups, reader.lines, reader.enums)
+
+
+def _row(line: Line, group: Group) -> tuple[str, ...]:
+    assert line.field  # noqa: S101 - a row is a series
+    suffix = "_total" if line.field.kind is Kind.COUNTER else ""
+    return (
+        f"{line.field.family}{suffix}",
+        line.field.kind.value,
+        line.field.unit,
+        f"{line.group}.{line.key}" if group.bit else "",
+        line.since,
+        line.field.help,
+    )

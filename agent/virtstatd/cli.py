@@ -40,7 +40,7 @@ config_option = click.option(
 def main() -> None:
     """Statistics daemon of a libvirt host."""
     if sys.flags.optimize:
-        # libvirtaio's asserts have side effects: without them handles leak and memory is freed twice
+        # libvirtaio's asserts have side effects: without them handles leak
         fail(
             "python -O breaks libvirtaio; start virtstatd without -O and PYTHONOPTIMIZE",
             CONFIG_EXIT,
@@ -58,7 +58,7 @@ def run(path: Path | None) -> None:
         try:
             ending = on_loop(lambda: serve(config, path, opened.log, Notify()))
         except StartError as error:
-            opened.log.error("agent.not_started", reason=str(error))
+            opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
             sys.exit(1)
     if ending is Ending.RELOAD:
         os.execv(sys.executable, [sys.executable, "-m", "virtstatd", *sys.argv[1:]])  # noqa: S606 - ourselves

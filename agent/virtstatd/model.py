@@ -117,9 +117,9 @@ class Batch:
     What one call brought: readings that share one time, taken before the call was made.
 
     `taken_at` is Unix time in nanoseconds. `groups` were asked; a group that was asked of a domain
-    in the batch and is not among its readings does not exist for that domain now. `lifetime_seconds`
-    is how long the readings may be shown as current (two intervals of their tier). `gone` are the
-    incarnations that ended since the last batch.
+    in the batch and is not among its readings does not exist for that domain now.
+    `lifetime_seconds` is how long the readings may be shown as current (two intervals of their
+    tier). `gone` are the incarnations that ended since the last batch.
     """
 
     source: str

@@ -74,7 +74,7 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
         descriptor.remove_handle(watch.iden)
         if not descriptor.callbacks:
             del self.descriptors[descriptor.fd]
-        # the free callback lets libvirt close the descriptor, so it comes after the loop let go of it
+        # the free callback lets libvirt close the descriptor: only after the loop let go of it
         watch.close()
 
     # timers --------------------------------------------------------------------------------

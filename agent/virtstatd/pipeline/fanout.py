@@ -19,6 +19,7 @@ class Fanout:
         self._outlets = outlets
 
     def __call__(self, batch: Batch) -> None:
+        """Offer the batch to all."""
         for outlet in self._outlets:
             outlet.offer(batch)
 

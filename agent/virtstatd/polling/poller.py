@@ -216,9 +216,11 @@ class Poller:
 
     async def _call(self, tiers: Sequence[Tier], question: Callable[[Session], T]) -> T:
         """
-        Ask on a lane, and a second time when the first fails: in mid-call a domain may have ended
-        (libvirt 9 then fails the call for all), the lane's connection may have died in its sleep,
-        and a stuck guest is stepped over once the first call holds its job.
+        Ask on a lane, and a second time when the first fails.
+
+        In mid-call a domain may have ended (libvirt 9 then fails the call for all), the lane's
+        connection may have died in its sleep, and a stuck guest is stepped over once the first
+        call holds its job.
         """
 
         def timed(session: Session) -> tuple[T, float]:

@@ -73,6 +73,8 @@ class Template:
 
     def render(self, values: tuple[Number, ...], labels: bytes) -> list[bytes]:
         """Return the lines of each family, in the order of `families`."""
+        if not self.families:
+            return []  # where splitting would find one empty text
         if self.picked is not None:
             values = tuple(values[index] for index in self.picked)
         if set(map(type, values)) <= {int}:

@@ -22,20 +22,27 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.errors import StartError
 
 
-CONNECTIONS = 64
-REQUEST_SECONDS = 10.0
-IDLE_SECONDS = 90.0  # between the requests of one connection; Prometheus keeps its own open
-WRITE_SECONDS = 30.0
-LINGER_SECONDS = 1.0
-GRACE_SECONDS = 0.25  # nobody has to make room sooner
 HEADER_BYTES = 16384
 UNSENT_BYTES = 65536
+BACKLOG = 128
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
 LAST_PORT = 65535
 FIRST_INHERITED = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of the agent clients may use, and for how long."""
+
+    connections: int = 64
+    request_seconds: float = 10.0
+    idle_seconds: float = 90.0  # between requests; Prometheus keeps its connection
+    write_seconds: float = 30.0
+    linger_seconds: float = 1.0
+    grace_seconds: float = 0.25  # nobody has to make room sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,7 @@ async def bound(address: str) -> socket.socket:
         sock = socket.socket(kind, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)
-        sock.listen(2 * CONNECTIONS)
+        sock.listen(BACKLOG)
     except OSError as error:
         if sock is not None:
             sock.close()
@@ -139,10 +146,10 @@ def _mend(error: OSError) -> str:
 
 @asynccontextmanager
 async def listening(
-    sock: socket.socket, answer: Answer, log: FilteringBoundLogger
+    sock: socket.socket, answer: Answer, log: FilteringBoundLogger, limits: Limits | None = None
 ) -> AsyncIterator[None]:
     """Answer the requests that come through the socket, and close it in the end."""
-    connections = _Connections(answer, log)
+    connections = _Connections(answer, log, limits or Limits())
     server = await asyncio.start_server(connections.accept, sock=sock, limit=HEADER_BYTES)
     try:
         yield
@@ -155,16 +162,17 @@ async def listening(
 class _Connections:
     """All connections of one listener, and which of them wait for their client."""
 
-    def __init__(self, answer: Answer, log: FilteringBoundLogger) -> None:
+    def __init__(self, answer: Answer, log: FilteringBoundLogger, limits: Limits) -> None:
         self._answer = answer
         self._log = log
+        self._limits = limits
         self._open: set[asyncio.StreamWriter] = set()
         self._waiting: dict[asyncio.StreamWriter, float] = {}  # since when, the longest first
         self._tasks: set[asyncio.Task[None]] = set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a new connection, or turn it away at once and without a task."""
-        if len(self._open) >= CONNECTIONS and not self._make_room():
+        if len(self._open) >= self._limits.connections and not self._make_room():
             writer.write(FULL)
             writer.close()
             return
@@ -184,12 +192,12 @@ class _Connections:
         writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
         try:
             await self._converse(reader, writer)
-            await _closed(writer)
+            await self._closed(writer)
         except Refusal as refusal:
             await self._refuse(reader, writer, refusal)
         except (OSError, EOFError, TimeoutError):
             pass  # the client's business
-        except Exception:  # noqa: BLE001 - a client must not end the agent, not even by a fault of ours
+        except Exception:  # noqa: BLE001 - not even our own fault may end the agent
             self._log.exception("scrape.crashed")
         finally:
             self._open.discard(writer)
@@ -199,7 +207,7 @@ class _Connections:
     def _make_room(self) -> bool:
         now = asyncio.get_running_loop().time()
         for writer, since in self._waiting.items():
-            if now - since < GRACE_SECONDS:
+            if now - since < self._limits.grace_seconds:
                 return False
             del self._waiting[writer]
             self._open.discard(writer)
@@ -208,37 +216,54 @@ class _Connections:
         return False
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        patience = REQUEST_SECONDS
+        patience = self._limits.request_seconds
         while True:
             self._waiting[writer] = asyncio.get_running_loop().time()
-            request = parse(await _head(reader, patience))
+            request = parse(await self._head(reader, patience))
             self._waiting.pop(writer, None)
-            await _send(writer, await self._answer(request), request)
+            await self._send(writer, await self._answer(request), request)
             if not request.keep:
                 return
-            patience = IDLE_SECONDS
+            patience = self._limits.idle_seconds
+
+    async def _head(self, reader: asyncio.StreamReader, patience: float) -> bytes:
+        """Read up to the blank line; the deadline of the request begins with its first byte."""
+        try:
+            async with asyncio.timeout(patience):
+                first = await reader.readexactly(1)
+            async with asyncio.timeout(self._limits.request_seconds):
+                return first + await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError as error:
+            raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from error
+
+    async def _send(
+        self, writer: asyncio.StreamWriter, response: Response, request: Request | None
+    ) -> None:
+        async with asyncio.timeout(self._limits.write_seconds):
+            writer.write(_status_and_headers(response, keep=request is not None and request.keep))
+            if request is None or request.method != "HEAD":
+                for piece in response.body:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)  # a client that reads fast must not keep the loop
+            await writer.drain()
+
+    async def _closed(self, writer: asyncio.StreamWriter) -> None:
+        """Close when the client has read everything, or cut it off."""
+        async with asyncio.timeout(self._limits.write_seconds):
+            writer.close()
+            await writer.wait_closed()
 
     async def _refuse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Refusal
     ) -> None:
         """Answer with an error, and let the client read it: a reset would take it away."""
         with suppress(OSError, TimeoutError):
-            await _send(writer, refusal.response, None)
+            await self._send(writer, refusal.response, None)
             writer.write_eof()
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(self._limits.linger_seconds):
                 while await reader.read(HEADER_BYTES):
                     pass
-
-
-async def _head(reader: asyncio.StreamReader, patience: float) -> bytes:
-    """Read up to the blank line; the deadline of the request begins with its first byte."""
-    try:
-        async with asyncio.timeout(patience):
-            first = await reader.readexactly(1)
-        async with asyncio.timeout(REQUEST_SECONDS):
-            return first + await reader.readuntil(b"\r\n\r\n")
-    except asyncio.LimitOverrunError as error:
-        raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from error
 
 
 def parse(head: bytes) -> Request:
@@ -269,8 +294,7 @@ def parse(head: bytes) -> Request:
     return Request(method, target.partition("?")[0], headers, keep)
 
 
-async def _send(writer: asyncio.StreamWriter, response: Response, request: Request | None) -> None:
-    keep = request is not None and request.keep
+def _status_and_headers(response: Response, *, keep: bool) -> bytes:
     lines = {
         "Date": formatdate(usegmt=True),
         "Content-Type": response.content_type,
@@ -279,24 +303,5 @@ async def _send(writer: asyncio.StreamWriter, response: Response, request: Reque
         "Connection": "keep-alive" if keep else "close",
         **response.headers,
     }
-    status = response.status
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            writer.write(f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode())
-            if request is None or request.method != "HEAD":
-                for piece in response.body:
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0)  # a client that reads fast must not keep the loop
-            await writer.drain()
-    except TimeoutError:
-        writer.transport.abort()
-        raise
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    """Close when the client has read everything, or cut it off."""
-    async with asyncio.timeout(WRITE_SECONDS):
-        writer.close()
-        await writer.wait_closed()
+    return f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n{head}\r\n".encode()

@@ -1,0 +1,109 @@
+"""Who runs."""
+
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.model import Domain
+
+
+class World:
+    """An inventory, its clock, and who it said was gone."""
+
+    def __init__(self, *, uuid: bool = False) -> None:
+        self.now = 0.0
+        self.gone: list[tuple[str, int]] = []
+        self.inventory = Inventory(lambda: self.now, self._gone, uuid=uuid)
+
+    def _gone(self, domain: Domain) -> None:
+        self.gone.append((domain.uuid, domain.id))
+
+
+def test_a_domain_stays_the_same_object_while_it_runs():
+    """Sinks may compare domains by identity: nothing is copied per poll."""
+    world = World(uuid=True)
+    first = world.inventory.see("u1", "vm", 1)
+
+    assert first is world.inventory.see("u1", "vm", 1)
+    assert first == Domain("u1", "vm", 1, (("domain", "vm"), ("uuid", "u1")))
+
+
+def test_a_new_number_or_name_ends_the_incarnation_before():
+    """A restart or a rename that no event told of ends the old series at once."""
+    world = World()
+    world.inventory.see("u1", "vm", 1)
+    world.inventory.see("u1", "vm", 2)
+    world.inventory.see("u1", "renamed", 2)
+
+    assert world.gone == [("u1", 1), ("u1", 2)]
+    assert len(world.inventory) == 1
+
+
+def test_a_late_answer_brings_nobody_back():
+    """An answer that was on its way when its domain ended does not revive the series."""
+    world = World()
+    world.inventory.see("u1", "vm", 1)
+    world.inventory.end("u1")
+
+    assert world.inventory.see("u1", "vm", 1) is None
+    assert len(world.inventory) == 0
+
+
+def test_a_start_is_believed_even_under_a_number_seen_before():
+    """After a restart of libvirtd numbers begin anew; an event says that the domain is real."""
+    world = World()
+    world.inventory.see("u1", "vm", 1)
+    world.inventory.end("u1")
+    world.inventory.started("u1", "vm", 1)
+
+    assert world.inventory.see("u1", "vm", 1) is not None
+
+
+def test_a_list_ends_whom_it_does_not_hold_but_not_the_newborn():
+    """A domain that started while the list was on its way is not ended by it."""
+    world = World()
+    world.inventory.see("old", "old", 1)
+    world.now = 10.0
+    asked_at = world.now
+    world.now = 10.1
+    world.inventory.see("new", "new", 2)
+    world.inventory.reconcile(set(), asked_at)
+
+    assert world.gone == [("old", 1)]
+    assert world.inventory.uuids() == ["new"]
+
+
+def test_a_connect_begins_anew():
+    """Whoever ended while libvirt was away is gone, everybody else is described again."""
+    world = World()
+    world.inventory.see("stays", "stays", 1)
+    world.inventory.see("ended", "ended", 2)
+    while world.inventory.take_stale():
+        pass
+    world.now = 5.0
+    world.inventory.restart([("stays", "stays", 1), ("came", "came", 3)])
+
+    assert world.gone == [("ended", 2)]
+    stale = {world.inventory.take_stale().name for _ in range(2)}  # type: ignore[union-attr]
+    assert stale == {"stays", "came"}
+    assert world.inventory.take_stale() is None
+
+
+def test_a_description_of_the_past_is_not_kept():
+    """What the XML of an ended incarnation said is not shown for the next one."""
+    world = World()
+    before = world.inventory.see("u1", "vm", 1)
+    world.inventory.see("u1", "vm", 2)
+    assert before is not None
+    world.inventory.describe(before, ("old",))  # type: ignore[arg-type]
+
+    assert world.inventory.descriptions() == ()
+
+
+def test_a_change_asks_for_one_new_description():
+    """Ten events of one domain cost one reading of its XML; unknown domains none."""
+    world = World()
+    world.inventory.see("u1", "vm", 1)
+    for _ in range(10):
+        world.inventory.change("u1")
+    world.inventory.change("nobody")
+
+    assert world.inventory.take_stale() is not None
+    assert world.inventory.take_stale() is None

@@ -1,0 +1,169 @@
+"""Threads on which libvirt is called."""
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+
+import libvirt
+import pytest
+
+from virtstatd.errors import Disconnected, Overdue, Refused
+from virtstatd.hypervisor.lanes import OUTSTANDING_MAX, Lanes, Session
+
+
+@dataclass
+class Connection:
+    """A connection that lives until the test says otherwise."""
+
+    alive: bool = True
+    closed: bool = False
+
+    def isAlive(self) -> int:  # noqa: N802 - libvirt's name
+        """Tell whether it lives."""
+        return int(self.alive)
+
+    def close(self) -> int:
+        """Close."""
+        self.closed = True
+        return 0
+
+
+@dataclass
+class Opener:
+    """Opens connections and remembers them."""
+
+    opened: list[Connection] = field(default_factory=list)
+    fails: bool = False
+
+    def __call__(self) -> Session:
+        """Open one more."""
+        if self.fails:
+            raise libvirt.libvirtError("no daemon")
+        self.opened.append(Connection())
+        return Session(self.opened[-1])
+
+
+def fault(_: Session) -> None:
+    """Fail as libvirt does."""
+    raise libvirt.libvirtError("something was refused")
+
+
+async def test_calls_share_no_more_lanes_than_allowed():
+    """With a width of two, never more than two calls are made at once, on two connections."""
+    opener, now, most = Opener(), 0, 0
+    lanes = Lanes(opener, 2)
+    lock = threading.Lock()
+    meet = threading.Barrier(2, timeout=10)
+
+    def call(_: Session) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        meet.wait()
+        with lock:
+            now -= 1
+
+    await asyncio.gather(*(lanes.run(call, 10) for _ in range(20)))
+    assert most == 2
+    assert len(opener.opened) == 2
+    await lanes.close(5)
+    assert all(each.closed for each in opener.opened)
+
+
+async def test_a_call_past_its_deadline_is_abandoned_and_replaced():
+    """Others are answered while one hangs; its late result is discarded, its lane comes back."""
+    opener, release = Opener(), threading.Event()
+    lanes = Lanes(opener, 1)
+
+    with pytest.raises(Overdue):
+        await lanes.run(lambda _: release.wait(10), 0.01)
+    assert (lanes.outstanding, lanes.abandoned, lanes.abandoned_total) == (1, 1, 1)
+    assert await lanes.run(lambda _: "answered", 10) == "answered"
+    release.set()
+    while lanes.abandoned:
+        await asyncio.sleep(0.001)
+    assert lanes.outstanding == 0
+    assert await lanes.run(lambda _: "again", 10) == "again"
+    await lanes.close(5)
+    assert len(opener.opened) == 2
+
+
+async def test_no_more_calls_hang_than_the_bound():
+    """When everything hangs, calls wait instead of filling libvirtd's workers."""
+    release, started = threading.Event(), []
+    lanes = Lanes(Opener(), 3)
+
+    def hang(_: Session) -> None:
+        started.append(1)
+        release.wait(10)
+
+    tasks = [asyncio.create_task(lanes.run(hang, 0.01)) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    assert len(started) == lanes.outstanding == OUTSTANDING_MAX
+    release.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(each, Overdue) for each in outcomes) == OUTSTANDING_MAX
+    assert len(started) == 10
+    await lanes.close(5)
+
+
+async def test_a_cancelled_wait_passes_its_turn_on():
+    """A caller that gives up while waiting for a lane leaves the turn to the next."""
+    release = threading.Event()
+    lanes = Lanes(Opener(), 1)
+    first = asyncio.create_task(lanes.run(lambda _: release.wait(10), 10))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(lanes.run(lambda _: "second", 10))
+    third = asyncio.create_task(lanes.run(lambda _: "third", 10))
+    await asyncio.sleep(0)
+    second.cancel()
+    release.set()
+
+    assert await third == "third"
+    assert await first is True
+    await lanes.close(5)
+
+
+async def test_a_refusal_keeps_the_connection_and_a_death_opens_another():
+    """Death is read from the connection, not from the error."""
+    opener = Opener()
+    lanes = Lanes(opener, 1)
+    with pytest.raises(Refused):
+        await lanes.run(fault, 10)
+    assert len(opener.opened) == 1
+    opener.opened[0].alive = False
+    assert await lanes.run(lambda _: 1, 10) == 1
+    assert len(opener.opened) == 2
+    assert opener.opened[0].closed
+
+    def die(session: Session) -> None:
+        session.connection.alive = False
+        fault(session)
+
+    with pytest.raises(Disconnected):
+        await lanes.run(die, 10)
+    await lanes.close(5)
+    assert opener.opened[1].closed
+
+
+async def test_a_connection_that_cannot_be_opened_says_why():
+    """Without a daemon a call fails at once as disconnected, and works when there is one."""
+    opener = Opener(fails=True)
+    lanes = Lanes(opener, 1)
+    with pytest.raises(Disconnected, match="no daemon"):
+        await lanes.run(lambda _: 1, 10)
+    opener.fails = False
+    assert await lanes.run(lambda _: 1, 10) == 1
+    await lanes.close(5)
+
+
+async def test_closing_undoes_in_reverse_whatever_fails():
+    """Callbacks are taken back before the connection closes, also when one cannot be."""
+    connection, undone = Connection(), []
+    session = Session(connection)
+    session.on_close += [lambda: undone.append(1), lambda: fault(session), lambda: undone.append(3)]
+    session.close()
+
+    assert undone == [3, 1]
+    assert connection.closed

@@ -1,0 +1,200 @@
+"""The runner in front of a sink."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from virtstatd.model import Batch
+from virtstatd.pipeline.fanout import Fanout, draining
+from virtstatd.pipeline.outlet import Outlet
+from virtstatd.sink import Rejected, TryLater
+from virtstatd.testing import make_batch
+
+
+LOG = structlog.get_logger()
+
+
+def outlet(send: Callable[[Batch], Awaitable[None]], **options: float) -> Outlet:
+    """Return an outlet with short limits."""
+    chosen = {"buffer_bytes": 1 << 20, "attempt_seconds": 0.05, "max_age_seconds": 60.0} | options
+    clock = asyncio.get_running_loop().time
+    return Outlet("test", send, LOG, clock, **chosen)  # type: ignore[arg-type]
+
+
+def conserved(one: Outlet) -> bool:
+    """Tell whether every accepted batch and sample is accounted for at this moment."""
+    lost = one.lost.values()
+    return all(
+        getattr(one.accepted, what)
+        == getattr(one.delivered, what)
+        + getattr(one.dropped, what)
+        + sum(getattr(tally, what) for tally in lost)
+        + getattr(one.waiting, what)
+        for what in ("batches", "samples")
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_everything_accepted_is_accounted_for_at_every_moment(seed: int):
+    """accepted = delivered + dropped + lost + waiting holds between any two steps of the loop."""
+    chance = random.Random(seed)
+
+    async def send(_: Batch) -> None:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        match chance.randrange(6):
+            case 0:
+                raise TryLater("later", 0.0)
+            case 1:
+                raise Rejected("never")
+            case 2:
+                raise KeyError("bug")
+            case 3 if chance.random() < 0.2:
+                await asyncio.sleep(3600)
+
+    one = outlet(send, buffer_bytes=make_batch().bytes * 5, attempt_seconds=0.01)
+    async with draining([one], 0.2, LOG) as emit:
+        for _ in range(120):
+            emit(make_batch(domains=chance.randrange(4)))
+            assert conserved(one)
+            for _ in range(chance.randrange(6)):
+                await asyncio.sleep(0)
+                assert conserved(one)
+
+    assert conserved(one)
+    assert one.waiting.batches == 0
+    assert one.accepted.batches == 120
+    assert one.delivered.batches > 0
+    assert sum(tally.batches for tally in one.lost.values()) > 0
+
+
+async def test_a_slow_sink_loses_only_its_own_oldest():
+    """A sink that never answers costs its neighbour nothing."""
+    got: list[Batch] = []
+
+    async def ok(batch: Batch) -> None:
+        got.append(batch)
+
+    async def stuck(_: Batch) -> None:
+        await asyncio.Event().wait()
+
+    outlets = [outlet(ok), outlet(stuck, buffer_bytes=make_batch().bytes * 2, attempt_seconds=60)]
+    batches = [make_batch() for _ in range(10)]
+    async with draining(outlets, 0.05, LOG) as emit:
+        for each in batches:
+            emit(each)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert got == batches
+    assert outlets[1].dropped.batches == 7
+    assert outlets[1].lost["shutdown"].batches == 3
+
+
+async def test_the_same_batch_is_tried_again_and_order_is_kept():
+    """What the destination could not take is sent again before anything newer."""
+    seen: list[Batch] = []
+
+    async def flaky(batch: Batch) -> None:
+        seen.append(batch)
+        if len(seen) < 3:
+            raise TryLater("away", 0.0)
+
+    one = outlet(flaky)
+    first, second = make_batch(), make_batch()
+    async with draining([one], 1.0, LOG) as emit:
+        emit(first)
+        emit(second)
+        while one.delivered.batches < 2:
+            await asyncio.sleep(0)
+    assert seen == [first, first, first, second]
+    assert one.attempts["later"] == 2
+
+
+async def test_while_draining_nothing_is_tried_twice():
+    """An outlet that drains gives each batch one more attempt, so the end is near."""
+    tries = 0
+
+    async def away(_: Batch) -> None:
+        nonlocal tries
+        tries += 1
+        raise TryLater("away", 3600.0)
+
+    one = outlet(away, max_age_seconds=1e6)
+    async with draining([one], 5.0, LOG) as emit:
+        for _ in range(4):
+            emit(make_batch())
+        while not tries:
+            await asyncio.sleep(0)
+    assert one.lost["shutdown"].batches == 4
+    assert tries == 5  # the first was waiting for its second
+
+
+async def test_a_batch_that_grew_too_old_is_given_up():
+    """Past its age a batch makes room for newer ones, and is counted as expired."""
+
+    async def away(_: Batch) -> None:
+        raise TryLater("away", 200.0)
+
+    one = outlet(away, max_age_seconds=100.0)
+    async with draining([one], 0.1, LOG) as emit:
+        emit(make_batch())
+        while not one.lost["expired"].batches:
+            await asyncio.sleep(0)
+    assert conserved(one)
+
+
+async def test_a_sink_that_cancels_itself_is_contained():
+    """A CancelledError that nobody asked for is a fault of the sink like any other."""
+
+    async def odd(_: Batch) -> None:
+        raise asyncio.CancelledError
+
+    one = outlet(odd)
+    async with draining([one], 1.0, LOG) as emit:
+        emit(make_batch())
+        emit(make_batch())
+        while one.lost["error"].batches < 2:
+            await asyncio.sleep(0)
+    assert one.attempts["error"] == 2
+
+
+async def test_trouble_is_logged_once_and_its_end_once():
+    """A sink that fails for an hour writes one line, and one when it is well again."""
+    count = 0
+
+    async def flaky(_: Batch) -> None:
+        nonlocal count
+        count += 1
+        if count <= 50:
+            raise Rejected("no")
+
+    one = outlet(flaky)
+    with capture_logs() as logs:
+        async with draining([one], 5.0, LOG) as emit:
+            for _ in range(60):
+                emit(make_batch())
+    assert [each["event"] for each in logs] == ["sink.failing", "sink.recovered"]
+
+
+async def test_fanout_never_waits():
+    """Offering to any number of outlets takes no turn of the loop."""
+
+    async def stuck(_: Batch) -> None:
+        await asyncio.Event().wait()
+
+    outlets = [outlet(stuck) for _ in range(5)]
+    turned = False
+
+    def turn() -> None:
+        nonlocal turned
+        turned = True
+
+    asyncio.get_running_loop().call_soon(turn)
+    for _ in range(100):
+        Fanout(outlets)(make_batch())
+    assert not turned
+    assert all(each.accepted.batches == 100 for each in outlets)

@@ -1,0 +1,236 @@
+"""Tiers, slices and second questions, against lanes that answer what the test says."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from virtstatd.errors import Disconnected, Overdue, Refused
+from virtstatd.hypervisor.faults import Oversize
+from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
+from virtstatd.polling.poller import Poller, Tier
+from virtstatd.polling.ticker import Ticker
+from virtstatd.sources.bulk import Answer
+
+
+SHAPES = {
+    group: Shape(group, (Series(Field("p", group, Kind.GAUGE, "", "Help.")),))
+    for group in ("state", "block", "vm", "strange")
+}
+BITS = {"state": 1, "block": 32, "vm": 1024}
+
+
+class World:
+    """A hypervisor with some domains; `trouble` may raise for each question."""
+
+    def __init__(self, domains: int) -> None:
+        self.uuids = [f"u{i:03}" for i in range(domains)]
+        self.asked: list[tuple[int, list[str] | None]] = []
+        self.trouble: Callable[[int, list[str] | None], None] = lambda *_: None
+        self.stepped_over: set[str] = set()
+        self.batches: list[Batch] = []
+
+    # as lanes
+    async def run(self, function: Callable[[None], object], _: float) -> object:
+        """Call at once, on this thread."""
+        await asyncio.sleep(0)
+        return function(None)
+
+    # as a source
+    def known(self) -> int:
+        """Return how many there are."""
+        return len(self.uuids)
+
+    def running(self, _: object) -> list[str]:
+        """Return all."""
+        return self.uuids
+
+    def everyone(self, _: object, bits: int) -> Answer:
+        """Answer for all."""
+        return self._answer(bits, None)
+
+    def some(self, _: object, bits: int, uuids: list[str]) -> Answer:
+        """Answer for these."""
+        return self._answer(bits, uuids)
+
+    def _answer(self, bits: int, uuids: list[str] | None) -> Answer:
+        self.asked.append((bits, uuids))
+        self.trouble(bits, uuids)
+        answer = Answer(taken_at=len(self.asked))
+        for uuid in self.uuids if uuids is None else [u for u in uuids if u in self.uuids]:
+            domain = Domain(uuid, uuid, 1, (("domain", uuid),))
+            groups = [group for group, bit in BITS.items() if bits & bit] + ["strange"]
+            answer.readings += [Reading(domain, SHAPES[group], (1,)) for group in groups]
+            answer.seen.add(uuid)
+            if uuid in self.stepped_over:
+                answer.partial.add(uuid)
+        return answer
+
+    def poller(self, *groups: str, size: int = 10) -> Poller:
+        """Return a poller with one tier per group."""
+        tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
+        log = structlog.get_logger()
+        return Poller(
+            tiers,
+            self,  # type: ignore[arg-type]
+            self,
+            self.batches.append,
+            log,
+            lambda: 1.0,
+            slice_domains=size,
+            deadline_seconds=1.0,
+        )
+
+
+def domains(batches: list[Batch], group: str) -> set[str]:
+    """Return whose readings of a group the batches hold."""
+    return {
+        reading.domain.uuid
+        for batch in batches
+        for reading in batch.readings
+        if reading.domain and reading.shape.group == group
+    }
+
+
+async def test_tiers_that_are_due_together_travel_in_one_call():
+    """One question holds the groups of both tiers; each tier's readings are a batch of its own."""
+    world = World(3)
+    poller = world.poller("state", "block")
+    await poller._poll(poller.tiers)
+
+    assert world.asked == [(33, None)]
+    assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
+        (frozenset({"state"}), 10.0),
+        (frozenset({"block"}), 10.0),
+    ]
+    assert domains(world.batches[:1], "state") == domains(world.batches[1:], "block")
+    assert domains(world.batches, "strange") == set(world.uuids)
+
+
+async def test_many_domains_are_asked_in_slices_and_none_is_left_out():
+    """Each domain is asked exactly once, whatever the size of the slices."""
+    world = World(25)
+    poller = world.poller("state")
+    await poller._poll(poller.tiers)
+
+    assert [len(uuids or []) for _, uuids in world.asked] == [10, 10, 5]
+    assert domains(world.batches, "state") == set(world.uuids)
+    assert poller.tiers[0].completed_at == 1.0
+
+
+async def test_a_slice_past_its_deadline_is_asked_again_in_the_same_cycle():
+    """One stuck guest costs the others nothing, and is counted as partial."""
+    world = World(25)
+    poller = world.poller("block")
+    hung = False
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        nonlocal hung
+        if uuids and "u004" in uuids and not hung:
+            hung = True
+            world.stepped_over = {"u004"}
+            raise Overdue("hung")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.uuids)
+    assert poller.tiers[0].partial == {"u004"}
+    assert (poller.tiers[0].outcomes["overdue"], poller.tiers[0].outcomes["ok"]) == (1, 4)
+
+
+async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
+    """When the call for all tiers is refused, each is asked by itself."""
+    world = World(3)
+    poller = world.poller("state", "vm")
+
+    def trouble(bits: int, _: list[str] | None) -> None:
+        if bits & BITS["vm"]:
+            raise Refused("one guest failed")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "state") == set(world.uuids)
+    assert domains(world.batches, "vm") == set()
+    assert all(batch.groups == {"state"} for batch in world.batches)
+
+
+async def test_an_answer_too_large_is_asked_in_halves():
+    """Slices halve until libvirt can answer; nobody is lost."""
+    world = World(40)
+    poller = world.poller("block", size=20)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 6:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.uuids)
+
+
+async def test_few_but_huge_domains_are_asked_in_halves_too():
+    """The call for everybody falls back to slices when its answer is too large."""
+    world = World(8)
+    poller = world.poller("block")
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 4:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.uuids)
+
+
+async def test_up_means_that_the_last_call_succeeded():
+    """A lost connection turns it off, the next answer on."""
+    world = World(2)
+    poller = world.poller("state")
+    await poller._poll(poller.tiers)
+    assert poller.up
+
+    def trouble(*_: object) -> None:
+        raise Disconnected("gone")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+    assert not poller.up
+    assert poller.tiers[0].outcomes["disconnected"] == 2
+    world.trouble = lambda *_: None
+    await poller._poll(poller.tiers)
+    assert poller.up
+
+
+async def test_a_vanished_domain_is_missing_and_nothing_else():
+    """A domain that ends between list and answer is counted as missing, and no fault."""
+    world = World(12)
+    poller = world.poller("state")
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids and "u011" in uuids:
+            world.uuids.remove("u011")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert poller.tiers[0].missing == {"u011"}
+    assert poller.tiers[0].completed_at == 1.0
+
+
+async def test_a_tier_that_is_busy_skips_its_tick():
+    """A poll that lasts longer than its interval is never doubled; the tick is counted."""
+    world = World(1)
+    poller = world.poller("state")
+    poller.tiers[0].busy = True
+    stop = asyncio.Event()
+    stopping = asyncio.create_task(poller.run(stop, lambda: True))
+    while not poller.tiers[0].ticker.skipped:
+        await asyncio.sleep(0)
+    stop.set()
+    await stopping
+
+    assert world.asked == []

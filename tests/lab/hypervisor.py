@@ -396,8 +396,9 @@ class Lab:
 
     def _listening(self) -> bool:
         if not is_alive(self.pid):
-            said = (self.directory / "output").read_text()
-            raise LabError(f"libvirtd ended: {said.strip()}")
+            said = [(self.directory / "output"), self.log]
+            lines = [line for path in said if path.exists() for line in path.open()]
+            raise LabError(f"libvirtd ended: {''.join(lines[-5:]).strip()}")
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(str(self.socket))

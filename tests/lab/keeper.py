@@ -37,6 +37,13 @@ PRIVATE = {
     "log": "/var/log/libvirt",
 }
 
+# Debian's libvirtd does not start without this account, used or not, and the package that creates
+# it would start a libvirtd for the whole machine.
+ACCOUNTS = {
+    "passwd": "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n",
+    "group": "libvirt-qemu:x:64055:\n",
+}
+
 # Joins its cgroups first, so that the new cgroup namespace begins there; the hierarchies are then
 # bound over themselves from that point on. Waits for ever on the namespaces' behalf.
 HOLDER = r"""
@@ -55,7 +62,14 @@ exec unshare --mount --net --cgroup --propagation private sh -e -c '
         mkdir -p "${pair#*=}"
         mount --bind "$lab/${pair%%=*}" "${pair#*=}"
     done
-    echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6 || true
+    for file in passwd group; do
+        mount --bind "$lab/$file" "/etc/$file"
+    done
+    # Guests would hear the host ask for routers. A fresh /proc: in containers it is read-only.
+    mkdir /run/proc
+    mount -t proc proc /run/proc
+    echo 1 > /run/proc/sys/net/ipv6/conf/default/disable_ipv6 || true
+    umount /run/proc
     ip link set lo up
     echo ready
     exec sleep infinity
@@ -89,6 +103,10 @@ class Keeper:
                 (group / "daemon").mkdir()
         for name in PRIVATE:
             (self.directory / name).mkdir()
+        for name, line in ACCOUNTS.items():
+            known = (Path("/etc") / name).read_text()
+            there = known.startswith("libvirt-qemu:") or "\nlibvirt-qemu:" in known
+            (self.directory / name).write_text(known if there else known + line)
         environment = os.environ | {
             "PRIVATE": " ".join(f"{name}={path}" for name, path in PRIVATE.items()),
             "DROPPED": " ".join(map(str, self.dropped)),

@@ -194,6 +194,7 @@ async def asking(
         lanes,
         Bulk(inventory, decoder),
         emit,
+        changed.set,
         log,
         time.monotonic,
         slice_domains=options.slice_domains,

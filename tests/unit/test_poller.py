@@ -75,6 +75,7 @@ class World:
             self,  # type: ignore[arg-type]
             self,
             self.batches.append,
+            lambda: None,
             log,
             lambda: 1.0,
             slice_domains=size,

@@ -92,7 +92,8 @@ class Connection:
                     if lost is not None:
                         pause = RETRY_SECONDS[0]
                         await _first(lost, stopped)
-                        self._report(up=False, reason="the connection was closed")
+                        if not stop.is_set():
+                            self._report(up=False, reason="the connection was closed")
                 finally:
                     self._set(up=False)
                     lane.close()

@@ -88,6 +88,7 @@ class Poller:
     """
     Ask libvirt at every tick and pass on what each call brings, as soon as it brings it.
 
+    `up` says whether the last bulk call succeeded; `on_change` is called when that turns.
     Tiers that are due together travel in one call. Many domains are asked in slices, side by side.
     A slice past its deadline is asked again at once: the call that hangs holds the stuck guest's
     job, so NOWAIT steps over it and the others are answered in the same cycle.
@@ -99,6 +100,7 @@ class Poller:
         lanes: Lanes,
         source: Source,
         emit: Callable[[Batch], None],
+        on_change: Callable[[], None],
         log: FilteringBoundLogger,
         clock: Callable[[], float],
         *,
@@ -112,6 +114,7 @@ class Poller:
         self._lanes = lanes
         self._source = source
         self._emit = emit
+        self._on_change = on_change
         self._log = log
         self._clock = clock
         self._slice = slice_domains
@@ -155,7 +158,7 @@ class Poller:
 
     def lost(self) -> None:
         """Take note that libvirt is away."""
-        self.up = False
+        self._set(up=False)
 
     async def _poll(self, tiers: Sequence[Tier]) -> None:
         try:
@@ -268,10 +271,15 @@ class Poller:
 
     def _report(self, error: VirtstatdError | None) -> None:
         """Remember whether the last bulk call succeeded; log the transitions."""
-        self.up = error is None
+        self._set(up=error is None)
         failing = error is not None
         if failing and not self._failing and not isinstance(error, Disconnected):
             self._log.warning("poll.failing", reason=str(error))
         elif self._failing and not failing:
             self._log.info("poll.recovered")
         self._failing = failing
+
+    def _set(self, *, up: bool) -> None:
+        if self.up != up:
+            self.up = up
+            self._on_change()

@@ -31,6 +31,10 @@ NOVA = "{http://openstack.org/xmlns/libvirt/nova/1.1}"
 NOVA_OLD = "{http://openstack.org/xmlns/libvirt/nova/1.0}"
 
 
+class Undescribable(ValueError):  # noqa: N818 - a property of the XML
+    """XML that is too large, malformed or not libvirt's; the message says which."""
+
+
 class Describer:
     """Turn a domain's XML into readings whose labels say what the domain and its devices are."""
 
@@ -41,8 +45,8 @@ class Describer:
         """
         Describe a domain; absent facts are absent labels.
 
-        Raises `ValueError` for XML that is too large, malformed or carries a document type, which
-        libvirt never writes and an attacker might.
+        Raises `Undescribable` for XML that is too large, malformed or carries a document type,
+        which libvirt never writes and an attacker might.
         """
         root = parsed(xml)
         rows = [
@@ -73,6 +77,8 @@ class DescriptionReader:
         deadline_seconds: float,
     ) -> None:
         self.reads = 0
+        self.failures = 0
+        self._undescribed: set[str] = set()
         self._inventory = inventory
         self._lanes = lanes
         self._describer = describer
@@ -100,8 +106,11 @@ class DescriptionReader:
             except (Disconnected, Overdue):
                 self._inventory.change(domain.uuid)
                 break
-            except (VirtstatdError, ValueError) as error:
-                self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+            except (VirtstatdError, Undescribable) as error:
+                self.failures += 1
+                if domain.uuid not in self._undescribed:
+                    self._undescribed.add(domain.uuid)
+                    self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
             self.reads += 1
             changed = True
         return changed
@@ -128,15 +137,15 @@ def _xml(uuid: str, session: Session) -> str:
 
 
 def parsed(xml: str) -> ET.Element:
-    """Parse XML that is not trusted; raise `ValueError` saying what is wrong with it."""
+    """Parse XML that is not trusted; raise `Undescribable` saying what is wrong with it."""
     if len(xml) > XML_MAX_BYTES:
-        raise ValueError(f"XML of {len(xml)} characters is larger than {XML_MAX_BYTES}")
+        raise Undescribable(f"XML of {len(xml)} characters is larger than {XML_MAX_BYTES}")
     if "<!DOCTYPE" in xml:
-        raise ValueError("XML with a document type")
+        raise Undescribable("XML with a document type")
     try:
         return ET.fromstring(xml)  # noqa: S314 - without a document type there are no entities
     except ET.ParseError as error:
-        raise ValueError(f"malformed XML: {error}") from None
+        raise Undescribable(f"malformed XML: {error}") from None
 
 
 def _present(labels: Iterator[tuple[str, str | None]]) -> Labels:

@@ -1,0 +1,146 @@
+"""A running agent as its users have it: the command, a file, a log, a page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Agent:
+    """`virtstatd run` in a process of its own, with its log read as it comes."""
+
+    def __init__(self, config: Path, *, python: tuple[str, ...] = (), **environ: str) -> None:
+        self.log: list[dict[str, object]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, *python, "-m", "virtstatd", "run", "--config", str(config)],
+            stderr=subprocess.PIPE,
+            env=os.environ | environ,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.log.append({"event": "not_json", "line": line})
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """Return the log lines of one event."""
+        return [line for line in list(self.log) if line.get("event") == name]
+
+    def wait_for(self, what: Callable[[], object], seconds: float = 60.0) -> float:
+        """Wait until something is so; return how long it took."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            if what():
+                return time.monotonic() - begun
+            assert self.process.poll() is None, f"the agent ended: {self.log[-5:]}"
+            time.sleep(0.02)
+        raise AssertionError(f"did not come to be within {seconds} s; log: {self.log[-10:]}")
+
+    @property
+    def address(self) -> str:
+        """Where the page is, once it is."""
+        self.wait_for(lambda: self.events("scrape.listening"))
+        return f"http://127.0.0.1:{self.events('scrape.listening')[0]['port']}"
+
+    def page(self, accept: str = "text/plain") -> str:
+        """Return the page as a scraper sees it."""
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{self.address}/metrics", headers={"Accept": accept}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return answer.read().decode()
+
+    def samples(self) -> dict[Series, float]:
+        """Return the page as series with their values; fails where one occurs twice."""
+        return parsed(self.page())
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return one series' value, None where it is not shown."""
+        return self.samples().get((name, tuple(sorted(labels.items()))))
+
+    def stop(self) -> int:
+        """Stop as systemd does, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self._reader.join(10)
+        return code
+
+
+def parsed(page: str) -> dict[Series, float]:
+    """Read a page with the reference parser."""
+    samples: dict[Series, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in samples, f"{key} occurs twice"
+            samples[key] = sample.value
+    return samples
+
+
+CONFIG = """
+[hypervisor]
+uri = {uri}
+[poll.pulse]
+interval_seconds = {pulse}
+[poll.monitor]
+interval_seconds = {monitor}
+[poll.extra]
+interval_seconds = {extra}
+[agent]
+interval_seconds = 1.0
+[[sink]]
+type = "prometheus"
+listen_address = "127.0.0.1:0"
+"""
+
+
+@contextmanager
+def running(
+    folder: Path,
+    uri: str,
+    *,
+    pulse: float = 1.0,
+    monitor: float = 1.0,
+    extra: float = 2.0,
+    more: str = "",
+    python: tuple[str, ...] = (),
+) -> Iterator[Agent]:
+    """Run an agent against a hypervisor; it is stopped in the end, whatever happens."""
+    file = folder / "virtstatd.toml"
+    text = CONFIG.format(uri=json.dumps(uri), pulse=pulse, monitor=monitor, extra=extra)
+    file.write_text(text + more)
+    agent = Agent(file, python=python)
+    try:
+        yield agent
+    finally:
+        if agent.process.poll() is None:
+            agent.stop()

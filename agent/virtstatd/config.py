@@ -144,8 +144,8 @@ def _uri(document: Table) -> Iterator[Fault]:
     else:
         try:
             _ = urlsplit(uri).port
-        except ValueError as error:
-            yield Fault(path, f"is not a valid URI: {error}")
+        except ValueError:
+            yield Fault(path, "the address or port is not valid")
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://")

@@ -177,6 +177,7 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="Name in labels and in the log, one per sink; empty takes the type.",
+            title="1 to 64 letters, digits, dots, dashes and underscores",
             pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?\Z",
         ),
     ] = ""

@@ -2,8 +2,9 @@
 What a class of options accepts, and every fault of a table that was written for it.
 
 The class is a dataclass or a `msgspec.Struct`; its annotated fields are the options, described and
-bounded by `Annotated[..., msgspec.Meta(description=..., ge=...)]`. msgspec stops at the first
-error, so each value is tried by itself here, and the messages speak of options instead of types.
+bounded by `Annotated[..., msgspec.Meta(description=..., ge=...)]`; beside a `pattern`, `title` says
+in words what fits it. msgspec stops at the first error, so each value is tried by itself here, and
+the messages speak of options instead of types.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator
-from typing import Annotated, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -99,7 +101,9 @@ def unknown(name: str, value: object, known: Iterable[str], path: Path) -> Fault
 
 def faults_of_value(hint: object, value: object, path: Path) -> Iterator[Fault]:
     """Yield what is wrong with one value, down to the elements of arrays and tables."""
-    kind = _bare(inspect.type_info(hint))
+    hint = _present(hint)
+    info = inspect.type_info(hint)
+    kind = _bare(info)
     within: list[Fault] = []
     if isinstance(kind, inspect.StructType | inspect.DataclassType) and isinstance(value, dict):
         within += faults_of_table(options(kind.cls), value, path)
@@ -120,7 +124,7 @@ def faults_of_value(hint: object, value: object, path: Path) -> Iterator[Fault]:
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        yield Fault(path, _reason(kind, value) or str(error))
+        yield Fault(path, _reason(kind, value, _said(info, "title")) or str(error))
 
 
 def build(cls: type[T], table: dict[str, object]) -> T:
@@ -181,7 +185,7 @@ _NOUNS: dict[type, str] = {
 }
 
 
-def _reason(kind: inspect.Type, value: object) -> str:  # noqa: PLR0911 - a table of cases
+def _reason(kind: inspect.Type, value: object, form: str) -> str:  # noqa: PLR0911 - a table of cases
     """Say why msgspec refused a value, empty when only msgspec knows."""
     match kind:
         case inspect.LiteralType() | inspect.EnumType() if isinstance(value, str):
@@ -192,7 +196,7 @@ def _reason(kind: inspect.Type, value: object) -> str:  # noqa: PLR0911 - a tabl
             return _bound(kind, value)
         case inspect.StrType() if isinstance(value, str):
             reason = _length(kind, len(value), "characters")
-            return reason or f"must match {kind.pattern}, is {shown(value)}"
+            return reason or f"must be {form or f'of the form {kind.pattern}'}, is {shown(value)}"
         case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list):
             return _length(kind, len(value), "elements")
         case inspect.StructType() | inspect.DataclassType() | inspect.DictType() if isinstance(
@@ -231,17 +235,31 @@ def _length(
 
 
 def _option(field: inspect.Field, hint: object) -> Option:
-    description = ""
-    if isinstance(field.type, inspect.Metadata):
-        description = str((field.type.extra_json_schema or {}).get("description", ""))
     default = field.default
     if field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
+    description = _said(field.type, "description")
     return Option(field.name, hint, _bare(field.type), default, description)
+
+
+def _said(kind: inspect.Type, key: str) -> str:
+    """Return the `title` or `description` of a `msgspec.Meta`."""
+    if not isinstance(kind, inspect.Metadata):
+        return ""
+    return str((kind.extra_json_schema or {}).get(key, ""))
 
 
 def _bare(kind: inspect.Type) -> inspect.Type:
     return _bare(kind.type) if isinstance(kind, inspect.Metadata) else kind
+
+
+def _present(hint: object) -> object:
+    """Take `| None` away: TOML has no word for it."""
+    plain = _without_extras(hint)
+    if isinstance(plain, UnionType) or get_origin(plain) is Union:
+        members = [each for each in get_args(plain) if each is not NoneType]
+        return members[0] if len(members) == 1 else hint
+    return hint
 
 
 def _without_extras(hint: object) -> object:

@@ -34,6 +34,11 @@ _STRING = re.compile(
 _PLACE = re.compile(
     r"(?P<what>.+) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
 )
+_PLAIN: Final = {
+    "Invalid value": "invalid value, a string stands in quotes",
+    "Cannot overwrite a value": "this option is written twice",
+    "Cannot declare": "this table is written twice",
+}
 
 
 def text_of(path: FilePath) -> str:
@@ -93,7 +98,11 @@ def _syntax(message: str, text: str) -> str:
     placed = _PLACE.fullmatch(message)
     if placed is None:
         return f" {message}"
-    what = placed["what"][0].lower() + placed["what"][1:]
+    what = placed["what"]
+    for start, plain in _PLAIN.items():
+        if what.startswith(start):
+            what = plain
+    what = what[0].lower() + what[1:]
     if placed["line"]:
         return f"{placed['line']}:{placed['column']}: {what}"
     last = text.rstrip("\n").rpartition("\n")[2]

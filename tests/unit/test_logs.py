@@ -158,6 +158,24 @@ def test_a_reader_that_stopped_costs_lines_and_never_time(pipe: Pipe) -> None:
     assert told == dropped
 
 
+def test_missing_lines_are_told_where_they_are_missing(pipe: Pipe) -> None:
+    """The count of dropped lines stands between the lines around the gap."""
+    filler = pipe.fill()
+    writer = logs.LineWriter(pipe.writing, lambda lines: f"{lines} missing", waiting_bytes=100)
+    writer.write("before")
+    writer.write("x" * 100)
+    writer.write("y" * 100)
+    writer.write("after")
+    received = bytearray()
+    reader = threading.Thread(target=_read_to_end, args=(pipe.reading, received))
+    reader.start()
+    writer.close(seconds=60)
+    os.close(pipe.writing)
+    reader.join()
+    assert bytes(received[filler:]) == b"before\n2 missing\nafter\n"
+    assert writer.dropped == 2
+
+
 def _fail(message: str) -> NoReturn:
     raise ValueError(message)
 

@@ -1,7 +1,7 @@
 """
 Every statistic that virtstatd knows, as data: one TOML file per group, one line per key.
 
-`load` reads and checks them. What a line may say is told in `lines.py`; how a record of libvirt's
+`load` reads and checks them. What a file may say is told in `lines.py`; how a record of libvirt's
 becomes readings, in `decode.py`. The groups with a `bit` are libvirt's own; `agent`, `domain` and
 `unknown` are for the daemon's own numbers, for what a domain's XML says, and for keys without a
 line.
@@ -14,8 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from virtstatd.catalog.lines import EnumNames, Group, Line, Reader, Role
+from virtstatd.catalog.lines import EnumNames, Group, Line, Role
 from virtstatd.catalog.match import Match, Tree
+from virtstatd.catalog.reader import Reader
 from virtstatd.catalog.table import markdown, plain
 from virtstatd.errors import ConfigError
 from virtstatd.model import Kind, Labels, Series, Shape
@@ -43,9 +44,10 @@ class Catalog:
         self.groups = dict(groups)
         self.enums = dict(enums)
         self._lines = {at: tuple(several) for at, several in lines.items()}
-        self._trees = {name: Tree() for name in self.groups}
+        self._trees = {group.name: Tree() for group in self.groups.values() if group.bit}
         for (group, _), several in self._lines.items():
-            self._trees[group].plant(several)
+            if group in self._trees:
+                self._trees[group].plant(several)
         fields = [line for several in self._lines.values() for line in several if line.field]
         bits = {name: group.bit or 1 << 32 for name, group in self.groups.items()}
         self.fields = tuple(sorted(fields, key=lambda line: bits[line.group]))
@@ -140,11 +142,12 @@ def load(extra: Path | None = None) -> Catalog:
         for file in resources.files(__name__).iterdir()
         if file.name.endswith(".toml")
     ]
-    if extra:
-        found = sorted(extra.glob("*.toml")) if extra.is_dir() else [extra]
-        added = [(str(file), file.read_text(encoding="utf-8")) for file in found]
-    else:
-        added = []
+    added: list[tuple[str, str]] = []
+    for file in sorted(extra.glob("*.toml")) if extra and extra.is_dir() else [extra]:
+        try:
+            added += [(str(file), file.read_text(encoding="utf-8"))] if file else []
+        except (OSError, UnicodeDecodeError) as error:
+            reader.faults.append(f"{file}: {getattr(error, 'strerror', None) or error}")
     for name, text in files:
         if name == "enums.toml":
             reader.read_enums(name, text)

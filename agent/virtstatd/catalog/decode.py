@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from math import isfinite
 from operator import itemgetter
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -56,8 +57,9 @@ class _Plan:
     How the records with one list of keys are read.
 
     `fixed` takes the values that are part of the shapes, which must equal `expected`. `check` packs
-    a row and throws the bytes away: it raises where a number is negative, too large or none.
-    `floats` are the places of doubles, where packing lets NaN pass.
+    a row and throws the bytes away: it raises where a number is negative, too large or none. It
+    lets a boolean pass for a number, but no key of libvirt's is now the one and now the other.
+    `floats` are the places of doubles, where packing lets more pass than it may.
     """
 
     keys: tuple[str, ...]
@@ -69,6 +71,14 @@ class _Plan:
     floats: tuple[int, ...]
     parts: tuple[_Part, ...]
     recipes: tuple[Recipe, ...]  # keeps them alive for other domains
+
+    def accepts(self, row: Row) -> bool:
+        """Tell whether every number of a row can be taken as it is."""
+        try:
+            self.check(*row)
+        except (struct.error, OverflowError):
+            return False
+        return not self.floats or all(_is_finite(row[at]) for at in self.floats)
 
     def unwrapped(self, row: Row) -> Row:
         """Return the row with its 32-bit numbers unwrapped; ValueError names a key without one."""
@@ -111,15 +121,11 @@ class Decoder:
         plan = self._plans.get(domain.uuid, {}).get(keys)
         if plan is None or plan.fixed(row) != plan.expected:
             plan = self._compile(domain.uuid, keys, row)
-        try:
-            plan.check(*row)
-        except (struct.error, OverflowError):
+        if not plan.accepts(row):
             # Rare: an unsigned int of 2^31 and more, a value of another type, or nonsense.
             if tuple(map(type, row)) != plan.types:
                 plan = self._compile(domain.uuid, keys, row)
             row = plan.unwrapped(row)
-        for at in plan.floats:
-            number(keys[at], row[at], signed=True)
         return tuple(
             [
                 Reading(
@@ -200,6 +206,10 @@ class Decoder:
             recipe = compiled(self._catalog, group, group_keys, matches, values)
             self._recipes[identity] = recipe
         return recipe, fixed
+
+
+def _is_finite(value: Value) -> bool:
+    return isinstance(value, float) and isfinite(value)
 
 
 def _code(value: Value) -> str:

@@ -14,7 +14,9 @@ def new_loop():
     loop = uvloop.new_event_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 0.25
-    loop.set_exception_handler(lambda _, context: REPORTS.append(context))
+    loop.set_exception_handler(
+        lambda _, context: REPORTS.append(f"{context['message']}: {context.get('exception')!r}")
+    )
     return loop
 
 

@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from virtstatd.model import Batch, Domain, Field, Kind, Number, Reading, Series, Shape
@@ -97,7 +97,7 @@ def same(left: Found, right: Found) -> bool:
     ("openmetrics", "read"), [(False, read_text), (True, read_openmetrics)], ids=["text", "om"]
 )
 @pytest.mark.parametrize("batch", [make_batch(20), hostile_batch()], ids=["plain", "hostile"])
-def test_every_value_is_read_back(batch: Batch, openmetrics: bool, read: Reader):
+def test_every_value_is_read_back(batch: Batch, *, openmetrics: bool, read: Reader):
     """The official parsers find every series once, with its exact number, and nothing else."""
     found = parsed(page(batch.readings, openmetrics=openmetrics), read)
     assert len(found) == batch.samples

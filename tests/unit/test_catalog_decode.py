@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtstatd.catalog import Line, load
@@ -483,6 +483,7 @@ GARBAGE = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(records())
 def test_any_record(record: Record):
     """Whatever libvirt combines, shapes keep their promises and every number arrives once."""
@@ -506,6 +507,7 @@ def expected(key: str) -> int:
     return 0 if role in {Role.NAME, Role.START, Role.SIZE} else len(match.lines)
 
 
+@settings(deadline=None)
 @given(records(), records())
 def test_history_does_not_matter(before: Record, record: Record):
     """A record decodes alike on a decoder that has seen others, the same keys included."""
@@ -517,6 +519,7 @@ def test_history_does_not_matter(before: Record, record: Record):
     assert shown(decoder.readings(OTHER, record)) == shown(fresh(record))
 
 
+@settings(deadline=None)
 @given(GARBAGE, GARBAGE)
 def test_garbage(before: Record, record: Record):
     """Garbage raises nothing but ValueError, and leaves the decoder as it was."""
@@ -537,6 +540,7 @@ def test_garbage(before: Record, record: Record):
     assert decoder.readings(DOMAIN, good) == wanted
 
 
+@settings(deadline=None)
 @given(st.sampled_from([line for line in LINES if line.role is Role.NUMBER]), st.integers(0, 2**63))
 def test_unit_undone(line: Line, value: int):
     """A series' number, its factor undone, is libvirt's own."""

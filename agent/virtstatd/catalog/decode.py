@@ -9,6 +9,7 @@ and range, and takes the numbers of each group with one `itemgetter`.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,7 +97,7 @@ class Decoder:
     Decodes records of any number of domains, from any number of threads at once.
 
     Reading a plan takes no lock: plans never change, and a dictionary's `get` is atomic. Compiling
-    one does, as does storing it. `on_unknown` is called with each key that the catalog does not
+    and storing one does. `on_unknown` is called with each key that the catalog does not
     know, once per compiled plan and never per poll, on the thread that decodes and under the lock:
     it must neither wait nor call back.
     """
@@ -143,7 +144,8 @@ class Decoder:
 
     def _compile(self, uuid: str, keys: tuple[str, ...], row: Row) -> _Plan:
         with self._lock:
-            plan = self._plan(keys, row)
+            # The binding makes new strings for every domain; kept ones are shared.
+            plan = self._plan(tuple(map(sys.intern, keys)), row)
             plans = self._plans.setdefault(uuid, {})
             plans.pop(keys, None)
             while len(plans) >= _PLANS:

@@ -3,7 +3,21 @@ What a file of the catalog says: a group and its lines.
 
 A file describes one group: a header, then one line per key under `[fields]`. A key is written
 relative to its group, and `{label}` stands for one token of it: `"{vcpu}.time"` under
-`group = "vcpu"` is libvirt's `vcpu.0.time`. A line that is a list gives one number several names.
+`group = "vcpu"` is libvirt's `vcpu.0.time`. Keys written out win over placeholders.
+
+What a line may say, by its `kind`:
+
+- `counter`, `gauge`, `unknown`: a number. `name`, `unit` and `help` are the metric's; `prefix`
+  replaces the group's. The number is multiplied by `factor` while decoding, by `10 ** exponent`
+  in the sinks. `enum` names it in labels, out of enums.toml, where the names may depend on the
+  number of another key, `by`. Libvirt's number may be negative only where the line is `signed`. A
+  list of such lines gives one number several names.
+- `info`: a string, which becomes the label `label` of a series with the value 1.
+- `label`: the value, instead of the key's index, is the label `label` of the device's series.
+- `histogram`, `start`, `size`: the count of a bin, its lower bound in units of `10 ** exponent`,
+  and the number of bins.
+
+A group that is not libvirt's has no `bit`; its keys are names and its lines list their `labels`.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ class _Writer:
             self.text += json.dumps(self.draw(TEXTS))
         elif kind == "long":
             inner = self.draw(TEXTS).replace("\\", "\\\\").replace('"""', '""\\"')
-            ending = self.draw(st.sampled_from(["", '\\"', "\\\n  "]))
-            self.text += f'"""{inner.rstrip(chr(34))}{ending}"""'
+            ending = self.draw(st.sampled_from(["", '"', '""', '\\"', "\\\n  "]))
+            self.text += f'"""{inner} {ending}"""'
         else:
             quotes = self.draw(st.sampled_from(["", "'", "''"]))
             self.text += f"'''{self.draw(TEXTS).replace(chr(39), '')}{quotes}'''"

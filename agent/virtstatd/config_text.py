@@ -110,9 +110,9 @@ def _meaning(option: Option) -> str:
     if not isinstance(kind, inspect.IntType | inspect.FloatType):
         return option.description
     bounds = (
-        ("from", kind.ge),
+        ("at least" if kind.le is None else "from", kind.ge),
         ("more than", kind.gt),
-        ("to" if kind.ge is not None else "at most", kind.le),
+        ("at most" if kind.ge is None else "to", kind.le),
         ("less than", kind.lt),
     )
     limits = " ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)

@@ -1,0 +1,139 @@
+"""JSON lines to standard output, a file or a socket; `lines.py` describes the format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from virtstatd.errors import TryLater
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.lines import Lines
+from virtstatd.sinks.outputs import File, Output, Stdout
+from virtstatd.sinks.worker import Worker
+
+
+STDOUT = "stdout"
+UNIX = "unix:"
+CLOSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jsonl:
+    """Write every reading as JSON lines; a file is rotated by size, a socket connected again."""
+
+    target: Annotated[
+        str,
+        Meta(description="`stdout`, the path of a file, or `unix:` and the path of a socket."),
+    ] = STDOUT
+    rotate_bytes: Annotated[
+        int, Meta(description="Size from which a file is rotated; 0 is never.", ge=0)
+    ] = 100_000_000
+    rotate_keep: Annotated[
+        int, Meta(description="Number of rotated files to keep.", ge=1, le=1000)
+    ] = 5
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        path = self.target.removeprefix(UNIX)
+        if self.target != STDOUT and (not path.startswith("/") or "\0" in path):
+            raise ValueError(
+                "target: must be stdout, an absolute path, or unix: and an absolute path"
+            )
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Open the file at once, a socket with the first batch."""
+        if self.target.startswith(UNIX):
+            socket = _Socket(self.target.removeprefix(UNIX))
+            try:
+                yield socket.send
+            finally:
+                socket.close()
+            return
+        output = Stdout() if self.target == STDOUT else self._file(opening)
+        threaded = _Threaded(output, opening.name)
+        try:
+            yield threaded.send
+        finally:
+            await threaded.close()
+
+    def _file(self, opening: Opening) -> File:
+        return File(Path(self.target), self.rotate_bytes, self.rotate_keep, opening.log)
+
+
+class _Threaded:
+    """An output that blocks, on a thread of its own."""
+
+    def __init__(self, output: Output, name: str) -> None:
+        self._output = output
+        self._lines = Lines()
+        self._worker = Worker(f"sink {name}")
+        self._underway: tuple[Batch, asyncio.Future[None]] | None = None
+
+    async def send(self, batch: Batch) -> None:
+        """Write a batch; one whose sender was cancelled is written to its end before the next."""
+        if self._underway is not None:
+            earlier, written = self._underway
+            await asyncio.wait([written])
+            self._underway = None
+            if earlier is batch and written.exception() is None:
+                return  # it was only not waited for
+        written = self._worker.submit(lambda: self._output.write(self._lines.pieces(batch)))
+        self._underway = batch, written
+        await asyncio.wait([written])  # waiting may be cancelled, writing cannot
+        self._underway = None
+        written.result()
+
+    async def close(self) -> None:
+        """Close when all is written, or leave a write that is stuck to its thread."""
+        closed = self._worker.submit(self._output.close)
+        self._worker.close()
+        await asyncio.wait([closed], timeout=CLOSE_SECONDS)
+
+
+class _Socket:
+    """A stream to whoever listens at a socket in the file system."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lines = Lines()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, batch: Batch) -> None:
+        """Write a batch into the socket; after a failure all of it goes to the next connection."""
+        try:
+            writer = await self._connected()
+            for piece in self._lines.pieces(batch):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)  # a fast reader must not keep the loop
+        except OSError as error:
+            self.close()
+            raise TryLater(f"{self._path}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()  # cut in the middle of a line
+            raise
+
+    def close(self) -> None:
+        """Cut the connection; what was sent is with the kernel already."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        if self._streams is not None:
+            reader, writer = self._streams
+            if not reader.at_eof() and not writer.is_closing():
+                return writer
+            self.close()
+        self._streams = await asyncio.open_unix_connection(self._path)
+        _, writer = self._streams
+        writer.transport.set_write_buffer_limits(high=0)  # sent is what the kernel has
+        return writer

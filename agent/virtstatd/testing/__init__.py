@@ -2,6 +2,7 @@
 
 from virtstatd.testing.batches import (
     HOSTILE_NAMES,
+    TAKEN_AT,
     hostile_batch,
     make_batch,
     make_domain,
@@ -13,6 +14,7 @@ from virtstatd.testing.clock import FakeClock, settle
 
 __all__ = [
     "HOSTILE_NAMES",
+    "TAKEN_AT",
     "FakeClock",
     "hostile_batch",
     "make_batch",

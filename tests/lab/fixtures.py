@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs KVM where there is none; everything else runs without it."""
     if item.get_closest_marker("kvm") and not has_kvm():
-        pytest.skip("this machine has no usable /dev/kvm, and only it has these statistics")
+        pytest.skip(f"{item.name}: needs KVM, and this machine has no usable /dev/kvm")
 
 
 @contextmanager

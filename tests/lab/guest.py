@@ -98,7 +98,6 @@ def target(number: int, prefix: str = "vd") -> str:
 
 def make_disk(image: Path, mib: int) -> None:
     """Create a sparse raw image."""
-    image.parent.mkdir(exist_ok=True)
     with image.open("wb") as file:
         file.truncate(mib << 20)
 

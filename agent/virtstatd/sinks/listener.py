@@ -179,7 +179,7 @@ class _Connections:
         self._open.add(writer)
         task = asyncio.create_task(self._serve(reader, writer), name="scrape")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._forget(task, writer))
 
     async def close(self) -> None:
         """Cut off everybody."""
@@ -199,10 +199,13 @@ class _Connections:
             pass  # the client's business
         except Exception:  # noqa: BLE001 - not even our own fault may end the agent
             self._log.exception("scrape.crashed")
-        finally:
-            self._open.discard(writer)
-            self._waiting.pop(writer, None)
-            writer.transport.abort()  # does nothing to what is closed already
+
+    def _forget(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        """Clear up after a connection's task, which may have been cancelled before it began."""
+        self._tasks.discard(task)
+        self._open.discard(writer)
+        self._waiting.pop(writer, None)
+        writer.transport.abort()  # does nothing to what is closed already
 
     def _make_room(self) -> bool:
         now = asyncio.get_running_loop().time()

@@ -10,12 +10,15 @@ from virtstatd.testing.batches import (
     make_shapes,
 )
 from virtstatd.testing.clock import FakeClock, settle
+from virtstatd.testing.contract import BrokenContract, check_sink
 
 
 __all__ = [
     "HOSTILE_NAMES",
     "TAKEN_AT",
+    "BrokenContract",
     "FakeClock",
+    "check_sink",
     "hostile_batch",
     "make_batch",
     "make_domain",

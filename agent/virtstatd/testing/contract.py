@@ -1,0 +1,277 @@
+"""
+The contract that every sink is held to.
+
+```python
+async def test_my_sink():
+    await check_sink(lambda: MySink(url=server.url), moods={"later": server.away})
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Literal, get_args
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.model import Batch, Shape
+from virtstatd.options import options
+from virtstatd.sink import Delivery, Opening, Send, Sink
+from virtstatd.testing.batches import hostile_batch, make_batch, make_shapes
+from virtstatd.testing.clock import settle
+
+
+Mood = Literal["later", "never", "random", "stuck"]
+"""How a destination can be: away, refusing, either of both by chance, silent."""
+
+MakeSink = Callable[[], Sink]
+Enter = Callable[[], AbstractAsyncContextManager[None]]
+Moods = Mapping[Mood, Enter]
+Received = Callable[[], Awaitable[object]]
+
+PATIENCE_SECONDS = 10.0
+ATTEMPTS = 20
+CUTS = 12
+
+
+class BrokenContract(AssertionError):  # noqa: N818 - what happened, for pytest to show
+    """The sink does not do what a sink has to."""
+
+
+async def check_sink(
+    make_sink: MakeSink, *, moods: Moods | None = None, received: Received | None = None
+) -> None:
+    """
+    Raise BrokenContract when a sink breaks one of the promises that outlets rely on.
+
+    `make_sink` returns a sink whose destination is there. `moods` make the destination away
+    ("later"), refusing ("never"), changing ("random") or silent ("stuck") for as long as they are
+    entered; what a sink's destination cannot be is left out. `received` returns what changes with
+    everything that the destination gets, such as a count of bytes.
+    """
+    await _check_class(make_sink)
+    await _check_never_sent(make_sink)
+    await _check_twice(make_sink, received)
+    await _check_odd_batches(make_sink)
+    await _check_nothing_kept(make_sink)
+    await _check_cancelled(make_sink)
+    for mood, enter in (moods or {}).items():
+        await _MOODS[mood](make_sink, enter)
+        await _check_nothing_left(make_sink)
+    await _check_nothing_left(make_sink)
+
+
+def _require(condition: object, promise: str) -> None:
+    if not condition:
+        raise BrokenContract(promise)
+
+
+def opening(name: str = "checked", log: FilteringBoundLogger | None = None) -> Opening:
+    """Return what a sink is opened with, by default with a log that goes nowhere."""
+    silent = structlog.wrap_logger(structlog.testing.CapturingLogger())
+    return Opening(name, log if log is not None else silent)
+
+
+async def _sent(send: Send, batch: Batch) -> None:
+    """Send within a bound."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await send(batch)
+    except TimeoutError as error:
+        raise BrokenContract("send returns while the destination is there") from error
+
+
+async def _check_class(make_sink: MakeSink) -> None:
+    sink = make_sink()
+    cls = type(sink)
+    _require(cls.delivery in get_args(Delivery), "delivery names one of the promises")
+    for option in options(cls):
+        _require(option.description.endswith("."), f"{option.name} is described by one sentence")
+        try:
+            setattr(sink, option.name, getattr(sink, option.name))
+        except (AttributeError, FrozenInstanceError):
+            continue
+        raise BrokenContract("options cannot be changed after the sink was made")
+
+
+async def _check_never_sent(make_sink: MakeSink) -> None:
+    """Open and close without a batch."""
+    async with make_sink().open(opening()):
+        pass
+
+
+async def _check_twice(make_sink: MakeSink, received: Received | None) -> None:
+    """Open the same sink again after it was closed; it delivers again."""
+    sink = make_sink()
+    for _ in range(2):
+        async with sink.open(opening()) as send:
+            for base in (1000, 2000):
+                before = await received() if received else None
+                await _sent(send, make_batch(3, base=base))
+                if received:
+                    _require(await received() != before, "send returns after delivery")
+
+
+async def _check_odd_batches(make_sink: MakeSink) -> None:
+    """No name, number or emptiness is too odd, and no batch is changed."""
+    empty = Batch("bulk", 0, ())
+    gone = make_batch(0, gone=tuple(each.domain for each in make_batch(1).readings if each.domain))
+    async with make_sink().open(opening()) as send:
+        for batch in (empty, gone, hostile_batch(), make_batch(200)):
+            before = repr(batch)
+            await _sent(send, batch)
+            _require(repr(batch) == before, "send leaves the batch as it was")
+
+
+async def _check_nothing_kept(make_sink: MakeSink) -> None:
+    """Let go of what was sent, but for the latest where that is the promise."""
+    sink = make_sink()
+    if sink.delivery == "latest":
+        return
+    async with sink.open(opening()) as send:
+        shapes = await _send_own(send)
+        await _sent(send, make_batch(1))
+        await settle()
+        gc.collect()
+        _require(not any(shape() for shape in shapes), "nothing of a batch is kept after send")
+
+
+async def _send_own(send: Send) -> list[weakref.ref[Shape]]:
+    shapes = make_shapes()
+    await _sent(send, make_batch(2, shapes=shapes))
+    return [weakref.ref(shape) for shape in shapes]
+
+
+async def _check_cancelled(make_sink: MakeSink) -> None:
+    """Cancel at every await; send ends at once, and the next one succeeds."""
+    async with make_sink().open(opening()) as send:
+        for turns in range(CUTS):
+            sending = asyncio.ensure_future(send(make_batch(20)))
+            await settle(turns)
+            await _cancelled(sending)
+            await _sent(send, make_batch(1))
+
+
+async def _cancelled(sending: asyncio.Future[None]) -> None:
+    sending.cancel()
+    done, _ = await asyncio.wait([sending], timeout=PATIENCE_SECONDS)
+    _require(done, "send ends when it is cancelled")
+    if not sending.cancelled() and (error := sending.exception()):
+        _require(isinstance(error, TryLater | Rejected), f"send raises none but its two: {error!r}")
+
+
+async def _check_later(make_sink: MakeSink, enter: Enter) -> None:
+    """While the destination is away send raises TryLater; then the same batch goes."""
+    batch = make_batch(3)
+    async with make_sink().open(opening()) as send:
+        async with enter():
+            for _ in range(3):
+                _require(await _outcome(send, batch) is TryLater, "away raises TryLater")
+        await _recovered(send, batch)
+    async with enter(), make_sink().open(opening()) as send:
+        _require(await _outcome(send, batch) is TryLater, "away from the start raises TryLater")
+
+
+async def _check_never(make_sink: MakeSink, enter: Enter) -> None:
+    """Let the destination refuse for good; send raises Rejected."""
+    async with make_sink().open(opening()) as send:
+        async with enter():
+            _require(await _outcome(send, make_batch(3)) is Rejected, "refused raises Rejected")
+        await _recovered(send, make_batch(3))
+
+
+async def _check_random(make_sink: MakeSink, enter: Enter) -> None:
+    """Whatever the destination does, send returns or raises one of its two, and recovers."""
+    chance = random.Random(1)  # noqa: S311 - the same choices in every run
+    async with make_sink().open(opening()) as send:
+        async with enter():
+            for _ in range(ATTEMPTS):
+                await _outcome(send, make_batch(chance.randrange(5)))
+        await _recovered(send, make_batch(3))
+
+
+async def _check_stuck(make_sink: MakeSink, enter: Enter) -> None:
+    """While the destination is silent send can be cancelled, the sink closed, then used again."""
+    async with enter():
+        try:
+            async with asyncio.timeout(None) as limit, make_sink().open(opening()) as send:
+                for _ in range(3):
+                    sending = asyncio.ensure_future(send(make_batch(300)))
+                    await settle(50)
+                    await _cancelled(sending)
+                limit.reschedule(asyncio.get_running_loop().time() + PATIENCE_SECONDS)
+        except TimeoutError as error:
+            raise BrokenContract("a sink closes while its destination is silent") from error
+    async with make_sink().open(opening()) as send:
+        await _recovered(send, make_batch(3))
+
+
+_MOODS: dict[Mood, Callable[[MakeSink, Enter], Awaitable[None]]] = {
+    "later": _check_later,
+    "never": _check_never,
+    "random": _check_random,
+    "stuck": _check_stuck,
+}
+
+
+async def _outcome(send: Send, batch: Batch) -> type[Exception] | None:
+    """Send once, and return which of its two exceptions came, None for success."""
+    try:
+        await _sent(send, batch)
+    except (TryLater, Rejected) as error:
+        return type(error)
+    except BrokenContract:
+        raise
+    except Exception as error:
+        raise BrokenContract(f"send raises none but its two: {error!r}") from error
+    return None
+
+
+async def _recovered(send: Send, batch: Batch) -> None:
+    """Require success within a few attempts: the first may find a connection dead."""
+    for _ in range(ATTEMPTS):
+        if await _outcome(send, batch) is None:
+            return
+        await settle()
+    raise BrokenContract("send succeeds again when the destination is back")
+
+
+async def _check_nothing_left(make_sink: MakeSink) -> None:
+    """Count tasks, descriptors and threads before a sink opens and after it was closed."""
+    before = await _census()
+    sink = make_sink()
+    for _ in range(3):
+        async with sink.open(opening()) as send:
+            with suppress(TryLater, Rejected):
+                await _sent(send, make_batch(3))
+    for _ in range(100):
+        if all(now <= then for now, then in zip(await _census(), before, strict=True)):
+            return
+        await asyncio.sleep(0.01)  # threads and transports end on their own time
+    tasks, descriptors, threads = await _census()
+    raise BrokenContract(
+        f"a closed sink leaves nothing behind: {tasks - before[0]} tasks,"
+        f" {descriptors - before[1]} descriptors, {threads - before[2]} threads"
+    )
+
+
+async def _census() -> tuple[int, int, int]:
+    await settle()
+    gc.collect()
+    # the loop's own pool grows by itself, and serves everybody
+    threads = [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
+    return len(asyncio.all_tasks()), _descriptors(), len(threads)
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

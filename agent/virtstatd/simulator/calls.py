@@ -10,7 +10,7 @@ from virtstatd.simulator.connection import Connection, Payload
 from virtstatd.simulator.faults import Fault
 from virtstatd.simulator.guests import Guest
 from virtstatd.simulator.host import Host
-from virtstatd.simulator.rpc import FROM_RPC, INTERNAL, RpcError
+from virtstatd.simulator.rpc import FROM_QEMU, FROM_RPC, INTERNAL, INVALID_OPERATION, RpcError
 from virtstatd.simulator.xdr import Reader
 
 
@@ -18,6 +18,7 @@ from virtstatd.simulator.xdr import Reader
 class Call:
     """One call of a client: its arguments, to be read in order, and what it may look at."""
 
+    procedure: int
     arguments: Reader
     connection: Connection
     host: Host
@@ -39,6 +40,14 @@ class Call:
         """Refuse what needs a hypervisor before one was opened."""
         if not self.connection.opened:
             raise RpcError(INTERNAL, FROM_RPC, "hypervisor connection not open")
+
+
+def active_guest(call: Call) -> Guest:
+    """Read a domain that must be running."""
+    guest = call.guest()
+    if not guest.active:
+        raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is not running")
+    return guest
 
 
 Handler = Callable[[Call], "Payload | Coroutine[None, None, Payload]"]

@@ -110,9 +110,9 @@ def is_secure(_: Call) -> bytes:
     return pack_int(1)
 
 
-def unsupported(_: Call) -> bytes:
+def unsupported(call: Call) -> bytes:
     """Refuse what the simulator does not have, as a driver without that function does."""
-    raise RpcError(NO_SUPPORT, FROM_DOMAIN, "not simulated")
+    raise RpcError(NO_SUPPORT, FROM_DOMAIN, f"procedure {call.procedure}")
 
 
 def nothing(_: Call) -> bytes:

@@ -18,6 +18,7 @@ from typing import get_args
 from virtstatd.simulator import procedures
 from virtstatd.simulator.events import Argument, Event
 from virtstatd.simulator.faults import Fault, Kind
+from virtstatd.simulator.fields import parse_field
 from virtstatd.simulator.guests import Guest
 from virtstatd.simulator.rpc import RpcError
 from virtstatd.simulator.server import Server
@@ -178,7 +179,12 @@ class Control:
         if not isinstance(arguments, list):
             raise CommandError("arguments: must be a list")
         for guest in self._chosen(command):
-            typed: list[Argument] = list(arguments)
+            typed: list[Argument] = [
+                [parse_field(*field) for field in argument]
+                if isinstance(argument, list)
+                else argument
+                for argument in arguments
+            ]
             event = Event(int(_number(command, "id", 0)), guest.uuid, guest.pack(), typed)
             event.pack(0)  # refuse what does not fit before anybody is told
             self.server.tell(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from virtstatd.simulator.calls import Call
+from virtstatd.simulator.calls import Call, active_guest
 from virtstatd.simulator.events import pack_params
 from virtstatd.simulator.fields import ULLONG, Field
 from virtstatd.simulator.flavors import SECOND
@@ -17,12 +17,12 @@ from virtstatd.simulator.rpc import (
     FROM_RPC,
     INTERNAL,
     INVALID_ARG,
-    INVALID_OPERATION,
     NO_METADATA,
     NOT_SUPPORTED,
     UNSUPPORTED,
     RpcError,
 )
+from virtstatd.simulator.tuning import everywhere
 from virtstatd.simulator.xdr import (
     pack_array,
     pack_hyper,
@@ -41,13 +41,6 @@ MAX_CPU_PARAMS = 16
 MIGRATABLE_AND_BELOW = 15  # virDomainXMLFlags
 XML_INACTIVE = 2
 ELEMENT = 2  # virDomainMetadataType
-
-
-def _active(call: Call) -> Guest:
-    guest = call.guest()
-    if not guest.active:
-        raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is not running")
-    return guest
 
 
 def cpu_time(call: Call, guest: Guest) -> int:
@@ -79,7 +72,7 @@ def get_state(call: Call) -> bytes:
 
 def get_control_info(call: Call) -> bytes:
     """Say whether the monitor is free, and for how many ms it has not been."""
-    guest = _active(call)
+    guest = active_guest(call)
     if guest.job.locked():
         since = int((call.host.clock() - guest.job_since) * 1000)
         return pack_uint(OCCUPIED) + pack_uint(0) + pack_uhyper(since)
@@ -130,7 +123,7 @@ def set_metadata(call: Call) -> bytes:
 
 def get_cpu_stats(call: Call) -> bytes:
     """Give CPU time in total (`start` -1) or per host CPU, at most 128 of them at once."""
-    guest = _active(call)
+    guest = active_guest(call)
     take_uint = call.arguments.take_uint
     nparams, start, ncpus = take_uint(), call.arguments.take_int(), take_uint()
     if nparams > MAX_CPU_PARAMS:
@@ -178,7 +171,7 @@ def _shares(salt: int, cpus: int) -> tuple[tuple[int, ...], int]:
 
 def get_vcpus(call: Call) -> bytes:
     """Give state, CPU time and CPU of each vCPU, and where each may run."""
-    guest = _active(call)
+    guest = active_guest(call)
     most, size = call.arguments.take_int(), call.arguments.take_int()
     count = max(0, min(most, guest.flavor.vcpus))
     time = cpu_time(call, guest) // guest.flavor.vcpus
@@ -186,21 +179,7 @@ def get_vcpus(call: Call) -> bytes:
         pack_uint(n) + pack_int(1) + pack_uhyper(time) + pack_int(n % call.host.cpus)
         for n in range(count)
     ]
-    return pack_array(rows) + pack_opaque(_everywhere(call, size) * count)
-
-
-def _everywhere(call: Call, size: int) -> bytes:
-    """Make a CPU map of `size` bytes with every host CPU in it."""
-    size = max(0, min(size, 1024))
-    return ((1 << min(call.host.cpus, size * 8)) - 1).to_bytes(size, "little")
-
-
-def get_vcpu_pins(call: Call) -> bytes:
-    """Say that every vCPU may run everywhere."""
-    guest = call.guest()
-    most, size = call.arguments.take_int(), call.arguments.take_int()
-    count = max(0, min(most, guest.flavor.vcpus))
-    return pack_opaque(_everywhere(call, size) * count) + pack_int(count)
+    return pack_array(rows) + pack_opaque(everywhere(call, size) * count)
 
 
 def get_os_type(call: Call) -> bytes:
@@ -254,38 +233,38 @@ def has_no_messages(call: Call) -> bytes:
 
 def get_job_info(call: Call) -> bytes:
     """Say that no migration or backup runs."""
-    _active(call)
+    active_guest(call)
     return pack_int(0) + pack_uhyper(0) * 11
 
 
 def get_job_stats(call: Call) -> bytes:
     """Say the same in typed parameters."""
-    _active(call)
+    active_guest(call)
     return pack_int(0) + pack_uint(0)
 
 
 def get_block_job_info(call: Call) -> bytes:
     """Say that no block job runs."""
-    _active(call)
+    active_guest(call)
     return pack_int(0) * 2 + pack_uhyper(0) * 3
 
 
 def get_scheduler_type(call: Call) -> bytes:
-    """Name the scheduler and how many parameters it has: none."""
+    """Name the scheduler and how many parameters it has."""
     call.guest()
-    return pack_string("posix") + pack_int(0)
+    return pack_string("posix") + pack_int(9)
 
 
 def get_memory_stats(call: Call) -> bytes:
     """Give the balloon's three numbers that need no guest driver."""
-    kib = _active(call).flavor.memory_mib * 1024
+    kib = active_guest(call).flavor.memory_mib * 1024
     rows = ((6, kib), (7, kib * 2 // 3), (9, int(call.host.epoch())))  # actual, RSS, last update
     return pack_array(pack_int(tag) + pack_uhyper(value) for tag, value in rows)
 
 
 def interface_stats(call: Call) -> bytes:
     """Give the counters of one NIC."""
-    guest = _active(call)
+    guest = active_guest(call)
     tap = call.arguments.take_string()
     if tap not in guest.taps:
         raise RpcError(INVALID_ARG, FROM_DOMAIN, f"'{tap}' is not a known interface")
@@ -333,7 +312,7 @@ def create_with_flags(call: Call) -> bytes:
 
 def reboot(call: Call) -> bytes:
     """Reset a guest; libvirt 9.0 says so twice."""
-    guest = _active(call)
+    guest = active_guest(call)
     call.host.tell(guest, 1)
     call.host.tell(guest, 1)
     return b""

@@ -8,6 +8,7 @@ records captured from a real daemon obey the same rules as generated ones.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Literal
@@ -83,6 +84,11 @@ class Field:
         return _GROUPS[self.name.partition(".")[0]]
 
     @property
+    def has_group(self) -> bool:
+        """Whether it is a field of a record at all."""
+        return self.name.partition(".")[0] in _GROUPS
+
+    @property
     def needs_job(self) -> bool:
         """Whether libvirtd leaves the field out when it did not get the guest's job."""
         return _WITHOUT_JOB.fullmatch(self.name) is None
@@ -133,3 +139,20 @@ def text(name: str, value: str) -> Field:
 def follows(name: str, driver: Driver, type_: int) -> Field:
     """Make a number that is the driver itself."""
     return Field(name, type_, 0, UNIT, driver)
+
+
+def parse_field(name: str, type_: int, value: float | str) -> Field:
+    """Make a field of a captured one; raises `ValueError` when type and value do not fit."""
+    if type_ == STRING:
+        return Field(name, type_, text=str(value))
+    if type_ not in CODES or isinstance(value, str):
+        raise ValueError(f"{name}: type {type_!r} with value {value!r}")
+    number = float(value) if type_ == DOUBLE else int(value)
+    if type_ == UINT and number < 0:  # the binding hands large ones out as negative
+        number += 1 << 32
+    field = Field(name, type_, number)
+    try:
+        field.pack_value()
+    except struct.error as error:
+        raise ValueError(f"{name}: {value!r} does not fit type {type_}") from error
+    return field

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtstatd.simulator.fields import BOOLEAN, DOUBLE, STRING, UINT, Field
+from virtstatd.simulator.fields import Field, parse_field
 from virtstatd.simulator.flavors import Flavor, Metadata, letter
 from virtstatd.simulator.layout import Record
 from virtstatd.simulator.load import Load, random_load
@@ -149,7 +149,10 @@ def replayed_guests(path: Path) -> Iterator[Guest]:
     """
     try:
         for entry in json.loads(path.read_text()):
-            fields = tuple(_recorded(*param) for param in entry["params"])
+            fields = tuple(parse_field(*param) for param in entry["params"])
+            strange = [f.name for f in fields if not f.has_group]
+            if strange:
+                raise ValueError(f"{path}: {strange[0]} belongs to no group of statistics")
             state = next((int(f.base) for f in fields if f.name == "state.state"), RUNNING)
             yield Guest(
                 name=entry["name"],
@@ -162,21 +165,3 @@ def replayed_guests(path: Path) -> Iterator[Guest]:
             )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a list of captured records: {error!r}") from error
-
-
-def _recorded(name: str, type_: int, value: float | str) -> Field:
-    if type_ == STRING:
-        recorded = Field(name, type_, text=str(value))
-    elif type_ == DOUBLE:
-        recorded = Field(name, type_, float(value))
-    else:
-        number = int(value)
-        # the binding hands large unsigned numbers out as negative ones
-        recorded = Field(
-            name, type_, number + (1 << 32) if type_ == UINT and number < 0 else number
-        )
-    if not UINT - 1 <= type_ <= STRING or (type_ == BOOLEAN and value not in (0, 1)):
-        raise ValueError(f"{name}: type {type_} with value {value!r}")
-    recorded.pack_value()
-    _ = recorded.group
-    return recorded

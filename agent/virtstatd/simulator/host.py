@@ -134,10 +134,9 @@ class Host:
         """Take a guest away without a word."""
         self.by_id.pop(guest.id, None)
         guest.change(SHUT_OFF, DESTROYED, self.clock())
+        guest.id = -1
         self.release_monitor(guest)
-        if guest.persistent:
-            guest.id = -1
-        else:
+        if not guest.persistent:
             self.guests.pop(guest.uuid, None)
             self.by_name.pop(guest.name, None)
 

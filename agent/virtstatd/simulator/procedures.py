@@ -7,7 +7,7 @@ does; numbers that libvirt does not have get its own "unknown procedure".
 
 from __future__ import annotations
 
-from virtstatd.simulator import connect, domains, node, stats
+from virtstatd.simulator import connect, domains, node, stats, tuning
 from virtstatd.simulator.calls import Procedure
 
 
@@ -48,13 +48,16 @@ TABLE: dict[int, Procedure] = {
     37: Procedure("CONNECT_LIST_DOMAINS", connect.list_domains, urgent=True),
     51: Procedure("CONNECT_NUM_OF_DOMAINS", connect.num_of_domains, urgent=True),
     56: Procedure("DOMAIN_GET_SCHEDULER_TYPE", domains.get_scheduler_type),
+    57: Procedure("DOMAIN_GET_SCHEDULER_PARAMETERS", tuning.get_scheduler_parameters),
     59: Procedure("CONNECT_GET_HOSTNAME", connect.get_hostname, urgent=True),
     60: Procedure("CONNECT_SUPPORTS_FEATURE", connect.supports_feature, urgent=True, early=True),
+    64: Procedure("DOMAIN_BLOCK_STATS", tuning.get_block_stats),
     65: Procedure("DOMAIN_INTERFACE_STATS", domains.interface_stats, urgent=True),
     66: Procedure("AUTH_LIST", connect.auth_list, urgent=True, early=True),
     101: Procedure("NODE_GET_CELLS_FREE_MEMORY", node.get_cells_free_memory, urgent=True),
     102: Procedure("NODE_GET_FREE_MEMORY", node.get_free_memory, urgent=True),
     110: Procedure("CONNECT_GET_URI", connect.get_uri, urgent=True),
+    121: Procedure("DOMAIN_GET_SECURITY_LABEL", tuning.get_security_label, urgent=True),
     122: Procedure("NODE_GET_SECURITY_MODEL", node.get_security_model, urgent=True),
     149: Procedure("CONNECT_IS_SECURE", connect.is_secure, urgent=True),
     150: Procedure("DOMAIN_IS_ACTIVE", domains.is_active, urgent=True),
@@ -64,17 +67,24 @@ TABLE: dict[int, Procedure] = {
     163: Procedure("DOMAIN_GET_JOB_INFO", domains.get_job_info),
     183: Procedure("DOMAIN_HAS_MANAGED_SAVE_IMAGE", domains.is_not),
     187: Procedure("DOMAIN_SNAPSHOT_NUM", domains.is_not, urgent=True),
+    194: Procedure("DOMAIN_GET_BLOCK_INFO", tuning.get_block_info),
     196: Procedure("DOMAIN_CREATE_WITH_FLAGS", domains.create_with_flags, writes=True),
-    199: Procedure("DOMAIN_SET_VCPUS_FLAGS", connect.unsupported, writes=True),
+    198: Procedure("DOMAIN_GET_MEMORY_PARAMETERS", tuning.get_memory_parameters),
     200: Procedure("DOMAIN_GET_VCPUS_FLAGS", domains.get_vcpu_count),
     202: Procedure("DOMAIN_IS_UPDATED", domains.is_not, urgent=True),
+    206: Procedure("DOMAIN_GET_BLKIO_PARAMETERS", tuning.get_blkio_parameters),
     212: Procedure("DOMAIN_GET_STATE", domains.get_state, urgent=True),
+    223: Procedure("DOMAIN_GET_SCHEDULER_PARAMETERS_FLAGS", tuning.get_scheduler_parameters),
     227: Procedure("NODE_GET_CPU_STATS", node.get_cpu_stats, urgent=True),
     228: Procedure("NODE_GET_MEMORY_STATS", node.get_memory_stats, urgent=True),
     229: Procedure("DOMAIN_GET_CONTROL_INFO", domains.get_control_info, urgent=True),
-    230: Procedure("DOMAIN_GET_VCPU_PIN_INFO", domains.get_vcpu_pins),
+    230: Procedure("DOMAIN_GET_VCPU_PIN_INFO", tuning.get_vcpu_pins),
     234: Procedure("DOMAIN_DESTROY_FLAGS", domains.destroy, urgent=True, writes=True),
     238: Procedure("DOMAIN_GET_BLOCK_JOB_INFO", domains.get_block_job_info),
+    243: Procedure("DOMAIN_BLOCK_STATS_FLAGS", tuning.get_block_stats_flags),
+    253: Procedure("DOMAIN_GET_BLOCK_IO_TUNE", tuning.get_block_io_tune),
+    255: Procedure("DOMAIN_GET_NUMA_PARAMETERS", tuning.get_numa_parameters),
+    257: Procedure("DOMAIN_GET_INTERFACE_PARAMETERS", tuning.get_interface_parameters),
     262: Procedure("DOMAIN_GET_CPU_STATS", domains.get_cpu_stats),
     263: Procedure("DOMAIN_GET_DISK_ERRORS", domains.has_none),
     264: Procedure("DOMAIN_SET_METADATA", domains.set_metadata, writes=True),
@@ -83,6 +93,7 @@ TABLE: dict[int, Procedure] = {
     274: Procedure("DOMAIN_LIST_ALL_SNAPSHOTS", connect.empty_list, urgent=True),
     277: Procedure("DOMAIN_GET_HOSTNAME", domains.get_guest_agent, writes=True),
     278: Procedure("DOMAIN_GET_SECURITY_LABEL_LIST", domains.has_none, urgent=True),
+    280: Procedure("DOMAIN_GET_EMULATOR_PIN_INFO", tuning.get_emulator_pin),
     281: Procedure("CONNECT_LIST_ALL_STORAGE_POOLS", connect.empty_list, urgent=True),
     283: Procedure("CONNECT_LIST_ALL_NETWORKS", connect.empty_list, urgent=True),
     284: Procedure("CONNECT_LIST_ALL_INTERFACES", connect.empty_list, urgent=True),
@@ -98,8 +109,10 @@ TABLE: dict[int, Procedure] = {
         "CONNECT_DOMAIN_EVENT_CALLBACK_DEREGISTER_ANY", connect.deregister_event, urgent=True
     ),
     STATS: Procedure("CONNECT_GET_ALL_DOMAIN_STATS", stats.get_all_domain_stats),
+    351: Procedure("DOMAIN_GET_IOTHREAD_INFO", tuning.get_iothreads),
     360: Procedure("CONNECT_REGISTER_CLOSE_CALLBACK", connect.nothing, urgent=True),
     361: Procedure("CONNECT_UNREGISTER_CLOSE_CALLBACK", connect.nothing, urgent=True),
+    365: Procedure("DOMAIN_GET_PERF_EVENTS", tuning.get_perf_events),
     418: Procedure("DOMAIN_GET_GUEST_INFO", domains.get_guest_agent, writes=True),
     426: Procedure("DOMAIN_GET_MESSAGES", domains.has_no_messages),
 }

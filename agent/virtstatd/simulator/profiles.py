@@ -49,7 +49,7 @@ PROFILES: dict[str, Profile] = {
         shut_off=0.03,
     ),
     # a hundred statistics per guest
-    "hundred": Profile(((1, Flavor(vcpus=4, memory_mib=4096, disks=2, nics=2)),)),
+    "hundred": Profile(((1, Flavor(vcpus=5, memory_mib=4096, disks=2, nics=2, iothreads=1)),)),
     "small": Profile(((1, Flavor(vcpus=1, memory_mib=512)),), metadata="none"),
     # 42 statistics of KVM per vCPU: few of these fill libvirt's message
     "kvm8": Profile(((1, Flavor(vcpus=8, memory_mib=16384, disks=2, kvm=True)),)),

@@ -111,7 +111,12 @@ class Server:
             self.calls[known.name] = self.calls.get(known.name, 0) + 1
             faults = self.faults.strike(header.procedure)
             call = Call(
-                Reader(payload), connection, self.host, self.job_wait_seconds, tuple(faults)
+                header.procedure,
+                Reader(payload),
+                connection,
+                self.host,
+                self.job_wait_seconds,
+                tuple(faults),
             )
             _permit(call, known)
             if faults:

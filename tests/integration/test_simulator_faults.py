@@ -1,0 +1,557 @@
+"""What the simulator's faults do to real clients, as measured on libvirt 9.0."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from simulating import LibvirtError, Simulated, Wire, python, records, simulated, virsh, wire
+from virtstatd.simulator import CommandError, Options, Simulator
+from virtstatd.simulator.rpc import KEEPALIVE_PROGRAM, MESSAGE, PING, PONG
+from virtstatd.simulator.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
+
+
+NOWAIT = 1 << 29
+STATS, STATE, CONTROL_INFO, LIST = 344, 212, 229, 273
+HOSTNAME = 59
+LIFECYCLE, REGISTER = 0, 316
+QUIET_GROUPS = 1 | 16 | 64 | 256
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """Ten running guests of one vCPU; a wait for a job ends soon."""
+    return Options(socket=tmp_path / "socket", domains=10, profile="small", job_wait_seconds=0.05)
+
+
+Connect = Callable[..., Awaitable[Wire]]
+
+
+@pytest.fixture
+async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
+    """Connect to the simulator, and hang up in the end."""
+    clients: list[Wire] = []
+
+    async def connect(*, opened: bool = True) -> Wire:
+        clients.append(await wire(tmp_path / "socket", opened=opened))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+def bulk(groups: int = 0, flags: int = NOWAIT | 1, domains: list[bytes] | None = None) -> bytes:
+    """Pack the arguments of the bulk call."""
+    return pack_array(domains or []) + pack_uint(groups) + pack_uint(flags)
+
+
+async def fields(client: Wire, arguments: bytes) -> dict[str, int]:
+    """Ask for statistics and count each guest's."""
+    return {r["name"]: len(r["params"]) for r in records(await client.call(STATS, arguments))}
+
+
+async def control(client: Wire, domain: bytes) -> list[int]:
+    """Ask who holds up a guest."""
+    reader = Reader(await client.call(CONTROL_INFO, domain + pack_uint(0)))
+    return [reader.take_uint(), reader.take_uint(), reader.take_uhyper()]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop go on until something is so."""
+    while not condition():  # noqa: ASYNC110 - the simulator has no event for its inner life
+        await asyncio.sleep(0)
+
+
+# a guest whose monitor hangs
+
+
+async def test_a_stuck_guest_holds_up_its_first_caller_and_nobody_else(
+    options: Options, connect: Connect
+) -> None:
+    """NOWAIT hangs with the guest, steps over it while the job is held, and names the culprit."""
+    async with Simulator(options) as simulator:
+        first, second = await connect(), await connect()
+        whole = await fields(first, bulk())
+        assert len(set(whole.values())) == 1
+        (name,) = (await simulator.command("hang"))["domains"]
+        guest = simulator.host.by_name[name]
+        assert await control(second, guest.pack()) == [0, 0, 0]  # nobody has asked yet
+
+        await first.send(STATS, bulk())
+        await until(guest.job.locked)
+        stepped = await fields(second, bulk())
+        partial = stepped.pop(name)
+        assert partial < whole.pop(name)
+        assert stepped == whole
+        state, details, milliseconds = await control(second, guest.pack())
+        assert (state, details) == (2, 0)
+        assert milliseconds >= 0
+        assert simulator.server.workers.idle_normal == 19  # the first call still runs
+
+        await simulator.command("release")
+        answer = await first.receive()
+        assert answer is not None
+        counts = {r["name"]: len(r["params"]) for r in records(answer[1])}
+        assert counts[name] > partial
+        assert await control(second, guest.pack()) == [0, 0, 0]
+
+
+async def test_without_nowait_a_held_job_is_waited_for(options: Options, connect: Connect) -> None:
+    """Each stuck guest costs the whole wait, one after the other, and then half its fields."""
+    async with Simulator(options) as simulator:
+        holders = [await connect() for _ in range(2)]
+        client = await connect()
+        names = (await simulator.command("hang", count=2))["domains"]
+        for holder, name in zip(holders, names, strict=True):
+            guest = simulator.host.by_name[name]
+            await holder.send(STATS, bulk(domains=[guest.pack()]))
+            await until(guest.job.locked)
+        start = time.monotonic()
+        counts = await fields(client, bulk(flags=1))
+        assert time.monotonic() - start >= 2 * options.job_wait_seconds
+        assert {name for name in counts if counts[name] < max(counts.values())} == set(names)
+
+
+async def test_groups_without_the_job_never_wait(options: Options, connect: Connect) -> None:
+    """STATE, INTERFACE, PERF and MEMORY of a stuck guest are answered in full."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        before = await fields(client, bulk(QUIET_GROUPS, 1))
+        await simulator.command("hang", count=10)
+        assert await fields(client, bulk(QUIET_GROUPS, 1)) == before
+
+
+async def test_who_hangs_up_leaves_the_job_taken(options: Options, connect: Connect) -> None:
+    """The call of a client that is gone goes on holding the guest, and a worker, as in libvirtd."""
+    async with Simulator(options) as simulator:
+        (name,) = (await simulator.command("hang"))["domains"]
+        guest = simulator.host.by_name[name]
+        first = await connect()
+        await first.send(STATS, bulk())
+        await until(guest.job.locked)
+        first.close()
+        await until(lambda: not simulator.server.connections)
+        assert guest.job.locked()
+        await simulator.command("release")
+        await until(lambda: not guest.job.locked())
+        await until(lambda: simulator.server.workers.idle_normal == 20)
+
+
+async def test_a_stuck_guest_that_ends_lets_go(options: Options, connect: Connect) -> None:
+    """When the QEMU of a stuck guest dies its callers are answered."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        (name,) = (await simulator.command("hang"))["domains"]
+        await client.send(STATS, bulk())
+        await until(simulator.host.by_name[name].job.locked)
+        await simulator.command("destroy", domains=[name])
+        assert await client.receive() is not None
+
+
+# workers and requests
+
+
+async def test_twenty_workers_and_five_for_what_may_not_wait(
+    options: Options, connect: Connect
+) -> None:
+    """Twenty stuck calls stop every other bulk call, and no lookup."""
+    async with Simulator(options) as simulator:
+        await simulator.command("hang")
+        # the first has the job in hand and hangs, the others wait for it
+        stuck = [await connect() for _ in range(5)]
+        server = simulator.server
+        server.job_wait_seconds = 60.0
+        for client in stuck:
+            for _ in range(4):
+                await client.send(STATS, bulk(flags=1))
+        await until(lambda: server.workers.busy == 20)
+        other = await connect()
+        await other.send(STATS, bulk(1))
+        await until(lambda: server.workers.waiting == 1)
+        reader = Reader(await (await connect()).call(LIST, pack_int(0) + pack_uint(0)))
+        assert [reader.take_uint(), reader.take_uint()] == [0, 10]
+        await simulator.command("release")
+        answer = await other.receive()
+        assert answer is not None
+        assert len(records(answer[1])) == 10
+
+
+async def test_five_calls_and_no_more_of_one_client(options: Options, connect: Connect) -> None:
+    """After five unanswered calls a client is not read, keepalive included; then it goes on."""
+    async with Simulator(options) as simulator:
+        await simulator.command("slow", seconds=60.0, procedure=STATS, times=4)
+        client = await connect()
+        for _ in range(4):
+            await client.send(STATS, bulk(1))
+        await client.call(HOSTNAME)  # four in flight leave room for one
+        await simulator.command("hang")
+        await client.send(STATS, bulk())
+        await until(lambda: simulator.server.workers.busy == 5)
+        await client.send(PING, program=KEEPALIVE_PROGRAM, type_=MESSAGE)
+        await client.send(HOSTNAME)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await client.receive()
+        await simulator.command("release")
+        answers = [await client.receive() for _ in range(3)]
+        assert [head.procedure for head, _ in filter(None, answers)] == [STATS, PONG, HOSTNAME]
+
+
+async def test_keepalive_is_answered_and_asked(options: Options, connect: Connect) -> None:
+    """A ping gets its pong; who asked for keepalive and is silent is pinged, then dropped."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        await client.send(PING, program=KEEPALIVE_PROGRAM, type_=MESSAGE)
+        head, payload = await client.receive() or (None, b"")
+        assert head is not None
+        assert (head.program, head.procedure, head.type, head.serial) == (
+            KEEPALIVE_PROGRAM,
+            PONG,
+            MESSAGE,
+            0,
+        )
+        assert payload == b""
+        (connection,) = simulator.server.connections
+        connection.start_keepalive(0.02)
+        pings = 0
+        while await client.receive() is not None:
+            pings += 1
+        assert pings == 5
+
+
+# replies
+
+
+async def test_replies_fail_as_told(options: Options, connect: Connect) -> None:
+    """Errors, delays and refusals strike the procedure and the number of calls they are for."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        await simulator.command(
+            "fail", procedure="CONNECT_GET_ALL_DOMAIN_STATS", times=2, code=38, message="no luck"
+        )
+        await client.call(HOSTNAME)
+        for _ in range(2):
+            with pytest.raises(LibvirtError) as refused:
+                await fields(client, bulk())
+            assert refused.value.args == (38, 10, "no luck")
+        assert len(await fields(client, bulk())) == 10
+
+        await simulator.command("oversize")
+        with pytest.raises(LibvirtError) as refused:
+            await fields(client, bulk())
+        assert refused.value.args == (39, 7, "Unable to encode message payload")
+
+        await simulator.command("slow", seconds=0.05)
+        start = time.monotonic()
+        await fields(client, bulk())
+        assert time.monotonic() - start >= 0.05
+        await simulator.command("fail", times=None)
+        await simulator.command("clear")
+        assert len(await fields(client, bulk())) == 10
+
+
+async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> None:
+    """Who was asked for and ended is missing from the answer, without an error."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        packed = [guest.pack() for guest in simulator.host.guests.values()]
+        await simulator.command("vanish", count=3)
+        assert len(await fields(client, bulk(domains=packed))) == 7
+        assert len(simulator.host.guests) == 7
+        with pytest.raises(LibvirtError, match="no domain with matching uuid"):
+            await client.call(STATE, packed[0] + pack_uint(0))
+
+
+async def test_a_reply_is_cut(options: Options, connect: Connect) -> None:
+    """The connection drops after the bytes it was told; the next one is whole."""
+    async with Simulator(options) as simulator:
+        await simulator.command("cut", after_bytes=1000, procedure=STATS)
+        client = await connect()
+        await client.send(STATS, bulk())
+        assert len(await client.reader.read()) == 1000
+        assert len(await fields(await connect(), bulk())) == 10
+
+
+async def test_a_frozen_daemon_answers_nothing(options: Options, connect: Connect) -> None:
+    """Frozen, it takes connections and no more; thawed, it answers all that waited."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        await simulator.command("freeze")
+        late = await connect(opened=False)
+        await client.send(HOSTNAME)
+        await late.send(PING, program=KEEPALIVE_PROGRAM, type_=MESSAGE)
+        for each in (client, late):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await each.receive()
+        await simulator.command("thaw")
+        assert await client.receive() is not None
+        assert await late.receive() is not None
+
+
+async def test_a_restart_ends_connections_and_spares_guests(
+    options: Options, connect: Connect
+) -> None:
+    """Connections and callbacks are gone, guests and their ids are not, jobs are free again."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        ids = list(simulator.host.by_id)
+        (name,) = (await simulator.command("hang"))["domains"]
+        await client.send(STATS, bulk())
+        await until(simulator.host.by_name[name].job.locked)
+        await simulator.command("restart", down_seconds=0.01)
+        assert await client.receive() is None
+        assert not simulator.host.by_name[name].job.locked()
+        await simulator.command("release")
+        again = await connect()
+        assert len(await fields(again, bulk())) == 10
+        assert list(simulator.host.by_id) == ids
+
+
+# events and churn
+
+
+async def test_churn_tells_of_every_guest_in_libvirts_order(
+    options: Options, connect: Connect
+) -> None:
+    """A guest that ends says SHUTDOWN, STOPPED; one that starts says RESUMED, STARTED."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        await client.call(REGISTER, pack_int(LIFECYCLE) + pack_uint(0))
+        known = {guest.name: guest.id for guest in simulator.host.guests.values()}
+        await simulator.command("churn", per_second=200)
+        told: dict[str, list[tuple[int, int]]] = {}
+        while len(told) < 30:
+            _, payload = await client.receive() or (None, b"")
+            reader = Reader(payload)
+            assert reader.take_int() == 0
+            name = reader.take_string()
+            reader.take_fixed(16)
+            reader.take_int()
+            told.setdefault(name, []).append((reader.take_int(), reader.take_int()))
+        await simulator.command("churn", per_second=0)
+        stopped, started = [(6, 2), (5, 1)], [(4, 0), (2, 0)]
+        complete = [events for events in told.values() if len(events) % 2 == 0]
+        assert {tuple(events) for events in complete} <= {
+            tuple(stopped),
+            tuple(started),
+            tuple(started + stopped),
+        }
+        assert all(told[name] == stopped for name in list(known)[:5])
+        assert max(simulator.host.by_id) > max(known.values())
+        assert len(simulator.host.by_id) == 10
+
+
+async def test_a_new_guest_counts_from_zero(tmp_path: Path, connect: Connect) -> None:
+    """A new incarnation has a new id and counters that begin with it; a paused one stands still."""
+    now = 1000.0
+    options = Options(socket=tmp_path / "socket", domains=1, profile="small")
+    async with Simulator(options, clock=lambda: now) as simulator:
+        client = await connect()
+
+        async def cpu_time() -> int:
+            (record,) = records(await client.call(STATS, bulk(2)))
+            return next(int(value) for name, _, value in record["params"] if name == "cpu.time")
+
+        old = await cpu_time()
+        now += 10
+        assert await cpu_time() > old
+        await simulator.command("suspend")
+        old = await cpu_time()
+        now += 10
+        assert await cpu_time() == old
+        await simulator.command("destroy")
+        await simulator.command("start")
+        assert await cpu_time() == 0
+        now += 10
+        assert 0 < await cpu_time() < old
+
+
+async def test_a_script_is_carried_out_in_its_time(tmp_path: Path) -> None:
+    """Lines of a script happen in the order of their times; a wrong one is named with its line."""
+    script = tmp_path / "script"
+    script.write_text('{"at": 0.02, "do": "thaw"}\n\n{"do": "freeze"}\n')
+    options = Options(socket=tmp_path / "socket", domains=1, script=script)
+    async with Simulator(options) as simulator:
+        await until(lambda: simulator.server.frozen)
+        await until(lambda: not simulator.server.frozen)
+    script.write_text("\nfreeze\n")
+    with pytest.raises(Exception, match=r"script:2: no JSON"):
+        await Simulator(options).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ({"do": "dance"}, "do: 'dance' is none of churn, clear"),
+        ({}, "do: None is none of"),
+        ({"do": "hang", "domains": ["no"]}, "'no' is not there"),
+        ({"do": "hang", "count": "x"}, "count: must be a number"),
+        ({"do": "slow", "seconds": "x"}, "seconds: 'x'"),
+        ({"do": "fail", "cause": 1}, "cause: none of after_bytes, code"),
+        ({"do": "fail", "procedure": "DANCE"}, "'DANCE' is not there"),
+        ({"do": "event", "id": 99}, "event 99"),
+        ({"do": "event", "id": 13, "arguments": ["x"]}, "'x' for q"),
+        ({"do": "event", "id": 17, "arguments": [[["a", 9, 1]]]}, "a: type 9"),
+        ({"do": "event", "id": 17, "arguments": 5}, "arguments: must be a list"),
+        ({"do": "metadata"}, "'uri' is not there"),
+    ],
+)
+async def test_a_wrong_command_says_what_is_wrong(
+    options: Options, command: dict[str, object], complaint: str
+) -> None:
+    """A command that cannot be carried out changes nothing and names the fault."""
+    async with Simulator(options) as simulator:
+        with pytest.raises(CommandError) as refused:
+            await simulator.control.carry_out(command)
+        assert complaint in str(refused.value)
+        assert not simulator.server.faults.armed
+
+
+# before real clients
+
+EVENTS = [
+    ({"do": "event", "id": 15, "arguments": ["net1"]}, "device-removed", "net1"),
+    ({"do": "event", "id": 19, "arguments": ["net1"]}, "device-added", "net1"),
+    ({"do": "event", "id": 13, "arguments": [512]}, "balloon-change", "512KiB"),
+    (
+        {"do": "event", "id": 17, "arguments": [[["blkdeviotune.disk", 7, "vda"]]]},
+        "tunable",
+        "\n\tblkdeviotune.disk: vda",
+    ),
+    ({"do": "event", "id": 24, "arguments": ["vda", None, 1, 2]}, "block-threshold", "dev: vda"),
+    ({"do": "event", "id": 9, "arguments": [None, "/new", "disk0", 0]}, "disk-change", "disk0"),
+    ({"do": "metadata", "uri": "http://x", "element": "<a/>"}, "metadata-change", "uri http://x"),
+    ({"do": "suspend"}, "lifecycle", "Suspended Paused"),
+    ({"do": "resume"}, "lifecycle", "Resumed Unpaused"),
+    ({"do": "destroy"}, "lifecycle", "Shutdown Finished after host request"),
+]
+
+
+def test_virsh_event_prints_them_all(tmp_path: Path) -> None:
+    """`virsh event --all` subscribes to every event there is and decodes those that happen."""
+    with simulated(tmp_path, "--domains=3", "--profile=small") as host:
+        printed: list[str] = []
+        watcher = threading.Thread(
+            target=lambda: printed.append(
+                virsh(host.uri, "event", "--all", "--loop", "--timeout", "2")
+            )
+        )
+        watcher.start()
+        registered = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
+        host.until(lambda status: status["calls"].get(registered, 0) >= 27)
+        for command, _, _ in EVENTS:
+            host.do(command["do"], **{k: v for k, v in command.items() if k != "do"})  # type: ignore[arg-type]
+        watcher.join()
+    for _, event, words in EVENTS:
+        assert f"event '{event}' for domain 'instance-00000001'" in printed[0]
+        assert words in printed[0]
+    assert "events received: 11" in printed[0]  # a guest that is destroyed says so twice
+
+
+EVENT_LOOP = """
+libvirt.virEventRegisterDefaultImpl()
+def run():
+    while True:
+        libvirt.virEventRunDefaultImpl()
+threading.Thread(target=run, daemon=True).start()
+seen, closed = [], []
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Simulated]:
+    """Sixty guests in a process of their own."""
+    with simulated(tmp_path, "--domains=60") as host:
+        yield host
+
+
+def test_the_binding_gets_events_until_it_has_enough(host: Simulated) -> None:
+    """Callbacks of libvirt-python run for the events they ask for and end when deregistered."""
+    with python() as ask:
+        ask(EVENT_LOOP)
+        ask(f"c = libvirt.openReadOnly({host.uri!r})")
+        ask("life = c.domainEventRegisterAny(None, 0, lambda c, d, *a: seen.append(a[:2]), None)")
+        ask("c.domainEventRegisterAny(None, 23, lambda c, d, *a: seen.append(a[:2]), None)")
+        ask(
+            "one = c.domainEventRegisterAny(c.listAllDomains(1)[5], 19,"
+            " lambda c, d, *a: seen.append(d.name()), None)"
+        )
+        (name,) = host.do("destroy")["domains"]
+        host.do("metadata", uri="http://x", element="<a/>", domains=["instance-00000006"])
+        host.do("event", id=19, arguments=["net1"], count=10)
+        while len(ask("seen")) < 4:
+            pass
+        assert name == "instance-00000001"
+        seen = ask("seen")
+        assert seen[:3] == [[6, 2], [5, 1], [2, "http://x"]]
+        assert len(seen) == 4
+        ask("c.domainEventDeregisterAny(life)")
+        host.do("destroy")
+        ask("c.getHostname()")
+        assert len(ask("seen")) == 4
+
+
+def test_the_binding_notices_death(host: Simulated) -> None:
+    """A daemon that restarts closes the connection; one that freezes fails its keepalive."""
+    with python() as ask:
+        ask(EVENT_LOOP)
+        ask(f"c = libvirt.open({host.uri!r})")
+        ask("c.registerCloseCallback(lambda c, reason, _: closed.append(reason), None)")
+        assert ask("c.setKeepAlive(1, 1)") == 0
+        host.do("restart")
+        while not ask("closed"):
+            pass
+        assert ask("c.isAlive()") == 0
+        ask(f"c = libvirt.open({host.uri!r})")
+        ask("c.registerCloseCallback(lambda c, reason, _: closed.append(reason), None)")
+        assert ask("c.setKeepAlive(1, 1)") == 0
+        host.do("freeze")
+        with pytest.raises(LibvirtError):
+            ask("c.getAllDomainStats()")
+        while len(ask("closed")) < 2:
+            pass
+        assert ask("[closed[1], c.isAlive()]") == [2, 0]
+        host.do("thaw")
+        assert ask(f"len(libvirt.open({host.uri!r}).listAllDomains())") == 60
+
+
+@pytest.mark.parametrize("fault", [{"do": "cut"}, {"do": "oversize", "frame": True}])
+def test_the_binding_survives_broken_replies(host: Simulated, fault: dict[str, object]) -> None:
+    """A reply that is cut or too large ends the connection with an error, and no other client."""
+    with python(host.uri) as ask:
+        ask(f"other = libvirt.openReadOnly({host.uri!r})")
+        host.do(**{"verb": fault["do"], **{k: v for k, v in fault.items() if k != "do"}})  # type: ignore[arg-type]
+        with pytest.raises(LibvirtError):
+            ask("c.getAllDomainStats()")
+        assert ask("[c.isAlive(), other.isAlive()]") == [0, 1]
+        assert ask("len(other.getAllDomainStats())") == 60
+
+
+def test_the_binding_hangs_with_a_stuck_guest(host: Simulated) -> None:
+    """The first caller hangs; another is answered, sees less of the guest, and names it."""
+    with python(host.uri) as first, python(host.uri) as second:
+        (name,) = host.do("hang")["domains"]
+        first.tell("{d.name(): len(p) for d, p in c.getAllDomainStats(0, 1 | 1 << 29)}")
+        host.until(lambda status: status["occupied"] == [name])
+        partial = second("{d.name(): len(p) for d, p in c.getAllDomainStats(0, 1 | 1 << 29)}")
+        state, details, _ = second(f"c.lookupByName({name!r}).controlInfo()")
+        assert [state, details] == [2, 0]
+        host.do("release")
+        whole = first.hear()
+        assert {guest for guest in whole if partial[guest] < whole[guest]} == {name}
+
+
+async def test_a_client_names_itself_read_only(options: Options, connect: Connect) -> None:
+    """On a read-only connection what changes a guest is refused, by the daemon as well."""
+    async with Simulator(options) as simulator:
+        client = await connect(opened=False)
+        await client.call(1, pack_uint(1) + pack_string("qemu:///system") + pack_uint(1))
+        guest = next(iter(simulator.host.guests.values()))
+        with pytest.raises(LibvirtError, match="read only access prevents"):
+            await client.call(34, guest.pack())
+        assert guest.state == 1

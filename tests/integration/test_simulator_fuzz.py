@@ -1,0 +1,237 @@
+"""Hostile clients: whatever they send, the simulator lives and the others are answered."""
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulating import Simulated, simulated
+from virtstatd.simulator import rpc
+from virtstatd.simulator.guests import random_guests
+from virtstatd.simulator.procedures import LAST, TABLE
+from virtstatd.simulator.profiles import PROFILES
+from virtstatd.simulator.rpc import Frames, Header
+from virtstatd.simulator.xdr import pack_array, pack_optional, pack_uint
+
+
+often = settings(max_examples=80, deadline=None)
+
+OPEN = pack_optional("qemu:///system") + pack_uint(0)
+HOSTNAME = 59
+# a guest keeps its UUID and its place in the order of the seed
+GUESTS = [guest.pack() for guest in islice(random_guests(PROFILES["mixed"], 1), 8)]
+words = st.sampled_from(
+    [0, 1, 2, 16, 128, 300, 16384, 16385, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
+) | st.integers(0, (1 << 32) - 1)
+
+
+class Plain:
+    """A client that sends bytes, and gives up on a simulator that is silent for long."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(20)
+        self.socket.connect(str(path))
+        self.frames = Frames()
+
+    def send(self, blob: bytes) -> None:
+        """Send; it does not matter whether somebody still listens."""
+        with suppress(ConnectionError):
+            self.socket.sendall(blob)
+
+    def hear(self) -> list[tuple[Header, bytes]]:
+        """Say that no more will come, and give every frame until the simulator hangs up."""
+        with suppress(ConnectionError):
+            self.socket.shutdown(socket.SHUT_WR)
+            while blob := self.socket.recv(1 << 20):
+                self.frames.feed(blob)
+        self.socket.close()
+        return list(self.frames)
+
+    def call(self, procedure: int, arguments: bytes = b"") -> tuple[Header, bytes]:
+        """Call and wait for the answer."""
+        self.send(call(procedure, arguments))
+        while (frame := next(self.frames, None)) is None:
+            blob = self.socket.recv(1 << 20)
+            assert blob, "hung up on"
+            self.frames.feed(blob)
+        return frame
+
+
+def call(procedure: int, arguments: bytes = b"", serial: int = 1) -> bytes:
+    """Make the frame of a call."""
+    header = Header(rpc.REMOTE_PROGRAM, rpc.REMOTE_VERSION, procedure, rpc.CALL, serial, rpc.OK)
+    return rpc.frame(header, len(arguments)) + arguments
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    """Run a small host; in the end it must not have complained of anything."""
+    folder = tmp_path_factory.mktemp("host")
+    with simulated(folder, "--domains=8", "--job-wait-seconds=0.01") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def bystander(host: Simulated) -> Iterator[Plain]:
+    """Connect a client that minds its own business."""
+    client = Plain(host.socket)
+    client.call(1, OPEN)
+    yield client
+    client.socket.close()
+
+
+def undisturbed(bystander: Plain, host: Simulated) -> None:
+    """Check that the bystander is answered, and that a newcomer is."""
+    newcomer = Plain(host.socket)
+    assert newcomer.call(1, OPEN)[0].status == rpc.OK
+    for client in (bystander, newcomer):
+        assert b"simulated" in client.call(HOSTNAME)[1]
+    newcomer.socket.close()
+
+
+@often
+@given(st.binary(max_size=400))
+def test_noise_is_no_danger(host: Simulated, bystander: Plain, noise: bytes) -> None:
+    """Random bytes get at most errors back."""
+    client = Plain(host.socket)
+    client.send(noise)
+    assert all(head.status == rpc.ERROR for head, _ in client.hear())
+    undisturbed(bystander, host)
+
+
+@often
+@given(
+    procedure=st.sampled_from(sorted(TABLE)) | st.integers(-5, LAST + 9),
+    guest=st.sampled_from([b"", *GUESTS]),
+    numbers=st.lists(words, max_size=12),
+)
+def test_no_argument_is_a_danger(
+    host: Simulated, bystander: Plain, procedure: int, guest: bytes, numbers: list[int]
+) -> None:
+    """Every procedure answers once whatever its arguments are, with a reply of its own serial."""
+    arguments = guest + b"".join(map(pack_uint, numbers))
+    client = Plain(host.socket)
+    client.send(call(1, OPEN) + call(procedure, arguments, serial=7))
+    (opened, _), *answers = client.hear()
+    assert opened.status == rpc.OK
+    assert [(head.serial, head.type, head.procedure) for head, _ in answers] == [
+        (7, rpc.REPLY, procedure)
+    ]
+    undisturbed(bystander, host)
+
+
+@often
+@given(st.data())
+def test_no_half_sentence_is_a_danger(
+    host: Simulated, bystander: Plain, data: st.DataObject
+) -> None:
+    """A valid conversation that is cut, flipped or repeated anywhere ends in peace."""
+    talk = (
+        call(1, OPEN) + call(273, pack_uint(1) * 2) + call(344, pack_array([]) + pack_uint(0) * 2)
+    )
+    blob = bytearray(talk * data.draw(st.integers(1, 3)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(blob) - 1))
+        blob[at] ^= data.draw(st.integers(1, 255))
+    client = Plain(host.socket)
+    client.send(bytes(blob[: data.draw(st.integers(0, len(blob)))]))
+    client.hear()
+    undisturbed(bystander, host)
+
+
+@pytest.mark.parametrize("size", [0, 4, 27, rpc.MAX_MESSAGE + 5, (1 << 32) - 1])
+def test_a_frame_that_cannot_be_ends_the_connection(
+    host: Simulated, bystander: Plain, size: int
+) -> None:
+    """Lengths below a header or above 32 MiB are hung up on, and cost no memory."""
+    client = Plain(host.socket)
+    client.send(struct.pack(">I", size) + bytes(24))
+    assert client.socket.recv(1) == b""
+    client.socket.close()
+    undisturbed(bystander, host)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (Header(rpc.REMOTE_PROGRAM, 1, 9999, 0, 3, 0), "unknown procedure: 9999"),
+        (Header(rpc.REMOTE_PROGRAM, 1, 318, 0, 3, 0), "unknown procedure: 318"),
+        (Header(rpc.REMOTE_PROGRAM, 1, -5, 0, 3, 0), "unknown procedure: -5"),
+        (Header(0x1234, 1, 1, 0, 3, 0), "Cannot find program 4660 version 1"),
+        (Header(rpc.REMOTE_PROGRAM, 7, 1, 0, 3, 0), "Cannot find program 536903814 version 7"),
+        (Header(rpc.KEEPALIVE_PROGRAM, 1, 1, 0, 3, 0), "Cannot find program 1801807216 version 1"),
+        (Header(rpc.REMOTE_PROGRAM, 1, HOSTNAME, 0, 3, 1), "Unexpected message status 1"),
+        (Header(rpc.REMOTE_PROGRAM, 1, 14, 0, 3, 0), "Unable to decode message payload"),
+        (Header(rpc.REMOTE_PROGRAM, 1, 11, 0, 3, 0), None),
+    ],
+)
+def test_refusals_are_libvirtds(host: Simulated, header: Header, words: str | None) -> None:
+    """Words and code are what libvirtd 9.0 answered to the same frame."""
+    client = Plain(host.socket)
+    client.call(1, OPEN)
+    client.send(rpc.frame(header, 0))
+    ((answer, payload),) = client.hear()
+    assert (answer.serial, answer.procedure, answer.status) == (3, header.procedure, rpc.ERROR)
+    code, domain, message = rpc.unpack_error(payload)
+    if words is None:  # libvirt has it, the simulator has not
+        assert (code, message[:30]) == (3, "this function is not supported")
+    else:
+        assert (code, domain, message) == (39, 7, words)
+
+
+def test_before_opening_there_is_no_hypervisor(host: Simulated) -> None:
+    """What needs a hypervisor is refused until one was opened, in libvirtd's words."""
+    client = Plain(host.socket)
+    head, payload = client.call(157)
+    assert head.status == rpc.ERROR
+    assert rpc.unpack_error(payload) == (1, 7, "internal error: hypervisor connection not open")
+    assert client.call(66) == (head._replace(procedure=66, status=rpc.OK), pack_uint(1) + bytes(4))
+    client.socket.close()
+
+
+@pytest.mark.parametrize("type_", [rpc.REPLY, rpc.MESSAGE, rpc.STREAM, 9])
+def test_what_is_no_call_gets_no_answer(host: Simulated, type_: int) -> None:
+    """Replies, messages and stream data of a client are dropped, and the next call is served."""
+    client = Plain(host.socket)
+    client.call(1, OPEN)
+    client.send(rpc.frame(Header(rpc.REMOTE_PROGRAM, 1, HOSTNAME, type_, 2, 0), 0) * 9)
+    assert b"simulated" in client.call(HOSTNAME)[1]
+    client.socket.close()
+
+
+def test_a_client_that_never_reads_harms_itself_alone(host: Simulated, bystander: Plain) -> None:
+    """Replies that nobody takes wait in their own connection."""
+    client = Plain(host.socket)
+    client.call(1, OPEN)
+    for _ in range(5):
+        client.send(call(344, pack_array([]) + pack_uint(0) * 2) * 10)
+        undisturbed(bystander, host)
+    client.socket.close()
+    undisturbed(bystander, host)
+
+
+@often
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text().map("no {}".format), st.lists
+    )
+    | st.binary()
+)
+def test_the_control_socket_answers_nonsense(host: Simulated, nonsense: object) -> None:
+    """Whatever a line holds, it is answered by one line that says why not."""
+    line = nonsense if isinstance(nonsense, bytes) else json.dumps({"do": nonsense}).encode()
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(host.control))
+        control.sendall(line.replace(b"\n", b" ") + b"\n")
+        with control.makefile() as lines:
+            answer = json.loads(lines.readline())
+    assert answer["ok"] is False
+    assert answer["error"]

@@ -19,9 +19,10 @@ UNIT := /etc/systemd/system/virtstatd.service
 
 # libvirt-python has no wheels: it is compiled against the host's own libvirt.
 RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-certificates
-# What the installed service needs beside them: the `kill` of its reload.
-INSTALL_PACKAGES := procps
-TEST_PACKAGES := systemd systemd-container procps @tests/lab/packages.txt
+# What the service needs beside them: the `kill` of its reload, and a name for its dynamic user,
+# without which libvirt's client says "Failed to find user record".
+INSTALL_PACKAGES := procps libnss-systemd
+TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/packages.txt
 
 # The lab needs root. Root leaves no byte code behind in a user's checkout.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/virtstatd-hypothesis

@@ -337,3 +337,30 @@ def test_virsh_is_content(host: Simulated, arguments: list[str], expected: str) 
     """A command of the real virsh prints what it prints before a real daemon."""
     output = virsh(host.uri, *arguments)
     assert re.fullmatch(expected, output.strip("\n") + "\n"), output
+
+
+def test_4096_host_cpus(tmp_path: Path) -> None:
+    """CPU time of a guest on the largest host comes in 32 slices of 128 CPUs."""
+    options = ("--domains=1", "--cpus=4096", "--profile=small")
+    with simulated(tmp_path, *options) as host, python(host.uri) as ask:
+        assert len(ask("c.listAllDomains()[0].getCPUStats(False)")) == 4096
+        calls = host.do("status")["calls"]
+        assert calls["DOMAIN_GET_CPU_STATS"] == 2 + 4096 // 128
+        assert ask("c.getInfo()[2]") == 4096
+
+
+def test_more_guests_than_a_list_may_hold(tmp_path: Path) -> None:
+    """The 16,385th guest fails lists and bulk calls with libvirt's errors; slices still work."""
+    options = ("--domains=16385", "--profile=small")
+    with simulated(tmp_path, *options) as host, python(host.uri) as ask:
+        with pytest.raises(LibvirtError) as refused:
+            ask("c.listAllDomains()")
+        assert refused.value.args[2] == (
+            "internal error: Too many domains '16385' for limit '16384'"
+        )
+        with pytest.raises(LibvirtError) as refused:
+            ask("c.getAllDomainStats(1)")
+        assert refused.value.args[2].endswith("records is 16385, which exceeds max limit: 16384")
+        host.do("destroy")
+        assert ask("len(c.listAllDomains())") == 16384
+        assert ask("len(c.getAllDomainStats(1))") == 16384

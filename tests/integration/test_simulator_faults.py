@@ -552,6 +552,6 @@ async def test_a_client_names_itself_read_only(options: Options, connect: Connec
         client = await connect(opened=False)
         await client.call(1, pack_uint(1) + pack_string("qemu:///system") + pack_uint(1))
         guest = next(iter(simulator.host.guests.values()))
-        with pytest.raises(LibvirtError, match="read only access prevents"):
+        with pytest.raises(LibvirtError, match="read only access prevents virDomainSuspend"):
             await client.call(34, guest.pack())
         assert guest.state == 1

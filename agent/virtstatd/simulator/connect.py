@@ -10,6 +10,7 @@ from virtstatd.simulator.rpc import (
     FROM_QEMU,
     FROM_RPC,
     INTERNAL,
+    MAX_DOMAINS,
     NO_DOMAIN,
     NO_SUPPORT,
     RpcError,
@@ -136,6 +137,10 @@ def list_all_domains(call: Call) -> bytes:
             "flags",
         )
     found = [guest for guest in call.host.guests.values() if _listed(guest, flags)]
+    if len(found) > MAX_DOMAINS:
+        raise RpcError(
+            INTERNAL, FROM_RPC, f"Too many domains '{len(found)}' for limit '{MAX_DOMAINS}'"
+        )
     return pack_array([g.pack() for g in found] if wanted else ()) + pack_uint(len(found))
 
 

@@ -171,7 +171,8 @@ def _permit(call: Call, procedure: Procedure) -> None:
     if not procedure.early:
         call.require_open()
     if procedure.writes and call.connection.readonly:
-        raise RpcError(DENIED, FROM_DOMAIN, f"read only access prevents {procedure.name}")
+        function = "vir" + procedure.name.title().replace("_", "")
+        raise RpcError(DENIED, FROM_DOMAIN, f"read only access prevents {function}")
 
 
 def _checked(header: Header, procedure: Procedure | None) -> Procedure:

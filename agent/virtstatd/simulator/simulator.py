@@ -28,11 +28,20 @@ class Simulator:
     """
     A simulated libvirtd that lives as long as its `async with` block.
 
+    What to simulate is given as `Options` or as their fields: `Simulator(socket=path, domains=60)`.
     `clock` is the time, in seconds, that the guests' counters follow. Entering raises `StartError`
     when a socket cannot be bound or a file cannot be read.
     """
 
-    def __init__(self, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        **fields: object,
+    ) -> None:
+        if options is None:
+            options = Options(**fields)  # type: ignore[arg-type]  # checked by Options itself
         profile = PROFILES[options.profile]
         if options.metadata is not None:
             profile = replace(profile, metadata=options.metadata)

@@ -7,7 +7,6 @@ from functools import lru_cache
 from virtstatd.simulator.calls import Call, active_guest
 from virtstatd.simulator.events import pack_params
 from virtstatd.simulator.fields import ULLONG, Field
-from virtstatd.simulator.flavors import SECOND
 from virtstatd.simulator.guests import Guest
 from virtstatd.simulator.load import UNIT_BITS, Driver
 from virtstatd.simulator.rpc import (
@@ -48,7 +47,7 @@ def cpu_time(call: Call, guest: Guest) -> int:
     if not guest.active:
         return 0
     drivers = guest.drivers(call.host.clock(), 0)
-    return guest.flavor.vcpus * SECOND * drivers[Driver.CPU] >> UNIT_BITS
+    return guest.flavor.cpu_rate * drivers[Driver.CPU] >> UNIT_BITS
 
 
 def get_info(call: Call) -> bytes:

@@ -17,7 +17,7 @@ from enum import IntEnum
 UNIT_BITS = 16
 UNIT = 1 << UNIT_BITS  # drivers count in 1/65536 of a second at full load
 
-STORMY_SHARE = 0.25
+STORMY_SHARE = 0.3
 
 
 class Driver(IntEnum):
@@ -92,13 +92,13 @@ class Load:
 
 
 def random_load(rng: random.Random) -> Load:
-    """Draw a load: quiet, busy in waves, bursting or flat out; one guest in four has storms."""
+    """Draw a load: quiet, busy in waves, bursting or flat out; some have storms of steal."""
     style = rng.choices(("quiet", "wave", "burst", "flat"), (4, 4, 2, 1))[0]
     low, high = {
         "quiet": (0.01, 0.04),
-        "wave": (0.05, 0.70),
-        "burst": (0.02, 0.90),
-        "flat": (0.85, 0.10),
+        "wave": (0.05, 0.50),
+        "burst": (0.02, 0.60),
+        "flat": (0.70, 0.10),
     }[style]
     period = rng.uniform(60, 600)
 
@@ -112,11 +112,12 @@ def random_load(rng: random.Random) -> Load:
             square=style == "burst",
         )
 
+    # a vCPU waits for a CPU in the time that it does not have one
     stormy = rng.random() < STORMY_SHARE
     storm_period = rng.uniform(90, 400)
     steal = Pattern(
         low=rng.uniform(0.0005, 0.004),
-        high=rng.uniform(0.2, 0.7) if stormy else 0.01,
+        high=rng.uniform(0.5, 0.9) * (1.0 - low - high) if stormy else 0.01,
         period_seconds=storm_period,
         busy_seconds=rng.uniform(5, 25),
         offset_seconds=rng.uniform(30, storm_period),

@@ -5,12 +5,14 @@ It starts in less than a second, writes to memory only, has a network of its own
 gone when the block ends or when this process dies, whatever the reason.
 """
 
+import errno
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,14 @@ from typing import TypeVar
 BOOT_SECONDS = 60
 STOP_SECONDS = 30
 POLL_SECONDS = 0.05
+
+# Joins the cgroups, then binds / to a folder, which is what an overlay accepts, in a mount
+# namespace that ends with the container.
+START = """
+for cgroup in $1; do echo $$ > "$cgroup/cgroup.procs"; done; shift
+mount --bind / "$0"
+exec systemd-nspawn "$@"
+"""
 
 T = TypeVar("T")
 
@@ -81,17 +91,19 @@ def may_boot() -> bool:
 @contextmanager
 def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
     """Boot a machine that sees each folder of `binds`, read-only, at the path beside it."""
-    with tempfile.TemporaryDirectory(prefix="virtstatd-machine-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="virtstatd-machine-") as folder,
+        _cgroups(Path(folder).name) as cgroups,
+    ):
         root, log = Path(folder, "root"), Path(folder, "log")
         root.mkdir()
         with log.open("wb") as output:
             container = subprocess.Popen(
                 [
-                    # The kernel ends the container with this process. The bind mount makes / a
-                    # folder that an overlay accepts, in a mount namespace that ends with it.
+                    # The kernel ends the container with this process.
                     *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount"),
-                    *("sh", "-ec", 'mount --bind / "$0" && exec systemd-nspawn "$@"', str(root)),
-                    *("--quiet", f"--directory={root}", "--machine=virtstatd-test"),
+                    *("sh", "-ec", START, str(root), " ".join(map(str, cgroups))),
+                    *("--quiet", f"--directory={root}", f"--machine=virtstatd-{os.getpid()}"),
                     *("--volatile=overlay", "--private-network", "--console=passive"),
                     *("--boot", "--register=no", "--keep-unit"),
                     *(f"--bind-ro={source}:{target}" for source, target in binds.items()),
@@ -111,6 +123,37 @@ def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
         finally:
             container.kill()
             container.wait()
+
+
+@contextmanager
+def _cgroups(name: str) -> Iterator[list[Path]]:
+    """Make a cgroup below this process's own in each hierarchy that systemd-nspawn divides."""
+    own = dict(
+        line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()
+    )
+    made = []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mount, kind, options, *_ = line.split()
+        hierarchy = {"cgroup": "name=systemd", "cgroup2": ""}.get(kind)
+        if hierarchy in own and (kind == "cgroup2" or hierarchy in options.split(",")):
+            made.append(Path(f"{mount}{own[hierarchy]}", name))
+    for cgroup in made:
+        cgroup.mkdir()
+    try:
+        yield made
+    finally:
+        for cgroup in made:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
+                until(partial(_removed, Path(folder)), f"an empty {folder}")
+
+
+def _removed(cgroup: Path) -> bool:
+    """Remove a cgroup; the kernel may still be burying the processes that were in it."""
+    try:
+        cgroup.rmdir()
+    except OSError as error:
+        return error.errno != errno.EBUSY
+    return True
 
 
 def until(answer: Callable[[], T], what: str) -> T:

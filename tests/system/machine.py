@@ -21,11 +21,12 @@ BOOT_SECONDS = 60
 STOP_SECONDS = 30
 POLL_SECONDS = 0.05
 
-# Joins the cgroups, then binds / to a folder, which is what an overlay accepts, in a mount
-# namespace that ends with the container.
+# Joins the cgroups; then, in a mount namespace that ends with the container, binds / to a folder,
+# which is what an overlay accepts, and hides /run, where systemd-nspawn leaves things.
 START = """
 for cgroup in $1; do echo $$ > "$cgroup/cgroup.procs"; done; shift
 mount --bind / "$0"
+mount -t tmpfs -o mode=755 tmpfs /run
 exec systemd-nspawn "$@"
 """
 
@@ -100,8 +101,10 @@ def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
         with log.open("wb") as output:
             container = subprocess.Popen(
                 [
-                    # The kernel ends the container with this process.
-                    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount"),
+                    # With this process ends unshare, with it systemd-nspawn, and with that, as the
+                    # first process of a namespace, all that it has started.
+                    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid"),
+                    *("--mount-proc", "--fork", "--kill-child"),
                     *("sh", "-ec", START, str(root), " ".join(map(str, cgroups))),
                     *("--quiet", f"--directory={root}", f"--machine=virtstatd-{os.getpid()}"),
                     *("--volatile=overlay", "--private-network", "--console=passive"),
@@ -168,8 +171,10 @@ def until(answer: Callable[[], T], what: str) -> T:
 def _leader(container: subprocess.Popen[bytes], log: Path) -> int:
     """Return the container's PID 1, 0 when there is none yet."""
     assert container.poll() is None, f"systemd-nspawn ended: {log.read_text()}"
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-    for child in map(int, children):
-        if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-            return child
+    below = [container.pid]
+    for process in below:
+        folder = Path(f"/proc/{process}")
+        if (folder / "comm").read_text() == "systemd\n":
+            return process
+        below += map(int, (folder / f"task/{process}/children").read_text().split())
     return 0

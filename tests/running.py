@@ -92,6 +92,8 @@ class Agent:
             self.process.wait()
             raise
         self._reader.join(10)
+        assert self.process.stderr
+        self.process.stderr.close()
         return code
 
 

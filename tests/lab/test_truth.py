@@ -1,0 +1,55 @@
+"""What the agent shows is what virsh shows, number by number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.hypervisor import Lab
+from running import running
+from truth import compare
+
+
+@pytest.fixture(scope="session")
+def guests(lab: Lab) -> list[str]:
+    """All guests of the shared lab."""
+    return lab.names()
+
+
+def test_every_number_on_the_page_is_virshs(lab: Lab, guests: list[str], tmp_path: Path):
+    """Constant fields are equal, counters lie between the two readings around the poll."""
+    with running(tmp_path, lab.uri_readonly) as agent:
+        agent.wait_for(lambda: agent.value("libvirt_up"))
+        before = {name: lab.stats(name) for name in guests}
+        ticks = {
+            tier: agent.value("virtstatd_ticks_total", tier=tier) or 0
+            for tier in ("pulse", "monitor", "extra")
+        }
+        for tier, count in ticks.items():  # one poll may be under way, the next is ours
+            agent.wait_for(
+                lambda t=tier, c=count: (agent.value("virtstatd_ticks_total", tier=t) or 0) > c + 1
+            )
+        page = agent.page()
+        agreed, moved = compare(before, page, {name: lab.stats(name) for name in guests})
+    assert agreed > 100 * len(guests)
+    assert moved < agreed / 2, "a bracket that moves that much proves nothing"
+
+
+def test_once_prints_the_same_numbers(lab: Lab, guests: list[str], tmp_path: Path):
+    """The command for a look gives what the service gives."""
+    file = tmp_path / "once.toml"
+    file.write_text(f"[hypervisor]\nuri = '{lab.uri_readonly}'\n")
+    before = {name: lab.stats(name) for name in guests}
+    done = subprocess.run(
+        [sys.executable, "-m", "virtstatd", "once", "--config", str(file)],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == b""
+    after = {name: lab.stats(name) for name in guests}
+    agreed, moved = compare(before, done.stdout.decode(), after)
+    assert moved < agreed / 2

@@ -162,10 +162,10 @@ def _outlet(outlet: Outlet) -> Iterator[Row]:
 def _process() -> Iterator[Row]:
     times = os.times()
     yield "cpu", {}, times.user + times.system
-    own = Path("/proc/self")
-    yield "resident_memory", {}, int((own / "statm").read_text().split()[1]) * PAGE_BYTES
-    yield "open_descriptors", {}, sum(1 for _ in (own / "fd").iterdir())
-    yield "threads", {}, sum(1 for _ in (own / "task").iterdir())
+    resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    yield "resident_memory", {}, int(resident) * PAGE_BYTES
+    yield "open_descriptors", {}, len(os.listdir("/proc/self/fd"))
+    yield "threads", {}, len(os.listdir("/proc/self/task"))
 
 
 def _versions() -> Mapping[str, str]:

@@ -1,0 +1,87 @@
+"""Guests and devices come and go while polls run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.hypervisor import Lab
+from running import Agent, running
+
+
+def devices(agent: Agent, domain: str, family: str) -> set[str]:
+    """Return the devices of a domain that a family shows."""
+    return {
+        dict(labels)["target_device"]
+        for name, labels in agent.samples()
+        if name == family and dict(labels)["domain"] == domain
+    }
+
+
+def domains(agent: Agent) -> set[str]:
+    """Return every domain of which the page shows anything."""
+    labels = (dict(labels) for _, labels in agent.samples())
+    return {each["domain"] for each in labels if "domain" in each}
+
+
+def intervals(agent: Agent, begun: float) -> float:
+    """Return how many polls of the monitor tier have begun since."""
+    return (agent.value("virtstatd_ticks_total", tier="monitor") or 0) - begun
+
+
+def settled(agent: Agent, what: object, *, within: int = 3) -> None:
+    """Wait until something is so; not more than a few polls may pass."""
+    begun = agent.value("virtstatd_ticks_total", tier="monitor") or 0
+    agent.wait_for(what)  # type: ignore[arg-type]
+    # one poll may be under way, one brings it, and the agent's own numbers lag by one
+    assert intervals(agent, begun) <= within
+
+
+def test_series_follow_guests(private_lab: Lab, tmp_path: Path):
+    """A guest that starts appears, one that stops disappears, and nothing of it stays behind."""
+    with running(tmp_path, private_lab.uri_readonly) as agent:
+        known = set(private_lab.names())
+        agent.wait_for(lambda: domains(agent) == known)
+        private_lab.create(private_lab.definition("newcomer"))
+        settled(agent, lambda: domains(agent) == known | {"newcomer"})
+        agent.wait_for(lambda: devices(agent, "newcomer", READ) == {"vda", "vdb"})
+        private_lab.destroy("newcomer")
+        settled(agent, lambda: domains(agent) == known)
+        private_lab.rename("guest-0", "renamed")
+        settled(agent, lambda: domains(agent) == known - {"guest-0"} | {"renamed"}, within=4)
+        uuid = private_lab.uuid("renamed")
+        assert sum(dict(labels).get("uuid") == uuid for _, labels in agent.samples()) == 1
+
+
+READ = "libvirt_domain_block_stats_read_bytes_total"
+INFO = "libvirt_domain_block_stats_info"
+
+
+def test_series_follow_hot_plugged_disks(private_lab: Lab, tmp_path: Path):
+    """A disk that is plugged in appears with its description, and goes with it when unplugged."""
+    with running(tmp_path, private_lab.uri_readonly) as agent:
+        before = {"vda", "vdb"}
+        agent.wait_for(lambda: devices(agent, "guest-1", INFO) == before)
+        agent.wait_for(lambda: devices(agent, "guest-1", READ) == before)
+        target = private_lab.attach_disk("guest-1")
+        settled(agent, lambda: devices(agent, "guest-1", READ) == before | {target})
+        agent.wait_for(lambda: target in devices(agent, "guest-1", INFO))
+        private_lab.detach_disk("guest-1", target)
+        settled(agent, lambda: devices(agent, "guest-1", READ) == before)
+        agent.wait_for(lambda: target not in devices(agent, "guest-1", INFO))
+        others = [name for name in private_lab.names() if name != "guest-1"]
+        assert all(devices(agent, name, READ) == {"vda", "vdb"} for name in others)
+
+
+RECEIVED = "libvirt_domain_interface_stats_receive_bytes_total"
+
+
+def test_series_follow_hot_plugged_nics(private_lab: Lab, tmp_path: Path):
+    """A NIC of a guest with an operating system appears and disappears by its name."""
+    private_lab.live_guest("plugging")
+    with running(tmp_path, private_lab.uri_readonly) as agent:
+        agent.wait_for(lambda: devices(agent, "plugging", RECEIVED))
+        before = devices(agent, "plugging", RECEIVED)
+        tap, mac = private_lab.attach_nic("plugging")
+        settled(agent, lambda: devices(agent, "plugging", RECEIVED) == before | {tap})
+        private_lab.detach_nic("plugging", mac)
+        settled(agent, lambda: devices(agent, "plugging", RECEIVED) == before)

@@ -142,5 +142,4 @@ def running(
     try:
         yield agent
     finally:
-        if agent.process.poll() is None:
-            agent.stop()
+        agent.stop()

@@ -191,8 +191,10 @@ def expected(stats: Stats, domain: str) -> dict[Series, float]:
         value = Decimal({"yes": "1", "no": "0"}.get(text, text))
         for match, name, factor in rules:
             full = f"libvirt_domain_{name.format(*match.groups())}"
-            # in one step from the decimal, as a double has not always room for all digits
-            series[full, _labels(stats, domain, match)] = float(value * factor)
+            exact = value * factor
+            # a double has no room for the digits of a large counter, and the page shows them all
+            number = int(exact) if exact == int(exact) else float(exact)
+            series[full, _labels(stats, domain, match)] = number
     return series
 
 
@@ -243,7 +245,8 @@ def compare(before: Mapping[str, Stats], page: str, after: Mapping[str, Stats]) 
             value = left.pop(series, None)
             assert value is not None, f"virsh shows what the page does not: {series}"
             low, high = sorted((first[series], last))
-            margin = DOUBLE_UNIT if series[0].endswith("_queue_depth_average") else 0.0
+            # 0 and not 0.0, which would make doubles of the integers
+            margin = DOUBLE_UNIT if series[0].endswith("_queue_depth_average") else 0
             assert low - margin <= value <= high + margin, f"{series}: {low} <= {value} <= {high}"
             agreed += 1
             moved += low != high

@@ -120,7 +120,7 @@ def test_later_versions_add_fields():
 @pytest.mark.parametrize("seed", range(6))
 def test_counters_never_fall(seed: int):
     """Over an hour no counter of any generated guest goes back."""
-    gauges = ("balloon.", "latency_", "state.")
+    gauges = ("balloon.", "latency_", "state.", "perf.cmt", "perf.mbm")
     for guest in islice(random_guests(PROFILES["mixed"].of_release(12), seed), 12):
         guest.taps = ("a",) * guest.flavor.nics
         record = guest.record(EVERY_GROUP, job=True, backing=True)

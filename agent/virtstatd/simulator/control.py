@@ -48,6 +48,8 @@ class Control:
             "thaw": self._thaw,
             "churn": self._start_churn,
             "clear": self._clear,
+            "stop_time": self._stop_time,
+            "start_time": self._start_time,
             "start": self._start,
             "destroy": self._each(self.host.destroy),
             "suspend": self._each(self.host.suspend),
@@ -75,10 +77,11 @@ class Control:
 
     async def follow(self, script: Path) -> None:
         """Carry out a script, each line at its time."""
-        start = self.host.clock()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
         for command in read_script(script):
             at = _number(command, "at", 0.0)
-            await asyncio.sleep(max(0.0, start + at - self.host.clock()))
+            await asyncio.sleep(max(0.0, start + at - loop.time()))
             await self.carry_out(command)
 
     async def close(self) -> None:
@@ -131,6 +134,14 @@ class Control:
 
     def _thaw(self, _: Json) -> Json:
         self.server.thaw()
+        return {}
+
+    def _stop_time(self, _: Json) -> Json:
+        self.host.stop_time()
+        return {}
+
+    def _start_time(self, _: Json) -> Json:
+        self.host.start_time()
         return {}
 
     def _arm(self, command: Json) -> Json:
@@ -202,9 +213,10 @@ class Control:
 
     async def _keep_churning(self, per_second: float) -> None:
         """End the oldest guest and start a new one, `per_second` times a second on average."""
-        start, done = self.host.clock(), 0
+        loop = asyncio.get_running_loop()
+        start, done = loop.time(), 0
         while True:
-            due = int((self.host.clock() - start) * per_second)
+            due = int((loop.time() - start) * per_second)
             for _ in range(due - done):
                 oldest = next(iter(self.host.by_id.values()), None)
                 if oldest is not None:

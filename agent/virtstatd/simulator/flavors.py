@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from virtstatd.simulator import rows
 from virtstatd.simulator.fields import (
-    BOOLEAN,
-    DOUBLE,
     INT,
-    LLONG,
     MONITOR_GROUPS,
     UINT,
     ULLONG,
@@ -46,7 +44,8 @@ class Flavor:
     The hardware of a guest.
 
     Guests of one flavor share its fields, so a profile has few flavors and many guests. `backing`
-    is the length of the chain below the first disk.
+    is the length of the chain below the first disk, `resctrl` gives monitors of cache, energy and
+    memory bandwidth, `dirty_rate` a measurement that somebody had made.
     """
 
     vcpus: int = 2
@@ -58,6 +57,8 @@ class Flavor:
     kvm: bool = False
     balloon: bool = True
     perf: bool = False
+    resctrl: bool = False
+    dirty_rate: bool = False
     release: Release = 9
     _layouts: dict[tuple[int, bool, bool, bool], Layout] = field(
         default_factory=dict, compare=False, repr=False
@@ -123,9 +124,15 @@ class Flavor:
         yield counter("cpu.time", cores)
         yield counter("cpu.user", cores * 0.7)
         yield counter("cpu.system", cores * 0.3)
-        yield fixed("cpu.cache.monitor.count", 0, UINT)
+        if self.resctrl:
+            yield from rows.cache_monitors(self.vcpus)
+        else:
+            yield fixed("cpu.cache.monitor.count", 0, UINT)
         if self.release >= 12:  # noqa: PLR2004 - libvirt 12.4
-            yield fixed("cpu.energy.monitor.count", 0, UINT)
+            if self.resctrl:
+                yield from rows.energy_monitors(self.vcpus)
+            else:
+                yield fixed("cpu.energy.monitor.count", 0, UINT)
         yield counter("cpu.haltpoll.success.time", cores * 0.01)
         yield counter("cpu.haltpoll.fail.time", cores * 0.02)
         yield from self._memory()
@@ -140,7 +147,7 @@ class Flavor:
             yield counter(f"vcpu.{n}.wait", share * 0.01) if known else fixed(f"vcpu.{n}.wait", 0)
             yield counter(f"vcpu.{n}.delay", SECOND, Driver.STEAL)
             if self.kvm:
-                yield from _kvm(f"vcpu.{n}", KVM_VCPU)
+                yield from rows.kvm(f"vcpu.{n}", KVM_VCPU)
 
     def _memory(self) -> Iterator[Field]:
         kib = self.memory_mib * 1024
@@ -209,14 +216,13 @@ class Flavor:
         yield fixed(f"{disk}.capacity", 20 * GIB)
         yield fixed(f"{disk}.physical", 8 * GIB)
         if self.release >= 11:  # noqa: PLR2004 - libvirt 11.10
-            yield from _limits(disk)
+            yield from rows.limits(disk)
         if self.release >= 12:  # noqa: PLR2004 - libvirt 12.1
-            yield from _histograms(disk)
+            yield from rows.histograms(disk)
 
     def _extras(self) -> Iterator[Field]:
         if self.perf:
-            yield counter("perf.cpu_cycles", 2.6e9 * self.vcpus)
-            yield counter("perf.instructions", 3.1e9 * self.vcpus)
+            yield from rows.perf_events(self.vcpus)
         if self.iothreads:
             yield fixed("iothread.count", self.iothreads, UINT)
             for n in range(self.iothreads, 0, -1):  # QEMU lists the youngest first
@@ -227,57 +233,13 @@ class Flavor:
                     yield fixed(f"iothread.{n}.poll-weight", 0, UINT)
         else:
             yield fixed("iothread.count", 0, UINT)
-        yield fixed("dirtyrate.calc_status", 0, INT)
-        yield fixed("dirtyrate.calc_start_time", 0, LLONG)
-        yield fixed("dirtyrate.calc_period", 0, INT)
-        yield text("dirtyrate.calc_mode", "page-sampling")
+        if self.resctrl:
+            yield from rows.bandwidth_monitors(self.vcpus)
+        yield from rows.dirty_rate(self.vcpus, measured=self.dirty_rate)
         if self.kvm:
-            yield from _kvm("vm", KVM_VM)
+            yield from rows.kvm("vm", KVM_VM)
 
 
 def letter(n: int) -> str:
     """Name the n-th disk as Linux does: a to z, then aa."""
     return (letter(n // 26 - 1) if n >= 26 else "") + chr(ord("a") + n % 26)  # noqa: PLR2004
-
-
-def _kvm(prefix: str, names: dict[str, int]) -> Iterator[Field]:
-    for name, per_second in names.items():
-        if name in ("blocking.cur", "guest_mode.cur"):
-            yield fixed(f"{prefix}.{name}", 0, BOOLEAN)
-        elif name.endswith(".sum") and per_second:
-            yield counter(f"{prefix}.{name}", per_second)
-        else:
-            yield fixed(f"{prefix}.{name}", per_second)
-
-
-def _limits(disk: str) -> Iterator[Field]:
-    for name, value in (
-        ("request_alignment", 512),
-        ("discard_max", 2147483136),
-        ("discard_alignment", 4096),
-        ("write_zeroes_max", 2147483136),
-        ("write_zeroes_alignment", 4096),
-        ("transfer_max", 0),
-        ("iov_max", 1024),
-        ("memory_alignment_minimal", 512),
-        ("memory_alignment_optimal", 4096),
-    ):
-        yield fixed(f"{disk}.limits.{name}", value)
-    yield fixed(f"{disk}.timed_group.count", 1)
-    yield fixed(f"{disk}.timed_group.0.interval", 10)
-    for way in ("rd", "wr", "flush"):
-        yield fixed(f"{disk}.timed_group.0.{way}_latency_min", 20_000)
-        yield gauge(f"{disk}.timed_group.0.{way}_latency_max", 900_000, 9_000_000)
-        yield gauge(f"{disk}.timed_group.0.{way}_latency_avg", 150_000, 800_000)
-    for way in ("rd", "wr"):
-        yield fixed(f"{disk}.timed_group.0.{way}_queue_depth_avg", 1.375, DOUBLE)
-
-
-def _histograms(disk: str) -> Iterator[Field]:
-    for way, share in (("read", 700), ("write", 1100), ("flush", 30)):
-        yield fixed(f"{disk}.latency_histogram.{way}.bin.count", 4)
-        for n, start in enumerate((0, 100_000, 1_000_000, 10_000_000)):
-            yield fixed(f"{disk}.latency_histogram.{way}.bin.{n}.start", start)
-            yield counter(
-                f"{disk}.latency_histogram.{way}.bin.{n}.value", share / 4 ** (n + 1), Driver.DISK
-            )

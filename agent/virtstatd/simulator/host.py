@@ -53,6 +53,7 @@ class Host:
     _last_id: int = 0
     _taps: int = 0
     _unborn: Iterator[Guest] = field(init=False)
+    _moving: tuple[Callable[[], float], Callable[[], float]] | None = None
 
     def __post_init__(self) -> None:
         self._unborn = random_guests(self.profile.of_release(self.release), self.seed)
@@ -161,6 +162,21 @@ class Host:
         else:
             guest.elements[uri] = element
         self.tell(guest, events.METADATA_CHANGE, 2, uri)
+
+    def stop_time(self) -> None:
+        """Let the guests' time stand still, so that whoever asks is told the same."""
+        if self._moving is None:
+            self._moving = self.clock, self.epoch
+            now, epoch = self.clock(), self.epoch()
+            self.clock, self.epoch = lambda: now, lambda: epoch
+
+    def start_time(self) -> None:
+        """Let the guests' time go on from where it stands."""
+        if self._moving is not None:
+            clock, self.epoch = self._moving
+            behind = clock() - self.clock()
+            self.clock = lambda: clock() - behind
+            self._moving = None
 
     def hang(self, guest: Guest) -> None:
         """Let a guest's monitor answer no more."""

@@ -50,6 +50,14 @@ PROFILES: dict[str, Profile] = {
     ),
     # a hundred statistics per guest
     "hundred": Profile(((1, Flavor(vcpus=5, memory_mib=4096, disks=2, nics=2, iothreads=1)),)),
+    # every statistic that libvirt has
+    "complete": Profile(
+        (
+            (1, Flavor(vcpus=2, kvm=True, perf=True, resctrl=True, dirty_rate=True, iothreads=1)),
+            (1, Flavor(vcpus=3, disks=2, nics=2, resctrl=True, balloon=False)),
+        ),
+        metadata="ovirt",
+    ),
     "small": Profile(((1, Flavor(vcpus=1, memory_mib=512)),), metadata="none"),
     # 42 statistics of KVM per vCPU: few of these fill libvirt's message
     "kvm8": Profile(((1, Flavor(vcpus=8, memory_mib=16384, disks=2, kvm=True)),)),

@@ -143,3 +143,45 @@ def running(
         yield agent
     finally:
         agent.stop()
+
+
+IDLE = """
+import asyncio, sys, threading
+from virtstatd.sources.agent import LoopLag
+async def main():
+    lag, stop = LoopLag(), asyncio.Event()
+    task = asyncio.create_task(lag.run(stop))
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(lag.take(), flush=True)
+    stop.set()
+    await task
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def idle_loop() -> Iterator[Callable[[], float]]:
+    """
+    Run a loop without any work beside the agent.
+
+    Calling what is yielded returns its longest lag since the last call: what the machine, and not
+    the agent, does to a loop at this time.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+
+    def longest() -> float:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    try:
+        yield longest
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(10)

@@ -61,7 +61,7 @@ class Hypervisor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 2
     slice_domains: Annotated[
         int, Meta(description="Guests asked for in one call.", ge=1, le=10000)
-    ] = 50
+    ] = 25
     deadline_seconds: Annotated[
         float, Meta(description="Time after which a call is abandoned.", ge=0.5, le=300)
     ] = 5.0

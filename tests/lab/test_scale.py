@@ -1,0 +1,61 @@
+"""Three hundred guests, every group."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lab.hypervisor import Lab
+from running import Agent, idle_loop, running
+
+
+WARM_POLLS = 5
+STALL_SECONDS = 0.05
+GROWTH_BYTES = 6 << 20
+
+
+def resident(agent: Agent) -> int:
+    """Return the agent's resident memory in bytes, by the kernel's word."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{agent.pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("polls", "seconds"), [(25, 3), pytest.param(100, 10, marks=pytest.mark.soak)]
+)
+@pytest.mark.timeout(1800)
+def test_three_hundred_guests_neither_stall_the_loop_nor_fill_the_memory(
+    many: Lab, tmp_path: Path, polls: int, seconds: int
+):
+    """Poll after poll of all groups the loop has its turn, and memory stays where it was."""
+    intervals = {"pulse": seconds, "monitor": seconds, "extra": seconds}
+    with idle_loop() as idle, running(tmp_path, many.uri_readonly, **intervals) as a:
+        guests = len(many.names())
+        lags: list[float] = []
+
+        def polled(count: int) -> bool:
+            samples = a.samples()
+            lags.append(samples["virtstatd_loop_lag_max_seconds", ()])
+            ticks = samples["virtstatd_ticks_total", (("tier", "extra"),)]
+            skipped = samples["virtstatd_ticks_skipped_total", (("tier", "extra"),)]
+            return ticks - skipped >= count
+
+        a.wait_for(lambda: polled(WARM_POLLS), 600)
+        before = resident(a)
+        lags.clear()
+        idle()
+        a.wait_for(lambda: polled(WARM_POLLS + polls), 1500)
+        grown = resident(a) - before
+        lags.sort()
+        noise = idle()
+        print(f"loop lag: median {lags[len(lags) // 2]:.4f} s, longest {lags[-1]:.4f} s")
+        print(f"loop lag of a process without work in the same time: longest {noise:.4f} s")
+        print(f"memory: {before >> 20} MiB, grown by {grown >> 10} KiB over {polls} polls")
+        assert a.value("libvirt_domains") == guests
+        assert a.value("virtstatd_missing_domains", tier="extra") == 0
+        assert grown < GROWTH_BYTES
+        # what the machine does to a loop without any work is not the agent's
+        assert lags[-1] < STALL_SECONDS + noise

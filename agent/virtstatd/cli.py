@@ -106,7 +106,11 @@ def fields(form: str) -> None:
 def sinks() -> None:
     """Print the sinks and their options."""
     for name in names():
-        sink = find(name)
+        try:
+            sink = find(name)
+        except ConfigError as error:  # an extra that is not installed hides no other sink
+            click.echo(f"{name}: {error}")
+            continue
         click.echo(f"{name} ({sink.delivery}): {(sink.__doc__ or '').strip().splitlines()[0]}")
         for option in options_of(sink):
             default = "required" if option.required else f"default {option.default!r}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from httpstub import answering
 from virtstatd.sinks import find as sinks
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
@@ -16,13 +17,16 @@ OPTIONS = {
     "jsonl": {"target": "/dev/shm/will-be-replaced"},
     "null": {},
     "prometheus": {"listen_address": "127.0.0.1:0"},
+    "remote_write": {"url": "http://will.be.replaced"},
 }
 """What each sink needs to run in a test."""
 
 
 def test_every_installed_sink_is_checked():
-    """A sink that is added without a line in this file is noticed."""
-    assert set(sinks.names()) == set(OPTIONS)
+    """A sink that is added without a line in this file, or a file of its own, is noticed."""
+    here = Path(__file__).parent
+    elsewhere = {name for name in sinks.names() if (here / f"test_{name}.py").exists()}
+    assert set(sinks.names()) == set(OPTIONS) | elsewhere
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
@@ -32,7 +36,10 @@ async def test_contract(name: str, tmp_path: Path):
     if name == "jsonl":
         options["target"] = str(tmp_path / "out")
     cls = sinks.find(name)
-    await check_sink(lambda: cls(**options))
+    async with answering() as stub:
+        if "url" in options:
+            options["url"] = stub.url
+        await check_sink(lambda: cls(**options))
 
 
 class Listener:
@@ -135,6 +142,14 @@ async def test_contract_of_jsonl_through_a_socket(tmp_path: Path):
     finally:
         await listener.stop()
     assert listener.lines > 0
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OPTIONS if "url" in OPTIONS[name]))
+async def test_contract_of_pushing(name: str):
+    """A sink that pushes by HTTP keeps the contract whatever its server does."""
+    cls = sinks.find(name)
+    async with answering() as stub:
+        await check_sink(lambda: cls(url=stub.url), moods=stub.moods, received=stub.count)
 
 
 async def test_contract_of_jsonl_into_a_file(tmp_path: Path):

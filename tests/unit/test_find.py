@@ -122,3 +122,14 @@ def test_options_are_documented():
             assert option.description.endswith(".")
     by_name = {option.name: option for option in sinks.options(Prometheus)}
     assert by_name["listen_address"].default == '"127.0.0.1:9766"'
+
+
+@pytest.mark.parametrize("extra", ["two-words", "two_words"])
+def test_an_extra_is_named_as_pip_wants_it(others: Path, extra: str):
+    """A sink whose name has an underscore has an extra with a dash, whoever packed it."""
+    metadata = others / "others-1.dist-info"
+    with (metadata / "METADATA").open("a") as file:
+        file.write(f"Provides-Extra: {extra}\n")
+    with (metadata / "entry_points.txt").open("a") as file:
+        file.write("two_words = needy:Sink\n")
+    assert fault("two_words").endswith("pip install 'others[two-words]'")

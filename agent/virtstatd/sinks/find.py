@@ -71,8 +71,9 @@ def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
     extras: list[str] = []
     if distribution is not None:
         extras = distribution.metadata.get_all("Provides-Extra") or []
-    if distribution is not None and entry.name in extras:
-        package = f"'{distribution.name}[{entry.name}]'"
+    extra = entry.name.replace("_", "-")  # as packaging tools write it, but the old ones
+    if distribution is not None and {extra, entry.name} & set(extras):
+        package = f"'{distribution.name}[{extra}]'"
     return (
         f"the sink {entry.name} needs the Python module {error.name}, which is not installed;"
         f" pip install {package}"

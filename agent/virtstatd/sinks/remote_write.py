@@ -1,0 +1,308 @@
+"""
+Prometheus remote write 1.0: what Prometheus, Mimir, Thanos and VictoriaMetrics receive.
+
+The protocol buffers are written here instead of by a library: everything but the numbers, the time
+and the domain's labels is compiled once per shape, and a reading is one call of `struct`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from operator import truediv
+from struct import Struct, unpack
+from typing import Annotated, ClassVar
+from weakref import WeakKeyDictionary
+
+import cramjam
+from msgspec import Meta
+
+from virtstatd.model import Kind, Labels, Number, Series, Shape
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.exposition import canonical, family
+from virtstatd.sinks.http import (
+    Access,
+    CaFile,
+    CertificateFile,
+    Client,
+    Headers,
+    Item,
+    KeyFile,
+    PasswordFile,
+    Portions,
+    TokenFile,
+    Username,
+    connected,
+)
+from virtstatd.sinks.staleness import Ended, Staleness
+
+
+STALE: float = unpack("<d", bytes.fromhex("020000000000f07f"))[0]
+"""The not-a-number 0x7ff0000000000002 that says: this series ended."""
+
+HEADERS = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
+
+_SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
+_TIME_BYTES = 6
+_TIME_MAX = (1 << 7 * _TIME_BYTES) - 1  # the year 2109
+_SAMPLE = b"\x12\x10\x09"  # samples: 16 bytes, of which a double comes first
+_SAMPLE_BYTES = len(_SAMPLE) + 8 + 1 + _TIME_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteWrite:
+    """Push to a receiver of Prometheus remote write 1.0."""
+
+    url: Annotated[str, Meta(description="URL that receives, with its path.")] = (
+        "http://127.0.0.1:9090/api/v1/write"
+    )
+    job: Annotated[str, Meta(description="Label `job` on every series; empty is none.")] = (
+        "virtstatd"
+    )
+    instance: Annotated[
+        str, Meta(description="Label `instance` on every series; empty is the host's name.")
+    ] = ""
+    external_labels: Annotated[dict[str, str], Meta(description="More labels on every series.")] = (
+        field(default_factory=dict)
+    )
+    request_samples: Annotated[
+        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+    ] = 5000
+    token_file: TokenFile = ""
+    username: Username = ""
+    password_file: PasswordFile = ""
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+    headers: Headers = field(default_factory=dict)
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        self._access()
+        for name in self.external_labels:
+            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name == "__name__":
+                raise ValueError(f"external_labels: {name!r} is no name of a label")
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Read the credentials; connect with the first batch."""
+        async with connected(self._access()) as client:
+            opening.log.debug("write.opened", url=self.url)
+            instance = self.instance or socket.gethostname()
+            external = {**self.external_labels, "job": self.job, "instance": instance}
+            writer = Writer(client, self.url, tuple(external.items()), self.request_samples)
+            yield writer.send
+
+    def _access(self) -> Access:
+        return Access(
+            url=self.url,
+            token_file=self.token_file,
+            username=self.username,
+            password_file=self.password_file,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+            headers=self.headers,
+        )
+
+
+class Writer:
+    """Write batches to one receiver, and mark what ended."""
+
+    def __init__(self, client: Client, url: str, external: Labels, samples: int) -> None:
+        self._client = client
+        self._url = url
+        self._encoder = Encoder(external)
+        self._portions = Portions(samples)
+        self._staleness = Staleness()
+
+    async def send(self, batch: Batch) -> None:
+        """Write the samples, then the marks, which nobody misses as much."""
+        plan = self._staleness.plan(batch)
+        items = [
+            self._encoder.item(
+                reading.shape,
+                reading.domain.labels if reading.domain else (),
+                reading.values,
+                plan.milliseconds,
+            )
+            for reading in plan.readings
+        ]
+        items += map(self._encoder.marks, plan.ended)
+        await self._portions.send(items, self._post)
+        self._staleness.settle(plan)
+
+    async def _post(self, body: bytes, _: int) -> None:
+        compressed = bytes(cramjam.snappy.compress_raw(body))
+        await self._client.post(self._url, compressed, HEADERS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """
+    The series of a shape with holes for numbers, time and the domain's labels.
+
+    `arguments` are what `layout` packs: for each series `stride` of them, the last two the number
+    and the time, those at odd places before them the domain's labels.
+    """
+
+    layout: Struct
+    arguments: tuple[bytes, ...]
+    stride: int
+    divisors: tuple[int | Fraction, ...] | None
+
+    def scaled(self, values: Sequence[Number]) -> Sequence[Number]:
+        """Return values in base units, rounded once."""
+        if self.divisors is None:
+            return values
+        return tuple(map(truediv, values, self.divisors))
+
+    def encode(self, labels: Sequence[bytes], values: Sequence[Number], milliseconds: int) -> bytes:
+        """Return the time series of one reading, scaled, ready to be joined with others."""
+        arguments: list[bytes | Number] = list(self.arguments)
+        count = len(values)
+        for place, label in enumerate(labels):
+            arguments[2 * place + 1 :: self.stride] = [label] * count
+        arguments[self.stride - 2 :: self.stride] = values
+        arguments[self.stride - 1 :: self.stride] = [_time(milliseconds)] * count
+        return self.layout.pack(*arguments)
+
+
+class Encoder:
+    """Encode readings as the time series of a WriteRequest, with templates for all live shapes."""
+
+    def __init__(self, external: Labels) -> None:
+        self._external = dict(external)
+        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Template]] = (
+            WeakKeyDictionary()
+        )
+
+    def item(
+        self, shape: Shape, labels: Labels, values: Sequence[Number], milliseconds: int
+    ) -> Item:
+        """Return what encodes a reading."""
+        return len(values), functools.partial(self.encode, shape, labels, values, milliseconds)
+
+    def marks(self, ended: Ended) -> Item:
+        """Return what encodes that series ended."""
+        return len(ended.series), functools.partial(self.encode_marks, ended)
+
+    def encode(
+        self, shape: Shape, labels: Labels, values: Sequence[Number], milliseconds: int
+    ) -> bytes:
+        """Encode a reading's values, taken at a time, under the labels of its domain."""
+        names, blobs = _blobs(labels)
+        templates = self._templates.get(shape)
+        if templates is None:
+            templates = self._templates[shape] = {}
+        sizes = tuple(map(len, blobs))
+        template = templates.get((names, sizes))
+        if template is None:
+            template = templates[names, sizes] = compiled(shape, names, sizes, self._external)
+        return template.encode(blobs, template.scaled(values), milliseconds)
+
+    def encode_marks(self, ended: Ended) -> bytes:
+        """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
+        names, blobs = _blobs(ended.labels)
+        shape = Shape("", ended.series)
+        template = compiled(shape, names, tuple(map(len, blobs)), self._external)
+        return template.encode(blobs, (STALE,) * len(ended.series), ended.milliseconds)
+
+
+def compiled(
+    shape: Shape, names: tuple[str, ...], sizes: tuple[int, ...], external: dict[str, str]
+) -> Template:
+    """Compile a shape for domains whose labels have these names, sorted, and encoded sizes."""
+    arguments: list[bytes] = []
+    for series in shape.series:
+        own = {**external, **_labels(series)}
+        static = sorted((name, label(name, own[name])) for name in own.keys() - set(names))
+        pieces = [b""] * (len(names) + 1)
+        for name, blob in static:
+            pieces[sum(each < name for each in names)] += blob
+        size = sum(map(len, pieces)) + sum(sizes) + _SAMPLE_BYTES
+        pieces[0] = b"\x0a" + varint(size) + pieces[0]
+        pieces[-1] += _SAMPLE
+        for index, piece in enumerate(pieces):
+            arguments += [piece, b"\0" * sizes[index]] if index < len(sizes) else [piece]
+        arguments += [b"", b""]
+    stride = 2 * len(names) + 3
+    layout = "".join(
+        ("d", f"{1 + _TIME_BYTES}s", f"{len(each)}s")[_role(place % stride, stride)]
+        for place, each in enumerate(arguments)
+    )
+    divisors = tuple(_divisor(series) for series in shape.series)
+    return Template(
+        Struct(f"<{layout}"),
+        tuple(arguments),
+        stride,
+        divisors if any(each != 1 for each in divisors) else None,
+    )
+
+
+def label(name: str, value: str) -> bytes:
+    """Encode a label of a time series; one without a value is none."""
+    if not value:
+        return b""
+    key = name.encode()
+    text = value.encode("utf-8", "backslashreplace")
+    body = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(len(text)) + text
+    return b"\x0a" + varint(len(body)) + body
+
+
+def varint(number: int) -> bytes:
+    """Encode a number of zero or more as protocol buffers do."""
+    encoded = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+@functools.lru_cache(maxsize=16)
+def _time(milliseconds: int) -> bytes:
+    """Encode a sample's time, always in as many bytes: a zero may be written long."""
+    rest = min(max(milliseconds, 0), _TIME_MAX)
+    encoded = [rest >> 7 * index & 0x7F | 0x80 for index in range(_TIME_BYTES)]
+    encoded[-1] &= 0x7F
+    return b"\x10" + bytes(encoded)
+
+
+@functools.lru_cache(maxsize=4096)
+def _blobs(labels: Labels) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """Return the names of a domain's labels, sorted, and the labels encoded."""
+    named = {_name(name): value for name, value in labels}
+    names = tuple(sorted(named))
+    return names, tuple(label(name, named[name]) for name in names)
+
+
+def _labels(series: Series) -> dict[str, str]:
+    name = family(series.field).name + _SUFFIXES.get(series.field.kind, "")
+    labels = {_name(key): value for key, value in series.labels}
+    if series.part == "bucket":
+        labels["le"] = canonical(series.labels[-1][1])
+    return {**labels, "__name__": f"{name}_{series.part}" if series.part else name}
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_]", "_", text)
+
+
+def _divisor(series: Series) -> int | Fraction:
+    exponent = series.field.exponent if series.part in ("", "sum") else 0
+    return 10**-exponent if exponent <= 0 else Fraction(1, 10**exponent)
+
+
+def _role(place: int, stride: int) -> int:
+    return {stride - 2: 0, stride - 1: 1}.get(place, 2)

@@ -1,0 +1,157 @@
+"""
+Which series ended, for receivers that must be told so.
+
+A series ends when its domain does, when it is no longer in a reading of its group, when its group
+was asked and not answered, or when nothing new came within the lifetime of its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtstatd.model import Batch, Labels, Reading, Series
+
+
+MILLISECOND = 1_000_000
+MARKS_KEPT_MS = 600_000
+
+Key = tuple[str, str]
+"""Source and group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """
+    What was last sent of one domain's group; times are Unix time in milliseconds.
+
+    The series are kept instead of their shape, whose life is what encoders keep templates by.
+    """
+
+    id: int | None
+    labels: Labels
+    series: tuple[Series, ...]
+    sent: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Series that are to be marked as ended at a time, which is after their last sample."""
+
+    labels: Labels
+    series: tuple[Series, ...]
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a batch is to a receiver: readings that are in order, and what ended."""
+
+    readings: tuple[Reading, ...]
+    ended: tuple[Ended, ...]
+    changes: dict[str | None, dict[Key, Held]]
+    marks: dict[tuple[str | None, Key], int]
+    milliseconds: int
+
+
+class Staleness:
+    """
+    Remember what a receiver has, by what `settle` was told that it took.
+
+    Between the two, `plan` may be called again with the same batch: nothing is decided before the
+    receiver has it.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str | None, dict[Key, Held]] = {}
+        self._marks: dict[tuple[str | None, Key], int] = {}
+        self._earliest_end = 1 << 63
+
+    def plan(self, batch: Batch) -> Plan:
+        """Compare a batch with what the receiver has."""
+        now = batch.taken_at // MILLISECOND
+        until = now + int(batch.lifetime_seconds * 1000)
+        changes: dict[str | None, dict[Key, Held]] = {}
+        readings: list[Reading] = []
+        for reading in batch.readings:
+            domain = reading.domain
+            uuid = domain.uuid if domain else None
+            key = batch.source, reading.shape.group
+            # A poll may have begun before the event that its domain ended. What would follow the
+            # mark with an earlier time makes the receiver refuse the whole request.
+            if self._marks and self._marks.get((uuid, key), -1) >= now:
+                continue
+            readings.append(reading)
+            changes.setdefault(uuid, {})[key] = Held(
+                domain.id if domain else None,
+                domain.labels if domain else (),
+                reading.shape.series,
+                now,
+                until,
+            )
+        after = self._after(batch, changes, now)
+        return self._compared(tuple(readings), after, now)
+
+    def settle(self, plan: Plan) -> None:
+        """Remember that the receiver has it all."""
+        for uuid, held in plan.changes.items():
+            if held:
+                self._held[uuid] = held
+                self._earliest_end = min(
+                    self._earliest_end, *(each.until for each in held.values())
+                )
+            else:
+                self._held.pop(uuid, None)
+        self._marks |= plan.marks
+        if self._earliest_end < plan.milliseconds:
+            ends = (each.until for held in self._held.values() for each in held.values())
+            self._earliest_end = min(ends, default=1 << 63)
+            old = plan.milliseconds - MARKS_KEPT_MS
+            self._marks = {key: mark for key, mark in self._marks.items() if mark > old}
+
+    def _after(
+        self, batch: Batch, new: dict[str | None, dict[Key, Held]], now: int
+    ) -> dict[str | None, dict[Key, Held]]:
+        """Return what will be held of every domain that the batch changes anything of."""
+        after: dict[str | None, dict[Key, Held]] = {}
+        for uuid, held in new.items():
+            kept = {**self._held.get(uuid, {}), **held}
+            for group in batch.groups:
+                if (batch.source, group) not in held:
+                    kept.pop((batch.source, group), None)
+            run = next(iter(held.values())).id
+            after[uuid] = {key: each for key, each in kept.items() if each.id == run}
+        if self._earliest_end < now:
+            for uuid in self._held.keys() - after.keys():
+                after[uuid] = dict(self._held[uuid])
+            for uuid, kept in after.items():
+                after[uuid] = {key: each for key, each in kept.items() if each.until >= now}
+        for domain in batch.gone:  # last: an incarnation that ended does not come back
+            kept = after.get(domain.uuid, self._held.get(domain.uuid, {}))
+            after[domain.uuid] = {key: each for key, each in kept.items() if each.id != domain.id}
+        return after
+
+    def _compared(
+        self, readings: tuple[Reading, ...], after: dict[str | None, dict[Key, Held]], now: int
+    ) -> Plan:
+        ended: list[Ended] = []
+        marks: dict[tuple[str | None, Key], int] = {}
+        for uuid, held in after.items():
+            before = self._held.get(uuid, {})
+            dropped = [
+                (key, each)
+                for key, each in before.items()
+                if (same := held.get(key)) is None
+                or same.series is not each.series
+                or same.labels != each.labels
+            ]
+            if not dropped:
+                continue
+            current = {(each.labels, series) for each in held.values() for series in each.series}
+            for key, each in dropped:
+                series = tuple(s for s in each.series if (each.labels, s) not in current)
+                if series:
+                    mark = max(now, each.sent + 1)
+                    ended.append(Ended(each.labels, series, mark))
+                    marks[uuid, key] = mark
+        return Plan(readings, tuple(ended), after, marks, now)

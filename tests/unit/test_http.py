@@ -1,0 +1,399 @@
+"""The HTTP client takes every answer for what it is, and lets none hurt."""
+
+import asyncio
+import datetime as dt
+import email.utils
+import resource
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from httpstub import Received, Stub, answering, scripted
+from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.sinks.http import Access, Portions, TooLarge, connected, retry_after
+
+
+NOW = dt.datetime.now(dt.UTC)
+
+
+async def outcome(stub: Stub) -> BaseException | None:
+    """Post once, with a client of its own, and return what was raised."""
+    async with connected(Access(url=stub.url)) as client:
+        try:
+            await client.post(stub.url, b"body", {})
+        except (TryLater, Rejected) as error:
+            return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [
+        (200, None),
+        (204, None),
+        (301, Rejected),
+        (400, Rejected),
+        (401, Rejected),
+        (403, Rejected),
+        (404, Rejected),
+        (408, TryLater),
+        (410, Rejected),
+        (413, TooLarge),
+        (415, Rejected),
+        (422, Rejected),
+        (429, TryLater),
+        (500, TryLater),
+        (501, Rejected),
+        (502, TryLater),
+        (503, TryLater),
+        (504, TryLater),
+        (505, Rejected),
+    ],
+)
+async def test_each_status(status: int, raised: type[Exception] | None):
+    """A status means one thing to the outlet, and its text is told."""
+    async with answering() as stub:
+        stub.status = status
+        stub.headers = {"Location": "/elsewhere"} if status == 301 else {}
+        stub.text = b"because" if status != 204 else b""
+        error = await outcome(stub)
+    assert type(error) is (raised or type(None))
+    if error:
+        assert f"answers {status}: because" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0", 0), ("1000000000", 1e9), ("soon", None), ("-7", None), ("", None)],
+)
+async def test_retry_after_seconds(header: str, seconds: float | None):
+    """Seconds are passed on as they are, rubbish as nothing: the outlet has its own bound."""
+    async with answering() as stub:
+        stub.status, stub.headers = 429, {"Retry-After": header}
+        error = await outcome(stub)
+    assert isinstance(error, TryLater)
+    assert error.after_seconds == seconds
+
+
+async def test_retry_after_date():
+    """A date is as many seconds away as it is; one that has passed is now."""
+    async with answering() as stub:
+        stub.status = 503
+        stub.headers = {"Retry-After": email.utils.formatdate(time.time() + 100, usegmt=True)}
+        error = await outcome(stub)
+    assert isinstance(error, TryLater)
+    assert error.after_seconds is not None
+    assert 50 < error.after_seconds <= 101
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("Wed, 99 Oct 2015 07:28:00 GMT") is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_refused_credentials_are_not_asked_again_at_once(status: int):
+    """After 401, 403 and 404 nothing is sent for 30 s; the batches wait instead of being lost."""
+    now = 1000.0
+    asked = []
+
+    def refuse(request: Received) -> int:
+        asked.append(request)
+        return status
+
+    async with answering() as stub, connected(Access(url=stub.url), lambda: now) as client:
+        stub.decide = refuse
+        with pytest.raises(Rejected):
+            await client.post(stub.url, b"first", {})
+        for _ in range(3):
+            with pytest.raises(TryLater) as caught:
+                await client.post(stub.url, b"second", {})
+            assert caught.value.after_seconds == 30
+        now += 31
+        stub.decide = None
+        await client.post(stub.url, b"second", {})
+    assert [each.body for each in asked] == [b"first"]
+    assert [each.body for each in stub.requests] == [b"second"]
+
+
+async def test_answers_are_shown_harmlessly(tmp_path: Path):
+    """Of an answer the log gets one short line, without control characters and own secrets."""
+    secret = tmp_path / "token"
+    secret.write_text("s3cret-token\n")
+    async with (
+        answering() as stub,
+        connected(Access(url=stub.url, token_file=str(secret))) as client,
+    ):
+        stub.status = 400
+        stub.text = b"\x1b[31mno\n\0 s3cret-token \xff" + b"x" * 5000
+        with pytest.raises(Rejected) as caught:
+            await client.post(stub.url, b"", {})
+    text = str(caught.value)
+    assert text.isprintable()
+    assert "s3cret" not in text
+    assert len(text) < 400
+
+
+async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A token or password is read from a file or a systemd credential, and read anew when bad."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    token = tmp_path / "token"
+    token.write_text("old\n")
+    now = 0.0
+    async with answering() as stub:
+        stub.decide = lambda request: (
+            204 if request.headers["Authorization"] == "Bearer new" else 401
+        )
+        access = Access(url=stub.url, token_file="credential:token")
+        async with connected(access, lambda: now) as client:
+            token.write_text("new\n")
+            with pytest.raises(Rejected):
+                await client.post(stub.url, b"", {})
+            now = 60.0
+            await client.post(stub.url, b"", {})
+        stub.decide = None
+        access = Access(url=stub.url, username="me", password_file=str(token))
+        async with connected(access) as client:
+            await client.post(stub.url, b"", {"X-Other": "1"})
+    assert stub.requests[-1].headers["Authorization"] == "Basic bWU6bmV3"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"token_file": "/nowhere/token"}, "cannot read /nowhere/token: No such file"),
+        ({"token_file": "credential:token"}, "no credential:token"),
+        ({"ca_file": "/nowhere/ca"}, "ca_file: cannot use /nowhere/ca"),
+        ({"certificate_file": "/nowhere/crt"}, "certificate_file: cannot use /nowhere/crt"),
+    ],
+)
+async def test_files_that_cannot_be_read(
+    options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What cannot be read is one sentence at the start."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(StartError, match=words):
+        async with connected(Access(url="https://localhost", **options)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "ftp://localhost"},
+        {"url": "localhost:9090"},
+        {"url": "http://"},
+        {"url": "http://user:pass@localhost"},
+        {"url": "http://localhost:port"},
+        {"url": "http://local host"},
+        {"url": "http://localhost", "username": "me"},
+        {"url": "http://localhost", "password_file": "/x"},
+        {"url": "http://localhost", "key_file": "/x"},
+        {"url": "http://localhost", "token_file": "credential:../x"},
+        {"url": "http://localhost", "token_file": "/x", "username": "me", "password_file": "/x"},
+        {"url": "http://localhost", "headers": {"Authorization": "Bearer x"}},
+        {"url": "http://localhost", "headers": {"X-A": "1\r\nX-B: 2"}},
+        {"url": "http://localhost", "headers": {"X A": "1"}},
+    ],
+)
+def test_options_that_are_wrong(options: dict):
+    """A fault of the options is found without connecting, and does not repeat a password."""
+    with pytest.raises(ValueError, match=r"^\w+: ") as caught:
+        Access(**options)
+    assert "pass@" not in str(caught.value)
+
+
+async def heads(reader: asyncio.StreamReader) -> None:
+    """Read the head of a request."""
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_server_that_never_answers():
+    """A half-open connection is given up with the attempt, and its descriptor with it."""
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+        gone.set()
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.post(url, b"x" * 100, {})
+        async with asyncio.timeout(10):
+            await gone.wait()
+
+
+async def test_a_server_that_hangs_up():
+    """A connection that ends without an answer is for later."""
+
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await heads(reader)
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        with pytest.raises(TryLater):
+            await client.post(url, b"x", {})
+
+
+async def test_an_answer_of_one_byte_a_second(monkeypatch: pytest.MonkeyPatch):
+    """What was accepted is delivered, though the text of the answer never comes to its end."""
+    monkeypatch.setattr("virtstatd.sinks.http.BODY_SECONDS", 0.05)
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heads(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx")
+        while await reader.read(1):
+            pass
+        gone.set()
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        async with asyncio.timeout(10):
+            assert await client.post(url, b"", {}) == b"x"
+            await gone.wait()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+async def test_an_endless_answer(status: str):
+    """Of an answer without end 64 KiB are read, compressed or not, and memory stays as it is."""
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await heads(reader)
+        head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\n\r\n"
+        writer.write(head.encode())
+        while True:
+            writer.write(b"\x1f\x8b" * 32768)
+            await writer.drain()
+            sent += 65536
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        if status.startswith("2"):
+            assert len(await client.post(url, b"", {})) == 65536
+        else:
+            with pytest.raises(Rejected) as caught:
+                await client.post(url, b"", {})
+            assert str(caught.value).isprintable()
+    assert sent < 64 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # in KiB
+
+
+def certificate(directory: Path, host: str = "localhost", days: int = 10) -> tuple[Path, Path]:
+    """Make a certificate that is its own authority; return it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - dt.timedelta(days=20))
+        .not_valid_after(NOW + dt.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / f"{host}{days}.crt", directory / f"{host}{days}.key"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def serving(paths: tuple[Path, Path]) -> ssl.SSLContext:
+    """Return a server's context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*paths)
+    return context
+
+
+async def test_tls(tmp_path: Path):
+    """A certificate counts if it is trusted, of this host and in date; all else is for later."""
+    good = certificate(tmp_path)
+    async with answering(serving(good)) as stub:
+        async with connected(Access(url=stub.url, ca_file=str(good[0]))) as client:
+            await client.post(stub.url, b"", {})
+        async with connected(Access(url=stub.url)) as client:
+            with pytest.raises(TryLater, match="certificate verify failed"):
+                await client.post(stub.url, b"", {})
+    for bad, words in (
+        (certificate(tmp_path, days=-1), "certificate has expired"),
+        (certificate(tmp_path, host="elsewhere"), "not valid for 'localhost'"),
+    ):
+        async with (
+            answering(serving(bad)) as stub,
+            connected(Access(url=stub.url, ca_file=str(bad[0]))) as client,
+        ):
+            with pytest.raises(TryLater, match=words):
+                await client.post(stub.url, b"", {})
+        assert not stub.requests
+
+
+async def test_tls_with_a_client_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server that wants a certificate gets the one of the files, from systemd if so named."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    server, own = certificate(tmp_path), certificate(tmp_path, host="agent")
+    context = serving(server)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(own[0])
+    async with answering(context) as stub:
+        access = Access(
+            url=stub.url,
+            ca_file=str(server[0]),
+            certificate_file=str(own[0]),
+            key_file=f"credential:{own[1].name}",
+        )
+        async with connected(access) as client:
+            await client.post(stub.url, b"", {})
+        async with connected(Access(url=stub.url, ca_file=str(server[0]))) as client:
+            with pytest.raises(TryLater):
+                await client.post(stub.url, b"", {})
+    assert len(stub.requests) == 1
+
+
+async def test_too_large_is_halved():
+    """A 413 halves the request, and those after it; only what cannot be halved is lost."""
+    bodies: list[bytes] = []
+
+    async def post(body: bytes, _: int) -> None:
+        if len(body) > 3 or b"X" in body:
+            raise TooLarge("413")
+        bodies.append(body)
+
+    portions = Portions(100)
+    items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
+    await portions.send(items, post)
+    assert bodies == [b"abc", b"def"]
+    await portions.send(items, post)
+    assert bodies[2:] == [b"abc", b"def"]
+    bodies.clear()
+    with pytest.raises(TooLarge):
+        await portions.send([(1, lambda: b"X"), *items], post)
+    assert b"".join(bodies) == b"abcdef"
+
+
+async def test_a_rejected_request_takes_no_other_with_it():
+    """What was rejected is told at the end, when all the others have been delivered."""
+    bodies: list[bytes] = []
+
+    async def post(body: bytes, _: int) -> None:
+        if body == b"b":
+            raise Rejected("bad")
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
+    with pytest.raises(Rejected, match="bad"):
+        await Portions(5).send(items, post)
+    assert bodies == [b"a", b"c"]

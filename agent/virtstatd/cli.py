@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -56,12 +57,12 @@ def run(path: Path | None) -> None:
     path, config = loaded(path)
     with logs.opened(config.log.level, config.log.format) as opened:
         try:
-            ending = on_loop(lambda: serve(config, path, opened.log, Notify()))
+            ended = on_loop(lambda: serve(config, path, opened.log, Notify()))
         except StartError as error:
             opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
             sys.exit(1)
-    if ending is Ending.RELOAD:
-        os.execv(sys.executable, [sys.executable, "-m", "virtstatd", *sys.argv[1:]])  # noqa: S606 - ourselves
+    if ended.why is Ending.RELOAD:
+        begin_anew(ended.sockets)
 
 
 @main.command()
@@ -95,6 +96,51 @@ def once(path: Path | None, form: str) -> None:
             fail(f"libvirt cannot be reached: {error}", 1)
 
 
+def address(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Check an address on the command line."""
+    from virtstatd.sinks.listener import split_address
+
+    try:
+        split_address(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+@main.command()
+@click.option(
+    "--domains",
+    type=click.IntRange(0, 100_000),
+    default=50,
+    show_default=True,
+    help="Guests to make up.",
+)
+@click.option(
+    "--listen-address",
+    default="127.0.0.1:9766",
+    show_default=True,
+    callback=address,
+    help="Address and port of the page.",
+)
+def demo(domains: int, listen_address: str) -> None:
+    """Run the agent before simulated guests; no hypervisor is needed."""
+    from virtstatd.demo import demonstrate
+
+    try:
+        demonstrate(domains, listen_address)
+    except StartError as error:
+        fail(f"virtstatd demo: {error}", 1)
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def simulate(arguments: tuple[str, ...]) -> None:
+    """Run the simulator alone: a libvirtd on a unix socket whose guests are made up."""
+    from virtstatd.simulator.command import simulate as command  # its options need the simulator
+
+    command.main(arguments, prog_name="virtstatd simulate")
+
+
 @main.command()
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
 def fields(form: str) -> None:
@@ -125,6 +171,19 @@ def loaded(path: Path | None) -> tuple[Path | None, Config]:
         return path, load(path)
     except ConfigError as error:
         fail("\n".join(error.faults), CONFIG_EXIT)
+
+
+def begin_anew(sockets: Mapping[str, int]) -> NoReturn:
+    """Execute the same command in this process, handing listening sockets on, sd_listen_fds(3)."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in sockets.values()]
+    for place, fd in enumerate(high):
+        os.dup2(fd, 3 + place)
+    os.environ |= {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(high)),
+        "LISTEN_FDNAMES": ":".join(sockets),
+    }
+    os.execv(sys.executable, [sys.executable, "-m", "virtstatd", *sys.argv[1:]])  # noqa: S606 - ourselves
 
 
 def on_loop(start: Callable[[], Coroutine[Any, Any, T]]) -> T:

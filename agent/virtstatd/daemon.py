@@ -3,8 +3,9 @@ The assembler: builds every object from the configuration and nests their lifeti
 
     connection ──▶ inventory ◀── describer
                        │
-    ticker ──▶ poller ─┴▶ lanes ▶ bulk ▶ decoder ──▶ fanout ──▶ outlet ──▶ sink
-                                        agent numbers ──▶ ┘
+    ticker ──▶ poller ─┴▶ lanes ▶ bulk ▶ decoder ──▶ cover ──▶ fanout ──▶ outlet ──▶ sink
+                                        local lane ────▶ ┘       ▲
+                                        agent numbers ───────────┘
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -31,7 +34,13 @@ from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.hypervisor.sockets import open_session
+from virtstatd.hypervisor.sockets import detected_uri, open_session
+from virtstatd.local.cover import Cover
+from virtstatd.local.files import Descriptors
+from virtstatd.local.lane import LocalLane
+from virtstatd.local.place import Elsewhere, pid_files
+from virtstatd.local.shapes import Shapes
+from virtstatd.local.survey import Survey
 from virtstatd.model import Batch, Domain
 from virtstatd.notify import Notify
 from virtstatd.pipeline.fanout import draining
@@ -48,6 +57,12 @@ from virtstatd.sources.describe import Describer, DescriptionReader
 CLOSE_SECONDS = 1.0
 """What a sink or a lane gets to close; what takes longer ends with the process."""
 
+FRESH_INTERVALS, FRESH_SECONDS = 3, 5.0
+"""How many intervals, and how long at least, the local lane's readings stand for libvirt's."""
+
+DESCRIPTORS_SPARED = 1024
+"""Of those that the process may have, kept for everything but the local lane."""
+
 STATUS_SECONDS = 5.0
 """How often the status line is brought up to date."""
 
@@ -60,6 +75,14 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """How the agent ended, and the listening sockets that its next run takes over, by sink."""
+
+    why: Ending
+    sockets: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """The side that asks libvirt, built and wired."""
 
@@ -68,13 +91,14 @@ class Asking:
     connection: Connection
     poller: Poller
     reader: DescriptionReader
+    local: LocalLane | None
     changed: asyncio.Event
     unknown: set[str]
 
 
 async def serve(
     config: Config, path: Path | None, log: FilteringBoundLogger, notify: Notify
-) -> Ending:
+) -> Ended:
     """
     Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
 
@@ -84,10 +108,11 @@ async def serve(
     events = events_on(loop)
     stop = asyncio.Event()
     lag = LoopLag()
+    sockets: dict[str, socket.socket] = {}
     catalog = catalogs.load()
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     async with AsyncExitStack() as sinks:
-        outlets = [await _outlet(sinks, each, log) for each in config.sinks]
+        outlets = [await _outlet(sinks, each, log, sockets) for each in config.sinks]
         async with (
             draining(outlets, drain_seconds, log) as emit,
             asking(config, catalog, emit, log) as ask,
@@ -104,12 +129,13 @@ async def serve(
                 lambda: ask.reader.reads,
                 lambda: len(ask.unknown),
             )
-            ending = Signals(path, stop, log, notify)
+            ending = Signals(config, path, sockets, stop, log, notify)
             for name, running in {
                 "loop lag": lag.run(stop),
                 "connection": ask.connection.run(stop),
                 "poller": ask.poller.run(stop, lambda: ask.connection.up),
                 "reader": ask.reader.run(stop),
+                **({"local": ask.local.run(stop)} if ask.local else {}),
                 "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
                 "watchdog": watch(ask, outlets, notify, stop),
             }.items():
@@ -120,17 +146,26 @@ async def serve(
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()
     log.info("agent.stopped", ending=ending.why.value)
-    return ending.why
+    return Ended(ending.why, ending.kept)
 
 
 class Signals:
     """What SIGTERM, SIGINT and SIGHUP do: end the stream, or end it to begin anew."""
 
     def __init__(
-        self, path: Path | None, stop: asyncio.Event, log: FilteringBoundLogger, notify: Notify
+        self,
+        config: Config,
+        path: Path | None,
+        sockets: Mapping[str, socket.socket],
+        stop: asyncio.Event,
+        log: FilteringBoundLogger,
+        notify: Notify,
     ) -> None:
         self.why = Ending.STOPPED
+        self.kept: dict[str, int] = {}
+        self._config = config
         self._path = path
+        self._sockets = sockets
         self._stop = stop
         self._log = log
         self._notify = notify
@@ -148,11 +183,17 @@ class Signals:
 
     def reload(self) -> None:
         """Begin anew with the file as it is now; a bad one changes nothing and says why."""
+        if self._stop.is_set():
+            return
         try:
-            load(self._path)
+            config = load(self._path)
         except ConfigError as error:
             self._log.error("config.rejected", faults=error.faults)
             return
+        before = {each.name: each.sink for each in self._config.sinks}
+        unchanged = [each.name for each in config.sinks if before.get(each.name) == each.sink]
+        kept = [name for name in unchanged if name in self._sockets]
+        self.kept = {name: os.dup(self._sockets[name].fileno()) for name in kept}
         self.why = Ending.RELOAD
         self._notify.reloading()
         self._stop.set()
@@ -171,7 +212,7 @@ async def asking(
     def gone(domain: Domain) -> None:  # on whichever thread found out
         decoder.forget(domain.uuid)
         batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
-        loop.call_soon_threadsafe(emit, batch)
+        loop.call_soon_threadsafe(cover, batch)
 
     def turned() -> None:
         changed.set()
@@ -185,6 +226,8 @@ async def asking(
     def opened() -> Session:
         return open_session(options.uri, options.keepalive_seconds, options.keepalive_count)
 
+    fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * config.local.interval_seconds)
+    cover = Cover(emit, fresh_seconds)
     inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
     decoder = Decoder(catalog, unknown)
     lanes = Lanes(opened, options.lanes)
@@ -193,7 +236,7 @@ async def asking(
         _tiers(config, catalog),
         lanes,
         Bulk(inventory, decoder),
-        emit,
+        cover,
         changed.set,
         log,
         time.monotonic,
@@ -203,10 +246,47 @@ async def asking(
     reader = DescriptionReader(
         inventory, lanes, Describer(catalog), emit, log, options.deadline_seconds
     )
+    local = _local(config, catalog, inventory, cover, fresh_seconds, log)
     try:
-        yield Asking(inventory, lanes, connection, poller, reader, changed, unknowns)
+        yield Asking(inventory, lanes, connection, poller, reader, local, changed, unknowns)
     finally:
         await lanes.close(CLOSE_SECONDS)
+
+
+def _local(
+    config: Config,
+    catalog: Catalog,
+    inventory: Inventory,
+    cover: Cover,
+    fresh_seconds: float,
+    log: FilteringBoundLogger,
+) -> LocalLane | None:
+    """Return the lane that reads the guests of this host from the kernel, None where it cannot."""
+    if not config.local.enabled:
+        return None
+    try:
+        directory = pid_files(config.hypervisor.uri or detected_uri())
+    except Elsewhere as error:
+        log.info("local.off", reason=str(error))
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shapes = Shapes(catalog)
+    survey = Survey(
+        directory,
+        inventory.domains,
+        shapes,
+        Descriptors(soft - DESCRIPTORS_SPARED),
+        config.local.peak_seconds,
+    )
+    return LocalLane(
+        survey,
+        inventory.domains,
+        cover,
+        shapes,
+        log,
+        config.local.interval_seconds,
+        fresh_seconds,
+    )
 
 
 def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
@@ -222,9 +302,15 @@ def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
     return tiers
 
 
-async def _outlet(stack: AsyncExitStack, each: SinkConfig, log: FilteringBoundLogger) -> Outlet:
+async def _outlet(
+    stack: AsyncExitStack,
+    each: SinkConfig,
+    log: FilteringBoundLogger,
+    sockets: dict[str, socket.socket],
+) -> Outlet:
     bound = log.bind(sink=each.name)
-    send = await stack.enter_async_context(contained(each.sink, Opening(each.name, bound)))
+    opening = Opening(each.name, bound, sockets)
+    send = await stack.enter_async_context(contained(each.sink, opening))
     return Outlet(
         each.name,
         send,

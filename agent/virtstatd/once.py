@@ -13,7 +13,7 @@ from virtstatd.config import Config
 from virtstatd.daemon import asking
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.model import Batch
-from virtstatd.sinks.jsonl import Lines
+from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.latest import Latest
 from virtstatd.sinks.page import Pages
 
@@ -33,7 +33,7 @@ async def poll_once(config: Config, form: str, out: BinaryIO, log: FilteringBoun
     if form == "jsonl":
         lines = Lines()
         for batch in batches:
-            out.writelines(lines.of(batch))
+            out.writelines(lines.pieces(batch))
         return
     latest = Latest(time.monotonic)
     for batch in batches:

@@ -8,9 +8,10 @@ manager that connects, yields the one verb `send`, and closes.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -43,10 +44,16 @@ Send = Callable[[Batch], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What the agent hands to a sink that opens: its name in the configuration and its log."""
+    """
+    What the agent hands to a sink that opens: its name in the configuration and its log.
+
+    A sink that listens puts its socket into `sockets`, under its own name: it stays open while the
+    agent begins anew with a changed configuration.
+    """
 
     name: str
     log: FilteringBoundLogger
+    sockets: dict[str, socket.socket] = field(default_factory=dict)
 
 
 class Sink(Protocol):

@@ -91,6 +91,7 @@ class Prometheus:
             raise StartError(
                 f"the socket that was handed over for {opening.name} cannot be used: {error}"
             ) from error
+        opening.sockets[opening.name] = sock
         async with listening(sock, answer, opening.log):
             host, port = sock.getsockname()[:2]
             opening.log.info("scrape.listening", host=host, port=port, path=self.path)

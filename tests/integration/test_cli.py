@@ -1,0 +1,200 @@
+"""The command as its users meet it: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from running import running
+
+
+def virtstatd(*args: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, *python, "-m", "virtstatd", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Name a configuration file to be written to."""
+    return tmp_path / "virtstatd.toml"
+
+
+TEN_FAULTS = Path(__file__).parent.parent / "config" / "bad" / "ten_faults.toml"
+
+
+def test_ten_faults_are_ten_lines():
+    """Every fault of a file is told at once, each with its place, and the exit code is 78."""
+    done = virtstatd("check", "--config", str(TEN_FAULTS))
+
+    assert done.returncode == 78
+    lines = done.stderr.splitlines()
+    assert len(lines) == 10
+    assert all(line.startswith(f"{TEN_FAULTS}:") for line in lines)
+
+
+def test_run_refuses_a_bad_file_as_check_does():
+    """The service ends with 78, on which systemd does not start it again."""
+    done = virtstatd("run", "--config", str(TEN_FAULTS))
+
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 10
+
+
+def test_a_good_file_is_called_good(file: Path):
+    """`check` says which sinks there will be and what each of them promises."""
+    file.write_text("[[sink]]\ntype = 'null'\n")
+    done = virtstatd("check", "--config", str(file))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "null" in done.stdout
+
+
+def test_optimised_python_is_refused():
+    """`python -O` removes what libvirtaio needs; the agent says so in one sentence."""
+    done = virtstatd("run", python=("-O",))
+
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert "-O" in done.stderr
+
+
+def test_a_port_in_use_is_one_sentence(file: Path):
+    """Another listener on the port ends the start with what to do about it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        file.write_text(f"[[sink]]\ntype='prometheus'\nlisten_address='127.0.0.1:{port}'\n")
+        done = virtstatd("run", "--config", str(file))
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert str(port) in done.stderr
+    assert "in use" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(file: Path):
+    """A JSON lines file in a folder that does not exist ends the start with its path."""
+    file.write_text("[[sink]]\ntype='jsonl'\ntarget='/nonexistent/folder/out.jsonl'\n")
+    done = virtstatd("run", "--config", str(file))
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "/nonexistent/folder" in done.stderr
+
+
+def test_a_sink_that_cannot_be_imported_names_itself(file: Path):
+    """An unknown sink is a fault of the file, with the nearest right name."""
+    file.write_text("[[sink]]\ntype='promethius'\n")
+    done = virtstatd("check", "--config", str(file))
+
+    assert done.returncode == 78
+    assert "prometheus" in done.stderr
+
+
+@pytest.mark.parametrize("uri", ["qemu+unix:///system?socket=/nonexistent/sock", "nodriver:///x"])
+def test_a_uri_that_does_not_open_is_said_once_and_tried_for_ever(tmp_path: Path, uri: str):
+    """The service goes on without libvirt and says why in one line of its log."""
+    with running(tmp_path, uri) as agent:
+        agent.wait_for(lambda: agent.events("libvirt.unreachable"))
+        ticks = agent.value("virtstatd_ticks_total", tier="pulse") or 0
+        agent.wait_for(
+            lambda: (agent.value("virtstatd_ticks_total", tier="pulse") or 0) > ticks + 2
+        )
+        assert agent.value("libvirt_up") == 0
+        assert len(agent.events("libvirt.unreachable")) == 1
+        assert agent.stop() == 0
+
+
+def test_a_socket_without_permission_is_said(tmp_path: Path):
+    """A socket that refuses the agent is named in the log, and the agent serves on."""
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))  # and never listens: connecting is refused
+        with running(tmp_path, f"qemu+unix:///system?socket={path}") as agent:
+            agent.wait_for(lambda: agent.events("libvirt.unreachable"))
+            assert str(path) in str(agent.events("libvirt.unreachable")[0]["reason"])
+
+
+def test_once_without_libvirt_says_so(file: Path):
+    """A look at a host without libvirt is one sentence and exit code 1."""
+    file.write_text("[hypervisor]\nuri = 'qemu+unix:///system?socket=/nonexistent/sock'\n")
+    done = virtstatd("once", "--config", str(file))
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "/nonexistent/sock" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["prometheus", "jsonl"])
+def test_once_prints_what_the_test_driver_has(file: Path, form: str):
+    """Any libvirt URI will do, libvirt's own test driver among them."""
+    file.write_text("[hypervisor]\nuri = 'test:///default'\n")
+    done = virtstatd("once", "--config", str(file), "--format", form)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "running" in done.stdout
+
+
+def test_fields_and_sinks_print_what_there_is():
+    """The catalog and the sinks tell about themselves."""
+    fields = virtstatd("fields").stdout
+    sinks = virtstatd("sinks").stdout
+
+    assert "libvirt_domain_vcpu_delay_seconds_total" in fields
+    assert "vcpu.{vcpu}.delay" in fields
+    assert all(name in sinks for name in ("prometheus", "jsonl", "null", "listen_address"))
+
+
+def test_sighup_begins_anew_on_the_same_socket(tmp_path: Path):
+    """A reload keeps the process and the page's port, and takes the new file."""
+    with running(tmp_path, "test:///default") as agent:
+        agent.wait_for(lambda: agent.value("libvirt_up") == 1)
+        address, pid = agent.address, agent.pid
+        assert agent.value("virtstatd_interval_seconds", tier="pulse") == 1
+        file = tmp_path / "virtstatd.toml"
+        file.write_text(file.read_text().replace("interval_seconds = 1", "interval_seconds = 2"))
+        os.kill(pid, 1)
+        agent.wait_for(lambda: len(agent.events("agent.started")) == 2)
+        assert agent.address == address
+        agent.wait_for(lambda: agent.value("virtstatd_interval_seconds", tier="pulse") == 2)
+        assert agent.pid == pid
+        assert [e["port"] for e in agent.events("scrape.listening")] == [int(address[17:])] * 2
+        assert agent.stop() == 0
+
+
+def test_sighup_with_a_bad_file_changes_nothing(tmp_path: Path):
+    """A bad file is refused with its faults, and the agent goes on as it was."""
+    with running(tmp_path, "test:///default") as agent:
+        agent.wait_for(lambda: agent.value("libvirt_up") == 1)
+        (tmp_path / "virtstatd.toml").write_text("[pol]\n")
+        os.kill(agent.pid, 1)
+        agent.wait_for(lambda: agent.events("config.rejected"))
+        assert len(agent.events("agent.started")) == 1
+        assert agent.value("libvirt_up") == 1
+
+
+def test_an_invented_field_is_one_line(tmp_path: Path):
+    """A line in the catalog changes the list of fields without any code."""
+    from virtstatd import catalog
+
+    extra = tmp_path / "extra.toml"
+    extra.write_text(
+        'group = "block"\n[fields]\n"{target_device}.wear" = { name = "wear", kind = "gauge", '
+        'unit = "seconds", help = "Invented for this test." }\n'
+    )
+    before, after = catalog.load().table(), catalog.load(extra).table()
+    assert "libvirt_domain_block_stats_wear_seconds" not in before
+    assert "libvirt_domain_block_stats_wear_seconds" in after
+    assert "libvirt_domain_block_stats_wear_seconds" in catalog.load(extra).table("markdown")

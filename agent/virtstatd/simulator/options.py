@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from virtstatd.simulator.profiles import PROFILES
 
 
 MAX_CPUS = 4096
+MAX_DOMAINS = 1_000_000
+MAX_CHURN = 10_000
 MAX_SOCKET_PATH = 107  # bytes that the kernel has for the path of a unix socket
 
 
@@ -48,8 +51,14 @@ class Options:
         if self.libvirt not in VERSIONS:
             known = ", ".join(map(str, VERSIONS))
             raise StartError(f"libvirt {self.libvirt} is none of {known}")
-        if self.domains < 0 or not 1 <= self.cpus <= MAX_CPUS:
-            raise StartError(f"domains must be 0 or more and cpus from 1 to {MAX_CPUS}")
+        for name, value, low, high in (
+            ("domains", self.domains, 0, MAX_DOMAINS),
+            ("cpus", self.cpus, 1, MAX_CPUS),
+            ("churn_per_second", self.churn_per_second, 0, MAX_CHURN),
+            ("job_wait_seconds", self.job_wait_seconds, 0, math.inf),
+        ):
+            if not low <= value <= high:  # not a number, too
+                raise StartError(f"{name} must be from {low} to {high}, is {value}")
         for path in (self.socket, self.control):
             if path is not None and len(bytes(path)) > MAX_SOCKET_PATH:
                 raise StartError(f"{path} is longer than the path of a socket may be")

@@ -43,9 +43,7 @@ class Server:
 
     async def open(self) -> None:
         """Bind the socket, in place of one that a dead process left, and take clients."""
-        self.path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self.path))
+        listener = claimed(self.path)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connect, sock=listener, backlog=512)
 
@@ -158,6 +156,27 @@ class Server:
         else:
             cut = faults.get("cut")
             connection.reply(header, payload, cut_at=cut.after_bytes if cut else None)
+
+
+def claimed(path: Path) -> socket.socket:
+    """
+    Bind a socket at a path, in place of one that a dead process left.
+
+    Raises `OSError` where anything else is there: a file, or a socket that somebody listens at.
+    """
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as visitor:
+            try:
+                visitor.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _fail(fail: Fault | None, oversize: Fault | None) -> None:

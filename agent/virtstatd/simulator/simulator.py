@@ -21,7 +21,7 @@ from virtstatd.simulator.control import MAX_LINE, Control, Json, read_script
 from virtstatd.simulator.host import Host
 from virtstatd.simulator.options import Options
 from virtstatd.simulator.profiles import PROFILES
-from virtstatd.simulator.server import Server
+from virtstatd.simulator.server import Server, claimed
 
 
 class Simulator:
@@ -76,21 +76,27 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         options = self.options
+        at = options.socket
         try:
             if options.replay is not None:
-                self.host.replay(options.replay)
+                at = options.replay
+                self.host.replay(at)
             if options.script is not None:
-                read_script(options.script)
+                at = options.script
+                read_script(at)
+            at = options.socket
             self.host.populate(options.domains)
             await self.server.open()
             if options.control is not None:
-                options.control.unlink(missing_ok=True)
+                at = options.control
                 self._control_server = await asyncio.start_unix_server(
-                    self.control.serve, options.control, limit=MAX_LINE
+                    self.control.serve, sock=claimed(at), limit=MAX_LINE
                 )
         except (OSError, ValueError) as error:
             await self.__aexit__(None, None, None)
-            raise StartError(f"the simulator cannot start: {error}") from error
+            reason = str((isinstance(error, OSError) and error.strerror) or error)
+            where = "" if str(at) in reason else f"{at}: "
+            raise StartError(f"the simulator cannot start: {where}{reason}") from error
         if options.churn_per_second:
             await self.command("churn", per_second=options.churn_per_second)
         if options.script is not None:
@@ -121,12 +127,18 @@ def _unlink(path: Path | None) -> None:
         path.unlink(missing_ok=True)
 
 
-async def serve(options: Options) -> None:
-    """Simulate until SIGINT or SIGTERM; the first line of output says when clients may come."""
+async def serve(options: Options, until: int | None = None) -> None:
+    """
+    Simulate until SIGINT, SIGTERM or the end of the descriptor `until`.
+
+    The first line of output says when clients may come.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    if until is not None:
+        loop.add_reader(until, stopped.set)
     async with Simulator(options) as simulator:
         ready = {"uri": simulator.uri, "domains": len(simulator.host.guests)}
         sys.stdout.write(json.dumps(ready) + "\n")
@@ -134,7 +146,7 @@ async def serve(options: Options) -> None:
         await stopped.wait()
 
 
-def run(options: Options) -> None:
-    """Simulate in this process until it is told to end; raises `StartError`."""
+def run(options: Options, until: int | None = None) -> None:
+    """Simulate in this process until it is told to end, as `serve` is; raises `StartError`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options))
+        runner.run(serve(options, until))

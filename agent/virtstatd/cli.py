@@ -141,51 +141,6 @@ def simulate(arguments: tuple[str, ...]) -> None:
     command.main(arguments, prog_name="virtstatd simulate")
 
 
-def address(_: click.Context, __: click.Parameter, value: str) -> str:
-    """Check an address on the command line."""
-    from virtstatd.sinks.listener import split_address
-
-    try:
-        split_address(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    return value
-
-
-@main.command()
-@click.option(
-    "--domains",
-    type=click.IntRange(0, 100_000),
-    default=50,
-    show_default=True,
-    help="Guests to make up.",
-)
-@click.option(
-    "--listen-address",
-    default="127.0.0.1:9766",
-    show_default=True,
-    callback=address,
-    help="Address and port of the page.",
-)
-def demo(domains: int, listen_address: str) -> None:
-    """Run the agent before simulated guests; no hypervisor is needed."""
-    from virtstatd.demo import demonstrate
-
-    try:
-        demonstrate(domains, listen_address)
-    except StartError as error:
-        fail(f"virtstatd demo: {error}", 1)
-
-
-@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def simulate(arguments: tuple[str, ...]) -> None:
-    """Run the simulator alone: a libvirtd on a unix socket whose guests are made up."""
-    from virtstatd.simulator.command import simulate as command  # its options need the simulator
-
-    command.main(arguments, prog_name="virtstatd simulate")
-
-
 @main.command()
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
 def fields(form: str) -> None:

@@ -1,13 +1,20 @@
 """Remote write's messages as the protocol buffers library reads them, for comparison."""
 
+import math
 import struct
+from collections.abc import Iterable
+from fractions import Fraction
 
 import cramjam
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from virtstatd.model import Kind, Reading
+
 
 STALE = 0x7FF0000000000002
+EXTERNAL = {"job": "j", "instance": "i", "zone": "z"}
 
+_SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _MESSAGES = {
     "Label": [("name", 1, "string"), ("value", 2, "string")],
@@ -57,3 +64,28 @@ def read(body: bytes) -> list[tuple[Labels, int, int]]:
 def bits(number: float) -> int:
     """Return the bits of a double."""
     return struct.unpack("<Q", struct.pack("<d", number))[0]
+
+
+def wanted(readings: Iterable[Reading]) -> dict[Labels, int]:
+    """Return the labels and the bits that must arrive, by the rules and not by the encoder."""
+    found: dict[Labels, int] = {}
+    for reading in readings:
+        for series, value in zip(reading.shape.series, reading.values, strict=True):
+            field = series.field
+            name = field.family + _SUFFIXES.get(field.kind, "")
+            name = name.replace("_info_info", "_info") + (f"_{series.part}" if series.part else "")
+            labels = EXTERNAL | dict(series.labels) | {"__name__": name}
+            if "le" in labels:
+                labels["le"] = str(float(labels["le"])).replace("inf", "+Inf")
+            labels |= dict(reading.domain.labels) if reading.domain else {}
+            plain = {
+                key: text.encode("utf-8", "backslashreplace").decode()
+                for key, text in labels.items()
+                if text
+            }
+            number = value
+            if series.part in ("", "sum") and math.isfinite(value):
+                number = float(Fraction(value) * Fraction(10) ** field.exponent)
+            assert tuple(sorted(plain.items())) not in found
+            found[tuple(sorted(plain.items()))] = bits(number)
+    return found

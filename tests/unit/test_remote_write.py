@@ -1,7 +1,6 @@
 """Remote write, read by the protocol buffers library: every number, every label, every end."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpstub import Stub, answering
-from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
+from virtstatd.model import Batch, Domain, Field, Kind, Series, Shape
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.remote_write import Encoder, RemoteWrite
 from virtstatd.testing import (
@@ -23,11 +22,9 @@ from virtstatd.testing import (
     make_shapes,
 )
 from virtstatd.testing.contract import opening
-from write_request import STALE, Labels, bits, read
+from write_request import STALE, Labels, bits, read, wanted
 
 
-EXTERNAL = {"job": "j", "instance": "i", "zone": "z"}
-SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 SECOND = 1_000_000_000
 
 
@@ -40,31 +37,6 @@ def sink(stub: Stub, **options: object) -> RemoteWrite:
         external_labels={"zone": "z"},
         **options,
     )
-
-
-def wanted(readings: Iterable[Reading]) -> dict[Labels, int]:
-    """Return the labels and the bits that must arrive, by the rules and not by the encoder."""
-    found: dict[Labels, int] = {}
-    for reading in readings:
-        for series, value in zip(reading.shape.series, reading.values, strict=True):
-            field = series.field
-            name = field.family + SUFFIXES.get(field.kind, "")
-            name = name.replace("_info_info", "_info") + (f"_{series.part}" if series.part else "")
-            labels = EXTERNAL | dict(series.labels) | {"__name__": name}
-            if "le" in labels:
-                labels["le"] = str(float(labels["le"])).replace("inf", "+Inf")
-            labels |= dict(reading.domain.labels) if reading.domain else {}
-            plain = {
-                key: text.encode("utf-8", "backslashreplace").decode()
-                for key, text in labels.items()
-                if text
-            }
-            number = value
-            if series.part in ("", "sum") and math.isfinite(value):
-                number = float(Fraction(value) * Fraction(10) ** field.exponent)
-            assert tuple(sorted(plain.items())) not in found
-            found[tuple(sorted(plain.items()))] = bits(number)
-    return found
 
 
 def marked(stub: Stub) -> dict[Labels, int]:

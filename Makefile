@@ -33,18 +33,16 @@ help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 .PHONY: run
-run: $(VENV)/run.stamp  ## run the agent here, on the local hypervisor or on libvirt's test driver
-	@mkdir -p build
-	config='$(CONFIG)'
+run: $(VENV)/run.stamp  ## run the agent here, on the local hypervisor or on simulated guests
+	@config='$(CONFIG)'
 	if [[ -n $$config ]]; then
 		echo "Configuration: $$config"
 	elif [[ -S /run/libvirt/virtqemud-sock-ro || -S /run/libvirt/libvirt-sock-ro ]]; then
 		echo "Guests: the local hypervisor's"
 		config=config/virtstatd.toml
 	else
-		echo "Guests: no hypervisor here, so libvirt's built-in test driver invents one (test:///default)"
-		config=build/run.toml
-		printf '[hypervisor]\nuri = "test:///default"\n' >$$config
+		echo "Guests: no hypervisor here, so the built-in simulator makes some up"
+		exec $(BIN)/virtstatd demo
 	fi
 	echo "Metrics: $(PAGE)"
 	exec $(BIN)/virtstatd run --config "$$config"

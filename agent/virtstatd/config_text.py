@@ -21,7 +21,7 @@ from virtstatd.sink import Sink
 from virtstatd.sinks.find import find
 
 
-BUILT_IN: Final = ("prometheus", "jsonl", "textfile", "null", "remote_write")
+BUILT_IN: Final = ("prometheus", "jsonl", "textfile", "graphite", "statsd", "null", "remote_write")
 
 _HEAD: Final = """\
 ## Every option of virtstatd with its default; `virtstatd check` names every fault of this file.

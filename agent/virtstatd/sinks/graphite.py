@@ -1,0 +1,222 @@
+"""
+Graphite's plaintext protocol over TCP, or TLS to a proxy in front of it.
+
+| format | a line |
+|---|---|
+| plain | `virtstatd.node1.domain.web.libvirt_domain_vcpu_exits_total.0 4096 1700000000` |
+| tagged | `libvirt_domain_vcpu_exits_total;vcpu=0;domain=web;host=node1 4096 1700000000` |
+
+The host's own series stand under `host` where others have `domain` and the guest's name. The
+grammar has no escapes: what is no letter, digit, `_` or `-` becomes `%` and two hexadecimal
+digits, and with `plain` a word of more than 200 characters ends in `~` and its checksum, since
+each word becomes the name of a file. NaN and infinity, which Graphite cannot keep, are left out.
+Times are whole seconds.
+
+Best effort: the protocol confirms nothing. A batch is delivered when the kernel has taken it; what
+the server had not read when it died is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from virtstatd.errors import TryLater
+from virtstatd.model import Domain, Series
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
+from virtstatd.sinks.listener import split_address
+from virtstatd.sinks.secrets import (
+    CaFile,
+    CertificateFile,
+    KeyFile,
+    Tls,
+    check_files,
+    tls_context,
+)
+
+
+PIECE_BYTES = 65536
+WORD_CHARACTERS = 200
+IN_TAGS = "./:@+,"
+
+_TIME = "\1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graphite:
+    """Send every number to Graphite as a line of text over TCP: best effort, nothing confirms."""
+
+    address: Annotated[str, Meta(description="Host and port of the plaintext receiver.")] = (
+        "127.0.0.1:2003"
+    )
+    format: Annotated[
+        Literal["plain", "tagged"],
+        Meta(description="plain: paths of words; tagged: names with tags, for Graphite 1.1 up."),
+    ] = "plain"
+    prefix: Annotated[
+        str,
+        Meta(
+            description="Beginning of plain paths; `{host}` is this host's name.",
+            title="words of letters, digits, _, - and {host} with dots between",
+            pattern=r"^([A-Za-z0-9_-]|\{host\})+(\.([A-Za-z0-9_-]|\{host\})+)*\Z",
+        ),
+    ] = "virtstatd.{host}"
+    tls: Tls = False
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+
+    delivery: ClassVar[Delivery] = "fire-and-forget"
+
+    def __post_init__(self) -> None:
+        try:
+            host, _ = split_address(self.address)
+        except ValueError as error:
+            raise ValueError(f"address: {error}") from None
+        if not host:
+            raise ValueError("address: must be host:port, like 127.0.0.1:2003")
+        check_files(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+
+    @asynccontextmanager
+    async def open(self, _: Opening) -> AsyncIterator[Send]:
+        """Connect with the first batch."""
+        context = tls_context(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+        lines = _Plain(self.prefix) if self.format == "plain" else _Tagged()
+        stream = _Stream(self.address, context, lines)
+        try:
+            yield stream.send
+        finally:
+            stream.close()
+
+
+class _Plain:
+    """Paths: prefix, domain, name, and the values of the labels."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.replace("{host}", _short(platform.node()))
+        self._flat = Flat(self._line)
+
+    def pieces(self, batch: Batch) -> Iterator[str]:
+        """Yield the lines, a reading at a time."""
+        time = _seconds(batch)
+        for reading in batch.readings:
+            domain = reading.domain
+            place = f"domain.{_short(domain.name)}" if domain else "host"
+            yield self._flat.render(reading, f"{self._prefix}.{place}.").replace(_TIME, time)
+
+    def _line(self, series: Series) -> tuple[str, str]:
+        words = [name_of(series), *(_short(text) for _, text in labels_of(series))]
+        return f"{DOMAIN}{'.'.join(words)} ", f" {_TIME}"
+
+
+class _Tagged:
+    """Names with tags, in Graphite 1.1's form."""
+
+    def __init__(self) -> None:
+        self._host = f";host={word(platform.node(), IN_TAGS)}"
+        self._flat = Flat(self._line)
+
+    def pieces(self, batch: Batch) -> Iterator[str]:
+        """Yield the lines, a reading at a time."""
+        time = _seconds(batch)
+        for reading in batch.readings:
+            tags = self._tags(reading.domain) + self._host
+            yield self._flat.render(reading, tags).replace(_TIME, time)
+
+    def _line(self, series: Series) -> tuple[str, str]:
+        tags = "".join(_tag(key, text) for key, text in labels_of(series))
+        return f"{name_of(series)}{tags}{DOMAIN} ", f" {_TIME}"
+
+    def _tags(self, domain: Domain | None) -> str:
+        return "".join(_tag(key, text) for key, text in domain.labels) if domain else ""
+
+
+class _Stream:
+    """A connection that is made when there is something to send."""
+
+    def __init__(
+        self, address: str, context: ssl.SSLContext | None, lines: _Plain | _Tagged
+    ) -> None:
+        self._address = address
+        self._context = context
+        self._lines = lines
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(self, batch: Batch) -> None:
+        """Write a batch; after a failure all of it goes to the next connection."""
+        waiting: list[str] = []
+        size = 0
+        try:
+            writer = await self._connected()
+            for text in self._lines.pieces(batch):
+                waiting.append(text)
+                size += len(text)
+                if size >= PIECE_BYTES:
+                    await _write(writer, waiting)
+                    size = 0
+            await _write(writer, waiting)
+        except OSError as error:
+            self.close()
+            raise TryLater(f"{self._address}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()  # cut in the middle of a line
+            raise
+
+    def close(self) -> None:
+        """Cut the connection; what was sent is with the kernel already."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        if self._streams is not None:
+            reader, writer = self._streams
+            if not reader.at_eof() and not writer.is_closing():
+                return writer
+            self.close()
+        host, port = split_address(self._address)
+        self._streams = await asyncio.open_connection(host, port, ssl=self._context)
+        _, writer = self._streams
+        writer.transport.set_write_buffer_limits(high=0)  # sent is what the kernel has
+        return writer
+
+
+async def _write(writer: asyncio.StreamWriter, waiting: list[str]) -> None:
+    writer.write("".join(waiting).encode())
+    waiting.clear()
+    await writer.drain()
+    await asyncio.sleep(0)  # a fast reader must not keep the loop
+
+
+def _seconds(batch: Batch) -> str:
+    return str(batch.taken_at // 1_000_000_000)
+
+
+def _tag(key: str, text: str) -> str:
+    return f";{word(key)}={word(text, IN_TAGS)}"
+
+
+def _short(text: str) -> str:
+    whole = word(text)
+    if len(whole) <= WORD_CHARACTERS:
+        return whole
+    return f"{whole[: WORD_CHARACTERS - 9]}~{zlib.crc32(whole.encode()):08x}"

@@ -1,0 +1,46 @@
+"""
+The parts of a README that are generated: `python -m virtstatd.readme README.md` rewrites them.
+
+Each stands between `<!-- NAME: generated -->` and `<!-- end -->`; a test fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from virtstatd import catalog
+from virtstatd.config_text import markdown_tables
+from virtstatd.sinks.find import find, names
+
+
+PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(text: str) -> str:
+    """Return the text with all of its generated parts as the code has them now."""
+    makers = {"fields": _fields, "options": markdown_tables, "sinks": _sinks}
+
+    def renew(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{makers[found['name']]()}\n{found[3]}"
+
+    return PART.sub(renew, text)
+
+
+def _fields() -> str:
+    return catalog.load().table("markdown").strip() + "\n"
+
+
+def _sinks() -> str:
+    rows = ["| type | delivery | what it does |", "|---|---|---|"]
+    for name in names():
+        sink = find(name)
+        summary = (sink.__doc__ or "").strip().splitlines()[0]
+        rows.append(f"| `{name}` | {sink.delivery} | {summary} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -115,6 +115,8 @@ interval_seconds = {pulse}
 interval_seconds = {monitor}
 [poll.extra]
 interval_seconds = {extra}
+[local]
+enabled = {local}
 [agent]
 interval_seconds = 1.0
 [[sink]]
@@ -131,12 +133,19 @@ def running(
     pulse: float = 1.0,
     monitor: float = 1.0,
     extra: float = 2.0,
+    local: bool = False,
     more: str = "",
     python: tuple[str, ...] = (),
 ) -> Iterator[Agent]:
     """Run an agent against a hypervisor; it is stopped in the end, whatever happens."""
     file = folder / "virtstatd.toml"
-    text = CONFIG.format(uri=json.dumps(uri), pulse=pulse, monitor=monitor, extra=extra)
+    text = CONFIG.format(
+        uri=json.dumps(uri),
+        pulse=pulse,
+        monitor=monitor,
+        extra=extra,
+        local=json.dumps(local),
+    )
     file.write_text(text + more)
     agent = Agent(file, python=python)
     try:

@@ -22,6 +22,7 @@ from virtstatd.config_tables import (
     Extra,
     Hypervisor,
     Labels,
+    Local,
     Log,
     Monitor,
     OutletConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "Extra",
     "Hypervisor",
     "Labels",
+    "Local",
     "Log",
     "Monitor",
     "OutletConfig",
@@ -85,6 +87,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     hypervisor: Hypervisor = Hypervisor()
     poll: Poll = Poll()
+    local: Local = Local()
     labels: Labels = Labels()
     agent: Agent = Agent()
     log: Log = Log()
@@ -117,6 +120,7 @@ def parse(text: str, file: str, *, find: Find = find_sink, names: Names = sink_n
     return Config(
         hypervisor=build(Hypervisor, _inner(document, "hypervisor")),
         poll=build(Poll, _inner(document, "poll")),
+        local=build(Local, _inner(document, "local")),
         labels=build(Labels, _inner(document, "labels")),
         agent=build(Agent, _inner(document, "agent")),
         log=build(Log, _inner(document, "log")),

@@ -116,6 +116,21 @@ class Poll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     extra: Extra = Extra()
 
 
+class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the kernel itself tells about the guests of this host, without asking libvirt."""
+
+    enabled: Annotated[
+        bool, Meta(description="Read it; without effect where the hypervisor is remote.")
+    ] = True
+    interval_seconds: Annotated[
+        float, Meta(description="Seconds from one look at the guests to the next.", ge=0.5, le=60)
+    ] = 1.0
+    peak_seconds: Annotated[
+        float,
+        Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),
+    ] = 60.0
+
+
 class Labels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Labels on every series of a guest, beside its name."""
 
@@ -186,6 +201,7 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 TABLES: Final[dict[str, type]] = {
     "hypervisor": Hypervisor,
     "poll": Poll,
+    "local": Local,
     "labels": Labels,
     "agent": Agent,
     "log": Log,

@@ -51,6 +51,11 @@ class Inventory:
         with self._lock:
             return list(self._entries)
 
+    def domains(self) -> list[tuple[Domain, tuple[Reading, ...]]]:
+        """Return the running domains with what their XML says, longest known first."""
+        with self._lock:
+            return [(entry.domain, entry.described) for entry in self._entries.values()]
+
     def see(self, uuid: str, name: str, number: int) -> Domain | None:
         """
         Return the domain as known from now on; None for an incarnation that has ended.

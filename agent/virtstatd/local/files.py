@@ -1,0 +1,103 @@
+"""
+Small files of the kernel, kept open and read again and again.
+
+Reading through an open descriptor costs a fifth of opening the file as well. And a directory of
+/proc that is open belongs to its process for ever: after the process has ended every read fails,
+so that nothing is ever read of another process that was given the same number.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+READ_BYTES = 1 << 14
+"""More than any of the files has; a single read of procfs is consistent, two are not."""
+
+
+class Descriptors:
+    """How many descriptors may still be kept; whoever gets none opens the file at each read."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def take(self) -> bool:
+        """Return whether one more may be kept."""
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        return True
+
+    def give_back(self) -> None:
+        """Take note that a kept one was closed."""
+        self._left += 1
+
+
+class Folder:
+    """An open directory; raises OSError where there is none."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def close(self) -> None:
+        """Let go of it; files that were opened in it live on."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of a file in it."""
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=self._descriptor)
+
+    def read(self, name: str, size: int = READ_BYTES) -> bytes:
+        """Return a file's contents, read once."""
+        descriptor = self.open(name)
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def read_whole(self, name: str) -> bytes:
+        """Return the contents of a file that may be longer than a single read brings."""
+        descriptor = self.open(name)
+        try:
+            return b"".join(iter(lambda: os.read(descriptor, READ_BYTES), b""))
+        finally:
+            os.close(descriptor)
+
+    def names(self, name: str) -> list[str]:
+        """Return the names in a directory in it."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._descriptor)
+        try:
+            return os.listdir(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class File:
+    """One file of a folder, kept open where descriptors are left; raises OSError like `open`."""
+
+    __slots__ = ("_descriptor", "_descriptors", "_folder", "_name")
+
+    def __init__(self, folder: Folder, name: str, descriptors: Descriptors) -> None:
+        self._folder = folder
+        self._name = name
+        self._descriptors = descriptors
+        self._descriptor = folder.open(name)
+        if not descriptors.take():
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read(self) -> bytes:
+        """Return the contents as they are now; raises OSError once the process has ended."""
+        if self._descriptor < 0:
+            return self._folder.read(self._name)
+        return os.pread(self._descriptor, READ_BYTES, 0)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._descriptors.give_back()

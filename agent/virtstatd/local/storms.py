@@ -1,0 +1,63 @@
+"""
+What averages hide: how much of each second the vCPUs of a guest waited for a CPU, and ran.
+
+Every vCPU's share of every second is one observation of a histogram that only grows, so a scraper
+that comes once a minute still sees that there was a bad second. The highest share is kept for a
+while, so that it can be seen how bad it was.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from itertools import accumulate
+
+from virtstatd.model import Number
+
+
+BOUNDS = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7", "0.9")
+"""Upper bounds of the buckets: shares of a second."""
+
+_FLOATS = tuple(float(bound) for bound in BOUNDS)
+
+
+class Shares:
+    """The shares of one guest: their histogram, and the highest of the last `kept_seconds`."""
+
+    def __init__(self, kept_seconds: float) -> None:
+        self._kept = kept_seconds
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
+        self._peaks: deque[tuple[float, float]] = deque()
+
+    def observe(self, spans: list[int], before: list[int], elapsed: int, now: float) -> None:
+        """
+        Take the share of `elapsed` by which each of the spans grew since `before`, all nanoseconds.
+
+        A share ends at 1: the kernel accounts a long wait when it ends.
+        """
+        highest = 0.0
+        for span, former in zip(spans, before, strict=True):
+            grown = span - former
+            if grown <= 0:
+                self._counts[0] += 1
+                continue
+            share = min(1.0, grown / elapsed)
+            self._counts[bisect_left(_FLOATS, share)] += 1
+            self._sum += share
+            highest = max(highest, share)
+        peaks = self._peaks
+        while peaks and peaks[-1][1] <= highest:
+            peaks.pop()
+        peaks.append((now, highest))
+        while peaks[0][0] <= now - self._kept:
+            peaks.popleft()
+
+    def histogram(self) -> list[Number]:
+        """Return the numbers of the histogram's series: buckets, sum, count."""
+        buckets = list(accumulate(self._counts))
+        return [*buckets, self._sum, buckets[-1]]
+
+    def peak(self) -> float:
+        """Return the highest share of the time kept."""
+        return self._peaks[0][1] if self._peaks else 0.0

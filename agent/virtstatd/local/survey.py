@@ -1,0 +1,135 @@
+"""One look at every guest of the host: finds them, reads them, and says what cannot be seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtstatd.local.files import Descriptors, Folder
+from virtstatd.local.guest import Ended, Guest, Unseen
+from virtstatd.local.links import table
+from virtstatd.local.processes import Finder, Process
+from virtstatd.local.shapes import Shapes
+from virtstatd.model import Domain, Reading
+
+
+SUMMARY_NANOSECONDS = 5_000_000_000
+"""How often histograms and peaks are given: they are made for those who come rarely."""
+
+Running = Callable[[], Sequence[tuple[Domain, Sequence[Reading]]]]
+"""The running domains and what their descriptions say."""
+
+
+@dataclass(slots=True)
+class Second:
+    """
+    What one look brought; `taken_at` is Unix time in nanoseconds before it.
+
+    `blind` has what cannot be seen, and why.
+    """
+
+    taken_at: int
+    readings: list[Reading] = field(default_factory=list)
+    summaries: list[Reading] = field(default_factory=list)
+    blind: dict[str, str] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+
+
+class Survey:
+    """Reads all guests one after another; made for a thread of its own, since procfs can stall."""
+
+    def __init__(
+        self,
+        directory: Path,
+        running: Running,
+        shapes: Shapes,
+        descriptors: Descriptors,
+        peak_seconds: float,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._clock = clock
+        self._finder = Finder(directory, proc)
+        self._running = running
+        self._shapes = shapes
+        self._descriptors = descriptors
+        self._peak_seconds = peak_seconds
+        self._guests: dict[int, Guest] = {}
+        self._summed_at = -SUMMARY_NANOSECONDS
+
+    def look(self) -> Second:
+        """Read everything once."""
+        began = time.thread_time()
+        second = Second(time.time_ns())
+        running = {domain.uuid: (domain, described) for domain, described in self._running()}
+        try:
+            self._finder.look()
+        except OSError as error:
+            second.blind["pid files"] = str(error)
+        if running and self._finder.strays and not self._finder.found:
+            second.blind["processes"] = "none of the guests' processes is visible in /proc"
+        now = self._clock()
+        summing = now - self._summed_at >= SUMMARY_NANOSECONDS
+        if summing:
+            self._summed_at = now
+        read: list[tuple[Guest, Domain, Sequence[Reading]]] = []
+        for process in list(self._finder.found.values()):
+            domain, described = running.get(process.uuid, (None, ()))
+            if domain is None or process.number not in (None, domain.id):
+                continue
+            if guest := self._read(process, domain, second):
+                read.append((guest, domain, described))
+                if summing:
+                    second.summaries.append(guest.storms(domain))
+        self._forget()
+        self._read_links(read, second)
+        second.cpu_seconds = time.thread_time() - began
+        return second
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for guest in self._guests.values():
+            guest.close()
+        self._guests.clear()
+        self._finder.close()
+
+    def _read(self, process: Process, domain: Domain, second: Second) -> Guest | None:
+        guest = self._guests.get(process.pid)
+        try:
+            if guest is None or guest.process is not process:
+                guest = Guest(process, self._shapes, self._descriptors, self._peak_seconds)
+                self._guests[process.pid] = guest
+            second.readings.append(guest.read(domain, self._clock()))
+        except Unseen as error:
+            second.blind["run times"] = str(error)
+            return None
+        except (Ended, OSError):
+            self._finder.lose(process)
+            return None
+        return guest
+
+    def _forget(self) -> None:
+        """Let go of guests whose processes are gone."""
+        found = self._finder.found
+        for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
+            self._guests.pop(pid).close()
+
+    def _read_links(
+        self, guests: Sequence[tuple[Guest, Domain, Sequence[Reading]]], second: Second
+    ) -> None:
+        rows = self._rows([guest.process.folder for guest, _, _ in guests], second)
+        for guest, domain, described in guests:
+            if reading := guest.links(domain, described, rows):
+                second.readings.append(reading)
+
+    @staticmethod
+    def _rows(folders: Sequence[Folder], second: Second) -> dict[bytes, bytes]:
+        """Return the kernel's table as the first guest sees it that has not ended."""
+        for folder in folders:
+            try:
+                return table(folder.read_whole("net/dev"))
+            except OSError as error:
+                second.blind["interfaces"] = str(error)
+        return {}

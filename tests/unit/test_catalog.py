@@ -57,6 +57,7 @@ def test_groups(catalog: Catalog):
     assert {name for name, group in catalog.groups.items() if not group.bit} == {
         "agent",
         "domain",
+        "local",
         "unknown",
     }
 

@@ -21,7 +21,17 @@ from virtstatd.sink import Sink
 from virtstatd.sinks.find import find
 
 
-BUILT_IN: Final = ("prometheus", "jsonl", "textfile", "graphite", "statsd", "null", "remote_write")
+BUILT_IN: Final = (
+    "prometheus",
+    "remote_write",
+    "influx",
+    "influx_udp",
+    "graphite",
+    "statsd",
+    "textfile",
+    "jsonl",
+    "null",
+)
 
 _HEAD: Final = """\
 ## Every option of virtstatd with its default; `virtstatd check` names every fault of this file.

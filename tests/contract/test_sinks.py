@@ -14,6 +14,8 @@ from virtstatd.testing import check_sink
 
 
 OPTIONS = {
+    "influx": {"url": "http://will.be.replaced"},
+    "influx_udp": {},
     "jsonl": {"target": "/dev/shm/will-be-replaced"},
     "null": {},
     "prometheus": {"listen_address": "127.0.0.1:0"},

@@ -78,6 +78,7 @@ class Access:
 
     url: str
     token_file: str = ""
+    scheme: str = "Bearer"
     username: str = ""
     password_file: str = ""
     ca_file: str = ""
@@ -274,7 +275,7 @@ def _secret(access: Access) -> str:
 
 def _authorization(access: Access, secret: str) -> dict[str, str]:
     if access.token_file:
-        return {"Authorization": f"Bearer {secret}"}
+        return {"Authorization": f"{access.scheme} {secret}"}
     if access.username:
         pair = b64encode(f"{access.username}:{secret}".encode())
         return {"Authorization": f"Basic {pair.decode()}"}

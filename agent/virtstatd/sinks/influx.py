@@ -1,0 +1,131 @@
+"""InfluxDB's write API, of version 1 and of versions 2 and 3; `line_protocol.py` has the format."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+from urllib.parse import urlencode
+
+from msgspec import Meta
+
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.http import (
+    Access,
+    CaFile,
+    CertificateFile,
+    Headers,
+    KeyFile,
+    PasswordFile,
+    Portions,
+    TokenFile,
+    Username,
+    connected,
+)
+from virtstatd.sinks.line_protocol import LineProtocol
+
+
+Prefix = Annotated[
+    str, Meta(description="Begins the name of every measurement; the group follows.")
+]
+Host = Annotated[str, Meta(description="Tag `host` on every line; empty is the host's name.")]
+Tags = Annotated[dict[str, str], Meta(description="More tags on every line.")]
+
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Influx:
+    """Push line protocol to InfluxDB 1, 2 or 3, or to what speaks like it."""
+
+    url: Annotated[str, Meta(description="URL of the server, without the path of its API.")] = (
+        "http://127.0.0.1:8086"
+    )
+    database: Annotated[
+        str, Meta(description="Database of version 1; it counts when `bucket` is empty.")
+    ] = "virtstatd"
+    retention_policy: Annotated[
+        str, Meta(description="Retention policy of version 1; empty is the database's default.")
+    ] = ""
+    organization: Annotated[str, Meta(description="Organization of version 2.")] = ""
+    bucket: Annotated[
+        str, Meta(description="Bucket of version 2, database of version 3; empty is version 1.")
+    ] = ""
+    measurement_prefix: Prefix = "libvirt_"
+    host: Host = ""
+    tags: Tags = field(default_factory=dict)
+    request_samples: Annotated[
+        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+    ] = 5000
+    compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
+    token_file: TokenFile = ""
+    username: Username = ""
+    password_file: PasswordFile = ""
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+    headers: Headers = field(default_factory=dict)
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        self._access()
+        if "?" in self.url or "#" in self.url:
+            raise ValueError("url: what follows the path is made of the other options")
+        if not self.bucket and not self.database:
+            raise ValueError("database: one of database and bucket must be given")
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Read the credentials; connect with the first batch."""
+        lines = LineProtocol(
+            self.measurement_prefix,
+            (("host", self.host or socket.gethostname()), *self.tags.items()),
+        )
+        portions = Portions(self.request_samples)
+        url = self.write_url()
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if self.compress:
+            headers["Content-Encoding"] = "gzip"
+        async with connected(self._access()) as client:
+            opening.log.debug("influx.opened", url=self.url)
+
+            async def post(body: bytes, _: int) -> None:
+                if not body:  # nothing but what the database cannot hold
+                    return
+                if self.compress:
+                    body = zlib.compress(body, 1, wbits=_GZIP)
+                await client.post(url, body, headers)
+
+            async def send(batch: Batch) -> None:
+                items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
+                await portions.send(items, post)
+
+            yield send
+
+    def write_url(self) -> str:
+        """Return where to write, by the version of the API that the options mean."""
+        base = self.url.rstrip("/")
+        if self.bucket:
+            wanted = {"org": self.organization, "bucket": self.bucket, "precision": "ns"}
+            return f"{base}/api/v2/write?{urlencode(wanted)}"
+        wanted = {"db": self.database, "precision": "ns"}
+        if self.retention_policy:
+            wanted["rp"] = self.retention_policy
+        return f"{base}/write?{urlencode(wanted)}"
+
+    def _access(self) -> Access:
+        return Access(
+            url=self.url,
+            token_file=self.token_file,
+            scheme="Token",
+            username=self.username,
+            password_file=self.password_file,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+            headers=self.headers,
+        )

@@ -1,0 +1,95 @@
+"""Influx line protocol in datagrams: nobody says whether they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from virtstatd.errors import TryLater
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.influx import Host, Prefix, Tags
+from virtstatd.sinks.line_protocol import LineProtocol
+
+
+BURST = 32
+"""Datagrams sent before others have their turn, the receiver among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfluxUdp:
+    """Send line protocol in UDP datagrams, each of whole lines."""
+
+    address: Annotated[str, Meta(description="Host and port to send to; IPv6 in brackets.")] = (
+        "127.0.0.1:8089"
+    )
+    datagram_bytes: Annotated[
+        int,
+        Meta(description="Most bytes in a datagram; a longer line goes alone.", ge=500, le=65507),
+    ] = 1400
+    measurement_prefix: Prefix = "libvirt_"
+    host: Host = ""
+    tags: Tags = field(default_factory=dict)
+
+    delivery: ClassVar[Delivery] = "fire-and-forget"
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65535:  # noqa: PLR2004
+            raise ValueError("address: must be a host and a port, such as 127.0.0.1:8089")
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Look the host's name up with the first batch."""
+        lines = LineProtocol(
+            self.measurement_prefix,
+            (("host", self.host or socket.gethostname()), *self.tags.items()),
+        )
+        opening.log.debug("influx.opened", address=self.address)
+        transport: asyncio.DatagramTransport | None = None
+
+        async def send(batch: Batch) -> None:
+            nonlocal transport
+            if transport is None or transport.is_closing():
+                transport = await self._connected()
+            for count, datagram in enumerate(self._datagrams(lines, batch), 1):
+                transport.sendto(datagram)
+                if count % BURST == 0:
+                    await asyncio.sleep(0)
+
+        try:
+            yield send
+        finally:
+            if transport is not None:
+                transport.abort()
+
+    async def _connected(self) -> asyncio.DatagramTransport:
+        host, _, port = self.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=(host.strip("[]"), int(port))
+            )
+        except OSError as error:
+            raise TryLater(f"{self.address}: {error.strerror or error}") from error
+        return transport
+
+    def _datagrams(self, lines: LineProtocol, batch: Batch) -> Iterator[bytes]:
+        waiting: list[bytes] = []
+        size = 0
+        for reading in batch.readings:
+            for line in lines.lines(reading, batch.taken_at):
+                if waiting and size + len(line) > self.datagram_bytes:
+                    yield b"".join(waiting)
+                    waiting.clear()
+                    size = 0
+                waiting.append(line)
+                size += len(line)
+        if waiting:
+            yield b"".join(waiting)

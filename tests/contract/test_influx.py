@@ -1,0 +1,110 @@
+"""Real databases have every number under its true tags."""
+
+import asyncio
+import time
+import urllib.parse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from influx_rows import Rows, of_guests, wanted
+from servers import asked, fetched, free_port, needs, running
+from virtstatd.sink import Rejected, TryLater
+from virtstatd.sinks.influx import Influx
+from virtstatd.sinks.influx_udp import InfluxUdp
+from virtstatd.testing import check_sink, hostile_batch, make_batch
+from virtstatd.testing.contract import opening
+
+
+CONFIG = """
+reporting-disabled = true
+bind-address = "127.0.0.1:0"
+[meta]
+dir = "{directory}/meta"
+[data]
+dir = "{directory}/data"
+wal-dir = "{directory}/wal"
+[monitor]
+store-enabled = false
+[http]
+bind-address = "127.0.0.1:{port}"
+[[udp]]
+enabled = true
+bind-address = "127.0.0.1:{udp}"
+database = "udp"
+batch-timeout = "20ms"
+read-buffer = 4194304
+"""
+
+
+@asynccontextmanager
+async def influxdb(directory: Path) -> AsyncIterator[tuple[str, int]]:
+    """Run an InfluxDB 1 with two databases; yield its URL and its port for datagrams."""
+    port, udp = free_port(), free_port()
+    config = directory / "influxdb.conf"
+    config.write_text(CONFIG.format(directory=directory, port=port, udp=udp))
+    url = f"http://127.0.0.1:{port}"
+    async with running(("influxd", "run", "-config", str(config)), f"{url}/ping"):
+        for name in ("virtstatd", "udp"):
+            query = urllib.parse.urlencode({"q": f"CREATE DATABASE {name}"})
+            assert await fetched(f"{url}/query", query.encode()) is not None
+        yield url, udp
+
+
+async def rows(url: str, database: str) -> Rows:
+    """Return all that a database holds."""
+    query = "SELECT * FROM /.*/ GROUP BY *"
+    answer = await asked(f"{url}/query", db=database, q=query, epoch="ns")
+    found: Rows = {}
+    for each in answer["results"][0].get("series", []):
+        (values,) = each["values"]
+        fields = dict(zip(each["columns"], values, strict=True))
+        del fields["time"]
+        tags = frozenset(pair for pair in each["tags"].items() if pair[1])
+        found[each["name"], tags] = {
+            key: float(value) if isinstance(value, int) else value
+            for key, value in fields.items()
+            if value is not None
+        }
+    return found
+
+
+@needs("influxd")
+async def test_influxdb_has_every_value(tmp_path: Path):
+    """Value by value InfluxDB has what was sent, by HTTP twice and in datagrams once."""
+    batch = replace(of_guests(hostile_batch()), taken_at=time.time_ns())
+    must = wanted(batch.readings, host="n1")
+    async with influxdb(tmp_path) as (url, udp):
+        async with Influx(url=url, host="n1").open(opening()) as send:
+            await send(batch)
+            await send(batch)
+        assert await rows(url, "virtstatd") == must
+        async with (
+            InfluxUdp(address=f"127.0.0.1:{udp}", host="n1").open(opening()) as send,
+            asyncio.timeout(60),
+        ):
+            await send(batch)
+            while len(found := await rows(url, "udp")) < len(must):  # noqa: ASYNC110 - its word is all there is
+                await asyncio.sleep(0.1)
+        assert found == must
+
+
+@needs("influxd")
+async def test_influxdb_tells_what_is_wrong(tmp_path: Path):
+    """A database that is not there is told once; then the batches wait for it."""
+    async with (
+        influxdb(tmp_path) as (url, _),
+        Influx(url=url, database="nowhere").open(opening()) as send,
+    ):
+        with pytest.raises(Rejected, match="database not found"):
+            await send(make_batch(1))
+        with pytest.raises(TryLater):
+            await send(make_batch(1))
+
+
+async def test_contract_of_datagrams():
+    """The sink of datagrams keeps the contract, whether somebody listens or not."""
+    await check_sink(lambda: InfluxUdp(address=f"127.0.0.1:{free_port()}"))

@@ -30,6 +30,7 @@ BUILT_IN: Final = (
     "statsd",
     "textfile",
     "jsonl",
+    "nats",
     "null",
 )
 

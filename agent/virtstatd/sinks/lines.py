@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Series, Shape
+from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
 from virtstatd.sinks.exposition import canonical, number
 
 
@@ -66,10 +66,22 @@ class Lines:
 
     def pieces(self, batch: Batch) -> Iterator[bytes]:
         """Yield the lines of a batch, some ten kilobytes at a time, always whole lines."""
-        start = f'{{"time":"{timestamp(batch.taken_at)}","source":{_string(batch.source)}'
-        heads: dict[Domain | None, str] = {None: start}
         waiting: list[str] = []
         size = 0
+        for _, text in self.readings(batch):
+            waiting.append(text)
+            size += len(text)
+            if size >= PIECE_BYTES:
+                yield "".join(waiting).encode()
+                waiting.clear()
+                size = 0
+        if size:
+            yield "".join(waiting).encode()
+
+    def readings(self, batch: Batch) -> Iterator[tuple[Reading, str]]:
+        """Yield each reading with its lines."""
+        start = f'{{"time":"{timestamp(batch.taken_at)}","source":{_string(batch.source)}'
+        heads: dict[Domain | None, str] = {None: start}
         for reading in batch.readings:
             shape = reading.shape
             template = self._templates.get(shape)
@@ -78,14 +90,18 @@ class Lines:
             head = heads.get(reading.domain)
             if head is None and reading.domain is not None:
                 head = heads[reading.domain] = start + _domain(reading.domain)
-            waiting.append(template.render(reading.values, head or start))
-            size += len(waiting[-1])
-            if size >= PIECE_BYTES:
-                yield "".join(waiting).encode()
-                waiting.clear()
-                size = 0
-        if size:
-            yield "".join(waiting).encode()
+            yield reading, template.render(reading.values, head or start)
+
+
+def portions(text: bytes, limit: int) -> Iterator[bytes]:
+    """Cut lines into texts of whole lines up to a size; a longer line is a text of its own."""
+    start = 0
+    while len(text) - start > limit:
+        end = text.rfind(b"\n", start, start + limit) + 1 or text.find(b"\n", start) + 1
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
 
 
 def timestamp(nanoseconds: int) -> str:

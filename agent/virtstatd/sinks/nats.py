@@ -1,0 +1,304 @@
+"""
+NATS, core or JetStream: a message per reading, of JSON lines as `lines.py` describes them.
+
+Without `stream` a batch is delivered when the server has it; subscribers that are away miss it.
+With `stream` it is delivered when JetStream has confirmed every message. Each then bears a
+`Nats-Msg-Id` that is the same when the batch is sent again, so that the stream's window for
+duplicates leaves the second out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import platform
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+from nats.aio.client import Client
+from nats.errors import (
+    BadSubjectError,
+    ConnectionClosedError,
+    Error,
+    MaxPayloadError,
+    NoServersError,
+)
+from nats.js.api import PubAck
+from nats.js.client import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.lines import Lines, portions
+from virtstatd.sinks.link import CLOSE_SECONDS, Link, quieten
+from virtstatd.sinks.secrets import (
+    CaFile,
+    CertificateFile,
+    KeyFile,
+    PasswordFile,
+    Tls,
+    Username,
+    check_files,
+    check_pair,
+    path_of,
+    secret,
+    tls_context,
+)
+from virtstatd.sinks.topics import Topics, check_template
+
+
+CONNECT_SECONDS = 3
+FLUSH_SECONDS = 600
+"""Longer than any attempt: the outlet's own limit ends it."""
+
+UNCONFIRMED = 256
+"""Messages under way at once; the client would turn a cancel into something else at 4000."""
+
+HEADER_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nats:
+    """Publish every reading to NATS as JSON lines, with JetStream's confirmation if wanted."""
+
+    servers: Annotated[
+        tuple[str, ...], Meta(description="URLs of the servers, one of which is used.")
+    ] = ("nats://127.0.0.1:4222",)
+    subject: Annotated[
+        str,
+        Meta(
+            description="Subject of a reading; `{host}`, `{source}`, `{group}`, `{domain}` and"
+            " `{uuid}` are filled in."
+        ),
+    ] = "virtstatd.{host}.{uuid}.{group}"
+    stream: Annotated[
+        str,
+        Meta(
+            description="JetStream stream that must confirm every message; empty is core NATS.",
+            title="empty or letters, digits, _ and -",
+            pattern=r"^[A-Za-z0-9_-]*\Z",
+        ),
+    ] = ""
+    credentials_file: Annotated[
+        str,
+        Meta(
+            description="The .creds file of a user: a path, or `credential:` and the name of a"
+            " systemd credential."
+        ),
+    ] = ""
+    username: Username = ""
+    password_file: PasswordFile = ""
+    tls: Tls = False
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        if not self.servers:
+            raise ValueError("servers: must have at least 1 element")
+        for url in self.servers:
+            parts = urlsplit(url)
+            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+                raise ValueError("servers: must be URLs that begin with nats:// or tls://")
+            if "@" in parts.netloc:
+                raise ValueError("servers: a password belongs into password_file")
+        check_template("subject", self.subject, ".")
+        check_pair(self.username, self.password_file)
+        check_files(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+
+    @asynccontextmanager
+    async def open(self, _: Opening) -> AsyncIterator[Send]:
+        """Connect with the first batch."""
+        quieten("nats")
+        context = tls_context(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+        password = secret(self.password_file)
+        credentials = str(path_of(self.credentials_file)) if self.credentials_file else None
+
+        async def connect() -> _Connection:
+            connection = _Connection()
+            try:
+                await connection.client.connect(
+                    servers=list(self.servers),
+                    name=f"virtstatd {platform.node()}",
+                    user=self.username or None,
+                    password=password or None,
+                    user_credentials=credentials,
+                    tls=context,
+                    connect_timeout=CONNECT_SECONDS,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,  # zero would be for ever
+                    reconnect_time_wait=0,
+                    error_cb=connection.failed,
+                    closed_cb=connection.ended,
+                )
+            except NoServersError as error:
+                await connection.close()
+                raise connection.faults[-1] if connection.faults else error from None
+            except BaseException:
+                await connection.close()
+                raise
+            connection.faults.clear()  # those of servers before
+            return connection
+
+        messages = _Messages(self.subject)
+        link = Link(connect, _Connection.close, _Connection.alive)
+
+        async def send(batch: Batch) -> None:
+            try:
+                async with link.held() as connection:
+                    await connection.publish(messages.of(batch, connection.limit), self.stream)
+            except NoStreamResponseError as error:
+                raise TryLater(f"no stream of the server has the subject {self.subject}") from error
+            except (Error, OSError, TimeoutError) as error:
+                raise TryLater(f"{self.servers[0]}: {_reason(error)}") from error
+
+        try:
+            yield send
+        finally:
+            await link.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    subject: str
+    payload: bytes
+
+    @property
+    def mark(self) -> str:
+        """What no other message has but the same one, sent again."""
+        text = f"{platform.node()} {self.subject} ".encode() + self.payload
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+class _Messages:
+    """What is published of a batch."""
+
+    def __init__(self, subject: str) -> None:
+        self._topics = Topics(subject)
+        self._lines = Lines()
+
+    def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
+        """Yield the messages, none larger than the server takes as far as lines can be parted."""
+        for reading, text in self._lines.readings(batch):
+            subject = self._topics.of(reading, batch.source)
+            for payload in portions(text.encode(), limit):
+                yield _Message(subject, payload)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One connection, never made again by itself: an outlet decides when."""
+
+    client: Client = field(default_factory=Client)
+    faults: list[Exception] = field(default_factory=list)
+    unconfirmed: list[asyncio.Future[PubAck]] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    stream: JetStreamContext | None = None
+
+    @property
+    def limit(self) -> int:
+        """The size up to which the server takes messages, without headers."""
+        most = self.client.max_payload
+        return max(most - HEADER_BYTES, most // 2)
+
+    def alive(self) -> bool:
+        """Whether nothing has happened to it yet."""
+        return self.client.is_connected and not self.faults
+
+    async def failed(self, error: Exception) -> None:
+        """Note what the server has refused."""
+        self.faults.append(error)
+
+    async def ended(self) -> None:
+        """Tell who waits that the connection is gone: the client leaves them waiting."""
+        self.gone.set()
+
+    async def publish(self, messages: Iterator[_Message], stream: str) -> None:
+        """Publish, and return when the server, or the stream, has all of it."""
+        too_large: Exception | None = None
+        try:
+            for message in messages:
+                try:
+                    await self._publish(message, stream)
+                except MaxPayloadError as error:
+                    too_large = error  # the others go nevertheless
+                if len(self.unconfirmed) >= UNCONFIRMED:
+                    await self._confirmed()
+            await self._confirmed()
+        finally:
+            for each in self.unconfirmed:
+                each.cancel()
+            self.unconfirmed.clear()
+        if too_large is not None:
+            raise Rejected("a line is larger than the server's max_payload") from too_large
+
+    async def close(self) -> None:
+        """Close; what is still in the buffers is not waited for."""
+        transport = self.client._transport  # noqa: SLF001 - its own close waits for it to drain
+        with suppress(Error, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS / 2):
+                await self.client.close()
+                return
+        if transport is not None:
+            transport.close()  # type: ignore[no-untyped-call]
+
+    async def _publish(self, message: _Message, stream: str) -> None:
+        try:
+            if not stream:
+                await self.client.publish(message.subject, message.payload)
+                return
+            if self.stream is None:
+                self.stream = self.client.jetstream()
+            mark = {"Nats-Msg-Id": message.mark}
+            future = await self.stream.publish_async(
+                message.subject, message.payload, stream=stream, headers=mark
+            )
+        except BadSubjectError as error:
+            raise Rejected(f"there can be no subject {message.subject}") from error
+        self.unconfirmed.append(future)
+
+    async def _confirmed(self) -> None:
+        """Wait until the server has read all, then for the stream; raise what went wrong."""
+        await self._or_gone(self.client.flush(FLUSH_SECONDS))
+        if self.faults:
+            raise Rejected(f"the server refuses: {_reason(self.faults[0])}")
+        await self._or_gone(asyncio.gather(*self.unconfirmed))
+        self.unconfirmed.clear()
+
+    async def _or_gone(self, answer: Awaitable[object]) -> None:
+        """Wait for an answer, but no longer than there is a connection."""
+        waiting = asyncio.ensure_future(answer)
+        gone: asyncio.Future[object] = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done() or not self.client.is_connected:
+                raise ConnectionClosedError
+            waiting.result()
+        finally:
+            waiting.cancel()
+            gone.cancel()
+            await asyncio.gather(waiting, gone, return_exceptions=True)
+
+    async def _gone(self) -> object:
+        return await self.gone.wait()
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:256]

@@ -1,0 +1,227 @@
+"""The NATS sink, read back from subjects and streams of a real server."""
+
+import platform
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from serving import Server, free_port, place, serving
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.model import Batch
+from virtstatd.sinks.flat import word
+from virtstatd.sinks.lines import Lines
+from virtstatd.sinks.nats import Nats
+from virtstatd.testing import check_sink, hostile_batch, make_batch
+from virtstatd.testing.contract import opening
+
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("nats-server"), reason="nats-server is not installed"
+)
+
+USERS = """
+authorization {
+  users = [
+    {user: agent, password: "right one", permissions: {publish: ["$JS.>", "virtstatd.>"]}}
+    {user: guest, password: "other one", permissions: {publish: ["nothing"]}}
+  ]
+}
+"""
+
+
+@asynccontextmanager
+async def server(config: str = "") -> AsyncIterator[tuple[Server, Path]]:
+    """Run a server with JetStream; yield it and its directory."""
+    with place() as directory:
+        port = free_port()
+        path = directory / "nats.conf"
+        path.write_text(
+            f'listen: "127.0.0.1:{port}"\njetstream {{store_dir: "{directory}"}}\n{config}'
+        )
+        async with serving(["nats-server", "-c", str(path)], port) as running:
+            yield running, directory
+
+
+def url(running: Server) -> str:
+    """Return where the server is."""
+    return f"nats://127.0.0.1:{running.port}"
+
+
+@asynccontextmanager
+async def stream(running: Server, **options: object) -> AsyncIterator[nats.js.JetStreamContext]:
+    """Make the stream VIRT, and yield what asks for it."""
+    client = await nats.connect(url(running))
+    try:
+        js = client.jetstream()
+        await js.add_stream(name="VIRT", subjects=["virtstatd.>"], **options)
+        yield js
+    finally:
+        await client.close()
+
+
+async def stored(js: nats.js.JetStreamContext) -> list[tuple[str, bytes]]:
+    """Return all that the stream holds, in its order."""
+    state = (await js.stream_info("VIRT")).state
+    found = [await js.get_msg("VIRT", seq) for seq in range(1, state.messages + 1)]
+    return [(each.subject, each.data) for each in found]
+
+
+def expected(batch: Batch) -> list[tuple[str, bytes]]:
+    """Return the subjects and payloads of a batch."""
+    start = f"virtstatd.{word(platform.node())}"
+    found = []
+    for reading, text in Lines().readings(batch):
+        whose = reading.domain.uuid if reading.domain else "host"
+        found.append((f"{start}.{whose}.{reading.shape.group}", text.encode()))
+    return found
+
+
+@pytest.mark.parametrize("batch", [make_batch(3), hostile_batch()], ids=["plain", "hostile"])
+async def test_a_stream_keeps_every_line_once(batch: Batch):
+    """JetStream has every line of a batch under its subject, once, though it was sent twice."""
+    async with server() as (running, _), stream(running) as js:
+        async with Nats(servers=(url(running),), stream="VIRT").open(opening()) as send:
+            await send(batch)
+            await send(batch)
+        assert await stored(js) == expected(batch)
+
+
+async def test_subscribers_get_every_line():
+    """Core NATS brings a subscriber every line, under names that no guest can break."""
+    batch = hostile_batch()
+    found = []
+    async with server() as (running, _):
+        client = await nats.connect(url(running))
+        try:
+            subscription = await client.subscribe("a.>")
+            await client.flush()
+            async with Nats(servers=(url(running),), subject="a.{domain}.{source}.b").open(
+                opening()
+            ) as send:
+                await send(batch)
+            for _ in batch.readings:
+                message = await subscription.next_msg(timeout=10)
+                found.append((message.subject, message.data))
+        finally:
+            await client.close()
+    assert found == [
+        (f"a.{word(reading.domain.name) if reading.domain else 'host'}.bulk.b", text.encode())
+        for reading, text in Lines().readings(batch)
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "VIRT"])
+async def test_contract_with_a_server_that_comes_and_goes(name: str):
+    """The sink keeps the contract while the server is there, killed, or frozen."""
+    async with server() as (running, _), stream(running):
+        client = await nats.connect(url(running))
+        subscription = await client.subscribe("virtstatd.>")
+
+        async def count() -> int:
+            await client.flush()
+            return subscription.pending_msgs
+
+        try:
+            await check_sink(lambda: Nats(servers=(url(running),), stream=name), received=count)
+        finally:
+            await client.close()
+    async with server() as (running, _):
+        async with stream(running):
+            pass
+        await check_sink(
+            lambda: Nats(servers=(url(running),), stream=name),
+            moods={"later": running.away, "stuck": running.silent},
+        )
+
+
+async def test_credentials_and_permissions(tmp_path: Path):
+    """A password is read from its file; a wrong one can be mended, missing rights cost batches."""
+    right, wrong, other = (tmp_path / name for name in ("right", "wrong", "other"))
+    right.write_text("right one\n")
+    wrong.write_text("wrong one\n")
+    other.write_text("other one\n")
+    async with server(USERS) as (running, _):
+        here = (url(running),)
+        async with Nats(servers=here, username="agent", password_file=str(right)).open(
+            opening()
+        ) as send:
+            await send(make_batch(2))
+        async with Nats(servers=here, username="agent", password_file=str(wrong)).open(
+            opening()
+        ) as send:
+            with pytest.raises(TryLater, match="Authorization") as caught:
+                await send(make_batch(2))
+            assert "wrong one" not in str(caught.value)
+        async with Nats(servers=here, username="guest", password_file=str(other)).open(
+            opening()
+        ) as send:
+            with pytest.raises(Rejected, match="permissions violation"):
+                await send(make_batch(2))
+
+
+async def test_a_stream_that_is_not_there():
+    """Without a stream for the subject a batch is not delivered, and the reason names it."""
+    async with (
+        server() as (running, _),
+        Nats(servers=(url(running),), stream="VIRT").open(opening()) as send,
+    ):
+        with pytest.raises(TryLater, match="no stream of the server has the subject"):
+            await send(make_batch(1))
+
+
+async def test_messages_fit_the_server():
+    """Lines are parted among messages that the server takes, and none is lost."""
+    batch = make_batch(3)
+    async with server("max_payload: 4096") as (running, _), stream(running) as js:
+        async with Nats(servers=(url(running),), stream="VIRT").open(opening()) as send:
+            await send(batch)
+        found = [data for _, data in await stored(js)]
+    assert len(found) > 0
+    assert b"".join(found) == b"".join(Lines().pieces(batch))
+
+
+async def test_a_line_that_is_too_long_loses_only_itself():
+    """What the server takes arrives, though the batch has a line that it refuses."""
+    batch = hostile_batch()
+    async with server("max_payload: 600") as (running, _):
+        client = await nats.connect(url(running))
+        try:
+            subscription = await client.subscribe("virtstatd.>")
+            await client.flush()
+            async with Nats(servers=(url(running),)).open(opening()) as send:
+                with pytest.raises(Rejected, match="max_payload"):
+                    await send(batch)
+            await client.flush()
+            arrived = subscription.pending_msgs
+            lines = [(await subscription.next_msg()).data for _ in range(arrived)]
+        finally:
+            await client.close()
+    text = b"".join(Lines().pieces(batch)).splitlines(keepends=True)
+    assert b"".join(lines).splitlines(keepends=True) == [each for each in text if len(each) <= 600]
+    assert 0 < len(lines) < len(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"servers": ()}, "servers: must have at least 1"),
+        ({"servers": ("localhost",)}, "servers: must be URLs"),
+        ({"servers": ("nats://u:p@localhost",)}, "password_file"),
+        ({"subject": "a b"}, "subject: must be levels"),
+        ({"subject": "a..b"}, "subject: must be levels"),
+        ({"subject": "a.*"}, "subject: must be levels"),
+        ({"subject": "a.{vm}"}, r"subject: unknown \{vm\}, known: \{host\}"),
+        ({"subject": "a.{domain"}, "subject: must be levels"),
+        ({"username": "u"}, "password_file: username and"),
+        ({"ca_file": "/a"}, "ca_file: needs tls"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict, fault: str):
+    """Options that cannot work are refused with the name of the option."""
+    with pytest.raises(ValueError, match=fault) as caught:
+        Nats(**options)
+    assert "u:p" not in str(caught.value)

@@ -166,6 +166,7 @@ async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ({"token_file": "/nowhere/token"}, "cannot read /nowhere/token: No such file"),
         ({"token_file": "credential:token"}, "no credential:token"),
+        ({"token_file": "credential:../token"}, "no credential:"),
         ({"ca_file": "/nowhere/ca"}, "ca_file: cannot use /nowhere/ca"),
         ({"certificate_file": "/nowhere/crt"}, "certificate_file: cannot use /nowhere/crt"),
     ],
@@ -191,8 +192,8 @@ async def test_files_that_cannot_be_read(
         {"url": "http://local host"},
         {"url": "http://localhost", "username": "me"},
         {"url": "http://localhost", "password_file": "/x"},
-        {"url": "http://localhost", "key_file": "/x"},
-        {"url": "http://localhost", "token_file": "credential:../x"},
+        {"url": "https://localhost", "key_file": "/x"},
+        {"url": "http://localhost", "ca_file": "/x"},
         {"url": "http://localhost", "token_file": "/x", "username": "me", "password_file": "/x"},
         {"url": "http://localhost", "headers": {"Authorization": "Bearer x"}},
         {"url": "http://localhost", "headers": {"X-A": "1\r\nX-B: 2"}},

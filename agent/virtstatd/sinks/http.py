@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import re
-import ssl
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -25,7 +23,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -34,6 +31,7 @@ from msgspec import Meta
 
 from virtstatd import __version__
 from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.sinks.secrets import check_files, check_pair, secret, tls_context
 
 
 CONNECT_SECONDS = 3.0
@@ -43,17 +41,13 @@ BODY_SECONDS = 2.0
 BODY_BYTES = 65536
 SHOWN_BYTES = 256
 REFUSED_SECONDS = 30.0
-CREDENTIAL = "credential:"
 
-FILE = f"a path, or `{CREDENTIAL}` and the name of a systemd credential"
-TokenFile = Annotated[str, Meta(description=f"File of the bearer token: {FILE}.")]
-Username = Annotated[str, Meta(description="User name, where the server wants one.")]
-PasswordFile = Annotated[str, Meta(description=f"File of the user's password: {FILE}.")]
-CaFile = Annotated[
-    str, Meta(description="File of the authorities to trust instead of the system's.")
+TokenFile = Annotated[
+    str,
+    Meta(
+        description="File of the token: a path, or `credential:` and a systemd credential's name."
+    ),
 ]
-CertificateFile = Annotated[str, Meta(description=f"File of the client certificate: {FILE}.")]
-KeyFile = Annotated[str, Meta(description=f"File of the client certificate's key: {FILE}.")]
 Headers = Annotated[
     dict[str, str], Meta(description="Headers on every request, such as a tenant's; no secrets.")
 ]
@@ -64,7 +58,6 @@ Item = tuple[int, Callable[[], bytes]]
 _LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
 _REFUSED = frozenset({401, 403, 404})
 _CONTROL = re.compile(r"[^\x20-\x7e]+")
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -88,21 +81,25 @@ class Access:
 
     def __post_init__(self) -> None:
         check_url(self.url, ("http", "https"))
-        if bool(self.username) != bool(self.password_file):
-            raise ValueError("password_file: username and password_file go together")
+        check_pair(self.username, self.password_file)
         if self.token_file and self.username:
             raise ValueError("token_file: cannot go together with username")
-        if self.key_file and not self.certificate_file:
-            raise ValueError("key_file: needs certificate_file")
-        for option in ("token_file", "password_file", "certificate_file", "key_file"):
-            name: str = getattr(self, option)
-            if name.startswith(CREDENTIAL) and not _NAME.fullmatch(name.removeprefix(CREDENTIAL)):
-                raise ValueError(f"{option}: the credential's name is wrong")
+        check_files(
+            tls=self.url.startswith("https:"),
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
         for header, value in self.headers.items():
             if not _HEADER.fullmatch(header) or _CONTROL.search(value):
                 raise ValueError("headers: a name or a value is not fit for HTTP")
             if header.lower() in ("authorization", "cookie"):
                 raise ValueError("headers: secrets belong into token_file or password_file")
+
+    @property
+    def secret_file(self) -> str:
+        """The file of what the server must be told, empty for none."""
+        return self.token_file or self.password_file
 
 
 def check_url(url: str, schemes: Sequence[str]) -> None:
@@ -128,7 +125,7 @@ class Client:
         self._access = access
         self._clock = clock
         self._place = urlsplit(access.url).netloc
-        self._secret = _secret(access)
+        self._secret = secret(access.secret_file)
         self._refused_until = 0.0
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -164,7 +161,7 @@ class Client:
         if response.status in _REFUSED:
             self._refused_until = self._clock() + REFUSED_SECONDS
             try:
-                self._secret = _secret(self._access)  # it may have been replaced
+                self._secret = secret(self._access.secret_file)  # it may have been replaced
             except StartError as error:
                 reason += f"; {error}"
         return Rejected(reason)
@@ -182,9 +179,15 @@ async def connected(
     access: Access, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Client]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
-    context = await asyncio.to_thread(_context, access)
+    context = await asyncio.to_thread(
+        tls_context,
+        tls=access.url.startswith("https:"),
+        ca_file=access.ca_file,
+        certificate_file=access.certificate_file,
+        key_file=access.key_file,
+    )
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=2, ssl=context),
+        connector=aiohttp.TCPConnector(limit=2, ssl=context or True),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},
@@ -248,57 +251,13 @@ def retry_after(text: str) -> float | None:
         return None
 
 
-def file_of(name: str) -> Path:
-    """Return the path that an option means; raise StartError when systemd passed no credential."""
-    if not name.startswith(CREDENTIAL):
-        return Path(name)
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not directory:
-        raise StartError(f"there is no {name}: the unit has no LoadCredential= for it")
-    return Path(directory) / name.removeprefix(CREDENTIAL)
-
-
-def _secret(access: Access) -> str:
-    name = access.token_file or access.password_file
-    if not name:
-        return ""
-    path = file_of(name)
-    try:
-        secret = path.read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "is not text"
-        raise StartError(f"cannot read {path}: {cause}") from error
-    if not secret or not secret.isprintable():
-        raise StartError(f"{path} does not hold one line of text")
-    return secret
-
-
-def _authorization(access: Access, secret: str) -> dict[str, str]:
+def _authorization(access: Access, text: str) -> dict[str, str]:
     if access.token_file:
-        return {"Authorization": f"{access.scheme} {secret}"}
+        return {"Authorization": f"{access.scheme} {text}"}
     if access.username:
-        pair = b64encode(f"{access.username}:{secret}".encode())
+        pair = b64encode(f"{access.username}:{text}".encode())
         return {"Authorization": f"Basic {pair.decode()}"}
     return {}
-
-
-def _context(access: Access) -> ssl.SSLContext | bool:
-    if not access.url.startswith("https:"):
-        return True
-    try:
-        context = ssl.create_default_context(cafile=access.ca_file or None)
-    except (OSError, ValueError) as error:
-        raise StartError(f"ca_file: cannot use {access.ca_file}: {_reason(error)}") from error
-    if access.certificate_file:
-        certificate = file_of(access.certificate_file)
-        key = file_of(access.key_file) if access.key_file else None
-        try:
-            # without the empty password OpenSSL would ask for one at the terminal
-            context.load_cert_chain(certificate, key, password="")
-        except (OSError, ValueError) as error:
-            reason = _reason(error)
-            raise StartError(f"certificate_file: cannot use {certificate}: {reason}") from error
-    return context
 
 
 def _reason(error: BaseException) -> str:

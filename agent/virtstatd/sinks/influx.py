@@ -13,19 +13,9 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.http import (
-    Access,
-    CaFile,
-    CertificateFile,
-    Headers,
-    KeyFile,
-    PasswordFile,
-    Portions,
-    TokenFile,
-    Username,
-    connected,
-)
+from virtstatd.sinks.http import Access, Headers, Portions, TokenFile, connected
 from virtstatd.sinks.line_protocol import LineProtocol
+from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
 
 
 Prefix = Annotated[

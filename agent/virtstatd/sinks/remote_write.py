@@ -25,20 +25,8 @@ from msgspec import Meta
 from virtstatd.model import Kind, Labels, Number, Series, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.exposition import canonical, family
-from virtstatd.sinks.http import (
-    Access,
-    CaFile,
-    CertificateFile,
-    Client,
-    Headers,
-    Item,
-    KeyFile,
-    PasswordFile,
-    Portions,
-    TokenFile,
-    Username,
-    connected,
-)
+from virtstatd.sinks.http import Access, Client, Headers, Item, Portions, TokenFile, connected
+from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
 from virtstatd.sinks.staleness import Ended, Staleness
 
 

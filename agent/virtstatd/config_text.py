@@ -31,6 +31,7 @@ BUILT_IN: Final = (
     "textfile",
     "jsonl",
     "nats",
+    "kafka",
     "null",
 )
 

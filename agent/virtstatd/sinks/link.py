@@ -27,10 +27,12 @@ class Link(Generic[Connection]):
         connect: Callable[[], Awaitable[Connection]],
         close: Callable[[Connection], Awaitable[None]],
         alive: Callable[[Connection], bool],
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         self._connect = connect
         self._close = close
         self._alive = alive
+        self._close_seconds = close_seconds
         self._connection: Connection | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -67,7 +69,7 @@ class Link(Generic[Connection]):
 
     async def _end(self, connection: Connection) -> None:
         with suppress(Exception):  # it has failed before, or nobody wants it any more
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(self._close_seconds):
                 await self._close(connection)
 
 

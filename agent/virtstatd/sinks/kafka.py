@@ -1,0 +1,230 @@
+"""
+Kafka: a message per guest and batch, of JSON lines as `lines.py` describes them.
+
+A message's key is the guest's UUID, so that all of a guest is in one partition and in order; the
+host's own readings have the host's name as their key. A message's time is the batch's. A batch is
+delivered when all in-sync replicas have it; one that is sent again may be there twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated, ClassVar, Literal, Protocol, cast
+
+import aiokafka  # type: ignore[import-untyped]
+from aiokafka import errors
+from msgspec import Meta
+
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.lines import Lines, portions
+from virtstatd.sinks.link import Link, quieten
+from virtstatd.sinks.listener import split_address
+from virtstatd.sinks.secrets import (
+    CaFile,
+    CertificateFile,
+    KeyFile,
+    PasswordFile,
+    Tls,
+    Username,
+    check_files,
+    check_pair,
+    secret,
+    tls_context,
+)
+
+
+REQUEST_SECONDS = 5.0
+"""Time for a broker to answer; shorter than an attempt, so that the reason is the broker's."""
+
+CLOSE_SECONDS = 8.0
+"""Time to close: what is under way ends by itself after `REQUEST_SECONDS`."""
+
+MESSAGE_OVERHEAD = 1024
+
+
+class Producer(Protocol):
+    """The parts of aiokafka that are used."""
+
+    async def start(self) -> None:
+        """Connect."""
+        ...
+
+    async def stop(self) -> None:
+        """Wait for what is under way, and disconnect."""
+        ...
+
+    async def send(
+        self, topic: str, value: bytes, key: bytes, *, timestamp_ms: int
+    ) -> asyncio.Future[object]:
+        """Hand over a message, and return what is done when a broker has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kafka:
+    """Produce a message of JSON lines per guest and batch to a Kafka topic."""
+
+    brokers: Annotated[
+        tuple[str, ...], Meta(description="Hosts and ports of some brokers of the cluster.")
+    ] = ("127.0.0.1:9092",)
+    topic: Annotated[
+        str,
+        Meta(
+            description="Topic of all messages.",
+            title="1 to 249 letters, digits, dots, _ and -",
+            pattern=r"^[A-Za-z0-9._-]{1,249}\Z",
+        ),
+    ] = "virtstatd"
+    compression: Annotated[
+        Literal["none", "gzip"], Meta(description="Compression of messages: none or gzip.")
+    ] = "gzip"
+    message_bytes: Annotated[
+        int,
+        Meta(description="Size up to which lines share a message.", ge=1024, le=100_000_000),
+    ] = 900_000
+    username: Username = ""
+    password_file: PasswordFile = ""
+    mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Meta(description="How the password is shown: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
+    ] = "SCRAM-SHA-512"
+    tls: Tls = False
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        if not self.brokers:
+            raise ValueError("brokers: must have at least 1 element")
+        for address in self.brokers:
+            try:
+                split_address(address)
+            except ValueError as error:
+                raise ValueError(f"brokers: {error}") from None
+        check_pair(self.username, self.password_file)
+        if self.username and self.mechanism == "PLAIN" and not self.tls:
+            raise ValueError("mechanism: PLAIN shows the password, it needs tls = true")
+        check_files(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+
+    @asynccontextmanager
+    async def open(self, _: Opening) -> AsyncIterator[Send]:
+        """Connect with the first batch."""
+        quieten("aiokafka")
+        context = tls_context(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+        password = secret(self.password_file)
+
+        async def connect() -> Producer:
+            producer = self._producer(context, password)
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            return producer
+
+        link = Link(connect, _stop, lambda _: True, CLOSE_SECONDS)
+        lines = Lines()
+
+        async def send(batch: Batch) -> None:
+            try:
+                async with link.held() as producer:
+                    await self._produce(producer, _messages(lines, batch, self.message_bytes))
+            except (errors.KafkaError, OSError) as error:
+                raise TryLater(f"{self.brokers[0]}: {_reason(error)}") from error
+
+        try:
+            yield send
+        finally:
+            await link.close()
+
+    def _producer(self, context: ssl.SSLContext | None, password: str) -> Producer:
+        security = "SASL_" if self.username else ""
+        return cast(
+            "Producer",
+            aiokafka.AIOKafkaProducer(
+                bootstrap_servers=list(self.brokers),
+                client_id=f"virtstatd-{platform.node()}",
+                acks="all",
+                compression_type=None if self.compression == "none" else self.compression,
+                max_batch_size=self.message_bytes + MESSAGE_OVERHEAD,
+                max_request_size=self.message_bytes + MESSAGE_OVERHEAD,
+                # an idempotent producer never gives up, and could not be closed then
+                enable_idempotence=False,
+                request_timeout_ms=int(REQUEST_SECONDS * 1000),
+                security_protocol=security + ("SSL" if self.tls else "PLAINTEXT"),
+                ssl_context=context,
+                sasl_mechanism=self.mechanism,
+                sasl_plain_username=self.username or None,
+                sasl_plain_password=password or None,
+            ),
+        )
+
+    async def _produce(self, producer: Producer, messages: Iterator[_Message]) -> None:
+        """Produce all messages; those that a broker refuses take none of the others with them."""
+        waiting: list[asyncio.Future[object]] = []
+        refused: errors.KafkaError | None = None
+        try:
+            for message in messages:
+                try:
+                    future = await producer.send(
+                        self.topic, message.value, message.key, timestamp_ms=message.milliseconds
+                    )
+                except errors.MessageSizeTooLargeError as error:
+                    refused = error
+                else:
+                    waiting.append(future)
+            for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+                if isinstance(outcome, errors.MessageSizeTooLargeError):
+                    refused = outcome
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+        finally:
+            for future in waiting:
+                future.cancel()
+        if refused is not None:
+            raise Rejected(f"topic {self.topic}: {_reason(refused)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    key: bytes
+    value: bytes
+    milliseconds: int
+
+
+def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
+    """Yield the lines of each guest as one message, or several of whole lines."""
+    milliseconds = batch.taken_at // 1_000_000
+    for domain, readings in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
+        key = (domain.uuid if domain else platform.node()).encode()
+        text = "".join(text for _, text in readings).encode()
+        for value in portions(text, limit):
+            yield _Message(key, value, milliseconds)
+
+
+async def _stop(producer: Producer) -> None:
+    await producer.stop()
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:256]

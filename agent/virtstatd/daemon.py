@@ -51,6 +51,7 @@ from virtstatd.polling.waiting import first_of
 from virtstatd.sink import Opening, Send, Sink
 from virtstatd.sources.agent import AgentNumbers, LoopLag
 from virtstatd.sources.bulk import Bulk
+from virtstatd.sources.control import Stalls, Verdicts
 from virtstatd.sources.describe import Describer, DescriptionReader
 
 
@@ -235,7 +236,8 @@ async def asking(
     poller = Poller(
         _tiers(config, catalog),
         lanes,
-        Bulk(inventory, decoder),
+        Bulk(inventory, decoder, _stalls(config)),
+        Verdicts(catalog),
         cover,
         changed.set,
         log,
@@ -251,6 +253,14 @@ async def asking(
         yield Asking(inventory, lanes, connection, poller, reader, local, changed, unknowns)
     finally:
         await lanes.close(CLOSE_SECONDS)
+
+
+def _stalls(config: Config) -> Stalls | None:
+    """Return what sees stalled processes, None where the guests are not on this host."""
+    try:
+        return Stalls(pid_files(config.hypervisor.uri or detected_uri()))
+    except Elsewhere:
+        return None
 
 
 def _local(

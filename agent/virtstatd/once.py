@@ -13,8 +13,8 @@ from virtstatd.config import Config
 from virtstatd.daemon import asking
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.model import Batch
-from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.latest import Latest
+from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.page import Pages
 
 

@@ -108,6 +108,25 @@ async def test_no_more_calls_hang_than_the_bound():
     await lanes.close(5)
 
 
+async def test_one_call_is_left_for_what_cannot_hang():
+    """Calls that ask monitors take three places at most; one that asks none is never held up."""
+    release = threading.Event()
+    lanes = Lanes(Opener(), 3)
+    tasks = [
+        asyncio.create_task(lanes.run(lambda _: release.wait(10), 0.01, monitor=True))
+        for _ in range(6)
+    ]
+    await asyncio.sleep(0.1)
+    assert (lanes.stuck, lanes.outstanding) == (3, 3)
+    assert await lanes.run(lambda _: "answered", 10) == "answered"
+    release.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while lanes.stuck:
+        await asyncio.sleep(0.001)
+    assert lanes.outstanding == 0
+    await lanes.close(5)
+
+
 async def test_a_cancelled_wait_passes_its_turn_on():
     """A caller that gives up while waiting for a lane leaves the turn to the next."""
     release = threading.Event()

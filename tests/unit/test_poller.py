@@ -4,13 +4,17 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
+from structlog.testing import capture_logs
 
+from virtstatd.catalog import load
 from virtstatd.errors import Disconnected, Overdue, Refused
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.polling.poller import Poller, Tier
 from virtstatd.polling.ticker import Ticker
-from virtstatd.sources.bulk import Answer
+from virtstatd.sources.bulk import MONITOR, Answer
+from virtstatd.sources.control import Verdicts
+from virtstatd.testing import settle
 
 
 SHAPES = {
@@ -24,26 +28,41 @@ class World:
     """A hypervisor with some domains; `trouble` may raise for each question."""
 
     def __init__(self, domains: int) -> None:
-        self.uuids = [f"u{i:03}" for i in range(domains)]
+        self.everybody = [f"u{i:03}" for i in range(domains)]
+        self.stuck = 0
+        self.deadlines: list[float] = []
+        self.stalled: dict[str, str] = {}
         self.asked: list[tuple[int, list[str] | None]] = []
         self.trouble: Callable[[int, list[str] | None], None] = lambda *_: None
         self.stepped_over: set[str] = set()
         self.batches: list[Batch] = []
 
     # as lanes
-    async def run(self, function: Callable[[None], object], _: float) -> object:
-        """Call at once, on this thread."""
+    async def run(
+        self, function: Callable[[None], object], seconds: float, *, monitor: bool
+    ) -> object:
+        """Call at once, on this thread; one that hangs stays stuck until `freed`."""
+        self.deadlines.append(seconds)
         await asyncio.sleep(0)
-        return function(None)
+        try:
+            return function(None)
+        except Overdue:
+            assert monitor
+            self.stuck += 1
+            raise
 
     # as a source
     def known(self) -> int:
         """Return how many there are."""
-        return len(self.uuids)
+        return len(self.everybody)
+
+    def uuids(self) -> list[str]:
+        """Return all, as they are believed to be."""
+        return list(self.everybody)
 
     def running(self, _: object) -> list[str]:
         """Return all."""
-        return self.uuids
+        return list(self.everybody)
 
     def everyone(self, _: object, bits: int) -> Answer:
         """Answer for all."""
@@ -57,13 +76,17 @@ class World:
         self.asked.append((bits, uuids))
         self.trouble(bits, uuids)
         answer = Answer(taken_at=len(self.asked))
-        for uuid in self.uuids if uuids is None else [u for u in uuids if u in self.uuids]:
+        for uuid in self.everybody if uuids is None else [u for u in uuids if u in self.everybody]:
             domain = Domain(uuid, uuid, 1, (("domain", uuid),))
+            answer.domains[uuid] = domain
+            if uuid in self.stalled and bits & MONITOR:
+                answer.stalled[uuid] = self.stalled[uuid]
+                continue
             groups = [group for group, bit in BITS.items() if bits & bit] + ["strange"]
             answer.readings += [Reading(domain, SHAPES[group], (1,)) for group in groups]
             answer.seen.add(uuid)
             if uuid in self.stepped_over:
-                answer.partial.add(uuid)
+                answer.partial[uuid] = (2, 0, 9000)
         return answer
 
     def poller(self, *groups: str, size: int = 10) -> Poller:
@@ -74,6 +97,7 @@ class World:
             tiers,
             self,  # type: ignore[arg-type]
             self,
+            Verdicts(load()),
             self.batches.append,
             lambda: None,
             log,
@@ -102,10 +126,10 @@ async def test_tiers_that_are_due_together_travel_in_one_call():
     assert world.asked == [(33, None)]
     assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
         (frozenset({"state"}), 10.0),
-        (frozenset({"block"}), 10.0),
+        (frozenset({"block", "control"}), 10.0),
     ]
     assert domains(world.batches[:1], "state") == domains(world.batches[1:], "block")
-    assert domains(world.batches, "strange") == set(world.uuids)
+    assert domains(world.batches, "strange") == set(world.everybody)
 
 
 async def test_many_domains_are_asked_in_slices_and_none_is_left_out():
@@ -115,7 +139,7 @@ async def test_many_domains_are_asked_in_slices_and_none_is_left_out():
     await poller._poll(poller.tiers)
 
     assert [len(uuids or []) for _, uuids in world.asked] == [10, 10, 5]
-    assert domains(world.batches, "state") == set(world.uuids)
+    assert domains(world.batches, "state") == set(world.everybody)
     assert poller.tiers[0].completed_at == 1.0
 
 
@@ -135,7 +159,7 @@ async def test_a_slice_past_its_deadline_is_asked_again_in_the_same_cycle():
     world.trouble = trouble
     await poller._poll(poller.tiers)
 
-    assert domains(world.batches, "block") == set(world.uuids)
+    assert domains(world.batches, "block") == set(world.everybody)
     assert poller.tiers[0].partial == {"u004"}
     assert (poller.tiers[0].outcomes["overdue"], poller.tiers[0].outcomes["ok"]) == (1, 4)
 
@@ -152,7 +176,7 @@ async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
     world.trouble = trouble
     await poller._poll(poller.tiers)
 
-    assert domains(world.batches, "state") == set(world.uuids)
+    assert domains(world.batches, "state") == set(world.everybody)
     assert domains(world.batches, "vm") == set()
     assert all(batch.groups == {"state"} for batch in world.batches)
 
@@ -169,7 +193,7 @@ async def test_an_answer_too_large_is_asked_in_halves():
     world.trouble = trouble
     await poller._poll(poller.tiers)
 
-    assert domains(world.batches, "block") == set(world.uuids)
+    assert domains(world.batches, "block") == set(world.everybody)
 
 
 async def test_few_but_huge_domains_are_asked_in_halves_too():
@@ -184,7 +208,7 @@ async def test_few_but_huge_domains_are_asked_in_halves_too():
     world.trouble = trouble
     await poller._poll(poller.tiers)
 
-    assert domains(world.batches, "block") == set(world.uuids)
+    assert domains(world.batches, "block") == set(world.everybody)
 
 
 async def test_up_means_that_the_last_call_succeeded():
@@ -213,7 +237,7 @@ async def test_a_vanished_domain_is_missing_and_nothing_else():
 
     def trouble(_: int, uuids: list[str] | None) -> None:
         if uuids and "u011" in uuids:
-            world.uuids.remove("u011")
+            world.everybody.remove("u011")
 
     world.trouble = trouble
     await poller._poll(poller.tiers)
@@ -229,9 +253,106 @@ async def test_a_tier_that_is_busy_skips_its_tick():
     poller.tiers[0].busy = True
     stop = asyncio.Event()
     stopping = asyncio.create_task(poller.run(stop, lambda: True))
-    while not poller.tiers[0].ticker.skipped:
-        await asyncio.sleep(0)
+    await settle(50)
+    assert poller.tiers[0].ticker.skipped == 1
     stop.set()
     await stopping
 
     assert world.asked == []
+
+
+async def test_what_cannot_hang_is_asked_first_when_something_hangs():
+    """The groups that need no monitor are of this cycle, whatever the others do."""
+    world = World(25)
+    poller = world.poller("state", "block")
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        if bits & BITS["block"] and (uuids is None or "u004" in uuids):
+            raise Overdue("hung")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert world.stuck == 3
+    safe = next(i for i, (bits, _) in enumerate(world.asked) if bits == BITS["state"])
+    hung = [i for i, (_, uuids) in enumerate(world.asked) if uuids and "u004" in uuids]
+    assert hung.index(safe) == 1, "the first question after the one that hung"
+
+
+async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
+    """With three calls stuck the monitors are left alone, and the rest goes on."""
+    world = World(25)
+    poller = world.poller("state", "block")
+    world.stuck = 3
+    await poller._poll(poller.tiers)
+
+    assert {bits for bits, _ in world.asked} == {BITS["state"]}
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert poller.tiers[1].outcomes["withheld"] == 3
+    assert poller.tiers[1].missing == set(world.everybody)
+
+
+async def test_a_stuck_guest_is_named_once_and_its_return_once():
+    """Trouble of a guest is two lines of the log, and a number that turns."""
+    world = World(3)
+    poller = world.poller("block")
+    with capture_logs() as logs:
+        world.stepped_over = {"u001"}
+        await poller._poll(poller.tiers)
+        await poller._poll(poller.tiers)
+        world.stepped_over = set()
+        await poller._poll(poller.tiers)
+
+    assert [each["event"] for each in logs] == ["domain.unresponsive", "domain.responsive"]
+    verdicts = [
+        reading.values[-1]
+        for batch in world.batches
+        for reading in batch.readings
+        if reading.domain and reading.domain.uuid == "u001" and reading.shape.group == "control"
+    ]
+    assert verdicts == [0, 0, 1]
+
+
+async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back():
+    """A process that stands still is left alone; its batch says that its groups are no more."""
+    world = World(3)
+    world.stalled = {"u001": "its process is stopped"}
+    poller = world.poller("block")
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == {"u000", "u002"}
+    assert domains(world.batches, "control") == {"u000", "u001", "u002"}
+    assert world.batches[0].groups == {"block", "control"}
+    assert poller.unresponsive == {"u001": "its process is stopped"}
+
+
+async def test_the_size_that_fits_is_remembered():
+    """Once halved, the slices of later polls are small from the start."""
+    world = World(40)
+    poller = world.poller("block", size=20)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 6:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+    refused = poller.tiers[0].outcomes["oversize"]
+    await poller._poll(poller.tiers)
+
+    assert refused > 0
+    assert poller.tiers[0].outcomes["oversize"] == refused
+
+
+async def test_a_call_may_last_half_an_interval_at_most():
+    """What is asked again after a deadline still belongs to its cycle."""
+    world = World(2)
+    poller = world.poller("block")
+    poller.tiers[0].ticker.seconds = 1.6
+    poller._deadline = 5.0
+    await poller._poll(poller.tiers)
+    poller.tiers[0].ticker.seconds = 6.0
+    await poller._poll(poller.tiers)
+
+    assert world.deadlines == [1.0, 3.0]

@@ -46,6 +46,11 @@ class Inventory:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def get(self, uuid: str) -> Domain | None:
+        """Return a running domain."""
+        entry = self._entries.get(uuid)
+        return entry.domain if entry else None
+
     def uuids(self) -> list[str]:
         """Return the running domains, longest known first."""
         with self._lock:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 OUTSTANDING_MAX = 4
 """Calls in flight at any moment, abandoned ones included: libvirtd has 20 workers for everybody."""
 
+STUCK_MAX = 3
+"""Calls that ask guests' monitors, and may hang: one is always left for those that cannot."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -144,7 +147,8 @@ class Lanes:
     The lanes that share the polling: `width` calls side by side, `OUTSTANDING_MAX` in all.
 
     While abandoned calls hang in libvirt, fewer lanes are left; each comes back when the call of
-    one that was abandoned returns.
+    one that was abandoned returns. Calls that ask guests' monitors never take more than
+    `STUCK_MAX`, and one that asks none never waits for one that does.
     """
 
     def __init__(self, open_session: Open, width: int) -> None:
@@ -152,11 +156,14 @@ class Lanes:
         self._width = width
         self._made = 0
         self._busy = 0
+        self._asking = 0
         self._idle: list[Lane] = []
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[tuple[asyncio.Future[None], bool]] = []
         self._closed = False
         self.abandoned = 0
         """Abandoned calls that still hang in libvirt."""
+        self.stuck = 0
+        """Those among them that ask guests' monitors."""
         self.abandoned_total = 0
 
     @property
@@ -164,13 +171,16 @@ class Lanes:
         """Calls in flight now, abandoned ones included."""
         return self._busy + self.abandoned
 
-    async def run(self, function: Callable[[Session], T], seconds: float) -> T:
+    async def run(
+        self, function: Callable[[Session], T], seconds: float, *, monitor: bool = False
+    ) -> T:
         """
         Run `function` on the next free lane, at most `seconds` from the moment it starts.
 
+        `monitor` says that it asks guests' monitors and may hang for as long as one of them does.
         Raises `Overdue` past the deadline: the call is abandoned and its late result discarded.
         """
-        lane = await self._take()
+        lane = await self._take(monitor=monitor)
         future = lane.call(function)
         try:
             await asyncio.wait({future}, timeout=seconds)
@@ -179,10 +189,11 @@ class Lanes:
             return future.result()
         finally:
             self._busy -= 1
+            self._asking -= monitor
             if future.done():
                 self._give(lane)
             else:
-                self._abandon(lane, future)
+                self._abandon(lane, future, monitor=monitor)
             self._wake()
 
     async def close(self, seconds: float) -> None:
@@ -195,28 +206,36 @@ class Lanes:
         if ended:
             await asyncio.wait(ended, timeout=seconds)
 
-    async def _take(self) -> Lane:
-        while not self._room():
+    async def _take(self, *, monitor: bool) -> Lane:
+        while not self._room(monitor=monitor):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            self._waiting.append((turn, monitor))
             try:
                 await turn
             except asyncio.CancelledError:
                 self._wake()  # the turn may have been ours already
                 raise
         self._busy += 1
+        self._asking += monitor
         if self._idle:
             return self._idle.pop()
         self._made += 1
         return Lane(f"lane {self._made}", self._open)
 
-    def _room(self) -> bool:
-        return self._busy < min(self._width, OUTSTANDING_MAX - self.abandoned)
+    def _room(self, *, monitor: bool) -> bool:
+        if self.outstanding >= OUTSTANDING_MAX:
+            return False
+        if monitor:
+            return self._asking < self._width and self.stuck + self._asking < STUCK_MAX
+        return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
-        while self._waiting and self._room():
-            turn = self._waiting.pop(0)
-            if not turn.done():
+        for waiting in list(self._waiting):
+            turn, monitor = waiting
+            if turn.done():
+                self._waiting.remove(waiting)
+            elif self._room(monitor=monitor):
+                self._waiting.remove(waiting)
                 turn.set_result(None)
                 return
 
@@ -226,14 +245,16 @@ class Lanes:
         else:
             self._idle.append(lane)
 
-    def _abandon(self, lane: Lane, future: asyncio.Future[Any]) -> None:
+    def _abandon(self, lane: Lane, future: asyncio.Future[Any], *, monitor: bool) -> None:
         self.abandoned += 1
+        self.stuck += monitor
         self.abandoned_total += 1
 
         def returned(late: asyncio.Future[Any]) -> None:
             if not late.cancelled():
                 late.exception()  # looked at, so that nothing is printed: it comes too late
             self.abandoned -= 1
+            self.stuck -= monitor
             self._give(lane)
             self._wake()
 

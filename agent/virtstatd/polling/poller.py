@@ -14,10 +14,11 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
-from virtstatd.hypervisor.lanes import Lanes, Session
-from virtstatd.model import Batch
+from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
+from virtstatd.model import Batch, Reading
 from virtstatd.polling.ticker import Ticker, ticks
-from virtstatd.sources.bulk import Answer
+from virtstatd.sources.bulk import MONITOR, Answer
+from virtstatd.sources.control import OK, UNRESPONSIVE_MILLISECONDS, Verdicts
 
 
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -36,7 +37,13 @@ OUTCOME: dict[type[VirtstatdError], str] = {
     Oversize: "oversize",
     Disconnected: "disconnected",
 }
-OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected")
+OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected", "withheld")
+
+DEADLINE_LEAST_SECONDS = 1.0
+"""However short the interval, libvirt gets this long to answer."""
+
+SUSPECTS_AT_ONCE = 5
+"""Domains asked in one call when it is the last that may hang."""
 
 T = TypeVar("T")
 
@@ -46,6 +53,10 @@ class Source(Protocol):
 
     def known(self) -> int:
         """Return how many domains are believed to run."""
+        ...
+
+    def uuids(self) -> list[str]:
+        """Return whom it believes to run, without asking."""
         ...
 
     def running(self, session: Session) -> list[str]:
@@ -99,6 +110,7 @@ class Poller:
         tiers: Sequence[Tier],
         lanes: Lanes,
         source: Source,
+        verdicts: Verdicts,
         emit: Callable[[Batch], None],
         on_change: Callable[[], None],
         log: FilteringBoundLogger,
@@ -119,6 +131,9 @@ class Poller:
         self._clock = clock
         self._slice = slice_domains
         self._deadline = deadline_seconds
+        self.unresponsive: dict[str, str] = {}
+        self._verdicts = verdicts
+        self._suspects: set[str] = set()
         self._failing = False
         self._ticked_at = clock()
 
@@ -148,7 +163,7 @@ class Poller:
 
     async def once(self) -> None:
         """Poll everything once; raises `Disconnected` where libvirt cannot be reached."""
-        await self._call(self.tiers, self._source.running)
+        await self._call(self.tiers, self._source.running, monitor=False)
         await self._poll(self.tiers)
 
     def ticking(self, now: float) -> bool:
@@ -172,21 +187,37 @@ class Poller:
                 tier.busy = False
 
     async def _ask_all(self, tiers: Sequence[Tier]) -> bool:
-        if self._source.known() <= self._slice:
+        trouble = self._lanes.stuck or self._suspects
+        if self._source.known() <= self._slice and not trouble:
             with contextlib.suppress(Oversize):  # few domains, but huge ones: in slices, then
                 return await self._ask(tiers, None)
         try:
-            uuids = await self._call(tiers, self._source.running)
+            uuids = await self._call(tiers, self._source.running, monitor=False)
         except VirtstatdError:
             return False
-        slices = [uuids[i : i + self._slice] for i in range(0, len(uuids), self._slice)]
+        self._suspects.intersection_update(uuids)
+        self.unresponsive = {u: r for u, r in self.unresponsive.items() if u in set(uuids)}
+        if trouble:  # who is known to answer comes first, who may hang a call last
+            uuids.sort(key=lambda uuid: uuid in self._suspects)
+            tiers = await self._apart(tiers, uuids)
+        slices = parts(uuids, self._slice)
         return all(await asyncio.gather(*(self._ask_halving(tiers, part) for part in slices)))
+
+    async def _apart(self, tiers: Sequence[Tier], uuids: list[str]) -> Sequence[Tier]:
+        """Ask at once what cannot hang, while something hangs; return the tiers that remain."""
+        safe = [tier for tier in tiers if not tier.bits & MONITOR]
+        if safe and len(safe) < len(tiers):
+            slices = parts(uuids, self._slice)
+            await asyncio.gather(*(self._ask_halving(safe, part) for part in slices))
+            return [tier for tier in tiers if tier.bits & MONITOR]
+        return tiers
 
     async def _ask_halving(self, tiers: Sequence[Tier], uuids: list[str]) -> bool:
         try:
             return await self._ask(tiers, uuids)
         except Oversize as error:
             half = len(uuids) // 2
+            self._slice = max(1, min(self._slice, half))  # remembered for the polls to come
             if not half:
                 self._log.error("domain.oversize", uuid=uuids[0], reason=str(error))
                 return False
@@ -204,26 +235,50 @@ class Poller:
                 return self._source.everyone(session, bits)
             return self._source.some(session, bits, uuids)
 
+        monitor = bool(bits & MONITOR)
+        if monitor and self._lanes.stuck >= STUCK_MAX:
+            return self._withhold(tiers, uuids)
         try:
-            answer = await self._call(tiers, question)
+            answer = await self._call(tiers, question, monitor=monitor)
         except Oversize:
             raise
+        except Overdue:
+            return monitor and await self._rescue(tiers, uuids)
+        except Refused:
+            return len(tiers) > 1 and all([await self._ask([tier], uuids) for tier in tiers])
         except Disconnected:
             return False
-        except VirtstatdError:
-            if len(tiers) == 1:
-                return False
-            return all([await self._ask([tier], uuids) for tier in tiers])
         self._take(tiers, uuids, answer)
         return True
 
-    async def _call(self, tiers: Sequence[Tier], question: Callable[[Session], T]) -> T:
+    async def _rescue(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
         """
-        Ask on a lane, and a second time when the first fails.
+        Ask again for what a call that hangs holds back.
 
-        In mid-call a domain may have ended (libvirt 9 then fails the call for all), the lane's
-        connection may have died in its sleep, and a stuck guest is stepped over once the first
-        call holds its job.
+        The call that hangs holds the stuck guest's job, so that the next one steps over it. Another
+        guest may hang that one, too: with one call left for such risks, the lists grow small.
+        """
+        uuids = self._source.uuids() if uuids is None else uuids
+        self._suspects.update(uuids)
+        remaining = await self._apart(tiers, uuids)
+        size = len(uuids) if self._lanes.stuck < STUCK_MAX - 1 else SUSPECTS_AT_ONCE
+        return all([await self._ask_halving(remaining, part) for part in parts(uuids, size)])
+
+    def _withhold(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
+        """Leave domains unasked: every call that may hang already does."""
+        for tier in tiers:
+            tier.outcomes["withheld"] += 1
+            tier.missing.update(self._source.uuids() if uuids is None else uuids)
+        return False
+
+    async def _call(
+        self, tiers: Sequence[Tier], question: Callable[[Session], T], *, monitor: bool
+    ) -> T:
+        """
+        Ask on a lane, and a second time when the first is refused.
+
+        In mid-call a domain may have ended (libvirt 9 then fails the call for all), and the lane's
+        connection may have died in its sleep.
         """
 
         def timed(session: Session) -> tuple[T, float]:
@@ -231,12 +286,15 @@ class Poller:
             return question(session), time.monotonic() - started
 
         tier = tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
+        # half an interval at most: what is asked again must still be of this cycle
+        half = min(tier.ticker.seconds for tier in tiers) / 2
+        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, half))
         for last in (False, True):
             try:
-                result, seconds = await self._lanes.run(timed, self._deadline)
+                result, seconds = await self._lanes.run(timed, deadline, monitor=monitor)
             except (Overdue, Refused, Disconnected) as error:
                 tier.outcomes[OUTCOME[type(error)]] += 1
-                if last or isinstance(error, Oversize):
+                if last or isinstance(error, Oversize | Overdue):
                     self._report(error)
                     raise
             else:
@@ -248,10 +306,14 @@ class Poller:
 
     def _take(self, tiers: Sequence[Tier], uuids: list[str] | None, answer: Answer) -> None:
         self.undecodable += len(answer.undecodable)
+        monitored = any(tier.bits & MONITOR for tier in tiers)
+        verdicts = self._judge(answer) if monitored else ()
         for tier in tiers:
-            tier.partial |= answer.partial
+            tier.partial |= answer.partial.keys() | answer.stalled.keys()
             if uuids is not None:
-                tier.missing.update(uuid for uuid in uuids if uuid not in answer.seen)
+                there = answer.seen | answer.stalled.keys()
+                tier.missing.update(uuid for uuid in uuids if uuid not in there)
+                tier.missing -= answer.seen
             # a group that nobody asked for can only be one that the catalog does not know
             last = tier is tiers[-1]
             others = frozenset().union(*(t.groups for t in tiers if t is not tier))
@@ -259,15 +321,38 @@ class Poller:
                 Batch(
                     source="bulk",
                     taken_at=answer.taken_at,
-                    readings=tuple(
-                        r
-                        for r in answer.readings
-                        if r.shape.group in tier.groups or (last and r.shape.group not in others)
+                    readings=(
+                        *(
+                            r
+                            for r in answer.readings
+                            if r.shape.group in tier.groups
+                            or (last and r.shape.group not in others)
+                        ),
+                        *(verdicts if tier.bits & MONITOR else ()),
                     ),
-                    groups=tier.groups,
+                    groups=tier.groups | {"control"} if tier.bits & MONITOR else tier.groups,
                     lifetime_seconds=LIFETIME_INTERVALS * tier.ticker.seconds,
                 )
             )
+
+    def _judge(self, answer: Answer) -> list[Reading]:
+        """Say of each domain whether its monitor answers; log the transitions."""
+        self._suspects -= answer.seen
+        verdicts = []
+        for uuid, domain in answer.domains.items():
+            reason = answer.stalled.get(uuid, "")
+            control = answer.partial.get(uuid)
+            if control and control[0] != OK and control[2] >= UNRESPONSIVE_MILLISECONDS:
+                reason = f"its monitor has not answered for {control[2] / 1000:.0f} s"
+            if reason and uuid not in self.unresponsive:
+                self._log.warning("domain.unresponsive", domain=domain.name, reason=reason)
+                self.unresponsive[uuid] = reason
+            elif not reason and uuid not in answer.partial and uuid in self.unresponsive:
+                self._log.info("domain.responsive", domain=domain.name)
+                del self.unresponsive[uuid]
+            responsive = uuid not in self.unresponsive
+            verdicts.append(self._verdicts.reading(domain, control, responsive=responsive))
+        return verdicts
 
     def _report(self, error: VirtstatdError | None) -> None:
         """Remember whether the last bulk call succeeded; log the transitions."""
@@ -283,3 +368,8 @@ class Poller:
         if self.up != up:
             self.up = up
             self._on_change()
+
+
+def parts(uuids: list[str], size: int) -> list[list[str]]:
+    """Cut a list into parts of a size."""
+    return [uuids[at : at + size] for at in range(0, len(uuids), max(1, size))]

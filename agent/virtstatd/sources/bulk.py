@@ -8,7 +8,7 @@ but finished readings.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import libvirt
@@ -16,12 +16,16 @@ import libvirt
 from virtstatd.catalog.decode import Decoder
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
-from virtstatd.model import Reading
+from virtstatd.model import Domain, Reading
+from virtstatd.sources.control import Control, Stalls
 
 
 NOWAIT = 1 << 29
 FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 """Always: of an inactive domain libvirtd would open the image files with its lock held."""
+
+MONITOR = 2 | 4 | 8 | 32 | 128 | 512 | 1024
+"""The groups for which libvirt asks the guest's monitor."""
 
 BALLOON = 4
 BLOCK = 32
@@ -31,25 +35,39 @@ Value = int | float | bool | str
 
 @dataclass(slots=True)
 class Answer:
-    """What one call brought; `taken_at` is Unix time in nanoseconds before it was made."""
+    """
+    What one call brought; `taken_at` is Unix time in nanoseconds before it was made.
+
+    `partial` are the domains that NOWAIT stepped over, with what libvirt says of their monitors;
+    `stalled` those that were not asked, with the reason.
+    """
 
     taken_at: int
     readings: list[Reading] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
-    partial: set[str] = field(default_factory=set)
+    partial: dict[str, Control | None] = field(default_factory=dict)
+    domains: dict[str, Domain] = field(default_factory=dict)
+    stalled: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
 
 
 class Bulk:
     """Ask for the statistics of all running domains, or of some, and decode them."""
 
-    def __init__(self, inventory: Inventory, decoder: Decoder) -> None:
+    def __init__(
+        self, inventory: Inventory, decoder: Decoder, stalls: Stalls | None = None
+    ) -> None:
         self._inventory = inventory
         self._decoder = decoder
+        self._stalls = stalls
 
     def known(self) -> int:
         """Return how many domains are believed to run."""
         return len(self._inventory)
+
+    def uuids(self) -> list[str]:
+        """Return whom it believes to run, without asking."""
+        return self._inventory.uuids()
 
     def running(self, session: Session) -> list[str]:
         """Return the UUIDs of the running domains; answered even when all workers are stuck."""
@@ -66,9 +84,12 @@ class Bulk:
     def everyone(self, session: Session, bits: int) -> Answer:
         """Ask for the groups in `bits` of every running domain, and confirm who runs."""
         asked_at = time.monotonic()
-        answer = Answer(time.time_ns())
-        self._decode(answer, bits, session.connection.getAllDomainStats(bits, FLAGS))
-        self._inventory.reconcile(answer.seen, asked_at)
+        if bits & MONITOR and self._stalled(self._inventory.uuids()):
+            answer = self.some(session, bits, self.running(session))
+        else:
+            answer = Answer(time.time_ns())
+            self._decode(answer, bits, session.connection.getAllDomainStats(bits, FLAGS))
+        self._inventory.reconcile(answer.seen | set(answer.stalled), asked_at)
         return answer
 
     def some(self, session: Session, bits: int, uuids: list[str]) -> Answer:
@@ -79,11 +100,22 @@ class Bulk:
         """
         if any(uuid not in session.domains for uuid in uuids):
             self._list(session)
-        domains = [session.domains[uuid] for uuid in uuids if uuid in session.domains]
-        answer = Answer(time.time_ns())
+        stalled = self._stalled(uuids) if bits & MONITOR else {}
+        asked = [uuid for uuid in uuids if uuid not in stalled]
+        domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
+        answer = Answer(time.time_ns(), stalled=stalled)
+        for uuid in stalled:
+            if known := self._inventory.get(uuid):
+                answer.domains[uuid] = known
         if domains:
             self._decode(answer, bits, session.connection.domainListGetStats(domains, bits, FLAGS))
         return answer
+
+    def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:
+        if self._stalls is None:
+            return {}
+        known = (self._inventory.get(uuid) for uuid in uuids)
+        return self._stalls.among(domain for domain in known if domain)
 
     @staticmethod
     def _list(session: Session) -> None:
@@ -102,12 +134,22 @@ class Bulk:
             domain = self._inventory.see(uuid, handle.name(), handle.ID())
             if domain is None:
                 continue
+            answer.domains[uuid] = domain
             try:
                 answer.readings.extend(self._decoder.readings(domain, record))
             except ValueError as error:  # one record costs itself alone
                 answer.undecodable[uuid] = str(error)
             if stepped_over(record, bits):
-                answer.partial.add(uuid)
+                answer.partial[uuid] = _control(handle)
+
+
+def _control(handle: libvirt.virDomain) -> Control | None:
+    """Ask what occupies the monitor: answered at once, by libvirtd's own workers for such calls."""
+    try:
+        state, details, milliseconds = handle.controlInfo()
+    except libvirt.libvirtError:  # the domain has ended, or the driver does not know
+        return None
+    return state, details, milliseconds
 
 
 def stepped_over(record: Mapping[str, Value], bits: int) -> bool:

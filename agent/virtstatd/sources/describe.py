@@ -99,9 +99,13 @@ class DescriptionReader:
     async def read_all(self, stop: asyncio.Event) -> bool:
         """Read what has changed; return whether anything had."""
         changed = False
-        while not stop.is_set() and (domain := self._inventory.take_stale()) is not None:
+        while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
+            domain = self._inventory.take_stale()
+            if domain is None:
+                break
             try:
-                xml = await self._lanes.run(partial(_xml, domain.uuid), self._deadline)
+                question = partial(_xml, domain.uuid)
+                xml = await self._lanes.run(question, self._deadline, monitor=True)
                 self._inventory.describe(domain, self._describer.readings(domain, xml))
             except (Disconnected, Overdue):
                 self._inventory.change(domain.uuid)

@@ -21,7 +21,6 @@ ENDINGS: dict[str, tuple[Callable[[Demo], None], int]] = {
     "ctrl-c": (lambda demo: demo.type("\x03"), 0),
     "ctrl-c twice": (lambda demo: demo.type("\x03\x03"), 0),
     "terminal closed": (Demo.close_terminal, 0),
-    "terminated": (lambda demo: demo.process.terminate(), 0),
     "killed": (lambda demo: demo.process.kill(), -signal.SIGKILL),
 }
 

@@ -1,0 +1,106 @@
+"""More guests than anybody has for a test: 10,000 small ones, 2,000 with KVM's statistics."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from running import Agent
+from simulating import Simulated, records, simulated, wire
+from virtstatd.simulator.procedures import STATS
+from virtstatd.simulator.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
+
+
+LIST = 273
+
+
+def cpu_seconds(pid: int) -> float:
+    """Give the CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_10000_guests_of_a_hundred_fields_are_answered_in_time(tmp_path: Path) -> None:
+    """A full poll in 20 slices costs the simulator less than 1.5 s of CPU, a million values."""
+    with simulated(tmp_path, "--domains=10000", "--profile=hundred") as host:
+        client = await wire(host.socket)
+        listed = Reader(await client.call(LIST, pack_uint(1) * 2))
+        guests = [
+            pack_string(listed.take_string()) + listed.take_fixed(16) + pack_int(listed.take_int())
+            for _ in range(listed.take_uint())
+        ]
+        assert len(guests) == 10_000
+        cuts = [pack_array(guests[at : at + 500]) for at in range(0, len(guests), 500)]
+        for _ in ("compiled", "as in every further poll"):
+            before = cpu_seconds(host.process.pid)
+            answers = [await client.call(STATS, cut + pack_uint(0) * 2) for cut in cuts]
+            assert cpu_seconds(host.process.pid) - before < 1.5
+        client.close()
+    assert [Reader(answer).take_uint() for answer in answers] == [500] * 20
+    assert {len(record["params"]) for record in records(answers[-1])} == {100}
+    assert max(map(len, answers)) < min(map(len, answers)) * 1.1
+
+
+CONFIG = """
+[hypervisor]
+uri = "{uri}"
+slice_domains = {slice}
+[local]
+enabled = false
+[agent]
+interval_seconds = 1.0
+[[sink]]
+type = "prometheus"
+listen_address = "127.0.0.1:0"
+"""
+ROOM = "buffer_bytes = 268435456\n"  # for the batch of a thousand such guests
+
+
+@pytest.mark.parametrize("slice_domains", [25, 10_000])
+def test_the_agent_loses_none_of_2000_guests(tmp_path: Path, slice_domains: int) -> None:
+    """Guests whose statistics fit into no single message are all polled, whatever the slices."""
+    file = tmp_path / "virtstatd.toml"
+    with simulated(tmp_path, "--domains=2000", "--profile=kvm8") as host:
+        text = CONFIG.format(uri=host.uri, slice=slice_domains)
+        file.write_text(text + ROOM * (slice_domains > 2000))
+        agent = Agent(file)
+        try:
+            page = polled(host, agent, 2 if slice_domains > 2000 else 80)
+        finally:
+            assert agent.stop() == 0
+    for series, count in {"info_state": 1, "vcpu_kvm_total": 8 * 40, "vm_kvm_total": 8}.items():
+        found = Counter(re.findall(rf'(?m)^libvirt_domain_{series}{{domain="(.*?)"', page))
+        assert (len(found), set(found.values())) == (2000, {count})
+    calls = dict(
+        re.findall(r'(?m)^virtstatd_calls_total{tier="extra",outcome="(.*)"} (\d+)$', page)
+    )
+    assert calls.pop("ok") >= "1"
+    assert (calls.pop("oversize") != "0") == (slice_domains > 2000)
+    assert set(calls.values()) == {"0"}
+    assert set(re.findall(r"(?m)^virtstatd_missing_domains{.*} (.*)$", page)) == {"0"}
+    assert agent.events("domain.oversize") == []
+
+
+def polled(host: Simulated, agent: Agent, calls: int) -> str:
+    """Return the page after the first poll of everything, which takes so many calls."""
+
+    def fetch() -> str:
+        with urllib.request.urlopen(f"{agent.address}/metrics", timeout=60) as answer:
+            return str(answer.read().decode())
+
+    def complete() -> bool:
+        nonlocal page
+        if host.do("status")["calls"].get("CONNECT_GET_ALL_DOMAIN_STATS", 0) >= calls:
+            page = fetch()
+        return (
+            len(set(re.findall(r'(?m)^libvirt_domain_vm_kvm_total{domain="(.*?)"', page))) == 2000
+        )
+
+    page = ""
+    agent.wait_for(complete)
+    return page

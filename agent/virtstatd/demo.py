@@ -21,6 +21,7 @@ from virtstatd.notify import Notify
 RELEASE = 12  # the statistics of a present libvirt
 ENDING_SECONDS = 5.0
 
+# simulated guests have no processes on this host that could be looked at
 CONFIG = """
 [hypervisor]
 uri = {uri}
@@ -30,6 +31,8 @@ interval_seconds = 1.0
 interval_seconds = 1.0
 [poll.extra]
 interval_seconds = 5.0
+[local]
+enabled = false
 [agent]
 interval_seconds = 1.0
 [[sink]]

@@ -24,6 +24,7 @@ from virtstatd.sinks.find import find
 BUILT_IN: Final = (
     "prometheus",
     "remote_write",
+    "otlp",
     "influx",
     "influx_udp",
     "graphite",

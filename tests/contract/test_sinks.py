@@ -18,6 +18,7 @@ OPTIONS = {
     "influx_udp": {},
     "jsonl": {"target": "/dev/shm/will-be-replaced"},
     "null": {},
+    "otlp": {"url": "http://will.be.replaced"},
     "prometheus": {"listen_address": "127.0.0.1:0"},
     "remote_write": {"url": "http://will.be.replaced"},
 }

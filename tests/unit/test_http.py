@@ -368,20 +368,20 @@ async def test_too_large_is_halved():
     """A 413 halves the request, and those after it; only what cannot be halved is lost."""
     bodies: list[bytes] = []
 
-    async def post(body: bytes, _: int) -> None:
+    async def post(body: bytes) -> None:
         if len(body) > 3 or b"X" in body:
             raise TooLarge("413")
         bodies.append(body)
 
     portions = Portions(100)
     items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
-    await portions.send(items, post)
+    await portions.send(items, b"".join, post)
     assert bodies == [b"abc", b"def"]
-    await portions.send(items, post)
+    await portions.send(items, b"".join, post)
     assert bodies[2:] == [b"abc", b"def"]
     bodies.clear()
     with pytest.raises(TooLarge):
-        await portions.send([(1, lambda: b"X"), *items], post)
+        await portions.send([(1, lambda: b"X"), *items], b"".join, post)
     assert b"".join(bodies) == b"abcdef"
 
 
@@ -389,12 +389,12 @@ async def test_a_rejected_request_takes_no_other_with_it():
     """What was rejected is told at the end, when all the others have been delivered."""
     bodies: list[bytes] = []
 
-    async def post(body: bytes, _: int) -> None:
+    async def post(body: bytes) -> None:
         if body == b"b":
             raise Rejected("bad")
         bodies.append(body)
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
     with pytest.raises(Rejected, match="bad"):
-        await Portions(5).send(items, post)
+        await Portions(5).send(items, b"".join, post)
     assert bodies == [b"a", b"c"]

@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -52,8 +52,7 @@ Headers = Annotated[
     dict[str, str], Meta(description="Headers on every request, such as a tenant's; no secrets.")
 ]
 
-Item = tuple[int, Callable[[], bytes]]
-"""Samples, and what encodes them when their request is made."""
+T = TypeVar("T")
 
 _LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
 _REFUSED = frozenset({401, 403, 404})
@@ -204,21 +203,26 @@ class Portions:
         self.samples = samples
 
     async def send(
-        self, items: Sequence[Item], post: Callable[[bytes, int], Awaitable[None]]
+        self,
+        items: Sequence[tuple[int, Callable[[], T]]],
+        join: Callable[[list[T]], bytes],
+        post: Callable[[bytes], Awaitable[None]],
     ) -> None:
         """
-        Encode and post one request after the other; `post` is given the body and its samples.
+        Encode, join and post one request after the other.
 
-        A request that is rejected takes none of the others with it; the last fault is raised at
-        the end. TryLater is raised at once: the batch comes again, with the same times.
+        Each item is its number of samples, and what encodes it when its request is made. A request
+        that is rejected takes none of the others with it; the last fault is raised at the end.
+        TryLater is raised at once: the batch comes again, with the same times.
         """
         rejected: Rejected | None = None
+        counts = [count for count, _ in items]
         start = 0
         while start < len(items):
-            end, samples = self._cut(items, start)
-            body = b"".join([encode() for _, encode in items[start:end]])
+            end, samples = self._cut(counts, start)
+            body = join([encode() for _, encode in items[start:end]])
             try:
-                await post(body, samples)
+                await post(body)
             except TooLarge as fault:
                 if end - start > 1:
                     self.samples = max(1, samples // 2)
@@ -230,11 +234,11 @@ class Portions:
         if rejected is not None:
             raise rejected
 
-    def _cut(self, items: Sequence[Item], start: int) -> tuple[int, int]:
-        samples = items[start][0]
+    def _cut(self, counts: Sequence[int], start: int) -> tuple[int, int]:
+        samples = counts[start]
         end = start + 1
-        while end < len(items) and samples + items[end][0] <= self.samples:
-            samples += items[end][0]
+        while end < len(counts) and samples + counts[end] <= self.samples:
+            samples += counts[end]
             end += 1
         return end, samples
 

@@ -83,7 +83,7 @@ class Influx:
         async with connected(self._access()) as client:
             opening.log.debug("influx.opened", url=self.url)
 
-            async def post(body: bytes, _: int) -> None:
+            async def post(body: bytes) -> None:
                 if not body:  # nothing but what the database cannot hold
                     return
                 if self.compress:
@@ -92,7 +92,7 @@ class Influx:
 
             async def send(batch: Batch) -> None:
                 items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
-                await portions.send(items, post)
+                await portions.send(items, b"".join, post)
 
             yield send
 

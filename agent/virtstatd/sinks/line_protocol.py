@@ -20,12 +20,12 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
 from virtstatd.sinks.exposition import canonical, family, number
-from virtstatd.sinks.http import Item
 
 
 DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
@@ -69,7 +69,7 @@ class LineProtocol:
             WeakKeyDictionary()
         )
 
-    def item(self, reading: Reading, taken_at: int) -> Item:
+    def item(self, reading: Reading, taken_at: int) -> tuple[int, Callable[[], bytes]]:
         """Return what encodes a reading that was taken at a time in nanoseconds."""
         return len(reading.values), functools.partial(self.encode, reading, taken_at)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,9 +25,10 @@ from msgspec import Meta
 from virtstatd.model import Kind, Labels, Number, Series, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.exposition import canonical, family
-from virtstatd.sinks.http import Access, Client, Headers, Item, Portions, TokenFile, connected
+from virtstatd.sinks.http import Access, Client, Headers, Portions, TokenFile, connected
 from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
 from virtstatd.sinks.staleness import Ended, Staleness
+from virtstatd.sinks.wire import divisor, varint
 
 
 STALE: float = unpack("<d", bytes.fromhex("020000000000f07f"))[0]
@@ -127,10 +128,10 @@ class Writer:
             for reading in plan.readings
         ]
         items += map(self._encoder.marks, plan.ended)
-        await self._portions.send(items, self._post)
+        await self._portions.send(items, b"".join, self._post)
         self._staleness.settle(plan)
 
-    async def _post(self, body: bytes, _: int) -> None:
+    async def _post(self, body: bytes) -> None:
         compressed = bytes(cramjam.snappy.compress_raw(body))
         await self._client.post(self._url, compressed, HEADERS)
 
@@ -177,11 +178,11 @@ class Encoder:
 
     def item(
         self, shape: Shape, labels: Labels, values: Sequence[Number], milliseconds: int
-    ) -> Item:
+    ) -> tuple[int, Callable[[], bytes]]:
         """Return what encodes a reading."""
         return len(values), functools.partial(self.encode, shape, labels, values, milliseconds)
 
-    def marks(self, ended: Ended) -> Item:
+    def marks(self, ended: Ended) -> tuple[int, Callable[[], bytes]]:
         """Return what encodes that series ended."""
         return len(ended.series), functools.partial(self.encode_marks, ended)
 
@@ -229,7 +230,10 @@ def compiled(
         ("d", f"{1 + _TIME_BYTES}s", f"{len(each)}s")[_role(place % stride, stride)]
         for place, each in enumerate(arguments)
     )
-    divisors = tuple(_divisor(series) for series in shape.series)
+    divisors = tuple(
+        divisor(series.field.exponent if series.part in ("", "sum") else 0)
+        for series in shape.series
+    )
     return Template(
         Struct(f"<{layout}"),
         tuple(arguments),
@@ -246,16 +250,6 @@ def label(name: str, value: str) -> bytes:
     text = value.encode("utf-8", "backslashreplace")
     body = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(len(text)) + text
     return b"\x0a" + varint(len(body)) + body
-
-
-def varint(number: int) -> bytes:
-    """Encode a number of zero or more as protocol buffers do."""
-    encoded = bytearray()
-    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 @functools.lru_cache(maxsize=16)
@@ -285,11 +279,6 @@ def _labels(series: Series) -> dict[str, str]:
 
 def _name(text: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_]", "_", text)
-
-
-def _divisor(series: Series) -> int | Fraction:
-    exponent = series.field.exponent if series.part in ("", "sum") else 0
-    return 10**-exponent if exponent <= 0 else Fraction(1, 10**exponent)
 
 
 def _role(place: int, stride: int) -> int:

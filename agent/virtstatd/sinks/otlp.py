@@ -1,0 +1,146 @@
+"""OpenTelemetry's protocol over HTTP; `otlp_encoder.py` makes the messages."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from google.protobuf.message import DecodeError
+from msgspec import Meta
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
+
+from virtstatd.model import Reading
+from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
+from virtstatd.sinks.http import Access, Headers, Portions, TokenFile, connected
+from virtstatd.sinks.otlp_encoder import Encoder
+from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
+
+
+SHOWN_CHARACTERS = 256
+
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Otlp:
+    """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP."""
+
+    url: Annotated[str, Meta(description="URL that receives metrics, with its path.")] = (
+        "http://127.0.0.1:4318/v1/metrics"
+    )
+    host: Annotated[
+        str, Meta(description="Attribute `host.name` of the resource; empty is the host's name.")
+    ] = ""
+    resource_attributes: Annotated[
+        dict[str, str], Meta(description="More attributes of the resource.")
+    ] = field(default_factory=dict)
+    request_samples: Annotated[
+        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+    ] = 5000
+    compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
+    token_file: TokenFile = ""
+    username: Username = ""
+    password_file: PasswordFile = ""
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+    headers: Headers = field(default_factory=dict)
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        self._access()
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Read the credentials; connect with the first batch."""
+        host = self.host or socket.gethostname()
+        attributes = {"service.name": "virtstatd", "host.name": host, **self.resource_attributes}
+        encoder = Encoder(tuple(attributes.items()))
+        runs = Runs()
+        portions = Portions(self.request_samples)
+        headers = {"Content-Type": "application/x-protobuf"}
+        if self.compress:
+            headers["Content-Encoding"] = "gzip"
+        async with connected(self._access()) as client:
+            opening.log.debug("otlp.opened", url=self.url)
+
+            async def post(body: bytes) -> None:
+                if self.compress:
+                    body = zlib.compress(body, 1, wbits=_GZIP)
+                check(await client.post(self.url, body, headers))
+
+            async def send(batch: Batch) -> None:
+                items = [
+                    (
+                        len(reading.values),
+                        functools.partial(
+                            encoder.encode,
+                            reading.shape,
+                            reading.domain.labels if reading.domain else (),
+                            reading.values,
+                            runs.began(reading, batch.taken_at),
+                            batch.taken_at,
+                        ),
+                    )
+                    for reading in batch.readings
+                ]
+                await portions.send(items, encoder.request, post)
+                for domain in batch.gone:
+                    runs.forget(domain.uuid, domain.id)
+
+            yield send
+
+    def _access(self) -> Access:
+        return Access(
+            url=self.url,
+            token_file=self.token_file,
+            username=self.username,
+            password_file=self.password_file,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+            headers=self.headers,
+        )
+
+
+class Runs:
+    """When each incarnation of a domain was first seen, which is where its counters begin."""
+
+    def __init__(self) -> None:
+        self._began: dict[str | None, tuple[int, int]] = {}
+
+    def began(self, reading: Reading, taken_at: int) -> int:
+        """Return the time in nanoseconds; the first reading of a run sets it."""
+        domain = reading.domain
+        uuid, run = (domain.uuid, domain.id) if domain else (None, 0)
+        known = self._began.get(uuid)
+        if known is None or known[0] != run:
+            known = self._began[uuid] = run, taken_at
+        return min(known[1], taken_at)
+
+    def forget(self, uuid: str, run: int) -> None:
+        """Forget a run that has ended."""
+        if self._began.get(uuid, (None, 0))[0] == run:
+            del self._began[uuid]
+
+
+def check(answer: bytes) -> None:
+    """Raise Rejected when an answer of success says that data points were refused."""
+    response = ExportMetricsServiceResponse()
+    try:
+        response.ParseFromString(answer)
+    except DecodeError:
+        return  # the status was one of success, whatever the body is
+    refused = response.partial_success.rejected_data_points
+    if refused > 0:
+        said = response.partial_success.error_message[:SHOWN_CHARACTERS]
+        text = "".join(each if each.isprintable() else " " for each in said)
+        raise Rejected(f"{refused} data points were refused: {text}")

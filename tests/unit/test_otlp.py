@@ -1,0 +1,258 @@
+"""OTLP, read by OpenTelemetry's own messages: every point, its kind, its times, its attributes."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
+
+from httpstub import Stub, answering
+from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
+from virtstatd.sink import Rejected, TryLater
+from virtstatd.sinks.otlp import Otlp
+from virtstatd.sinks.otlp_encoder import Encoder
+from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch, make_domain, make_shapes
+from virtstatd.testing.contract import opening
+
+
+CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+SECOND = 1_000_000_000
+
+Key = tuple[str, frozenset[tuple[str, str]]]
+Point = tuple[object, ...]
+
+
+def messages(stub: Stub) -> list[ExportMetricsServiceRequest]:
+    """Return what the stub got, and forget it."""
+    found = [ExportMetricsServiceRequest.FromString(each.body) for each in stub.requests]
+    stub.requests.clear()
+    return found
+
+
+def points(requests: list[ExportMetricsServiceRequest]) -> dict[Key, Point]:
+    """Return every data point by its metric and attributes; none may occur twice."""
+    found: dict[Key, Point] = {}
+    for request in requests:
+        (of_resource,) = request.resource_metrics
+        (scope,) = of_resource.scope_metrics
+        assert scope.scope.name == "virtstatd"
+        names = [metric.name for metric in scope.metrics]
+        assert len(names) == len(set(names))
+        for metric in scope.metrics:
+            for attributes, point in _points(metric):
+                key = (
+                    metric.name,
+                    frozenset((each.key, each.value.string_value) for each in attributes),
+                )
+                assert key not in found
+                found[key] = point
+    return found
+
+
+def _points(metric: Metric) -> Iterator[tuple[Iterable, Point]]:
+    kind = metric.WhichOneof("data")
+    data = getattr(metric, kind)
+    if kind != "gauge":
+        assert data.aggregation_temporality == CUMULATIVE
+    for each in data.data_points:
+        if kind == "histogram":
+            assert len(each.bucket_counts) == len(each.explicit_bounds) + 1
+            assert sum(each.bucket_counts) == each.count
+            value: tuple[object, ...] = (
+                tuple(each.bucket_counts),
+                tuple(each.explicit_bounds),
+                each.sum,
+            )
+        else:
+            assert kind == "gauge" or data.is_monotonic
+            value = (repr(each.as_double),)
+        yield each.attributes, (kind, each.start_time_unix_nano, each.time_unix_nano, *value)
+
+
+def wanted(batch: Batch, start: int) -> dict[Key, Point]:
+    """Return what must arrive, by the rules and not by the encoder."""
+    found: dict[Key, Point] = {}
+    histograms: dict[Key, dict[str, list]] = {}
+    for reading in batch.readings:
+        labels = dict(reading.domain.labels) if reading.domain else {}
+        for series, value in zip(reading.shape.series, reading.values, strict=True):
+            field = series.field
+            name = field.family
+            if field.kind is Kind.INFO:
+                name = name.removesuffix("_info") + "_info"
+            own = dict(series.labels)
+            bound = own.pop("le", None)
+            key = name, frozenset((k, visible(v)) for k, v in (own | labels).items())
+            number = value
+            if math.isfinite(value) and series.part in ("", "sum"):
+                number = float(Fraction(value) * Fraction(10) ** field.exponent)
+            if series.part:
+                parts = histograms.setdefault(key, {"bucket": [], "sum": [], "count": []})
+                parts[series.part].append((float(bound), value) if bound else number)
+                continue
+            assert key not in found
+            counter = field.kind is Kind.COUNTER
+            found[key] = (
+                "sum" if counter else "gauge",
+                start if counter else 0,
+                batch.taken_at,
+                repr(float(number)),
+            )
+    for key, parts in histograms.items():
+        cumulative = [count for _, count in parts["bucket"]]
+        found[key] = (
+            "histogram",
+            start,
+            batch.taken_at,
+            tuple(b - a for a, b in itertools.pairwise([0, *cumulative])),
+            tuple(bound for bound, _ in parts["bucket"][:-1]),
+            parts["sum"][0],
+        )
+    return found
+
+
+def visible(text: str) -> str:
+    """Return an attribute as it arrives."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize("batch", [make_batch(20), hostile_batch()], ids=["plain", "hostile"])
+async def test_every_value_arrives(batch: Batch):
+    """Every series is a data point of its kind, a histogram is one, whole and native."""
+    async with answering() as stub:
+        sink = Otlp(url=f"{stub.url}/v1/metrics", request_samples=100, host="n1")
+        async with sink.open(opening()) as send:
+            await send(batch)
+        assert len(stub.requests) > 1
+        assert stub.requests[0].path == "/v1/metrics"
+        assert stub.requests[0].headers["Content-Type"] == "application/x-protobuf"
+        assert points(messages(stub)) == wanted(batch, TAKEN_AT)
+
+
+async def test_the_resource_and_the_metrics_are_described():
+    """The host is the resource; metrics have units as UCUM writes them, and their help."""
+    batch = make_batch(2)
+    async with answering() as stub:
+        sink = Otlp(url=stub.url, host="n1", resource_attributes={"zone": "z"}, compress=False)
+        async with sink.open(opening()) as send:
+            await send(batch)
+        (request,) = messages(stub)
+    (of_resource,) = request.resource_metrics
+    attributes = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+    assert attributes == {"service.name": "virtstatd", "host.name": "n1", "zone": "z"}
+    units = {metric.name: metric.unit for metric in of_resource.scope_metrics[0].metrics}
+    assert units["libvirt_domain_block_stats_read_bytes"] == "By"
+    assert units["libvirt_domain_info_cpu_time_seconds"] == "s"
+    assert units["libvirt_domain_info_vstate"] == ""
+    help_texts = {metric.description for metric in of_resource.scope_metrics[0].metrics}
+    assert {series.field.help for r in batch.readings for series in r.shape.series} == help_texts
+
+
+async def test_counters_begin_with_their_run():
+    """The start time is when a run was first seen, for each run its own, and stays when resent."""
+    guest = make_domain()
+    again = Domain(guest.uuid, guest.name, guest.id + 1, guest.labels)
+    shapes = make_shapes()
+    first = make_batch([guest], shapes=shapes)
+    async with answering() as stub, Otlp(url=stub.url).open(opening()) as send:
+        stub.status = 503
+        with pytest.raises(TryLater):
+            await send(first)
+        stub.status = 200
+        await send(first)
+        second = replace(first, taken_at=TAKEN_AT + 5 * SECOND)
+        await send(second)
+        assert len(stub.requests) == 2
+        stub.requests.pop(0)
+        assert points(messages(stub)) == wanted(second, TAKEN_AT)
+        third = make_batch([again], shapes=shapes, taken_at=TAKEN_AT + 10 * SECOND)
+        await send(third)
+        assert points(messages(stub)) == wanted(third, TAKEN_AT + 10 * SECOND)
+        await send(Batch("inventory", TAKEN_AT + 11 * SECOND, (), gone=(again,)))
+        fourth = replace(third, taken_at=TAKEN_AT + 12 * SECOND)
+        await send(fourth)
+        assert points(messages(stub)) == wanted(fourth, TAKEN_AT + 12 * SECOND)
+
+
+async def test_partial_success_is_told():
+    """Points that a receiver refused in a successful answer are lost, with its reason."""
+    response = ExportMetricsServiceResponse()
+    async with answering() as stub, Otlp(url=stub.url).open(opening()) as send:
+        stub.status = 200
+        for text in (b"", b"OK", b"\xff" * 100):
+            stub.text = text
+            await send(make_batch(1))
+        response.partial_success.error_message = "only a warning"
+        stub.text = response.SerializeToString()
+        await send(make_batch(1))
+        response.partial_success.rejected_data_points = 7
+        response.partial_success.error_message = "too\nold"
+        stub.text = response.SerializeToString()
+        with pytest.raises(Rejected, match="7 data points were refused: too old"):
+            await send(make_batch(1))
+
+
+@given(
+    name=st.text(st.characters(codec=None)),
+    device=st.text(st.characters(codec=None), max_size=300),
+    values=st.lists(
+        st.one_of(st.integers(-(2**63), 2**64), st.floats(), st.booleans()), min_size=3, max_size=3
+    ),
+    exponent=st.sampled_from([0, -9, 3]),
+)
+def test_whatever_names_and_numbers_are(name: str, device: str, values: list[float], exponent: int):
+    """Any text and any number is a message that can be read, and the same again."""
+    kinds = (Kind.GAUGE, Kind.COUNTER, Kind.UNKNOWN)
+    fields = [Field("a", kind.value, kind, "", name, exponent) for kind in kinds]
+    shape = Shape("g", tuple(Series(each, (("device", device),)) for each in fields))
+    guest = Domain("u", name, 1, (("domain", name),))
+    encoder = Encoder((("host.name", name),))
+    body = encoder.request([encoder.encode(shape, guest.labels, values, 5, 7)])
+    batch = Batch("b", 7, (Reading(guest, shape, tuple(values)),))
+    found = points([ExportMetricsServiceRequest.FromString(body)])
+    must = wanted(batch, 5)
+    assert found.keys() == must.keys()
+    for key, point in found.items():
+        assert point[:3] == must[key][:3]
+        got, number = float(point[3]), float(must[key][3])
+        assert got == number or math.isclose(got, number, rel_tol=1e-15) or math.isnan(number)
+
+
+def test_histograms_that_are_odd():
+    """Torn counts never make a negative bucket; a missing `+Inf` is made from the count."""
+    field = Field("a", "h", Kind.HISTOGRAM, "seconds", "", -9)
+    torn = Shape(
+        "g",
+        (
+            Series(field, (("le", "1"),), "bucket"),
+            Series(field, (("le", "2"),), "bucket"),
+            Series(field, (("le", "+Inf"),), "bucket"),
+        ),
+    )
+    open_ended = Shape(
+        "g",
+        (
+            Series(field, (("le", "1"),), "bucket"),
+            Series(field, (("le", "2"),), "bucket"),
+            Series(field, (), "sum"),
+            Series(field, (), "count"),
+        ),
+    )
+    encoder = Encoder(())
+    for shape, values, counts, total in (
+        (torn, (5, 3, 9), (5, 0, 4), 0.0),
+        (torn, (math.nan, 3, 9), (0, 3, 6), 0.0),
+        (open_ended, (1, 4, 10**9, 6), (1, 3, 2), 1.0),
+    ):
+        body = encoder.request([encoder.encode(shape, (), values, 5, 7)])
+        (point,) = points([ExportMetricsServiceRequest.FromString(body)]).values()
+        assert point == ("histogram", 5, 7, counts, (1.0, 2.0), total)

@@ -29,6 +29,7 @@ class Tree:
         (folder / "net").mkdir(parents=True)
         self.command(pid, uuid, number, name)
         self.table(pid, links)
+        (folder / "cgroup").write_text("0::/\n")
         self.thread(pid, pid, "qemu-system-x86", 5_000_000, 0)
         for vcpu in range(vcpus):
             self.thread(pid, pid + 10 + vcpu, f"CPU {vcpu}/KVM")

@@ -31,6 +31,8 @@ def expected(stats: dict[str, str], domain: str) -> dict[Series, tuple[float, fl
             case ["vcpu", vcpu, "delay"]:
                 name = "libvirt_domain_vcpu_delay_seconds_total"
                 put(name, int(text) * NS, NS / 2, vcpu=vcpu)
+            case ["cpu", "time" | "user" | "system" as what]:
+                put(f"libvirt_domain_info_cpu_{what}_seconds_total", int(text) * NS, NS)
             case ["balloon", "rss"]:
                 put("libvirt_domain_memory_stats_rss_bytes", int(text) * 1024, 1 << 20)
             case ["net", index, way, what]:
@@ -70,6 +72,8 @@ def test_the_lane_and_libvirt_agree(lab: Lab, tmp_path: Path):
             moved += last > before[name][series][0]
     assert compared > 15 * len(names)
     assert moved > 5, "the live guest's numbers move"
+    for family in ("pressure_some_seconds", "overhead_seconds", "cgroup_memory_bytes"):
+        assert f"libvirt_domain_{family}" in page
     assert "virtstatd_local_disagreements" not in page, page
 
 

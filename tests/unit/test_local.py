@@ -47,6 +47,7 @@ class Host:
             self.descriptors,
             peak_seconds=10,
             proc=self.tree.proc,
+            cgroups=folder / "cgroup",
             clock=lambda: self.now,
         )
 
@@ -265,7 +266,7 @@ def test_what_cannot_be_seen_is_named(host: Host):
     host.tree.times(100, 100, 1, 0)
     (host.tree.proc / "100" / "net" / "dev").unlink()
     second = host.look()
-    assert set(second.blind) == {"interfaces"}
+    assert set(second.blind) == {"interfaces", "cgroups"}
     assert names(second) == ["vm"]
 
     host.tree.pids.rename(host.tree.pids.with_name("moved"))

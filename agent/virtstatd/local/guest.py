@@ -6,19 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from virtstatd.local.cgroup import THROTTLING, USAGE, Cgroup, Fact, Hierarchies
 from virtstatd.local.files import Descriptors, File
 from virtstatd.local.links import Link, counters, links_of
 from virtstatd.local.processes import Process
 from virtstatd.local.shapes import Shapes
 from virtstatd.local.storms import Shares
 from virtstatd.local.threads import EMULATOR, Role, Threads
-from virtstatd.model import Domain, Reading, Shape
+from virtstatd.model import Domain, Number, Reading, Shape
 
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 # fields of /proc/PID/stat behind the name, as proc(5) lists them
 _STATE, _MINOR, _MAJOR, _THREADS, _RESIDENT = 0, 7, 9, 17, 21
+
+OVERHEAD: Final[Fact] = ("local", "overhead", ())
+
+PLACE_NANOSECONDS: Final = 60_000_000_000
+"""How often a guest's cgroup is looked for anew: limits come and go."""
 
 _NO_STATISTICS = "the kernel keeps no scheduler statistics"
 
@@ -39,6 +45,7 @@ class Guest:
     ) -> None:
         self.process = process
         self._shapes = shapes
+        self._descriptors = descriptors
         self._threads = Threads(process, descriptors)
         self._stat = File(process.folder, "stat", descriptors)
         self._count = -1
@@ -50,6 +57,13 @@ class Guest:
         self._links_shape: Shape | None = None
         self._roles: tuple[Role, ...] = ()
         self._before: tuple[int, list[int], list[int]] | None = None
+        self._ended = 0
+        self._cgroup: Cgroup | None = None
+        self._placed_at = 0
+        self._facts: tuple[Fact, ...] = ()
+        self._facts_shape: Shape | None = None
+        self._order: tuple[int, ...] = ()
+        self._highest: dict[Fact, Number] = {}
         self._steal = Shares(peak_seconds)
         self._saturation = Shares(peak_seconds)
 
@@ -57,6 +71,8 @@ class Guest:
         """Let go of the files."""
         self._threads.close()
         self._stat.close()
+        if self._cgroup:
+            self._cgroup.close()
 
     def read(self, domain: Domain, now: int) -> Reading:
         """
@@ -113,6 +129,39 @@ class Guest:
         values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
         return Reading(domain, self._links_shape, values)
 
+    def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
+        """
+        Return what the guest's cgroup counts, after `read`; None where it has none.
+
+        Raises `Unseen` where there should be one.
+        """
+        try:
+            if self._cgroup is None or now - self._placed_at >= PLACE_NANOSECONDS:
+                self._place(domain, hierarchies, now)
+            rows = dict(self._cgroup.read()) if self._cgroup else {}
+        except (OSError, LookupError, ValueError) as error:
+            self._placed_at = -PLACE_NANOSECONDS
+            raise Unseen(str(error) or type(error).__name__) from None
+        if not rows:
+            return None
+        if USAGE in rows and self._before is not None:
+            rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
+        for fact in (OVERHEAD, *THROTTLING):
+            if fact in rows:
+                # the files are read one after another: what comes out lower is the same as before
+                rows[fact] = self._highest[fact] = max(rows[fact], self._highest.get(fact, 0))
+        facts = tuple(rows)
+        if facts != self._facts or self._facts_shape is None:
+            self._facts = facts
+            self._order, self._facts_shape = self._shapes.facts(facts)
+        values = tuple(rows.values())
+        return Reading(domain, self._facts_shape, tuple([values[at] for at in self._order]))
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """What the guest's cgroup does not count here."""
+        return self._cgroup.missing if self._cgroup else frozenset()
+
     def storms(self, domain: Domain) -> Reading:
         """Return the histograms and the peaks of the guest's seconds."""
         return Reading(
@@ -126,8 +175,16 @@ class Guest:
             ),
         )
 
+    def _place(self, domain: Domain, hierarchies: Hierarchies, now: int) -> None:
+        self._placed_at = now
+        text = self.process.folder.read("cgroup").decode(errors="replace")
+        if self._cgroup:
+            self._cgroup.close()
+        self._cgroup = Cgroup(hierarchies.folders(text, domain.id), self._descriptors)
+
     def _look(self, count: int) -> None:
         if self._threads.look():
+            self._end_vcpus()
             self._before = None  # threads came or went: the next second counts again
         self._count = count
         roles = self._threads.roles
@@ -137,6 +194,14 @@ class Guest:
             self._roles = roles
             self._vcpus = sum(kind == "vcpu" for kind, _ in roles)
             self._shape = self._shapes.times(roles)
+
+    def _end_vcpus(self) -> None:
+        """Remember how long those vCPUs ran that are gone: their cgroup still counts it."""
+        if self._before is not None:
+            former = [role for role in self._roles if role[0] == "vcpu"]
+            left = set(self._threads.roles)
+            times = zip(former, self._before[1], strict=True)
+            self._ended += sum(run for role, run in times if role not in left)
 
     def _times(self) -> tuple[list[int], list[int]]:
         try:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from virtstatd.catalog import Catalog
+from virtstatd.local.cgroup import Fact
 from virtstatd.local.links import KEYS
 from virtstatd.local.storms import BOUNDS
 from virtstatd.local.threads import Role
 from virtstatd.model import Labels, Series, Shape
 
 
-GROUPS = frozenset({"local", "local_net"})
+GROUPS = frozenset({"local", "local_net", "local_cgroup"})
 SUMMARY_GROUPS = frozenset({"local_storm"})
+
+
+KINDS = 1024
+"""Kinds of cgroups that are remembered; each disk of the host makes new ones."""
 
 
 class Shapes:
@@ -23,6 +28,7 @@ class Shapes:
         self._catalog = catalog
         self.times = cache(self._times)
         self.storms = cache(self._storms)
+        self.facts = lru_cache(KINDS)(self._facts)
         self.numbers = cache(self._numbers)
 
     def _times(self, roles: tuple[Role, ...]) -> Shape:
@@ -57,6 +63,13 @@ class Shapes:
                 whole.series("local", "saturation_peak"),
             ),
         )
+
+    def _facts(self, facts: tuple[Fact, ...]) -> tuple[tuple[int, ...], Shape]:
+        """Return the order in which a cgroup's facts make a shape, and the shape."""
+        families = {fact[:2]: at for at, fact in reversed(list(enumerate(facts)))}
+        order = tuple(sorted(range(len(facts)), key=lambda at: (families[facts[at][:2]], at)))
+        series = [self._catalog.series(*facts[at]) for at in order]
+        return order, self._catalog.shape("local_cgroup", series)
 
     def links(self, names: Sequence[str]) -> Shape:
         """Return the shape of the counters of these interfaces: one after another per counter."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virtstatd.local.cgroup import Hierarchies
 from virtstatd.local.files import Descriptors, Folder
 from virtstatd.local.guest import Ended, Guest, Unseen
 from virtstatd.local.links import table
@@ -48,8 +49,10 @@ class Survey:
         descriptors: Descriptors,
         peak_seconds: float,
         proc: Path = Path("/proc"),
+        cgroups: Path = Path("/sys/fs/cgroup"),
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        self._hierarchies = Hierarchies(cgroups)
         self._clock = clock
         self._finder = Finder(directory, proc)
         self._running = running
@@ -108,7 +111,17 @@ class Survey:
         except (Ended, OSError):
             self._finder.lose(process)
             return None
+        self._read_cgroup(guest, domain, second)
         return guest
+
+    def _read_cgroup(self, guest: Guest, domain: Domain, second: Second) -> None:
+        try:
+            if reading := guest.cgroup(domain, self._hierarchies, self._clock()):
+                second.readings.append(reading)
+        except Unseen as error:
+            second.blind["cgroups"] = str(error)
+        for what in guest.missing:
+            second.blind[what] = "the guests' cgroups do not count it"
 
     def _forget(self) -> None:
         """Let go of guests whose processes are gone."""

@@ -105,5 +105,6 @@ async def main(domains: int) -> None:
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    counts = [each for each in sys.argv[1:] if each.isdigit()]  # `make bench` names a file
+    count = int(counts[0]) if counts else 300
     uvloop.run(main(count))

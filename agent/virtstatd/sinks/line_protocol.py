@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
-from virtstatd.sinks.exposition import canonical, family, number
+from virtstatd.sinks.exposition import number
+from virtstatd.sinks.flat import labels_of, name_of
 
 
 DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
@@ -34,7 +35,6 @@ DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
 _DOMAIN = "\0"
 _TIME = "\1"
 _MARKS = str.maketrans(dict.fromkeys((_DOMAIN, _TIME), "\N{REPLACEMENT CHARACTER}"))
-_SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _SPECIAL = re.compile(r"([,= ])")
 _AMBIGUOUS = re.compile(r"\\+(?=[,= ]|$)")
 _QUOTED = re.compile(r'(["\\])')
@@ -117,7 +117,7 @@ def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -
                 if key not in DEVICES
             } or {name: index}
         else:
-            own = _labels(series)
+            own = dict(labels_of(series))
             members = {name: index}
         place = tags(own).translate(_MARKS)
         row = 0  # a field that is there already begins a line of its own
@@ -150,9 +150,7 @@ def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -
 
 def field_name(series: Series) -> str:
     """Return the name of a field; neither commas nor spaces are in it."""
-    name = family(series.field).name + _SUFFIXES.get(series.field.kind, "")
-    name = name.removeprefix("libvirt_domain_")
-    return f"{name}_{series.part}" if series.part else name
+    return name_of(series).removeprefix("libvirt_domain_")
 
 
 def tags(labels: dict[str, str]) -> str:
@@ -172,13 +170,6 @@ def escaped(text: str) -> str:
 def quoted(text: str) -> str:
     """Return the value of a text field."""
     return '"' + _QUOTED.sub(r"\\\1", text.encode("utf-8", "backslashreplace").decode()) + '"'
-
-
-def _labels(series: Series) -> dict[str, str]:
-    labels = dict(series.labels)
-    if series.part == "bucket":
-        labels["le"] = canonical(series.labels[-1][1])
-    return labels
 
 
 def _key(name: str) -> str:

@@ -22,9 +22,9 @@ from weakref import WeakKeyDictionary
 import cramjam
 from msgspec import Meta
 
-from virtstatd.model import Kind, Labels, Number, Series, Shape
+from virtstatd.model import Labels, Number, Series, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.exposition import canonical, family
+from virtstatd.sinks.flat import labels_of, name_of
 from virtstatd.sinks.http import Access, Client, Headers, Portions, TokenFile, connected
 from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
 from virtstatd.sinks.staleness import Ended, Staleness
@@ -40,7 +40,6 @@ HEADERS = {
     "X-Prometheus-Remote-Write-Version": "0.1.0",
 }
 
-_SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _TIME_BYTES = 6
 _TIME_MAX = (1 << 7 * _TIME_BYTES) - 1  # the year 2109
 _SAMPLE = b"\x12\x10\x09"  # samples: 16 bytes, of which a double comes first
@@ -270,11 +269,8 @@ def _blobs(labels: Labels) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
 
 
 def _labels(series: Series) -> dict[str, str]:
-    name = family(series.field).name + _SUFFIXES.get(series.field.kind, "")
-    labels = {_name(key): value for key, value in series.labels}
-    if series.part == "bucket":
-        labels["le"] = canonical(series.labels[-1][1])
-    return {**labels, "__name__": f"{name}_{series.part}" if series.part else name}
+    labels = {_name(key): value for key, value in labels_of(series)}
+    return {**labels, "__name__": name_of(series)}
 
 
 def _name(text: str) -> str:

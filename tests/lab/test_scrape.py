@@ -71,7 +71,9 @@ async def test_debians_prometheus_scrapes_the_agent(lab: Lab, tmp_path: Path):
         )
         port = free_port()
         file = Path(folder, "prometheus.yml")
-        file.write_text(SCRAPE.format(target=agent.address.removeprefix("http://")))
+        await asyncio.to_thread(
+            file.write_text, SCRAPE.format(target=agent.address.removeprefix("http://"))
+        )
         command = [
             "prometheus",
             f"--config.file={file}",

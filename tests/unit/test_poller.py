@@ -24,6 +24,9 @@ SHAPES = {
 BITS = {"state": 1, "block": 32, "vm": 1024}
 
 
+VERDICTS = Verdicts(load())
+
+
 class World:
     """A hypervisor with some domains; `trouble` may raise for each question."""
 
@@ -97,7 +100,7 @@ class World:
             tiers,
             self,  # type: ignore[arg-type]
             self,
-            Verdicts(load()),
+            VERDICTS,
             self.batches.append,
             lambda: None,
             log,
@@ -285,7 +288,9 @@ async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
     world = World(25)
     poller = world.poller("state", "block")
     world.stuck = 3
-    await poller._poll(poller.tiers)
+    assert poller._together(poller.tiers) == [[poller.tiers[0]], [poller.tiers[1]]]
+    for together in poller._together(poller.tiers):
+        await poller._poll(together)
 
     assert {bits for bits, _ in world.asked} == {BITS["state"]}
     assert domains(world.batches, "state") == set(world.everybody)

@@ -150,9 +150,9 @@ class Poller:
                     else:
                         tier.busy = True
                         free.append(tier)
-                if free:
-                    names = "+".join(tier.name for tier in free)
-                    task = polls.create_task(self._poll(free), name=f"poll {names}")
+                for together in self._together(free):
+                    names = "+".join(tier.name for tier in together)
+                    task = polls.create_task(self._poll(together), name=f"poll {names}")
                     running.add(task)
                     task.add_done_callback(running.discard)
                 self._ticked_at = self._clock()
@@ -175,6 +175,16 @@ class Poller:
         """Take note that libvirt is away."""
         self._set(up=False)
 
+    @property
+    def _troubled(self) -> bool:
+        return bool(self._lanes.stuck or self._suspects)
+
+    def _together(self, tiers: Sequence[Tier]) -> list[list[Tier]]:
+        """Tell which tiers travel together; while something hangs, what cannot goes by itself."""
+        safe = [tier for tier in tiers if not tier.bits & MONITOR]
+        asking = [tier for tier in tiers if tier.bits & MONITOR]
+        return [each for each in ([safe, asking] if self._troubled else [safe + asking]) if each]
+
     async def _poll(self, tiers: Sequence[Tier]) -> None:
         try:
             for tier in tiers:
@@ -187,8 +197,7 @@ class Poller:
                 tier.busy = False
 
     async def _ask_all(self, tiers: Sequence[Tier]) -> bool:
-        trouble = self._lanes.stuck or self._suspects
-        if self._source.known() <= self._slice and not trouble:
+        if self._source.known() <= self._slice and not self._troubled:
             with contextlib.suppress(Oversize):  # few domains, but huge ones: in slices, then
                 return await self._ask(tiers, None)
         try:
@@ -197,20 +206,10 @@ class Poller:
             return False
         self._suspects.intersection_update(uuids)
         self.unresponsive = {u: r for u, r in self.unresponsive.items() if u in set(uuids)}
-        if trouble:  # who is known to answer comes first, who may hang a call last
-            uuids.sort(key=lambda uuid: uuid in self._suspects)
-            tiers = await self._apart(tiers, uuids)
+        # who is known to answer comes first, who may hang a call last
+        uuids.sort(key=lambda uuid: uuid in self._suspects)
         slices = parts(uuids, self._slice)
         return all(await asyncio.gather(*(self._ask_halving(tiers, part) for part in slices)))
-
-    async def _apart(self, tiers: Sequence[Tier], uuids: list[str]) -> Sequence[Tier]:
-        """Ask at once what cannot hang, while something hangs; return the tiers that remain."""
-        safe = [tier for tier in tiers if not tier.bits & MONITOR]
-        if safe and len(safe) < len(tiers):
-            slices = parts(uuids, self._slice)
-            await asyncio.gather(*(self._ask_halving(safe, part) for part in slices))
-            return [tier for tier in tiers if tier.bits & MONITOR]
-        return tiers
 
     async def _ask_halving(self, tiers: Sequence[Tier], uuids: list[str]) -> bool:
         try:
@@ -260,9 +259,12 @@ class Poller:
         """
         uuids = self._source.uuids() if uuids is None else uuids
         self._suspects.update(uuids)
-        remaining = await self._apart(tiers, uuids)
-        size = len(uuids) if self._lanes.stuck < STUCK_MAX - 1 else SUSPECTS_AT_ONCE
-        return all([await self._ask_halving(remaining, part) for part in parts(uuids, size)])
+        answered = []
+        for together in self._together(tiers):
+            risky = together[0].bits & MONITOR and self._lanes.stuck == STUCK_MAX - 1
+            size = SUSPECTS_AT_ONCE if risky else len(uuids)
+            answered += [await self._ask_halving(together, part) for part in parts(uuids, size)]
+        return all(answered)
 
     def _withhold(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
         """Leave domains unasked: every call that may hang already does."""

@@ -101,14 +101,16 @@ class Bulk:
         if any(uuid not in session.domains for uuid in uuids):
             self._list(session)
         stalled = self._stalled(uuids) if bits & MONITOR else {}
-        asked = [uuid for uuid in uuids if uuid not in stalled]
-        domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
         answer = Answer(time.time_ns(), stalled=stalled)
+        well = [uuid for uuid in uuids if uuid not in stalled]
+        for asked, groups in ((well, bits), (stalled, bits & ~MONITOR)):
+            domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
+            if domains and groups:
+                records = session.connection.domainListGetStats(domains, groups, FLAGS)
+                self._decode(answer, groups, records)
         for uuid in stalled:
             if known := self._inventory.get(uuid):
                 answer.domains[uuid] = known
-        if domains:
-            self._decode(answer, bits, session.connection.domainListGetStats(domains, bits, FLAGS))
         return answer
 
     def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:

@@ -16,10 +16,12 @@ from cryptography.x509.oid import NameOID
 
 from httpstub import Received, Stub, answering, scripted
 from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.model import Batch
 from virtstatd.sinks.http import Access, Portions, TooLarge, connected, retry_after
 
 
 NOW = dt.datetime.now(dt.UTC)
+BATCH = Batch("bulk", 0, ())
 
 
 async def outcome(stub: Stub) -> BaseException | None:
@@ -375,13 +377,13 @@ async def test_too_large_is_halved():
 
     portions = Portions(100)
     items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
-    await portions.send(items, b"".join, post)
+    await portions.send(BATCH, items, b"".join, post)
     assert bodies == [b"abc", b"def"]
-    await portions.send(items, b"".join, post)
+    await portions.send(BATCH, items, b"".join, post)
     assert bodies[2:] == [b"abc", b"def"]
     bodies.clear()
     with pytest.raises(TooLarge):
-        await portions.send([(1, lambda: b"X"), *items], b"".join, post)
+        await portions.send(BATCH, [(1, lambda: b"X"), *items], b"".join, post)
     assert b"".join(bodies) == b"abcdef"
 
 
@@ -396,5 +398,34 @@ async def test_a_rejected_request_takes_no_other_with_it():
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
     with pytest.raises(Rejected, match="bad"):
-        await Portions(5).send(items, b"".join, post)
+        await Portions(5).send(BATCH, items, b"".join, post)
     assert bodies == [b"a", b"c"]
+
+
+async def test_an_interrupted_batch_goes_on_where_it_was():
+    """What was delivered before a fault is not sent again; another batch begins anew."""
+    bodies: list[bytes] = []
+    faults: list[BaseException] = [TryLater("away"), asyncio.CancelledError(), Rejected("bad")]
+
+    async def post(body: bytes) -> None:
+        if body == b"b" and faults:
+            raise faults.pop(0)
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
+    portions = Portions(5)
+    with pytest.raises(TryLater):
+        await portions.send(BATCH, items, b"".join, post)
+    with pytest.raises(asyncio.CancelledError):
+        await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a"]
+    with pytest.raises(Rejected):
+        await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a", b"c"]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a", b"c", b"a", b"b", b"c"]
+    faults.append(TryLater("away"))
+    with pytest.raises(TryLater):
+        await portions.send(BATCH, items, b"".join, post)
+    await portions.send(Batch("bulk", 1, ()), items, b"".join, post)
+    assert bodies[5:] == [b"a", b"a", b"b", b"c"]

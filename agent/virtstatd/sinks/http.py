@@ -31,6 +31,7 @@ from msgspec import Meta
 
 from virtstatd import __version__
 from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.model import Batch
 from virtstatd.sinks.secrets import check_files, check_pair, secret, tls_context
 
 
@@ -197,28 +198,39 @@ async def connected(
 
 
 class Portions:
-    """Cut batches into requests that the destination takes; a 413 halves them for good."""
+    """
+    Cut batches into requests that the destination takes; a 413 halves them for good.
+
+    A batch that was interrupted goes on where it was, so that one which needs more time than
+    an attempt has gets through as well.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
+        self._underway: object = None
+        self._done = 0
+        self._rejected: Rejected | None = None
 
     async def send(
         self,
+        batch: Batch,
         items: Sequence[tuple[int, Callable[[], T]]],
         join: Callable[[list[T]], bytes],
         post: Callable[[bytes], Awaitable[None]],
     ) -> None:
         """
-        Encode, join and post one request after the other.
+        Encode, join and post one request after the other; the same batch must make equal items.
 
         Each item is its number of samples, and what encodes it when its request is made. A request
         that is rejected takes none of the others with it; the last fault is raised at the end.
-        TryLater is raised at once: the batch comes again, with the same times.
+        TryLater is raised at once.
         """
-        rejected: Rejected | None = None
+        identity = batch.source, batch.taken_at, batch.samples, len(items)
+        if self._underway != identity:
+            self._underway, self._done, self._rejected = identity, 0, None
         counts = [count for count, _ in items]
-        start = 0
-        while start < len(items):
+        while self._done < len(items):
+            start = self._done
             end, samples = self._cut(counts, start)
             body = join([encode() for _, encode in items[start:end]])
             try:
@@ -227,10 +239,11 @@ class Portions:
                 if end - start > 1:
                     self.samples = max(1, samples // 2)
                     continue
-                rejected = fault
+                self._rejected = fault
             except Rejected as fault:
-                rejected = fault
-            start = end
+                self._rejected = fault
+            self._done = end
+        rejected, self._underway, self._rejected = self._rejected, None, None
         if rejected is not None:
             raise rejected
 

@@ -92,7 +92,7 @@ class Influx:
 
             async def send(batch: Batch) -> None:
                 items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
-                await portions.send(items, b"".join, post)
+                await portions.send(batch, items, b"".join, post)
 
             yield send
 

@@ -92,7 +92,7 @@ class Otlp:
                     )
                     for reading in batch.readings
                 ]
-                await portions.send(items, encoder.request, post)
+                await portions.send(batch, items, encoder.request, post)
                 for domain in batch.gone:
                     runs.forget(domain.uuid, domain.id)
 

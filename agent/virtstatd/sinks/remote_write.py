@@ -127,7 +127,7 @@ class Writer:
             for reading in plan.readings
         ]
         items += map(self._encoder.marks, plan.ended)
-        await self._portions.send(items, b"".join, self._post)
+        await self._portions.send(batch, items, b"".join, self._post)
         self._staleness.settle(plan)
 
     async def _post(self, body: bytes) -> None:

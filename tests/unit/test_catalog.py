@@ -56,8 +56,10 @@ def test_groups(catalog: Catalog):
     assert free == {"state", "net", "perf", "memory"}
     assert {name for name, group in catalog.groups.items() if not group.bit} == {
         "agent",
+        "control",
         "domain",
         "local",
+        "node",
         "unknown",
     }
 

@@ -66,6 +66,7 @@ class Host:
                 60,
                 self.tree.proc,
                 self.root,
+                self.root / "sys",
                 lambda: self.now,
             )
         return self._survey.look()

@@ -153,7 +153,7 @@ class Guest:
         facts = tuple(rows)
         if facts != self._facts or self._facts_shape is None:
             self._facts = facts
-            self._order, self._facts_shape = self._shapes.facts(facts)
+            self._order, self._facts_shape = self._shapes.facts(facts, "local_cgroup")
         values = tuple(rows.values())
         return Reading(domain, self._facts_shape, tuple([values[at] for at in self._order]))
 

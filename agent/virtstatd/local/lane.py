@@ -82,7 +82,7 @@ class LocalLane:
 
         def current(readings: list[Reading]) -> tuple[Reading, ...]:
             return tuple(
-                [r for r in readings if r.domain and running.get(r.domain.uuid) is r.domain]
+                [r for r in readings if r.domain is None or running.get(r.domain.uuid) is r.domain]
             )
 
         readings = current(second.readings)

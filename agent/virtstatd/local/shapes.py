@@ -14,7 +14,7 @@ from virtstatd.model import Labels, Series, Shape
 
 
 GROUPS = frozenset({"local", "local_net", "local_cgroup"})
-SUMMARY_GROUPS = frozenset({"local_storm"})
+SUMMARY_GROUPS = frozenset({"local_storm", "node"})
 
 
 KINDS = 1024
@@ -64,12 +64,12 @@ class Shapes:
             ),
         )
 
-    def _facts(self, facts: tuple[Fact, ...]) -> tuple[tuple[int, ...], Shape]:
-        """Return the order in which a cgroup's facts make a shape, and the shape."""
+    def _facts(self, facts: tuple[Fact, ...], group: str) -> tuple[tuple[int, ...], Shape]:
+        """Return the order in which facts make a shape, and the shape."""
         families = {fact[:2]: at for at, fact in reversed(list(enumerate(facts)))}
         order = tuple(sorted(range(len(facts)), key=lambda at: (families[facts[at][:2]], at)))
         series = [self._catalog.series(*facts[at]) for at in order]
-        return order, self._catalog.shape("local_cgroup", series)
+        return order, self._catalog.shape(group, series)
 
     def links(self, names: Sequence[str]) -> Shape:
         """Return the shape of the counters of these interfaces: one after another per counter."""

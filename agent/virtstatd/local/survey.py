@@ -11,6 +11,7 @@ from virtstatd.local.cgroup import Hierarchies
 from virtstatd.local.files import Descriptors, Folder
 from virtstatd.local.guest import Ended, Guest, Unseen
 from virtstatd.local.links import table
+from virtstatd.local.node import Node
 from virtstatd.local.processes import Finder, Process
 from virtstatd.local.shapes import Shapes
 from virtstatd.model import Domain, Reading
@@ -50,9 +51,11 @@ class Survey:
         peak_seconds: float,
         proc: Path = Path("/proc"),
         cgroups: Path = Path("/sys/fs/cgroup"),
+        devices: Path = Path("/sys"),
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._hierarchies = Hierarchies(cgroups)
+        self._node = Node(proc, devices)
         self._clock = clock
         self._finder = Finder(directory, proc)
         self._running = running
@@ -88,6 +91,8 @@ class Survey:
                     second.summaries.append(guest.storms(domain))
         self._forget()
         self._read_links(read, second)
+        if summing:
+            self._read_node(second)
         second.cpu_seconds = time.thread_time() - began
         return second
 
@@ -122,6 +127,12 @@ class Survey:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:
             second.blind[what] = "the guests' cgroups do not count it"
+
+    def _read_node(self, second: Second) -> None:
+        rows, blind = self._node.read()
+        second.blind |= blind
+        order, shape = self._shapes.facts(tuple(fact for fact, _ in rows), "node")
+        second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def _forget(self) -> None:
         """Let go of guests whose processes are gone."""

@@ -50,7 +50,7 @@ class Demo:
         )
         os.close(its_end)
 
-    def wait_for(self, what: Callable[[], object], seconds: float = 60.0) -> None:
+    def wait_for(self, what: Callable[[], object], seconds: float = 100.0) -> None:
         """Wait until something is so."""
         while not what():
             assert time.monotonic() - self.begun < seconds, "did not come to be"

@@ -118,6 +118,7 @@ def test_bad_options_are_told(tmp_path: Path, option: str, complaint: str) -> No
     assert complaint in said
 
 
+@pytest.mark.timeout(400)
 def test_an_installed_wheel_demonstrates_itself(tmp_path: Path) -> None:
     """Nothing but the wheel and its dependencies is needed: no checkout, no hypervisor."""
     root = Path(__file__).parents[2]

@@ -56,13 +56,14 @@ def test_what_cannot_be_is_one_sentence(
     assert list(tmp_path.iterdir()) == [nonsense]
 
 
-def test_a_socket_is_taken_from_the_dead_alone(tmp_path: Path) -> None:
-    """A socket that nobody listens at is replaced, one that is alive is not; Ctrl-C removes it."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_socket_is_taken_from_the_dead_alone(tmp_path: Path, end: signal.Signals) -> None:
+    """A socket that nobody listens at is replaced, one that is alive is not; the end removes it."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    options = (f"--socket={path}", "--domains=7", "--profile=small", "--metadata=none")
-    with subprocess.Popen([*SIMULATE, *options], stdout=subprocess.PIPE) as process:
+    options = ("--socket=socket", "--domains=7", "--profile=small", "--metadata=none")
+    with subprocess.Popen([*SIMULATE, *options], stdout=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout
         ready = json.loads(process.stdout.readline())
         assert ready["domains"] == 7
@@ -71,6 +72,6 @@ def test_a_socket_is_taken_from_the_dead_alone(tmp_path: Path) -> None:
         assert said.endswith(f"{path}: Address already in use")
         with python(ready["uri"]) as ask:
             assert ask("c.numOfDomains()") == 7
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         assert process.wait(20) == 0
     assert not path.exists()

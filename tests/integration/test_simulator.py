@@ -256,7 +256,7 @@ async def test_captured_records_come_back_byte_by_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("extra", "fits"), [(0, True), (1, False)])
-def test_the_largest_message_is_libvirts(tmp_path: Path, extra: int, fits: bool) -> None:  # noqa: FBT001
+def test_the_largest_message_is_libvirts(tmp_path: Path, extra: int, fits: bool) -> None:
     """33,554,408 bytes of payload are delivered, one word more is refused with libvirt's error."""
     # a record: its count, a guest's name, UUID and id, and a count of fields; a field: name, type
     # and a string with its length

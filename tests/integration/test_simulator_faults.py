@@ -62,7 +62,7 @@ async def control(client: Wire, domain: bytes) -> list[int]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until something is so."""
-    while not condition():  # noqa: ASYNC110 - the simulator has no event for its inner life
+    while not condition():
         await asyncio.sleep(0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,18 @@ def polled_anew(agent: Agent) -> str:
     return agent.page()
 
 
+def once(folder: Path) -> str:
+    """Return what the command for a look prints, with the file of the agent that runs."""
+    file = folder / "virtstatd.toml"
+    return subprocess.run(
+        [sys.executable, "-m", "virtstatd", "once", "--config", str(file)],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+        text=True,
+    ).stdout
+
+
 @pytest.mark.parametrize(("profile", "release"), [("mixed", 9), ("mixed", 11), ("complete", 12)])
 def test_every_number_on_the_page_is_virshs(tmp_path: Path, profile: str, release: int) -> None:
     """While the guests' time stands still every number is virsh's, in two different moments."""
@@ -56,6 +70,7 @@ def test_every_number_on_the_page_is_virshs(tmp_path: Path, profile: str, releas
         host.do("stop_time")
         late = read(host.uri)
         assert compare(late, polled_anew(agent), late)[0] == agreed
+        assert compare(late, once(tmp_path), late)[0] == agreed
 
 
 def spoilt(key: str) -> Callable[[dict[str, str]], dict[str, str]]:

@@ -68,7 +68,7 @@ class Simulator:
     @property
     def uri(self) -> str:
         """What clients open."""
-        return f"qemu+unix:///system?socket={quote(str(self.options.socket))}"
+        return f"qemu+unix:///system?socket={quote(str(self.options.socket.absolute()))}"
 
     async def command(self, do: str, **arguments: object) -> Json:
         """Carry out a command of the control socket; raises `CommandError`."""
@@ -129,13 +129,13 @@ def _unlink(path: Path | None) -> None:
 
 async def serve(options: Options, until: int | None = None) -> None:
     """
-    Simulate until SIGINT, SIGTERM or the end of the descriptor `until`.
+    Simulate until SIGINT, SIGTERM, SIGHUP or the end of the descriptor `until`.
 
     The first line of output says when clients may come.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     if until is not None:
         loop.add_reader(until, stopped.set)

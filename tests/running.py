@@ -117,6 +117,8 @@ interval_seconds = {monitor}
 interval_seconds = {extra}
 [local]
 enabled = {local}
+[budget]
+host_cpu_percent = {budget}
 [agent]
 interval_seconds = 1.0
 [[sink]]
@@ -134,6 +136,7 @@ def running(
     monitor: float = 1.0,
     extra: float = 2.0,
     local: bool = False,
+    budget: float = 0.0,
     more: str = "",
     python: tuple[str, ...] = (),
 ) -> Iterator[Agent]:
@@ -145,6 +148,7 @@ def running(
         monitor=monitor,
         extra=extra,
         local=json.dumps(local),
+        budget=budget,
     )
     file.write_text(text + more)
     agent = Agent(file, python=python)

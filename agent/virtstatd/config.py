@@ -19,6 +19,7 @@ from virtstatd.config_tables import (
     MONITORLESS,
     TABLES,
     Agent,
+    Budget,
     Extra,
     Hypervisor,
     Labels,
@@ -52,6 +53,7 @@ from virtstatd.toml_lines import Path, line_of, parsed, text_of
 __all__ = [
     "GROUP_BITS",
     "Agent",
+    "Budget",
     "Config",
     "Extra",
     "Hypervisor",
@@ -88,6 +90,7 @@ class Config(Struct, frozen=True, kw_only=True):
     hypervisor: Hypervisor = Hypervisor()
     poll: Poll = Poll()
     local: Local = Local()
+    budget: Budget = Budget()
     labels: Labels = Labels()
     agent: Agent = Agent()
     log: Log = Log()
@@ -121,6 +124,7 @@ def parse(text: str, file: str, *, find: Find = find_sink, names: Names = sink_n
         hypervisor=build(Hypervisor, _inner(document, "hypervisor")),
         poll=build(Poll, _inner(document, "poll")),
         local=build(Local, _inner(document, "local")),
+        budget=build(Budget, _inner(document, "budget")),
         labels=build(Labels, _inner(document, "labels")),
         agent=build(Agent, _inner(document, "agent")),
         log=build(Log, _inner(document, "log")),

@@ -131,6 +131,20 @@ class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 60.0
 
 
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the polling may cost the host; beyond it monitor and extra are asked less often."""
+
+    host_cpu_percent: Annotated[
+        float,
+        Meta(
+            description="Share of all CPUs together that agent, libvirt and QEMU may spend on the"
+            " polling; 0 sets no limit.",
+            ge=0,
+            le=100,
+        ),
+    ] = 1.0
+
+
 class Labels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Labels on every series of a guest, beside its name."""
 
@@ -202,6 +216,7 @@ TABLES: Final[dict[str, type]] = {
     "hypervisor": Hypervisor,
     "poll": Poll,
     "local": Local,
+    "budget": Budget,
     "labels": Labels,
     "agent": Agent,
     "log": Log,

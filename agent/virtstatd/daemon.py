@@ -45,6 +45,8 @@ from virtstatd.model import Batch, Domain
 from virtstatd.notify import Notify
 from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.polling.budget import Budget
+from virtstatd.polling.cost import Daemon, Meter, MeteredLanes, Qemus, Unseen, socket_of
 from virtstatd.polling.poller import LIFETIME_INTERVALS, Poller, Tier
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.waiting import first_of
@@ -93,6 +95,7 @@ class Asking:
     poller: Poller
     reader: DescriptionReader
     local: LocalLane | None
+    budget: Budget | None
     changed: asyncio.Event
     unknown: set[str]
 
@@ -129,6 +132,7 @@ async def serve(
                 lag,
                 lambda: ask.reader.reads,
                 lambda: len(ask.unknown),
+                ask.budget,
             )
             ending = Signals(config, path, sockets, stop, log, notify)
             for name, running in {
@@ -137,6 +141,7 @@ async def serve(
                 "poller": ask.poller.run(stop, lambda: ask.connection.up),
                 "reader": ask.reader.run(stop),
                 **({"local": ask.local.run(stop)} if ask.local else {}),
+                **({"budget": ask.budget.run(stop)} if ask.budget else {}),
                 "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
                 "watchdog": watch(ask, outlets, notify, stop),
             }.items():
@@ -231,7 +236,9 @@ async def asking(
     cover = Cover(emit, fresh_seconds)
     inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
     decoder = Decoder(catalog, unknown)
-    lanes = Lanes(opened, options.lanes)
+    percent = config.budget.host_cpu_percent
+    meter = _meter(config, inventory) if percent else None
+    lanes = MeteredLanes(opened, options.lanes, meter) if meter else Lanes(opened, options.lanes)
     connection = Connection(opened, inventory, log, turned)
     poller = Poller(
         _tiers(config, catalog),
@@ -249,10 +256,24 @@ async def asking(
         inventory, lanes, Describer(catalog), emit, log, options.deadline_seconds
     )
     local = _local(config, catalog, inventory, cover, fresh_seconds, log)
+    budget = Budget(poller.tiers, meter, percent, log) if meter else None
     try:
-        yield Asking(inventory, lanes, connection, poller, reader, local, changed, unknowns)
+        yield Asking(inventory, lanes, connection, poller, reader, local, budget, changed, unknowns)
     finally:
         await lanes.close(CLOSE_SECONDS)
+        if meter:
+            meter.close()
+
+
+def _meter(config: Config, inventory: Inventory) -> Meter:
+    """Return what measures the cost, of the agent alone where libvirt is on another host."""
+    uri = config.hypervisor.uri or detected_uri()
+    try:
+        qemus = Qemus(pid_files(uri))
+    except Elsewhere as error:
+        unseen = Unseen(str(error))
+        return Meter(unseen, unseen, inventory.__len__)
+    return Meter(Daemon(socket_of(uri, detected_uri)), qemus, inventory.__len__)
 
 
 def _stalls(config: Config) -> Stalls | None:

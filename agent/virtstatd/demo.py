@@ -21,7 +21,7 @@ from virtstatd.notify import Notify
 RELEASE = 12  # the statistics of a present libvirt
 ENDING_SECONDS = 5.0
 
-# simulated guests have no processes on this host that could be looked at
+# simulated guests have no processes on this host that could be looked at, nor a cost to limit
 CONFIG = """
 [hypervisor]
 uri = {uri}
@@ -33,6 +33,8 @@ interval_seconds = 1.0
 interval_seconds = 5.0
 [local]
 enabled = false
+[budget]
+host_cpu_percent = 0
 [agent]
 interval_seconds = 1.0
 [[sink]]

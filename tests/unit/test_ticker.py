@@ -71,3 +71,37 @@ async def test_a_stop_ends_the_wait():
     seen = [due async for due in ticks([Ticker("p", 3600.0, 0.0)], stop, nudge, Clock(0.0))]
 
     assert len(seen) == 1
+
+
+def test_a_stretched_interval_begins_after_the_deadline_that_was_promised():
+    """The next poll comes when it was due, those after it at the longer interval, on the grid."""
+    ticker = Ticker("monitor", 15.0, 100.0)
+    ticker.advance(100.0)
+    ticker.stretch(4, 107.0)
+    assert (ticker.seconds, ticker.configured, ticker.due) == (60.0, 15.0, 115.0)
+    ticker.advance(115.0)
+    assert (ticker.due, ticker.skipped) == (175.0, 0)
+
+
+@pytest.mark.parametrize(("now", "due"), [(116.0, 130.0), (131.0, 145.0), (399.0, 400.0)])
+def test_an_interval_that_shrinks_brings_its_deadline_forward(now: float, due: float):
+    """Not into the past, and no deadline that never was is counted as skipped."""
+    ticker = Ticker("monitor", 15.0, 100.0)
+    ticker.stretch(20, 100.0)
+    ticker.advance(100.0)
+    ticker.stretch(1, now)
+    assert ticker.due == due
+    ticker.advance(due)
+    assert (ticker.due, ticker.skipped) == (due + 15, 0)
+
+
+async def test_a_deadline_brought_forward_is_kept_though_all_are_far_ahead():
+    """The wait ends after a configured interval, whatever the stretched one is."""
+    ticker = Ticker("monitor", 0.01, 0.0)
+    ticker.advance(0.0)
+    ticker.due = 3600.0
+    stop, nudge = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().call_soon(lambda: setattr(ticker, "due", 1.0))
+    async for due in ticks([ticker], stop, nudge, Clock(0.0, 0.0, 1.0)):
+        assert due == [ticker]
+        stop.set()

@@ -19,6 +19,7 @@ from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.model import Batch, Number, Reading, Series
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.polling.budget import Budget
 from virtstatd.polling.poller import CALL_BUCKETS, Poller, Tier
 
 
@@ -67,6 +68,7 @@ class AgentNumbers:
         lag: LoopLag,
         xml_reads: Callable[[], int],
         unknown_fields: Callable[[], int],
+        budget: Budget | None = None,
     ) -> None:
         self._poller = poller
         self._connection = connection
@@ -76,6 +78,7 @@ class AgentNumbers:
         self._lag = lag
         self._xml_reads = xml_reads
         self._unknown_fields = unknown_fields
+        self._budget = budget
         self._started_at = time.time()
         self._catalog = catalog
         self._items: list[Series] = []
@@ -120,6 +123,8 @@ class AgentNumbers:
         yield "loop_lag", {}, self._lag.total
         yield "start_time", {}, self._started_at
         yield from _process()
+        if self._budget is not None:
+            yield from _cost(self._budget)
         for tier in self._poller.tiers:
             yield from self._tier(tier)
         for outlet in self._outlets:
@@ -131,12 +136,20 @@ class AgentNumbers:
         yield "ticks", labels, tier.ticker.ticks
         yield "ticks_skipped", labels, tier.ticker.skipped
         yield "interval", labels, tier.ticker.seconds
+        yield "configured_interval", labels, tier.ticker.configured
         yield "partial_domains", labels, len(tier.partial)
         yield "missing_domains", labels, len(tier.missing)
         if tier.completed_at is not None:  # never before the first: absent, not zero
             yield "age", labels, time.monotonic() - tier.completed_at
         for outcome, count in tier.outcomes.items():
             yield "calls", {**labels, "outcome": outcome}, count
+
+
+def _cost(budget: Budget) -> Iterator[Row]:
+    yield "cost", {}, budget.ratio
+    yield "budget", {}, budget.allowed_ratio
+    for of, seconds in budget.spent().items():
+        yield "cost_cpu", {"of": of}, seconds
 
 
 def _outlet(outlet: Outlet) -> Iterator[Row]:

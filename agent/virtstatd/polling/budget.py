@@ -1,0 +1,197 @@
+"""
+The cost budget: what the polling may take of the host's CPUs, and what gives way when it does.
+
+From what each stretch of polls cost and which tiers it held, the cost of one poll of every tier is
+learned. Where the tiers at their intervals would cost more than the budget, the monitor and extra
+tiers are asked at a whole multiple of their intervals, so that deadlines still fall together. The
+pulse never gives way: it is cheap, and it is what shows that a host is in trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.polling.ticker import Ticker
+from virtstatd.polling.waiting import first_of
+
+
+REVIEW_SECONDS: Final = 2.0
+SETTLING_SECONDS: Final = 10.0
+"""The start is dearer than what follows: connections are opened, descriptions read."""
+
+TIMES_MAX: Final = 20
+INTERVAL_MAX_SECONDS: Final = 600.0
+"""No interval is stretched further than either; one that is longer by itself stays as it is."""
+
+ROOM: Final = 0.85
+"""An interval shrinks when this part of the budget will do, so that it does not swing."""
+
+EXCEEDED_REVIEWS: Final = 30
+"""After how many reviews in a row it is said that stretching does not suffice."""
+
+GAIN: Final = 0.5
+"""How much of an error of the estimate one more observation takes away."""
+
+OWN_SECONDS: Final = 60.0
+"""Over how long a time it is seen what the agent uses between the polls."""
+
+PULSE: Final = "pulse"
+
+
+class Polled(Protocol):
+    """A tier, as far as its cost goes."""
+
+    @property
+    def ticker(self) -> Ticker:
+        """When it is due; named like the tier."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a poll is under way."""
+        ...
+
+
+class Metered(Protocol):
+    """What was spent, in CPU seconds; `cost.Meter` is the true one."""
+
+    @property
+    def blind(self) -> Mapping[str, str]:
+        """What cannot be seen, and why."""
+        ...
+
+    def spent(self) -> dict[str, float]:
+        """Return all since the start, by whom."""
+        ...
+
+    def asked(self) -> float:
+        """Return what was spent while calls were in flight."""
+        ...
+
+
+class Budget:
+    """Hold the polling to `percent` of all CPUs together."""
+
+    def __init__(
+        self,
+        tiers: Sequence[Polled],
+        meter: Metered,
+        percent: float,
+        log: FilteringBoundLogger,
+        clock: Callable[[], float] = time.monotonic,
+        cpus: int | None = None,
+    ) -> None:
+        self._tiers = tiers
+        self._meter = meter
+        self._cpus = cpus or os.cpu_count() or 1
+        self._allowed = percent / 100 * self._cpus
+        self._log = log
+        self._clock = clock
+        self._since = self._at = clock()
+        self._spent = sum(meter.spent().values())
+        self._asked = meter.asked()
+        self._begun = [tier.ticker.begun for tier in tiers]
+        self._costs = [0.0] * len(tiers)
+        self._own = 0.0
+        self._exceeded = 0
+        self._blind: set[str] = set()
+        self.times = 1
+        """How many times their configured intervals the tiers are stretched to."""
+
+    @property
+    def ratio(self) -> float:
+        """What the polling costs at its present intervals, as a share of all CPUs."""
+        return self._rate(self.times) / self._cpus
+
+    @property
+    def allowed_ratio(self) -> float:
+        """What it may cost, as a share of all CPUs."""
+        return self._allowed / self._cpus
+
+    def spent(self) -> dict[str, float]:
+        """Return the CPU seconds that were spent since the start, by whom."""
+        return self._meter.spent()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Review the cost until `stop`."""
+        while not stop.is_set():
+            await first_of(stop, seconds=REVIEW_SECONDS)
+            self.review()
+
+    def review(self) -> None:
+        """Learn from what was spent since the last time, and stretch or shrink by a step."""
+        for what, reason in self._meter.blind.items():
+            if what not in self._blind:
+                self._blind.add(what)
+                self._log.warning("budget.blind", what=what, reason=reason)
+        if any(tier.busy for tier in self._tiers if tier.ticker.name != PULSE):
+            return  # half a poll tells nothing
+        self._learn()
+        if self._clock() - self._since < SETTLING_SECONDS:
+            return
+        wanted = self._needed(self._allowed)
+        if wanted > self.times:
+            self._stretch(min(wanted, 2 * self.times))
+        elif self._needed(ROOM * self._allowed) < self.times:
+            self._stretch(self.times - 1)
+        self._exceeded = self._exceeded + 1 if self._rate(TIMES_MAX) > self._allowed else 0
+        if self._exceeded == EXCEEDED_REVIEWS:
+            self._log.warning("budget.exceeded", **self._percents(self._rate(TIMES_MAX)))
+
+    def _learn(self) -> None:
+        now, spent = self._clock(), sum(self._meter.spent().values())
+        asked = self._meter.asked()
+        seconds, cost = now - self._at, asked - self._asked
+        between = spent - self._spent - cost
+        begun = [tier.ticker.begun for tier in self._tiers]
+        polls = [new - old for new, old in zip(begun, self._begun, strict=True)]
+        self._at, self._asked, self._spent, self._begun = now, asked, spent, begun
+        if any(polls):
+            error = cost - sum(n * each for n, each in zip(polls, self._costs, strict=True))
+            # what is asked rarely is taken to be what is dear; what is often is seen by itself
+            weights = [tier.ticker.configured**2 for tier in self._tiers]
+            whole = sum(n * n * weight for n, weight in zip(polls, weights, strict=True))
+            for at, (n, weight) in enumerate(zip(polls, weights, strict=True)):
+                gain = GAIN if self._costs[at] else 1.0
+                better = self._costs[at] + gain * error * n * weight / whole
+                self._costs[at] = max(0.0, better)
+        else:
+            between += cost  # descriptions, and calls that hang
+        if seconds > 0:
+            self._own += min(1.0, seconds / OWN_SECONDS) * (between / seconds - self._own)
+
+    def _rate(self, times: int) -> float:
+        """Return the CPU seconds per second with the intervals at so many times their length."""
+        rate = max(0.0, self._own)
+        for tier, cost in zip(self._tiers, self._costs, strict=True):
+            rate += cost / (_times(tier.ticker, times) * tier.ticker.configured)
+        return rate
+
+    def _needed(self, allowed: float) -> int:
+        fitting = (n for n in range(1, TIMES_MAX) if self._rate(n) <= allowed)
+        return next(fitting, TIMES_MAX)
+
+    def _stretch(self, times: int) -> None:
+        before, self.times = self.times, times
+        for tier in self._tiers:
+            tier.ticker.stretch(_times(tier.ticker, times), self._clock())
+        if before == 1:
+            self._log.warning("budget.stretched", **self._percents(self._rate(1)))
+        elif times == 1:
+            self._log.info("budget.restored", **self._percents(self._rate(1)))
+
+    def _percents(self, rate: float) -> dict[str, float]:
+        percents = {"cost_percent": rate, "budget_percent": self._allowed}
+        return {key: round(100 * each / self._cpus, 4) for key, each in percents.items()}
+
+
+def _times(ticker: Ticker, times: int) -> int:
+    if ticker.name == PULSE:
+        return 1
+    return max(1, min(times, int(INTERVAL_MAX_SECONDS // ticker.configured)))

@@ -1,0 +1,314 @@
+"""
+What the polling costs the host: CPU time of the agent, of libvirtd, and of the guests' QEMUs.
+
+All that the agent uses is ours, sinks and scrapes included. Of libvirtd and the QEMUs it is what
+they use while a call of ours is in flight, less what they use at other times in as long a time:
+libvirtd serves others too, and a QEMU's main loop serves its guest. So what others happen to ask in
+the very same moments counts as ours, and what libvirtd tidies up after it has answered does not.
+
+Of a QEMU only the main loop and the monitor's thread are read, never a vCPU, and only of some
+guests, which stand for all: the measuring must not cost what it is to save.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from virtstatd.hypervisor.lanes import Lanes, Open, Session
+from virtstatd.local.files import Folder
+
+
+SAMPLE: Final = 16
+"""How many guests stand for all."""
+
+SAMPLE_SECONDS: Final = 60.0
+"""How often they are chosen anew; those that have ended are left out meanwhile."""
+
+BACKGROUND_SECONDS: Final = 30.0
+"""Over how long a time it is seen what libvirtd and the QEMUs use without us."""
+
+COMMAND_BYTES: Final = 1 << 17
+NANOSECONDS: Final = 1e9
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+OF: Final = ("agent", "libvirtd", "qemu")
+
+Times = Mapping[int, float]
+"""CPU seconds by process, so that only what was there before and after is compared."""
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Reads CPU times; `blind` says why there are none."""
+
+    blind: str
+
+    def times(self) -> Times:
+        """Return the CPU times of all processes that are looked at."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the processes."""
+        ...
+
+
+class Unseen:
+    """A clock of processes that cannot be seen from here."""
+
+    def __init__(self, blind: str) -> None:
+        self.blind = blind
+
+    def times(self) -> Times:
+        """Return none."""
+        return {}
+
+    def close(self) -> None:
+        """Have nothing to let go of."""
+
+
+class Daemon:
+    """The CPU time of the daemon that listens at a socket: libvirtd, or virtqemud."""
+
+    def __init__(self, path: Path, proc: Path = Path("/proc")) -> None:
+        self.blind = ""
+        self._path = path
+        self._proc = proc
+        self._pid = 0
+        self._folder: Folder | None = None
+
+    def times(self) -> Times:
+        """Return its CPU time; a daemon that was started anew is found again."""
+        for _ in range(2):
+            try:
+                if self._folder is None:
+                    self._pid = self._listener()
+                    self._folder = Folder(self._proc / str(self._pid))
+                # behind the name, which may hold anything: user and system time, as proc(5) has it
+                row = self._folder.read("stat").rpartition(b")")[2].split()
+                self.blind = ""
+                return {self._pid: (int(row[11]) + int(row[12])) / TICKS}
+            except (OSError, ValueError, IndexError) as error:
+                self.blind = str(error)
+                self.close()
+        return {}
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+    def _listener(self) -> int:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)  # a frozen daemon's queue may be full
+            client.connect(str(self._path))
+            packed = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid: int = struct.unpack("3i", packed)[0]
+        if pid <= 1:  # systemd listened in its place, or it is in a namespace that we cannot see
+            name = "virtqemud" if self._path.name.startswith("virtqemud") else "libvirtd"
+            pid = int((self._path.parents[1] / f"{name}.pid").read_text(encoding="ascii"))
+        return pid
+
+
+class Qemus:
+    """The CPU times of some guests' QEMUs, main loop and monitor thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.blind = ""
+        self._directory = directory
+        self._proc = proc
+        self._clock = clock
+        self._chosen_at = -SAMPLE_SECONDS
+        self._chosen: dict[int, tuple[Folder, tuple[str, ...]]] = {}
+
+    def times(self) -> Times:
+        """Return the CPU times of those that have not ended."""
+        if self._clock() - self._chosen_at >= SAMPLE_SECONDS:
+            self._choose()
+        times: dict[int, float] = {}
+        for pid, (folder, files) in self._chosen.items():
+            with suppress(OSError, IndexError):
+                total = sum(int(folder.read(file).split()[0]) for file in files)
+                times[pid] = total / NANOSECONDS
+        if times:
+            self.blind = ""
+        return times
+
+    def close(self) -> None:
+        """Let go of the processes."""
+        for folder, _ in self._chosen.values():
+            folder.close()
+        self._chosen.clear()
+
+    def _choose(self) -> None:
+        self.close()
+        self._chosen_at = self._clock()
+        try:
+            names = sorted(n for n in os.listdir(self._directory) if n.endswith(".pid"))
+        except OSError as error:
+            self.blind = str(error)
+            return
+        for name in names[:: -(-len(names) // SAMPLE) or 1]:
+            try:
+                pid = int((self._directory / name).read_text(encoding="ascii"))
+                folder = Folder(self._proc / str(pid))
+            except (OSError, ValueError) as error:
+                self.blind = str(error)
+                continue
+            try:
+                if b"\0-uuid\0" in folder.read("cmdline", COMMAND_BYTES):
+                    self._chosen[pid] = folder, ("schedstat", *_monitor_threads(folder))
+                    continue
+            except OSError as error:
+                self.blind = str(error)
+            folder.close()
+
+
+def _monitor_threads(folder: Folder) -> list[str]:
+    return [
+        f"task/{thread}/schedstat"
+        for thread in folder.names("task")
+        if folder.read(f"task/{thread}/comm").startswith(b"IO mon_iothread")
+    ]
+
+
+def socket_of(uri: str, detected: Callable[[], str]) -> Path:
+    """Return the socket that a URI of this host leads to; without one in it, the detected one."""
+    for each in (uri, detected()):
+        if sockets := parse_qs(urlsplit(each).query).get("socket"):
+            return Path(sockets[0])
+    raise AssertionError  # what is detected always has one
+
+
+class Meter:
+    """
+    Adds up what the polling costs: `with meter:` around every call to libvirt.
+
+    Calls side by side are one stretch of time, from the first one's begin to the last one's end.
+    Used by the lanes' threads and the loop alike.
+    """
+
+    def __init__(
+        self,
+        daemon: Clock,
+        qemus: Clock,
+        guests: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        own: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clocks: dict[str, Clock] = {"libvirtd": daemon, "qemu": qemus}
+        self._guests = guests
+        self._clock = clock
+        self._own = own
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._at = clock()
+        self._own_at = self._began = own()
+        self._times: dict[str, Times] = {"libvirtd": {}, "qemu": {}}
+        self._background = {"libvirtd": 0.0, "qemu": 0.0}
+        self._asked = 0.0
+        self._spent = {"libvirtd": 0.0, "qemu": 0.0}
+        self._blind: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._calls:
+                self._look(asking=False)
+            self._calls += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._calls -= 1
+            if not self._calls:
+                self._look(asking=True)
+
+    @property
+    def blind(self) -> Mapping[str, str]:
+        """What could not be seen while calls were in flight, and why."""
+        return self._blind
+
+    def spent(self) -> dict[str, float]:
+        """Return the CPU seconds since the start, by whom; a call in flight counts up to now."""
+        with self._lock:
+            if self._calls:
+                self._look(asking=True)
+            return {"agent": self._own() - self._began, **self._spent}
+
+    def asked(self) -> float:
+        """Return the CPU seconds of everybody, the agent's own too, while calls were in flight."""
+        with self._lock:
+            return self._asked
+
+    def close(self) -> None:
+        """Let go of what is read; calls that return later are no longer metered."""
+        with self._lock:
+            for clock in self._clocks.values():
+                clock.close()
+            self._clocks.clear()
+
+    def _look(self, *, asking: bool) -> None:
+        """Read all clocks; the time since the last look was spent on calls of ours, or not."""
+        now, own = self._clock(), self._own()
+        seconds = now - self._at
+        if asking:
+            self._asked += own - self._own_at
+        for of, clock in self._clocks.items():
+            before, after = self._times[of], clock.times()
+            self._times[of] = after
+            both = before.keys() & after.keys()
+            if both:
+                used = sum(after[pid] - before[pid] for pid in both)
+                if of == "qemu":
+                    used *= max(1.0, self._guests() / len(both))
+                self._account(of, used, seconds, asking=asking)
+            elif asking and clock.blind:
+                self._blind[of] = clock.blind
+        self._at, self._own_at = now, own
+
+    def _account(self, of: str, used: float, seconds: float, *, asking: bool) -> None:
+        if asking:
+            ours = max(0.0, used - self._background[of] * seconds)
+            self._spent[of] += ours
+            self._asked += ours
+        elif seconds > 0:
+            rate, weight = used / seconds, min(1.0, seconds / BACKGROUND_SECONDS)
+            self._background[of] += weight * (rate - self._background[of])
+
+
+class MeteredLanes(Lanes):
+    """Lanes whose calls are metered on their own threads, abandoned ones until they return."""
+
+    def __init__(self, open_session: Open, width: int, meter: Meter) -> None:
+        super().__init__(open_session, width)
+        self._meter = meter
+
+    async def run(
+        self, function: Callable[[Session], T], seconds: float, *, monitor: bool = False
+    ) -> T:
+        """Run `function` as `Lanes.run` does, and meter it."""
+
+        def metered(session: Session) -> T:
+            with self._meter:
+                return function(session)
+
+        return await super().run(metered, seconds, monitor=monitor)

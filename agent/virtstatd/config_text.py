@@ -33,6 +33,7 @@ BUILT_IN: Final = (
     "jsonl",
     "nats",
     "kafka",
+    "mqtt",
     "null",
 )
 

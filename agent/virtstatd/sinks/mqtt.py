@@ -1,0 +1,277 @@
+"""
+MQTT 5: a message per reading, of JSON lines as `lines.py` describes them, confirmed with QoS 1.
+
+With `retain` the broker keeps the last message of every topic for as long as its numbers may be
+shown as current; the topics of a guest that has ended are emptied at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, ClassVar
+
+import aiomqtt
+from msgspec import Meta
+from paho.mqtt.client import Client as Paho
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.model import Domain
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.lines import Lines
+from virtstatd.sinks.link import Link, quieten
+from virtstatd.sinks.listener import split_address
+from virtstatd.sinks.secrets import (
+    CaFile,
+    CertificateFile,
+    KeyFile,
+    PasswordFile,
+    Tls,
+    Username,
+    check_files,
+    check_pair,
+    secret,
+    tls_context,
+)
+from virtstatd.sinks.topics import Topics, check_template
+
+
+ANSWER_SECONDS = 3.0
+"""Time for the broker to let us in, or out; messages wait for as long as the outlet lets them."""
+
+CLOSE_SECONDS = 9.0
+"""Time to close: that of a connection that was not finished, and of a farewell."""
+
+UNCONFIRMED = 256
+"""Messages handed over at once; the library sends as many as the broker allows, often twenty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mqtt:
+    """Publish every reading to an MQTT 5 broker as JSON lines, with QoS 1."""
+
+    address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
+    topic: Annotated[
+        str,
+        Meta(
+            description="Topic of a reading; `{host}`, `{source}`, `{group}`, `{domain}` and"
+            " `{uuid}` are filled in."
+        ),
+    ] = "virtstatd/{host}/{domain}/{group}"
+    retain: Annotated[
+        bool, Meta(description="Have the broker keep the last message of every topic.")
+    ] = False
+    username: Username = ""
+    password_file: PasswordFile = ""
+    tls: Tls = False
+    ca_file: CaFile = ""
+    certificate_file: CertificateFile = ""
+    key_file: KeyFile = ""
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        try:
+            host, _ = split_address(self.address)
+        except ValueError as error:
+            raise ValueError(f"address: {error}") from None
+        if not host:
+            raise ValueError("address: must be host:port, like 127.0.0.1:1883")
+        check_template("topic", self.topic, "/")
+        check_pair(self.username, self.password_file)
+        check_files(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+
+    @asynccontextmanager
+    async def open(self, _: Opening) -> AsyncIterator[Send]:
+        """Connect with the first batch."""
+        quieten("mqtt")
+        context = tls_context(
+            tls=self.tls,
+            ca_file=self.ca_file,
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+        )
+        password = secret(self.password_file)
+
+        async def connect() -> _Session:
+            client = _Client(self.address, self.username, password, context)
+            return _Session(client)
+
+        messages = _Messages(self.topic, retain=self.retain)
+        link = Link(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
+
+        async def send(batch: Batch) -> None:
+            try:
+                async with link.held() as session:
+                    await session.publish(messages.of(batch))
+            except (aiomqtt.MqttError, OSError) as error:
+                raise TryLater(f"{self.address}: {_reason(error)}") from error
+
+        try:
+            yield send
+        finally:
+            await link.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    topic: str
+    payload: bytes
+    retain: bool
+    properties: Properties
+
+
+class _Messages:
+    """What is published of a batch; what a broker retains is remembered until its guest ends."""
+
+    def __init__(self, template: str, *, retain: bool) -> None:
+        self._topics = Topics(template)
+        self._lines = Lines()
+        self._retain = retain
+        self._retained: dict[Domain, set[str]] = {}
+
+    def of(self, batch: Batch) -> Iterator[_Message]:
+        """Yield a message per reading, and an empty one for each topic of a guest that ended."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if self._retain:
+            properties.MessageExpiryInterval = max(1, math.ceil(batch.lifetime_seconds))
+        for reading, text in self._lines.readings(batch):
+            topic = self._topics.of(reading, batch.source)
+            if self._retain and reading.domain:
+                self._retained.setdefault(reading.domain, set()).add(topic)
+            yield _Message(topic, text.encode(), self._retain, properties)
+        for domain in batch.gone:
+            for topic in sorted(self._retained.get(domain, ())):
+                yield _Message(topic, b"", retain=True, properties=properties)
+            self._retained.pop(domain, None)
+
+
+class _Client(aiomqtt.Client):
+    """
+    A client with a cheaper way to publish, that notices what the broker says about a message.
+
+    The library's own makes several tasks per message and does not look at the broker's reason.
+    """
+
+    def __init__(
+        self, address: str, username: str, password: str, context: ssl.SSLContext | None
+    ) -> None:
+        host, port = split_address(address)
+        super().__init__(
+            host,
+            port,
+            username=username or None,
+            password=password or None,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            tls_context=context,
+            timeout=ANSWER_SECONDS,
+            # small messages must not wait for the answers to those before
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        )
+        self.refused: ReasonCode | None = None
+        self._unconfirmed: set[int] = set()
+        self._changed = asyncio.Event()
+
+    def hand_over(self, message: _Message) -> None:
+        """Have a message sent as soon as the broker allows."""
+        handed = self._client.publish(
+            message.topic, message.payload, 1, message.retain, message.properties
+        )
+        if handed.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttCodeError(handed.rc, "Could not publish message")
+        self._unconfirmed.add(handed.mid)
+
+    async def confirmed(self) -> None:
+        """Return when the broker has taken all, or refused one."""
+        while self._unconfirmed and self.refused is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _on_publish(
+        self,
+        client: Paho,
+        userdata: object,
+        mid: int,
+        reason_code: ReasonCode,
+        properties: Properties,
+    ) -> None:
+        del client, userdata, properties
+        if reason_code.is_failure:
+            self.refused = reason_code
+        self._unconfirmed.discard(mid)
+        if not self._unconfirmed or self.refused is not None:
+            self._changed.set()
+
+
+class _Session:
+    """One connection from its beginning to its end."""
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+        # a thread connects: it cannot be cancelled, and what it has opened must be closed
+        self._entering = asyncio.create_task(self._enter(), name="mqtt connecting")
+        self._gone = asyncio.create_task(self._listen(), name="mqtt listening")
+
+    def alive(self) -> bool:
+        """Whether nothing has happened to it yet."""
+        return not self._gone.done()
+
+    async def publish(self, messages: Iterator[_Message]) -> None:
+        """Publish, and return when the broker has confirmed all."""
+        await asyncio.shield(self._entering)
+        while chunk := list(islice(messages, UNCONFIRMED)):
+            for message in chunk:
+                self._client.hand_over(message)
+            waiting = asyncio.create_task(self._client.confirmed(), name="mqtt confirmations")
+            try:
+                await asyncio.wait([waiting, self._gone], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+            # looked at first, since brokers may end a connection with it
+            if self._client.refused is not None:
+                raise Rejected(f"the broker refuses: {self._client.refused}")
+            if self._gone.done():
+                raise aiomqtt.MqttError("the connection was lost")
+
+    async def close(self) -> None:
+        """Say farewell, and close whatever comes of that."""
+        await asyncio.wait([self._entering])
+        self._gone.cancel()
+        try:
+            if not self._entering.exception():
+                await self._client.__aexit__(None, None, None)
+        finally:
+            # neither a broker that does not answer nor a full buffer may keep the socket open
+            self._client._client._sock_close()  # noqa: SLF001
+
+    async def _enter(self) -> None:
+        await self._client.__aenter__()
+
+    async def _listen(self) -> None:
+        """Wait for messages that nobody sends: it ends with the connection."""
+        await asyncio.wait([self._entering])
+        if self._entering.exception():
+            return
+        with suppress(aiomqtt.MqttError):
+            async for _ in self._client.messages:
+                pass
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:256]

@@ -1,0 +1,192 @@
+"""The MQTT sink, read back from mosquitto."""
+
+import asyncio
+import gc
+import platform
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from certificates import certificate
+from serving import Server, free_port, place, serving
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.model import Batch
+from virtstatd.sinks.flat import word
+from virtstatd.sinks.lines import Lines
+from virtstatd.sinks.mqtt import Mqtt
+from virtstatd.testing import check_sink, hostile_batch, make_batch
+from virtstatd.testing.contract import opening
+
+
+pytestmark = pytest.mark.skipif(not shutil.which("mosquitto"), reason="mosquitto is not installed")
+
+CONFIG = """
+user root
+allow_anonymous true
+max_queued_messages 0
+listener {port} 127.0.0.1
+{more}
+"""
+
+
+@asynccontextmanager
+async def broker(more: str = "") -> AsyncIterator[tuple[Server, Path]]:
+    """Run a broker; `{place}` in its configuration is its directory."""
+    with place() as directory:
+        port = free_port()
+        config = directory / "mosquitto.conf"
+        config.write_text(CONFIG.format(port=port, more=more.format(place=directory)))
+        async with serving(["mosquitto", "-c", str(config)], port) as running:
+            yield running, directory
+
+
+def address(running: Server) -> str:
+    """Return where the broker is."""
+    return f"127.0.0.1:{running.port}"
+
+
+def client(running: Server) -> aiomqtt.Client:
+    """Return a client that reads."""
+    return aiomqtt.Client(
+        "127.0.0.1", running.port, protocol=aiomqtt.ProtocolVersion.V5, timeout=10
+    )
+
+
+async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]]:
+    """Return so many messages."""
+    found = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            message = await anext(reader.messages)
+            found.append((str(message.topic), message.payload))
+    return found
+
+
+def expected(batch: Batch) -> list[tuple[str, bytes]]:
+    """Return the topics and payloads of a batch."""
+    found = []
+    for reading, text in Lines().readings(batch):
+        whose = word(reading.domain.name) if reading.domain else "host"
+        topic = f"virtstatd/{word(platform.node())}/{whose}/{reading.shape.group}"
+        found.append((topic, text.encode()))
+    return found
+
+
+@pytest.mark.parametrize("batch", [make_batch(3), hostile_batch()], ids=["plain", "hostile"])
+async def test_subscribers_get_every_line(batch: Batch):
+    """A subscriber gets every reading once, under its topic, whatever the names."""
+    async with broker() as (running, _), client(running) as reader:
+        await reader.subscribe("virtstatd/#", qos=2)
+        async with Mqtt(address=address(running)).open(opening()) as send:
+            await send(batch)
+        found = await received(reader, len(batch.readings))
+    assert sorted(found) == sorted(expected(batch))
+
+
+async def test_what_is_retained_is_current():
+    """Who comes later gets the last reading of guests that run, and nothing of those that ended."""
+    batch = make_batch(3)
+    ended = batch.readings[0].domain
+    async with broker() as (running, _):
+        async with Mqtt(address=address(running), retain=True).open(opening()) as send:
+            await send(make_batch(3, base=7))
+            await send(batch)
+            await send(Batch("bulk", 0, (), gone=(ended,)))
+            await send(Batch("agent", 0, (), gone=(ended,)))
+        left = replace(
+            batch, readings=tuple(each for each in batch.readings if each.domain != ended)
+        )
+        async with client(running) as reader:
+            await reader.subscribe("virtstatd/#")
+            await reader.publish("virtstatd/end", b"end")
+            found = await received(reader, len(left.readings) + 1)
+    assert sorted(found[:-1]) == sorted(expected(left))
+    assert found[-1] == ("virtstatd/end", b"end")
+
+
+async def test_contract_with_a_broker_that_comes_and_goes():
+    """The sink keeps the contract while the broker is there, killed, or frozen."""
+    async with broker() as (running, _):
+
+        async def retained() -> list[tuple[str, bytes]]:
+            async with client(running) as reader:
+                await reader.subscribe("virtstatd/#")
+                await reader.publish("virtstatd/end", b"end")
+                found = await received(reader, 1)
+                while found[-1][0] != "virtstatd/end":
+                    found += await received(reader, 1)
+                return found
+
+        await check_sink(
+            lambda: Mqtt(address=address(running), retain=True),
+            received=retained,
+            moods={"later": running.away, "stuck": running.silent},
+        )
+
+
+async def test_credentials_and_rights(tmp_path: Path):
+    """A password is read from its file; a wrong one can be mended, missing rights cost batches."""
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("right one\n")
+    wrong.write_text("wrong one\n")
+    with place() as directory:
+        passwords, acl = directory / "passwords", directory / "acl"
+        acl.write_text("user agent\ntopic write virtstatd/#\n")
+        making = await asyncio.create_subprocess_exec(
+            *("mosquitto_passwd", "-b", "-c", str(passwords), "agent", "right one"),
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert await making.wait() == 0
+        more = f"password_file {passwords}\nacl_file {acl}\n"
+        async with broker(more) as (running, _):
+            here = {"address": address(running), "username": "agent"}
+            async with Mqtt(**here, password_file=str(right)).open(opening()) as send:
+                await send(make_batch(2))
+            async with Mqtt(**here, password_file=str(wrong)).open(opening()) as send:
+                with pytest.raises(TryLater, match="Not authorized") as caught:
+                    await send(make_batch(2))
+                assert "wrong one" not in str(caught.value)
+            sink = Mqtt(**here, password_file=str(right), topic="elsewhere/{uuid}")
+            async with sink.open(opening()) as send:
+                # one message: with more under way mosquitto resets the connection
+                one = replace(make_batch(1), readings=make_batch(1).readings[:1])
+                with pytest.raises(Rejected, match="Not authorized"):
+                    await send(one)
+
+
+# the library leaves the socket of a handshake that has failed to the garbage collector
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+async def test_a_broker_that_shows_its_certificate(tmp_path: Path):
+    """Through TLS a batch goes to the broker with the right certificate, and to no other."""
+    file, key = certificate(tmp_path)
+    async with broker(f"certfile {file}\nkeyfile {key}\n") as (running, _):
+        here = f"localhost:{running.port}"
+        async with Mqtt(address=here, tls=True, ca_file=str(file)).open(opening()) as send:
+            await send(make_batch(2))
+        async with Mqtt(address=here, tls=True).open(opening()) as send:
+            with pytest.raises(TryLater, match="certificate verify failed"):
+                await send(make_batch(2))
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"address": "localhost"}, "address: must be host:port"),
+        ({"address": ":1883"}, "address: must be host:port"),
+        ({"topic": "/a"}, "topic: must be levels"),
+        ({"topic": "a/+"}, "topic: must be levels"),
+        ({"topic": "a/{vm}"}, r"topic: unknown \{vm\}"),
+        ({"username": "u"}, "password_file: username and"),
+        ({"ca_file": "/a"}, "ca_file: needs tls"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict, fault: str):
+    """Options that cannot work are refused with the name of the option."""
+    with pytest.raises(ValueError, match=fault):
+        Mqtt(**options)

@@ -1,7 +1,5 @@
 """How fast a scrape page is rendered: `python tests/bench/exposition_bench.py [domains]`."""
 
-# ruff: noqa: T201 - the table is what this is for
-
 from __future__ import annotations
 
 import asyncio

@@ -87,7 +87,7 @@ async def test_influxdb_has_every_value(tmp_path: Path):
             asyncio.timeout(60),
         ):
             await send(batch)
-            while len(found := await rows(url, "udp")) < len(must):  # noqa: ASYNC110 - its word is all there is
+            while len(found := await rows(url, "udp")) < len(must):
                 await asyncio.sleep(0.1)
         assert found == must
 

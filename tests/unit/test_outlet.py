@@ -40,7 +40,7 @@ def conserved(one: Outlet) -> bool:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_everything_accepted_is_accounted_for_at_every_moment(seed: int):
-    """accepted = delivered + dropped + lost + waiting holds between any two steps of the loop."""
+    """Accepted = delivered + dropped + lost + waiting holds between any two steps of the loop."""
     chance = random.Random(seed)
 
     async def send(_: Batch) -> None:

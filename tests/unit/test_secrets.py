@@ -69,7 +69,7 @@ def test_files_that_tls_cannot_use(tmp_path: Path):
         ("elsewhere", True, "Hostname mismatch"),
     ],
 )
-async def test_who_is_sent_to(tmp_path: Path, host: str, ours: bool, reason: str | None):  # noqa: FBT001 - a parameter
+async def test_who_is_sent_to(tmp_path: Path, host: str, ours: bool, reason: str | None):
     """Through TLS lines go to a server with the right certificate and name, and to no other."""
     files = certificate(tmp_path, host)
     client = certificate(tmp_path, "client")

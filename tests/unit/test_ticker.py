@@ -14,6 +14,7 @@ class Clock:
         self.times = list(times)
 
     def __call__(self) -> float:
+        """Tell the time."""
         return self.times.pop(0) if len(self.times) > 1 else self.times[0]
 
 

@@ -1,5 +1,6 @@
 """Records: fields in libvirt's order and of its types, compiled to bytes."""
 
+import re
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulating import records
+from truth import RULES, VCPU
 from virtstatd.simulator.fields import (
     EVERY_GROUP,
     MONITOR_GROUPS,
@@ -115,6 +117,15 @@ def test_later_versions_add_fields():
     assert names[0] < names[1] < names[2]
     assert "block.0.timed_group.0.rd_queue_depth_avg" in names[1] - names[0]
     assert "block.0.latency_histogram.read.bin.0.start" in names[2] - names[1]
+
+
+def test_the_complete_profile_has_every_statistic():
+    """All that virsh may show of a guest on x86 is simulated; only s390 knows halted vCPUs."""
+    flavors = [flavor for _, flavor in PROFILES["complete"].of_release(12).flavors]
+    names = {field.name for flavor in flavors for field in flavor.active}
+    assert [
+        pattern for pattern, _, _ in RULES if not any(re.fullmatch(pattern, name) for name in names)
+    ] == [rf"{VCPU}\.halted", rf"{VCPU}\.(?P<stat>\w+)\.max"]
 
 
 @pytest.mark.parametrize("seed", range(6))

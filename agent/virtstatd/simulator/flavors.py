@@ -45,7 +45,7 @@ class Flavor:
 
     Guests of one flavor share its fields, so a profile has few flavors and many guests. `backing`
     is the length of the chain below the first disk, `resctrl` gives monitors of cache, energy and
-    memory bandwidth, `dirty_rate` a measurement that somebody had made.
+    memory bandwidth, `dirty_rate` a measurement that somebody had made, `zoned` disks that append.
     """
 
     vcpus: int = 2
@@ -59,6 +59,7 @@ class Flavor:
     perf: bool = False
     resctrl: bool = False
     dirty_rate: bool = False
+    zoned: bool = False
     release: Release = 9
     _layouts: dict[tuple[int, bool, bool, bool], Layout] = field(
         default_factory=dict, compare=False, repr=False
@@ -216,7 +217,7 @@ class Flavor:
         yield fixed(f"{disk}.capacity", 20 * GIB)
         yield fixed(f"{disk}.physical", 8 * GIB)
         if self.release >= 11:  # noqa: PLR2004 - libvirt 11.10
-            yield from rows.limits(disk)
+            yield from rows.limits(disk, zoned=self.zoned)
         if self.release >= 12:  # noqa: PLR2004 - libvirt 12.1
             yield from rows.histograms(disk)
 

@@ -54,7 +54,7 @@ PROFILES: dict[str, Profile] = {
     "complete": Profile(
         (
             (1, Flavor(vcpus=2, kvm=True, perf=True, resctrl=True, dirty_rate=True, iothreads=1)),
-            (1, Flavor(vcpus=3, disks=2, nics=2, resctrl=True, balloon=False)),
+            (1, Flavor(vcpus=3, disks=2, nics=2, resctrl=True, zoned=True, balloon=False)),
         ),
         metadata="ovirt",
     ),

@@ -60,31 +60,34 @@ def kvm(prefix: str, names: dict[str, int]) -> Iterator[Field]:
             yield fixed(f"{prefix}.{name}", per_second)
 
 
-def limits(disk: str) -> Iterator[Field]:
+def limits(disk: str, *, zoned: bool) -> Iterator[Field]:
     """List what a disk can take, and its latencies over an interval (libvirt 11.10)."""
+    # no two are alike, so that one taken for another is noticed
     for name, value in (
         ("request_alignment", 512),
         ("discard_max", 2147483136),
         ("discard_alignment", 4096),
-        ("write_zeroes_max", 2147483136),
-        ("write_zeroes_alignment", 4096),
+        ("write_zeroes_max", 1073741312),
+        ("write_zeroes_alignment", 8192),
         ("transfer_optimal", 65536),
         ("transfer_max", 0),
         ("transfer_hw_max", 1310720),
         ("iov_max", 1024),
         ("iov_hw_max", 168),
-        ("memory_alignment_minimal", 512),
-        ("memory_alignment_optimal", 4096),
+        ("memory_alignment_minimal", 256),
+        ("memory_alignment_optimal", 16384),
     ):
         yield fixed(f"{disk}.limits.{name}", value)
+    group = f"{disk}.timed_group.0"
     yield fixed(f"{disk}.timed_group.count", 1)
-    yield fixed(f"{disk}.timed_group.0.interval", 10)
-    for way in ("rd", "wr", "flush"):
-        yield fixed(f"{disk}.timed_group.0.{way}_latency_min", 20_000)
-        yield gauge(f"{disk}.timed_group.0.{way}_latency_max", 900_000, 9_000_000)
-        yield gauge(f"{disk}.timed_group.0.{way}_latency_avg", 150_000, 800_000)
-    for way in ("rd", "wr"):
-        yield fixed(f"{disk}.timed_group.0.{way}_queue_depth_avg", 1.375, DOUBLE)
+    yield fixed(f"{group}.interval", 10)
+    scales = {"rd": 1, "wr": 2, "zone_append": 3 * zoned, "flush": 5}
+    for way, scale in scales.items():
+        yield fixed(f"{group}.{way}_latency_min", 20_000 * scale)
+        yield gauge(f"{group}.{way}_latency_max", 900_000 * scale, 9_000_000 * scale)
+        yield gauge(f"{group}.{way}_latency_avg", 150_000 * scale, 800_000 * scale)
+    for way in ("rd", "wr", "zone_append"):
+        yield fixed(f"{group}.{way}_queue_depth_avg", 1.375 * scales[way], DOUBLE)
 
 
 def histograms(disk: str) -> Iterator[Field]:

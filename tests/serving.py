@@ -12,6 +12,7 @@ from pathlib import Path
 
 
 START_SECONDS = 60.0
+END_SECONDS = 10.0
 
 
 def free_port() -> int:
@@ -21,23 +22,35 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:
+    """Return what runs a command, as another user if wanted, and kills it when pytest dies."""
+    other = [f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+    return ["setpriv", *other, "--pdeathsig", "KILL", *command]
+
+
 class Server:
     """A process that listens at a port, and can be killed, started again and frozen."""
 
-    def __init__(self, command: Sequence[str], port: int, user: str | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        user: str | None = None,
+        end: signal.Signals = signal.SIGKILL,
+    ) -> None:
         self.command = command
         self.port = port
         self.user = user
+        self.end = end
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start, and wait until it listens."""
         self.process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", *self.command),
+            *dying_with_us(self.command, self.user),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            **({"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}),
         )
         async with asyncio.timeout(START_SECONDS):
             while not await self._listens():
@@ -45,14 +58,20 @@ class Server:
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Kill it, and wait for its end."""
-        if self.process is not None and self.process.returncode is None:
+        """Have it end, and wait for that."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.process.send_signal(self.end)
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.process.wait()
+        except TimeoutError:
             self.process.kill()
             await self.process.wait()
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
-        """Be killed for a while."""
+        """Be gone for a while."""
         await self.stop()
         try:
             yield
@@ -80,10 +99,13 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    command: Sequence[str], port: int, user: str | None = None
+    command: Sequence[str],
+    port: int,
+    user: str | None = None,
+    end: signal.Signals = signal.SIGKILL,
 ) -> AsyncIterator[Server]:
     """Run a server for as long as the block lasts."""
-    server = Server(command, port, user)
+    server = Server(command, port, user, end)
     try:
         await server.start()
         yield server

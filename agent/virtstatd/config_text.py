@@ -34,6 +34,7 @@ BUILT_IN: Final = (
     "nats",
     "kafka",
     "mqtt",
+    "postgres",
     "null",
 )
 

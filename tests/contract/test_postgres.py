@@ -1,0 +1,201 @@
+"""The PostgreSQL sink, read back by queries."""
+
+import asyncio
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from expecting import numbers
+from serving import Server, dying_with_us, free_port, place, serving
+from virtstatd.errors import Rejected, TryLater
+from virtstatd.model import Batch
+from virtstatd.sinks.postgres import Postgres
+from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_domain
+from virtstatd.testing.contract import opening
+
+
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+pytestmark = pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL is not installed")
+
+PASSWORD = "the right one"
+
+
+USER = "postgres" if os.geteuid() == 0 else None
+"""Who runs the server: it refuses to be root."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """Make the files of a server, whose superuser is `virtstatd` with a password."""
+    with place(USER) as directory:
+        password = directory / "password"
+        password.write_text(PASSWORD)
+        if USER:
+            shutil.chown(password, USER)
+        command = [
+            str(PROGRAMS[-1] / "initdb"),
+            *("--pgdata", str(directory / "data"), "--username=virtstatd", "--no-sync"),
+            *(f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
+        ]
+        subprocess.run(
+            dying_with_us(command, USER), stdout=subprocess.DEVNULL, cwd=directory, check=True
+        )
+        yield directory
+
+
+@pytest.fixture
+async def server(cluster: Path) -> AsyncIterator[Server]:
+    """Run a server with nothing but an empty database."""
+    port = free_port()
+    command = [
+        str(PROGRAMS[-1] / "postgres"),
+        *("-D", str(cluster / "data"), "-p", str(port), "-k", str(cluster)),
+        *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=8MB"),
+        *("-c", "dynamic_shared_memory_type=mmap"),
+    ]
+    # its own way to crash: a kill would leave shared memory behind
+    async with serving(command, port, USER, signal.SIGQUIT) as running:
+        await ready(running)
+        yield running
+        await query(running, "DROP TABLE IF EXISTS virtstatd_samples")
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> str:
+    """Return a file with the password."""
+    path = tmp_path / "password"
+    path.write_text(f"{PASSWORD}\n")
+    return str(path)
+
+
+def url(server: Server) -> str:
+    """Return where the database is."""
+    return f"postgresql://virtstatd@127.0.0.1:{server.port}/postgres"
+
+
+async def ready(server: Server) -> None:
+    """Wait until the database has recovered from how it ended."""
+    while True:
+        try:
+            await query(server, "SELECT 1")
+        except asyncpg.CannotConnectNowError:
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
+async def query(server: Server, text: str) -> list[asyncpg.Record]:
+    """Ask the database."""
+    connection = await asyncpg.connect(url(server), password=PASSWORD)
+    try:
+        return await connection.fetch(text)
+    finally:
+        await connection.close()
+
+
+def key_of(labels: str) -> frozenset[tuple[str, str]]:
+    """Return labels for comparing: the database has its own order."""
+    return frozenset(json.loads(labels).items())
+
+
+def visible(text: str) -> str:
+    """Return a text as the database has it."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\ufffd")
+
+
+async def test_every_number_is_a_row(server: Server, password: str):
+    """Each number of a batch is a row with its time, guest, name and labels, exact in value."""
+    sink = Postgres(url=url(server), password_file=password, create_table=True)
+    for batch in (make_batch(3), hostile_batch()):
+        async with sink.open(opening()) as send:
+            await send(batch)
+        rows = await query(server, "SELECT * FROM virtstatd_samples")
+        await query(server, "TRUNCATE virtstatd_samples")
+        found = {
+            (row["uuid"] and str(row["uuid"]), row["metric"], key_of(row["labels"])): row
+            for row in rows
+        }
+        assert len(rows) == len(found) == batch.samples
+        for reading, name, labels, value in numbers(batch):
+            domain = reading.domain
+            own = dict(labels[len(domain.labels) :] if domain else labels)
+            row = found[domain and domain.uuid, name, frozenset(own.items())]
+            assert row["domain"] == (domain and visible(domain.name))
+            assert row["run"] == (domain and domain.id)
+            assert row["host"] == platform.node()
+            assert row["time"] == datetime.fromtimestamp(TAKEN_AT // 10**9, UTC).replace(
+                microsecond=123456
+            )
+            assert row["value"] == value or (math.isnan(row["value"]) and math.isnan(value))
+
+
+async def test_contract_with_a_server_that_comes_and_goes(server: Server, password: str):
+    """The sink keeps the contract while the server is there, killed, or frozen."""
+
+    async def count() -> int:
+        return (await query(server, "SELECT count(*) FROM a.samples"))[0][0]
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[None]:
+        async with server.away():
+            yield
+        await ready(server)
+
+    await query(server, "CREATE SCHEMA a")
+    sink = Postgres(url=url(server), password_file=password, table="a.samples", create_table=True)
+    async with sink.open(opening()) as send:
+        await send(make_batch(1))
+    await check_sink(
+        lambda: sink,
+        received=count,
+        moods={"later": away, "stuck": server.silent},
+    )
+
+
+async def test_what_the_database_refuses(server: Server, tmp_path: Path, password: str):
+    """A row that cannot be costs its whole batch; what can be mended is tried again."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text("the wrong one")
+    batch = make_batch([replace(make_domain(), id=1 << 40)])
+    sink = Postgres(url=url(server), password_file=password)
+    async with sink.open(opening()) as send:
+        with pytest.raises(TryLater, match='"virtstatd_samples" does not exist'):
+            await send(make_batch(1))
+    async with replace(sink, create_table=True).open(opening()) as send:
+        with pytest.raises(Rejected, match="table virtstatd_samples: "):
+            await send(Batch("bulk", 0, (*make_batch(1).readings, *batch.readings)))
+        assert await query(server, "SELECT * FROM virtstatd_samples") == []
+        await send(make_batch(1))
+    async with replace(sink, password_file=str(wrong)).open(opening()) as send:
+        with pytest.raises(TryLater, match="password authentication failed") as caught:
+            await send(make_batch(1))
+        assert "the wrong one" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"url": "http://localhost"}, "url: must be like"),
+        ({"url": "postgresql://localhost:x/"}, "url: must be like"),
+        ({"url": "postgresql://u:p@localhost/"}, "url: the password belongs into"),
+        ({"url": "postgresql://u@localhost/?password=p"}, "url: the password belongs into"),
+        ({"ca_file": "/a"}, "ca_file: needs tls"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict, fault: str):
+    """Options that cannot work are refused with the name of the option, and without secrets."""
+    with pytest.raises(ValueError, match=fault):
+        Postgres(**options)

@@ -35,6 +35,9 @@ ROOM: Final = 0.85
 EXCEEDED_REVIEWS: Final = 30
 """After how many reviews in a row it is said that stretching does not suffice."""
 
+POLLS: Final = 4
+"""Half a poll is not judged, unless it is the last of so many: on a busy host one always runs."""
+
 GAIN: Final = 0.5
 """How much of an error of the estimate one more observation takes away."""
 
@@ -130,8 +133,8 @@ class Budget:
             if what not in self._blind:
                 self._blind.add(what)
                 self._log.warning("budget.blind", what=what, reason=reason)
-        if any(tier.busy for tier in self._tiers if tier.ticker.name != PULSE):
-            return  # half a poll tells nothing
+        if self._halfway():
+            return
         self._learn()
         if self._clock() - self._since < SETTLING_SECONDS:
             return
@@ -144,14 +147,25 @@ class Budget:
         if self._exceeded == EXCEEDED_REVIEWS:
             self._log.warning("budget.exceeded", **self._percents(self._rate(TIMES_MAX)))
 
+    def _halfway(self) -> bool:
+        """Tell whether there is half a poll to judge, and not several whole ones beside it."""
+        giving = [tier.ticker.name != PULSE for tier in self._tiers]
+        busy = any(tier.busy for tier, gives in zip(self._tiers, giving, strict=True) if gives)
+        polls = max((n for n, gives in zip(self._polls(), giving, strict=True) if gives), default=0)
+        return busy and polls < POLLS
+
+    def _polls(self) -> list[int]:
+        begun = (tier.ticker.begun for tier in self._tiers)
+        return [new - old for new, old in zip(begun, self._begun, strict=True)]
+
     def _learn(self) -> None:
         now, spent = self._clock(), sum(self._meter.spent().values())
         asked = self._meter.asked()
         seconds, cost = now - self._at, asked - self._asked
         between = spent - self._spent - cost
-        begun = [tier.ticker.begun for tier in self._tiers]
-        polls = [new - old for new, old in zip(begun, self._begun, strict=True)]
-        self._at, self._asked, self._spent, self._begun = now, asked, spent, begun
+        polls = self._polls()
+        self._at, self._asked, self._spent = now, asked, spent
+        self._begun = [tier.ticker.begun for tier in self._tiers]
         if any(polls):
             error = cost - sum(n * each for n, each in zip(polls, self._costs, strict=True))
             # what is asked rarely is taken to be what is dear; what is often is seen by itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 from lab.hypervisor import Lab
@@ -85,3 +87,44 @@ def test_series_follow_hot_plugged_nics(private_lab: Lab, tmp_path: Path):
         settled(agent, lambda: devices(agent, "plugging", RECEIVED) == before | {tap})
         private_lab.detach_nic("plugging", mac)
         settled(agent, lambda: devices(agent, "plugging", RECEIVED) == before)
+
+
+def test_polls_outlive_guests_that_come_and_go(private_lab: Lab, tmp_path: Path):
+    """Guests are made, ended, saved and restored; no poll is lost to those that stay."""
+    lines = tmp_path / "readings.jsonl"
+    more = f"[[sink]]\ntype = 'jsonl'\ntarget = '{lines}'\n"
+    stay = set(private_lab.names())
+    saved = tmp_path / "saved"
+    with running(tmp_path, private_lab.uri_readonly, pulse=1, monitor=1, extra=2, more=more) as a:
+        a.wait_for(lambda: domains(a) == stay)
+        private_lab.create(private_lab.definition("travels"))
+        a.wait_for(lambda: "travels" in domains(a))
+        made = 0
+        begun = a.value("virtstatd_ticks_total", tier="monitor") or 0
+        while made < 24 or intervals(a, begun) < 10:
+            names = [f"brief-{made + each}" for each in range(4)]
+            private_lab.create(*map(private_lab.definition, names))
+            private_lab.destroy(*names)
+            made += len(names)
+            if made % 12 == 0:
+                private_lab.virsh("save", "travels", str(saved))
+                private_lab.virsh("restore", str(saved), "--paused")
+        settled(a, lambda: domains(a) == stay | {"travels"})
+        # a call that several tiers share is counted once, for the last of them
+        outcomes = a.samples()
+        ok = sum(
+            outcomes["virtstatd_calls_total", (("outcome", "ok"), ("tier", tier))]
+            for tier in ("monitor", "extra")
+        )
+        skipped = a.value("virtstatd_ticks_skipped_total", tier="monitor") or 0
+        assert ok >= intervals(a, begun) - skipped
+        assert a.value("virtstatd_undecodable_records_total") == 0
+        assert a.stop() == 0
+    assert not any("exception" in line for line in a.log)
+    counts: Counter[str] = Counter()
+    for line in lines.read_text().splitlines():
+        each = json.loads(line)
+        if each["source"] == "bulk" and each["group"] == "balloon":
+            counts[each["domain"]] += 1
+    assert max(counts[name] for name in stay) - min(counts[name] for name in stay) <= 1
+    assert min(counts[name] for name in stay) >= 10

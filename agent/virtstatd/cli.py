@@ -96,6 +96,22 @@ def once(path: Path | None, form: str) -> None:
             fail(f"libvirt cannot be reached: {error}", 1)
 
 
+@main.command()
+@config_option
+def partitions(path: Path | None) -> None:
+    """Print the tree of partitions: what each uses, against its limits."""
+    from virtstatd.partitions import shown
+
+    path, config = loaded(path)
+    with logs.opened("warning", config.log.format) as opened:
+        try:
+            click.echo(on_loop(lambda: shown(config, opened.log)), nl=False)
+        except Disconnected as error:
+            fail(f"libvirt cannot be reached: {error}", 1)
+        except StartError as error:
+            fail(str(error), 1)
+
+
 def address(_: click.Context, __: click.Parameter, value: str) -> str:
     """Check an address on the command line."""
     from virtstatd.sinks.listener import split_address

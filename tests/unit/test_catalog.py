@@ -60,6 +60,7 @@ def test_groups(catalog: Catalog):
         "domain",
         "local",
         "node",
+        "partition",
         "unknown",
     }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from virtstatd.local.cgroup import THROTTLING, USAGE, Cgroup, Fact, Hierarchies
 from virtstatd.local.files import Descriptors, File
 from virtstatd.local.links import Link, counters, links_of
+from virtstatd.local.partitions import Totals
 from virtstatd.local.processes import Process
 from virtstatd.local.shapes import Shapes
 from virtstatd.local.storms import Shares
@@ -58,6 +60,8 @@ class Guest:
         self._roles: tuple[Role, ...] = ()
         self._before: tuple[int, list[int], list[int]] | None = None
         self._ended = 0
+        self.folders: dict[str, Path] = {}
+        self.totals: Totals = (1, 0, 0, 0, 0, 0)
         self._cgroup: Cgroup | None = None
         self._placed_at = 0
         self._facts: tuple[Fact, ...] = ()
@@ -93,6 +97,9 @@ class Guest:
             raise Ended from None
         vcpus = self._vcpus
         self._observe(now, run[:vcpus], delay[:vcpus])
+        usage = self.totals[2]
+        resident = int(stat[_RESIDENT]) * PAGE_BYTES
+        self.totals = (1, vcpus, usage, sum(run[:vcpus]), sum(delay[:vcpus]), resident)
         assert self._shape  # noqa: S101 - made with the first look at the threads
         return Reading(
             domain,
@@ -107,7 +114,7 @@ class Guest:
                 *delay[vcpus:-1],
                 run[-1],
                 delay[-1],
-                int(stat[_RESIDENT]) * PAGE_BYTES,
+                resident,
                 int(stat[_MINOR]),
                 int(stat[_MAJOR]),
             ),
@@ -144,6 +151,8 @@ class Guest:
             raise Unseen(str(error) or type(error).__name__) from None
         if not rows:
             return None
+        if USAGE in rows:
+            self.totals = (*self.totals[:2], int(rows[USAGE]), *self.totals[3:])
         if USAGE in rows and self._before is not None:
             rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
         for fact in (OVERHEAD, *THROTTLING):
@@ -180,7 +189,8 @@ class Guest:
         text = self.process.folder.read("cgroup").decode(errors="replace")
         if self._cgroup:
             self._cgroup.close()
-        self._cgroup = Cgroup(hierarchies.folders(text, domain.id), self._descriptors)
+        self.folders = hierarchies.folders(text, domain.id)
+        self._cgroup = Cgroup(self.folders, self._descriptors)
 
     def _look(self, count: int) -> None:
         if self._threads.look():

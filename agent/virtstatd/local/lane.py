@@ -40,7 +40,7 @@ class LocalLane:
         fresh_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._survey = survey
+        self.survey = survey
         self._running = running
         self._cover = cover
         self._shapes = shapes
@@ -65,12 +65,12 @@ class LocalLane:
                     look.result()  # a fault of ours ends the agent, as everywhere
                 look = worker.submit(self._look(asyncio.get_running_loop()))
         finally:
-            worker.submit(self._survey.close)
+            worker.submit(self.survey.close)
             worker.close()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         def look() -> None:
-            second = self._survey.look()
+            second = self.survey.look()
             loop.call_soon_threadsafe(self._take, second)
 
         return look

@@ -14,7 +14,7 @@ from virtstatd.model import Labels, Series, Shape
 
 
 GROUPS = frozenset({"local", "local_net", "local_cgroup"})
-SUMMARY_GROUPS = frozenset({"local_storm", "node"})
+SUMMARY_GROUPS = frozenset({"local_storm", "node", "partition"})
 
 
 KINDS = 1024

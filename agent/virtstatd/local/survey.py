@@ -12,6 +12,7 @@ from virtstatd.local.files import Descriptors, Folder
 from virtstatd.local.guest import Ended, Guest, Unseen
 from virtstatd.local.links import table
 from virtstatd.local.node import Node
+from virtstatd.local.partitions import Partition, Partitions, fill, partition_of, rows_of
 from virtstatd.local.processes import Finder, Process
 from virtstatd.local.shapes import Shapes
 from virtstatd.model import Domain, Reading
@@ -22,6 +23,9 @@ SUMMARY_NANOSECONDS = 5_000_000_000
 
 Running = Callable[[], Sequence[tuple[Domain, Sequence[Reading]]]]
 """The running domains and what their descriptions say."""
+
+
+Seen = tuple[Guest, Domain, Sequence[Reading]]
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class Survey:
     ) -> None:
         self._hierarchies = Hierarchies(cgroups)
         self._node = Node(proc, devices)
+        self._partitions = Partitions()
+        self._seen: list[Seen] = []
         self._clock = clock
         self._finder = Finder(directory, proc)
         self._running = running
@@ -80,7 +86,7 @@ class Survey:
         summing = now - self._summed_at >= SUMMARY_NANOSECONDS
         if summing:
             self._summed_at = now
-        read: list[tuple[Guest, Domain, Sequence[Reading]]] = []
+        read: list[Seen] = []
         for process in list(self._finder.found.values()):
             domain, described = running.get(process.uuid, (None, ()))
             if domain is None or process.number not in (None, domain.id):
@@ -89,10 +95,12 @@ class Survey:
                 read.append((guest, domain, described))
                 if summing:
                     second.summaries.append(guest.storms(domain))
+        self._seen = read
         self._forget()
         self._read_links(read, second)
         if summing:
             self._read_node(second)
+            self._read_partitions(second)
         second.cpu_seconds = time.thread_time() - began
         return second
 
@@ -101,6 +109,7 @@ class Survey:
         for guest in self._guests.values():
             guest.close()
         self._guests.clear()
+        self._seen = []
         self._finder.close()
 
     def _read(self, process: Process, domain: Domain, second: Second) -> Guest | None:
@@ -134,15 +143,31 @@ class Survey:
         order, shape = self._shapes.facts(tuple(fact for fact, _ in rows), "node")
         second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
+    def partitions(self) -> dict[str, Partition]:
+        """Return the partitions of the guests that the last look saw, as they are now."""
+        tree = self._partitions.tree(
+            {
+                guest.process.pid: (partition_of(described), guest.folders, guest.totals)
+                for guest, _, described in self._seen
+            }
+        )
+        for partition in tree.values():
+            fill(partition)
+        return tree
+
+    def _read_partitions(self, second: Second) -> None:
+        rows = [row for partition in self.partitions().values() for row in rows_of(partition)]
+        if rows:
+            order, shape = self._shapes.facts(tuple(fact for fact, _ in rows), "partition")
+            second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
+
     def _forget(self) -> None:
         """Let go of guests whose processes are gone."""
         found = self._finder.found
         for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
             self._guests.pop(pid).close()
 
-    def _read_links(
-        self, guests: Sequence[tuple[Guest, Domain, Sequence[Reading]]], second: Second
-    ) -> None:
+    def _read_links(self, guests: Sequence[Seen], second: Second) -> None:
         rows = self._rows([guest.process.folder for guest, _, _ in guests], second)
         for guest, domain, described in guests:
             if reading := guest.links(domain, described, rows):

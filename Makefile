@@ -49,7 +49,8 @@ run: $(VENV)/run.stamp  ## run the agent here, on the local hypervisor or on sim
 
 .PHONY: test
 test: test-packages $(VENV)/dev.stamp  ## everything CI runs: lint, types and all tests but the soaks
-	@failed=
+	@mkdir -p build  # the user's, although root fills it
+	failed=
 	$(MAKE) lint || failed+=' lint'
 	$(MAKE) types || failed+=' types'
 	$(PYTEST) -m 'not soak' tests || failed+=' tests'
@@ -60,6 +61,7 @@ test: test-packages $(VENV)/dev.stamp  ## everything CI runs: lint, types and al
 
 .PHONY: soak
 soak: test-packages $(VENV)/dev.stamp  ## the long faults and soaks
+	@mkdir -p build
 	$(PYTEST) -m soak tests
 
 .PHONY: bench

@@ -66,6 +66,9 @@ FRESH_INTERVALS, FRESH_SECONDS = 3, 5.0
 DESCRIPTORS_SPARED = 1024
 """Of those that the process may have, kept for everything but the local lane."""
 
+FILES_SHARE = 0.75
+"""Of the others, the share for files that stay open; the rest is for one more per guest."""
+
 STATUS_SECONDS = 5.0
 """How often the status line is brought up to date."""
 
@@ -306,7 +309,7 @@ def _local(
         directory,
         inventory.domains,
         shapes,
-        Descriptors(soft - DESCRIPTORS_SPARED),
+        Descriptors(int((soft - DESCRIPTORS_SPARED) * FILES_SHARE)),
         config.local.peak_seconds,
     )
     return LocalLane(

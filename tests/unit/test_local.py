@@ -247,7 +247,9 @@ def test_without_descriptors_the_numbers_are_the_same(tmp_path: Path, catalog: C
     host = Host(tmp_path, catalog, descriptors=1)
     host.start(100, ONE, "vm", 7)
     host.tree.times(100, 111, 77, 8)
+    before = len(os.listdir("/proc/self/fd"))
     first = values(host.look(), "vm")
+    assert len(os.listdir("/proc/self/fd")) == before + 2, "the process' folder and one file"
     host.tree.times(100, 111, 78, 8)
 
     assert first["libvirt_domain_vcpu_time_seconds", "", "1"] == 77

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from virtstatd.local.files import Descriptors, File, Folder
+from virtstatd.local.files import Descriptors, File, Place
 from virtstatd.model import Labels, Number
 
 
@@ -73,18 +73,13 @@ class Cgroup:
     """The files of one guest's cgroup, kept open."""
 
     def __init__(self, folders: dict[str, Path], descriptors: Descriptors) -> None:
-        self._opened: list[Folder] = []
         self._inner: list[File] = []
         self._files: list[tuple[File, Parse]] = []
         done: set[str] = set()
         for controller, names in _FILES:
             if controller not in folders:
                 continue
-            try:
-                folder = Folder(folders[controller])
-            except OSError:
-                continue
-            self._opened.append(folder)
+            folder = Place(folders[controller])
             if controller in ("", "cpu"):
                 self._inner += _limited(folders[controller], folder, descriptors)
             for name, what, parse in names:
@@ -111,12 +106,10 @@ class Cgroup:
         """Let go of the files."""
         for file in (*self._inner, *(file for file, _ in self._files)):
             file.close()
-        for folder in self._opened:
-            folder.close()
-        self._files, self._inner, self._opened = [], [], []
+        self._files, self._inner = [], []
 
 
-def _limited(path: Path, folder: Folder, descriptors: Descriptors) -> Iterator[File]:
+def _limited(path: Path, folder: Place, descriptors: Descriptors) -> Iterator[File]:
     """
     Open what counts the throttling of single vCPUs, where they have a limit.
 
@@ -130,7 +123,7 @@ def _limited(path: Path, folder: Folder, descriptors: Descriptors) -> Iterator[F
                         yield File(folder, f"{level}{name}/cpu.stat", descriptors)
 
 
-def _has_limit(folder: Folder, name: str) -> bool:
+def _has_limit(folder: Place, name: str) -> bool:
     for file, none in (("cpu.max", b"max"), ("cpu.cfs_quota_us", b"-1")):
         with suppress(OSError):
             return folder.read(f"{name}/{file}").split()[:1] != [none]

@@ -212,6 +212,7 @@ def compiled(
 ) -> Template:
     """Compile a shape for domains whose labels have these names, sorted, and encoded sizes."""
     arguments: list[bytes] = []
+    layout: list[str] = []
     for series in shape.series:
         own = {**external, **_labels(series)}
         static = sorted((name, label(name, own[name])) for name in own.keys() - set(names))
@@ -221,20 +222,18 @@ def compiled(
         size = sum(map(len, pieces)) + sum(sizes) + _SAMPLE_BYTES
         pieces[0] = b"\x0a" + varint(size) + pieces[0]
         pieces[-1] += _SAMPLE
-        for index, piece in enumerate(pieces):
-            arguments += [piece, b"\0" * sizes[index]] if index < len(sizes) else [piece]
-        arguments += [b"", b""]
+        for piece, domain_size in zip(pieces, (*sizes, 0), strict=True):
+            arguments += (_shared(piece), b"")
+            layout.append(f"{len(piece)}s{domain_size}s")
+        arguments.append(b"")
+        layout[-1] = f"{len(pieces[-1])}sd{1 + _TIME_BYTES}s"
     stride = 2 * len(names) + 3
-    layout = "".join(
-        ("d", f"{1 + _TIME_BYTES}s", f"{len(each)}s")[_role(place % stride, stride)]
-        for place, each in enumerate(arguments)
-    )
     divisors = tuple(
         divisor(series.field.exponent if series.part in ("", "sum") else 0)
         for series in shape.series
     )
     return Template(
-        Struct(f"<{layout}"),
+        Struct(f"<{''.join(layout)}"),
         tuple(arguments),
         stride,
         divisors if any(each != 1 for each in divisors) else None,
@@ -249,6 +248,12 @@ def label(name: str, value: str) -> bytes:
     text = value.encode("utf-8", "backslashreplace")
     body = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(len(text)) + text
     return b"\x0a" + varint(len(body)) + body
+
+
+@functools.lru_cache(maxsize=8192)
+def _shared(piece: bytes) -> bytes:
+    """Return the same object for equal pieces: most shapes differ in a device or two."""
+    return piece
 
 
 @functools.lru_cache(maxsize=16)
@@ -275,7 +280,3 @@ def _labels(series: Series) -> dict[str, str]:
 
 def _name(text: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_]", "_", text)
-
-
-def _role(place: int, stride: int) -> int:
-    return {stride - 2: 0, stride - 1: 1}.get(place, 2)

@@ -88,8 +88,10 @@ async def test_contract_without_a_server():
 
         await check_sink(lambda: Statsd(address=address), received=count)
     async with Statsd(address=address).open(opening()) as send:
-        with pytest.raises(Rejected, match="refused"):
-            await send(make_batch(3))
+        one = Batch("bulk", 0, make_batch(1).readings[:1])
+        for batch in (one, one, make_batch(3), one):  # every time, not by turns
+            with pytest.raises(Rejected, match="refused"):
+                await send(batch)
     async with Statsd(address="host.invalid:8125").open(opening()) as send:
         with pytest.raises(Rejected, match=r"host\.invalid:8125"):
             await send(make_batch(3))

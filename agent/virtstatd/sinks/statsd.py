@@ -13,6 +13,7 @@ infinity are left out. There is no time in the protocol, so nothing is sent agai
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,10 @@ class Statsd:
                         budget = BURST_BYTES
                     budget -= len(datagram)
                     await _send(sock, datagram)
+                # whether nobody listens there is known a little later, and only once
+                await asyncio.sleep(PAUSE_SECONDS)
+                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(code, os.strerror(code))  # noqa: TRY301 - as send would
             except OSError as error:
                 if sock is not None:
                     sock.close()

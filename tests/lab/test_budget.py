@@ -91,6 +91,7 @@ SOAK = """
 uri = {uri}
 [poll.pulse]
 interval_seconds = {pulse}
+groups = ["state"]
 [poll.monitor]
 interval_seconds = {monitor}
 groups = ["balloon"]
@@ -105,7 +106,7 @@ type = "prometheus"
 listen_address = "127.0.0.1:0"
 """
 SOAK_SECONDS = 300
-IDLE_SECONDS = 20
+IDLE_SECONDS = 10
 
 
 @pytest.mark.soak
@@ -118,7 +119,7 @@ def test_three_hundred_guests_are_watched_for_a_fifth_of_a_percent(many: Lab, tm
     as much on any machine.
     """
     cpus = os.cpu_count() or 1
-    pulse, monitor = max(0.5, 120 / cpus), max(0.5, 60 / cpus)
+    pulse, monitor = max(0.5, 180 / cpus), max(0.5, 60 / cpus)
     qemus = [many.qemu_pid(name) for name in many.names()]
     libvirt = sum(used(pid) for pid in [many.pid, *qemus])
     time.sleep(IDLE_SECONDS)
@@ -129,9 +130,10 @@ def test_three_hundred_guests_are_watched_for_a_fifth_of_a_percent(many: Lab, tm
     agent = Agent(file)
     try:
         agent.wait_for(lambda: agent.events("budget.stretched"), 300)
-        time.sleep(2 * monitor + 10)  # the poll that was promised, and what it teaches
+        time.sleep(monitor + 10)  # the poll that was promised, and what it teaches
         outside, begun = Outside(agent, many, qemus), time.monotonic()
         before = polls(agent, "pulse"), polls(agent, "monitor")
+        skipped = agent.value("virtstatd_ticks_skipped_total", tier="pulse")
         time.sleep(SOAK_SECONDS)
         seconds, spent = time.monotonic() - begun, outside.look()
         after = polls(agent, "pulse"), polls(agent, "monitor")
@@ -145,5 +147,5 @@ def test_three_hundred_guests_are_watched_for_a_fifth_of_a_percent(many: Lab, tm
     assert 0.2 * 2 / 3 < percent < 0.2 * 4 / 3
     assert after[0] - before[0] == pytest.approx(seconds / pulse, abs=1.1)
     assert samples["virtstatd_interval_seconds", (("tier", "pulse"),)] == pulse
-    assert samples["virtstatd_ticks_skipped_total", (("tier", "pulse"),)] == 0
+    assert samples["virtstatd_ticks_skipped_total", (("tier", "pulse"),)] == skipped
     assert samples["virtstatd_interval_seconds", (("tier", "monitor"),)] > monitor

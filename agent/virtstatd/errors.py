@@ -41,5 +41,9 @@ class Overdue(VirtstatdError):  # noqa: N818 - a state, not a fault of the calle
     """A call to libvirt outlived its deadline and was abandoned with its lane."""
 
 
+class Crowded(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
+    """As many calls hang in libvirt as may; ask nothing that could hang as well."""
+
+
 class Refused(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
     """Libvirt answered the call with an error and the connection lives on."""

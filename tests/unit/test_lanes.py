@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import libvirt
 import pytest
 
-from virtstatd.errors import Disconnected, Overdue, Refused
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.lanes import OUTSTANDING_MAX, Lanes, Session
 
 
@@ -118,9 +118,12 @@ async def test_one_call_is_left_for_what_cannot_hang():
     ]
     await asyncio.sleep(0.1)
     assert (lanes.stuck, lanes.outstanding) == (3, 3)
+    with pytest.raises(Crowded):
+        await lanes.run(lambda _: "never asked", 10, monitor=True)
     assert await lanes.run(lambda _: "answered", 10) == "answered"
     release.set()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [Overdue] * 3 + [Crowded] * 3
     while lanes.stuck:
         await asyncio.sleep(0.001)
     assert lanes.outstanding == 0

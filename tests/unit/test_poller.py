@@ -7,7 +7,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.errors import Disconnected, Overdue, Refused
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.polling.poller import Poller, Tier
@@ -47,6 +47,8 @@ class World:
         """Call at once, on this thread; one that hangs stays stuck until `freed`."""
         self.deadlines.append(seconds)
         await asyncio.sleep(0)
+        if monitor and self.stuck >= 3:
+            raise Crowded
         try:
             return function(None)
         except Overdue:
@@ -123,15 +125,15 @@ def domains(batches: list[Batch], group: str) -> set[str]:
 async def test_tiers_that_are_due_together_travel_in_one_call():
     """One question holds the groups of both tiers; each tier's readings are a batch of its own."""
     world = World(3)
-    poller = world.poller("state", "block")
+    poller = world.poller("block", "vm")
     await poller._poll(poller.tiers)
 
-    assert world.asked == [(33, None)]
+    assert world.asked == [(BITS["block"] | BITS["vm"], None)]
     assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
-        (frozenset({"state"}), 10.0),
         (frozenset({"block", "control"}), 10.0),
+        (frozenset({"vm", "control"}), 10.0),
     ]
-    assert domains(world.batches[:1], "state") == domains(world.batches[1:], "block")
+    assert domains(world.batches[:1], "block") == domains(world.batches[1:], "vm")
     assert domains(world.batches, "strange") == set(world.everybody)
 
 
@@ -264,23 +266,30 @@ async def test_a_tier_that_is_busy_skips_its_tick():
     assert world.asked == []
 
 
-async def test_what_cannot_hang_is_asked_first_when_something_hangs():
-    """The groups that need no monitor are of this cycle, whatever the others do."""
-    world = World(25)
-    poller = world.poller("state", "block")
+async def test_what_cannot_hang_travels_by_itself():
+    """Tiers that ask no monitor never share a call with those that do."""
+    poller = World(1).poller("state", "block", "vm")
+    state, block, vm = poller.tiers
 
-    def trouble(bits: int, uuids: list[str] | None) -> None:
-        if bits & BITS["block"] and (uuids is None or "u004" in uuids):
+    assert poller._together([state, block, vm]) == [[state], [block, vm]]
+    assert poller._together([block]) == [[block]]
+
+
+async def test_guests_that_hang_one_after_another_take_three_calls_at_most():
+    """Each question may find another guest that hangs; after three the monitors are left alone."""
+    world = World(25)
+    poller = world.poller("block", size=30)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or "u004" in uuids:
             raise Overdue("hung")
 
     world.trouble = trouble
     await poller._poll(poller.tiers)
 
-    assert domains(world.batches, "state") == set(world.everybody)
     assert world.stuck == 3
-    safe = next(i for i, (bits, _) in enumerate(world.asked) if bits == BITS["state"])
-    hung = [i for i, (_, uuids) in enumerate(world.asked) if uuids and "u004" in uuids]
-    assert hung.index(safe) == 1, "the first question after the one that hung"
+    assert len(world.asked[-1][1] or []) == 5, "the last that may hang asks for few"
+    assert poller.tiers[0].missing >= {"u004", "u024"}
 
 
 async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
@@ -288,7 +297,6 @@ async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
     world = World(25)
     poller = world.poller("state", "block")
     world.stuck = 3
-    assert poller._together(poller.tiers) == [[poller.tiers[0]], [poller.tiers[1]]]
     for together in poller._together(poller.tiers):
         await poller._poll(together)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from virtstatd.errors import Disconnected, Overdue
+from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.faults import translated
 
 
@@ -178,7 +178,8 @@ class Lanes:
         Run `function` on the next free lane, at most `seconds` from the moment it starts.
 
         `monitor` says that it asks guests' monitors and may hang for as long as one of them does.
-        Raises `Overdue` past the deadline: the call is abandoned and its late result discarded.
+        Raises `Crowded` where as many such calls hang as may, at once or while it waits for its
+        turn, and `Overdue` past the deadline: the call is abandoned, its late result discarded.
         """
         lane = await self._take(monitor=monitor)
         future = lane.call(function)
@@ -208,6 +209,8 @@ class Lanes:
 
     async def _take(self, *, monitor: bool) -> Lane:
         while not self._room(monitor=monitor):
+            if monitor and self.stuck >= STUCK_MAX:
+                raise Crowded(f"{self.stuck} calls hang in libvirt")
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((turn, monitor))
             try:
@@ -230,14 +233,16 @@ class Lanes:
         return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
+        crowded = self.stuck >= STUCK_MAX
         for waiting in list(self._waiting):
             turn, monitor = waiting
-            if turn.done():
+            if turn.done() or (monitor and crowded) or self._room(monitor=monitor):
                 self._waiting.remove(waiting)
-            elif self._room(monitor=monitor):
-                self._waiting.remove(waiting)
+                if turn.done():
+                    continue
                 turn.set_result(None)
-                return
+                if not (monitor and crowded):  # those only learn that there is no turn for them
+                    return
 
     def _give(self, lane: Lane) -> None:
         if self._closed or len(self._idle) + self._busy >= self._width:

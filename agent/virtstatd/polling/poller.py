@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
 from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
 from virtstatd.model import Batch, Reading
@@ -100,7 +100,8 @@ class Poller:
     Ask libvirt at every tick and pass on what each call brings, as soon as it brings it.
 
     `up` says whether the last bulk call succeeded; `on_change` is called when that turns.
-    Tiers that are due together travel in one call. Many domains are asked in slices, side by side.
+    Tiers that are due together travel in one call, but for those that ask no guest's monitor: they
+    cannot hang, and go by themselves. Many domains are asked in slices, side by side.
     A slice past its deadline is asked again at once: the call that hangs holds the stuck guest's
     job, so NOWAIT steps over it and the others are answered in the same cycle.
     """
@@ -164,7 +165,8 @@ class Poller:
     async def once(self) -> None:
         """Poll everything once; raises `Disconnected` where libvirt cannot be reached."""
         await self._call(self.tiers, self._source.running, monitor=False)
-        await self._poll(self.tiers)
+        for together in self._together(self.tiers):
+            await self._poll(together)
 
     def ticking(self, now: float) -> bool:
         """Tell whether deadlines are still being served."""
@@ -179,11 +181,12 @@ class Poller:
     def _troubled(self) -> bool:
         return bool(self._lanes.stuck or self._suspects)
 
-    def _together(self, tiers: Sequence[Tier]) -> list[list[Tier]]:
-        """Tell which tiers travel together; while something hangs, what cannot goes by itself."""
+    @staticmethod
+    def _together(tiers: Sequence[Tier]) -> list[list[Tier]]:
+        """Tell which tiers travel in one call: what may hang never holds up what cannot."""
         safe = [tier for tier in tiers if not tier.bits & MONITOR]
         asking = [tier for tier in tiers if tier.bits & MONITOR]
-        return [each for each in ([safe, asking] if self._troubled else [safe + asking]) if each]
+        return [each for each in (safe, asking) if each]
 
     async def _poll(self, tiers: Sequence[Tier]) -> None:
         try:
@@ -235,14 +238,14 @@ class Poller:
             return self._source.some(session, bits, uuids)
 
         monitor = bool(bits & MONITOR)
-        if monitor and self._lanes.stuck >= STUCK_MAX:
-            return self._withhold(tiers, uuids)
         try:
             answer = await self._call(tiers, question, monitor=monitor)
         except Oversize:
             raise
         except Overdue:
             return monitor and await self._rescue(tiers, uuids)
+        except Crowded:
+            return self._withhold(tiers, uuids)
         except Refused:
             return len(tiers) > 1 and all([await self._ask([tier], uuids) for tier in tiers])
         except Disconnected:
@@ -259,15 +262,11 @@ class Poller:
         """
         uuids = self._source.uuids() if uuids is None else uuids
         self._suspects.update(uuids)
-        answered = []
-        for together in self._together(tiers):
-            risky = together[0].bits & MONITOR and self._lanes.stuck == STUCK_MAX - 1
-            size = SUSPECTS_AT_ONCE if risky else len(uuids)
-            answered += [await self._ask_halving(together, part) for part in parts(uuids, size)]
-        return all(answered)
+        size = SUSPECTS_AT_ONCE if self._lanes.stuck == STUCK_MAX - 1 else len(uuids)
+        return all([await self._ask_halving(tiers, part) for part in parts(uuids, size)])
 
     def _withhold(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
-        """Leave domains unasked: every call that may hang already does."""
+        """Leave domains unasked, for every call that may hang already does."""
         for tier in tiers:
             tier.outcomes["withheld"] += 1
             tier.missing.update(self._source.uuids() if uuids is None else uuids)

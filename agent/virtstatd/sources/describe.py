@@ -11,7 +11,7 @@ from functools import partial
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
-from virtstatd.errors import Disconnected, Overdue, VirtstatdError
+from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Labels, Reading
@@ -107,7 +107,7 @@ class DescriptionReader:
                 question = partial(_xml, domain.uuid)
                 xml = await self._lanes.run(question, self._deadline, monitor=True)
                 self._inventory.describe(domain, self._describer.readings(domain, xml))
-            except (Disconnected, Overdue):
+            except (Crowded, Disconnected, Overdue):
                 self._inventory.change(domain.uuid)
                 break
             except (VirtstatdError, Undescribable) as error:

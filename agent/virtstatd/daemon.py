@@ -100,6 +100,7 @@ class Asking:
     local: LocalLane | None
     budget: Budget | None
     changed: asyncio.Event
+    turned: asyncio.Event
     unknown: set[str]
 
 
@@ -216,6 +217,7 @@ async def asking(
     options = config.hypervisor
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
+    came_or_went = asyncio.Event()
     unknowns: set[str] = set()
 
     def gone(domain: Domain) -> None:  # on whichever thread found out
@@ -225,6 +227,7 @@ async def asking(
 
     def turned() -> None:
         changed.set()
+        came_or_went.set()
         (poller.nudge.set if connection.up else poller.lost)()
 
     def unknown(key: str) -> None:
@@ -261,7 +264,18 @@ async def asking(
     local = _local(config, catalog, inventory, cover, fresh_seconds, log)
     budget = Budget(poller.tiers, meter, percent, log) if meter else None
     try:
-        yield Asking(inventory, lanes, connection, poller, reader, local, budget, changed, unknowns)
+        yield Asking(
+            inventory,
+            lanes,
+            connection,
+            poller,
+            reader,
+            local,
+            budget,
+            changed,
+            came_or_went,
+            unknowns,
+        )
     finally:
         await lanes.close(CLOSE_SECONDS)
         if meter:
@@ -410,4 +424,5 @@ async def watch(
         failing = [outlet.name for outlet in outlets if outlet.failing]
         sinks = f"{len(outlets)} sinks" + (f", failing: {', '.join(failing)}" if failing else "")
         notify.status(f"libvirt {state}, {len(ask.inventory)} domains, {sinks}")
-        await first_of(stop, seconds=period)
+        ask.turned.clear()
+        await first_of(stop, ask.turned, seconds=period)

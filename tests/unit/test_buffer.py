@@ -35,7 +35,8 @@ def test_the_newest_survive_and_the_rest_is_counted(sizes: list[int], tenths: in
     loop.run_until_complete(drain())
     loop.close()
     assert left == batches[len(batches) - len(left) :]
-    assert sum(each.bytes for each in left) <= capacity
+    assert sum(each.bytes for each in left) <= capacity or len(left) == 1
+    assert left or not batches
     assert buffer.dropped.batches == len(batches) - len(left) == len(batches) - waiting.batches
     assert buffer.dropped.samples == sum(b.samples for b in batches[: buffer.dropped.batches])
     assert buffer.bytes == 0

@@ -28,7 +28,7 @@ class Buffer:
     Waiting batches, `capacity` bytes of them at most, by the estimate of `Batch.bytes`.
 
     Iterating takes them out, oldest first, waits while there is none, and ends after `close` once
-    it is empty. A batch larger than the whole capacity is dropped like any that finds no place.
+    it is empty. The newest is always kept: one that is larger than the whole capacity waits alone.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -48,7 +48,7 @@ class Buffer:
         """Take a batch in; forget the oldest until it fits."""
         self._batches.append(batch)
         self.bytes += batch.bytes
-        while self.bytes > self._capacity:
+        while self.bytes > self._capacity and len(self._batches) > 1:
             self.dropped.add(self._pop())
         self._changed.set()
 

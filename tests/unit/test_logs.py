@@ -250,8 +250,9 @@ def test_libraries_are_heard_from_warning_up(pipe: Pipe) -> None:
 
 def test_nothing_global_is_configured(pipe: Pipe) -> None:
     """Opening the log leaves structlog's own configuration as it was."""
+    before = structlog.is_configured(), dict(structlog.get_config())
     with warnings.catch_warnings(), logs.opened("info", "json", pipe.writing):
-        assert not structlog.is_configured()
+        assert (structlog.is_configured(), dict(structlog.get_config())) == before
 
 
 class Broken:

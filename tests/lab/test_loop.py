@@ -19,7 +19,7 @@ from virtstatd.hypervisor.sockets import open_session
 CALLS = 100_000
 LANES = 3
 EVENTS = 40
-EVENT_SECONDS = 0.1
+LOST_WAKE_SECONDS = 1.0
 
 
 @pytest.mark.timeout(600)
@@ -71,27 +71,30 @@ async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
         kind, flags = libvirt.VIR_DOMAIN_METADATA_TITLE, libvirt.VIR_DOMAIN_AFFECT_LIVE
         domain.setMetadata(kind, f"title {len(sent)}", None, None, flags)
 
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(LANES):
-            callers.create_task(call())
-        for _ in range(EVENTS):
-            arrived.clear()
-            await writer.call(change)
-            async with asyncio.timeout(30):
-                await arrived.wait()
+    try:
+        async with asyncio.timeout(500), asyncio.TaskGroup() as callers:
+            for _ in range(LANES):
+                callers.create_task(call())
+            for _ in range(EVENTS):
+                arrived.clear()
+                await writer.call(change)
+                async with asyncio.timeout(30):
+                    await arrived.wait()
+    finally:
+        await lanes.close(5)
+        for lane in (listener, writer):
+            lane.close()
+            await lane.ended
+        async with asyncio.timeout(10):
+            await events.drain()
+    delays.sort()
+    print(f"{made} calls; events: median {delays[EVENTS // 2]:.3f} s, last {delays[-1]:.3f} s")
+    assert events.is_idle()
     assert made >= CALLS
     assert len(delays) == EVENTS
     assert on_threads == {threading.get_ident()}
-    # a busy machine delays a few; a loop that is not woken delays them all, by seconds
-    assert sorted(delays)[EVENTS * 3 // 4] < EVENT_SECONDS
-
-    await lanes.close(5)
-    for lane in (listener, writer):
-        lane.close()
-        await lane.ended
-    async with asyncio.timeout(5):
-        await events.drain()
-    assert events.is_idle()
+    # a loop that is not woken for an event delays it by seconds, and not one but most of them
+    assert delays[EVENTS // 2] < LOST_WAKE_SECONDS
 
 
 async def test_connections_leave_nothing_behind(private_lab: Lab):
@@ -112,7 +115,8 @@ async def test_connections_leave_nothing_behind(private_lab: Lab):
         await lane.call(register)
         lane.close()
         await lane.ended
-        await events.drain()
+        async with asyncio.timeout(10):
+            await events.drain()
         counts.append(len(os.listdir("/proc/self/fd")))
     assert events.is_idle()
     assert counts[-1] == counts[0]

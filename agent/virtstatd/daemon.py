@@ -43,6 +43,7 @@ from virtstatd.local.shapes import Shapes
 from virtstatd.local.survey import Survey
 from virtstatd.model import Batch, Domain
 from virtstatd.notify import Notify
+from virtstatd.pipeline.buffer import Buffer
 from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.polling.budget import Budget
@@ -364,7 +365,7 @@ async def _outlet(
         send,
         bound,
         time.monotonic,
-        buffer_bytes=each.outlet.buffer_bytes,
+        Buffer(each.outlet.buffer_bytes),
         attempt_seconds=each.outlet.attempt_seconds,
         max_age_seconds=each.outlet.max_age_seconds,
     )

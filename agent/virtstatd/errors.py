@@ -21,16 +21,39 @@ class TryLater(VirtstatdError):  # noqa: N818 - named for what the caller does
     """
     The destination is unavailable; the same batch may succeed later.
 
-    `after_seconds` is what the destination asked for, None when it did not say.
+    `after_seconds` is what the destination asked for, None when it did not say. `answered` says
+    that the destination had the batch and answered with a failure, as with HTTP 5xx: what is
+    answered so for long enough is searched for the series that the destination cannot take. A
+    connection that is refused says nothing about the batch.
     """
 
-    def __init__(self, reason: str = "unavailable", after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str = "unavailable",
+        after_seconds: float | None = None,
+        *,
+        answered: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.after_seconds = after_seconds
+        self.answered = answered
 
 
 class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the batch
     """The destination will never take this batch; sending it again is pointless."""
+
+
+class TooLarge(Rejected):
+    """The destination takes no batch of this size; it may take the halves (HTTP 413)."""
+
+
+class Denied(Rejected):
+    """
+    The destination refuses the credentials or the address, not the batch (HTTP 401, 403, 404).
+
+    The batch is lost all the same, since some answer so to what they dislike in it; the others
+    wait a while before one is tried again.
+    """
 
 
 class Disconnected(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller

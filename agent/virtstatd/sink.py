@@ -16,13 +16,14 @@ from typing import ClassVar, Literal, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.errors import Rejected, StartError, TryLater
+from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
 
 
 __all__ = [
     "Batch",
     "Delivery",
+    "Denied",
     "Domain",
     "Field",
     "Kind",
@@ -35,6 +36,7 @@ __all__ = [
     "Shape",
     "Sink",
     "StartError",
+    "TooLarge",
     "TryLater",
 ]
 

@@ -6,13 +6,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.buffer import Buffer
+from virtstatd.pipeline.buffer import Buffer, Tally
 from virtstatd.testing import make_batch
 
 
 def batch(domains: int) -> Batch:
     """Return a batch of some size."""
     return make_batch(domains=domains)
+
+
+async def took(buffer: Buffer) -> Batch:
+    """Return the oldest."""
+    taken = await buffer.take()
+    assert taken is not None
+    return taken
+
+
+async def everything(buffer: Buffer) -> list[Batch]:
+    """Take until the end."""
+    taken = []
+    while (one := await buffer.take()) is not None:
+        taken.append(one)
+        await buffer.settle(one)
+    return taken
 
 
 @given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 40))
@@ -29,16 +45,17 @@ def test_the_newest_survive_and_the_rest_is_counted(sizes: list[int], tenths: in
     buffer.close()
 
     async def drain() -> None:
-        left.extend([each async for each in buffer])
+        left.extend(await everything(buffer))
 
-    waiting = buffer.waiting
+    waiting, forgotten = buffer.waiting, buffer.dropped["memory"]
     loop.run_until_complete(drain())
     loop.close()
     assert left == batches[len(batches) - len(left) :]
     assert sum(each.bytes for each in left) <= capacity or len(left) == 1
     assert left or not batches
-    assert buffer.dropped.batches == len(batches) - len(left) == len(batches) - waiting.batches
-    assert buffer.dropped.samples == sum(b.samples for b in batches[: buffer.dropped.batches])
+    assert forgotten.batches == len(batches) - len(left) == len(batches) - waiting.batches
+    assert forgotten.samples == sum(b.samples for b in batches[: forgotten.batches])
+    assert forgotten.bytes == sum(b.bytes for b in batches[: forgotten.batches])
     assert buffer.bytes == 0
 
 
@@ -49,14 +66,17 @@ async def test_a_reader_waits_for_a_batch_and_ends_with_the_stream():
     asyncio.get_running_loop().call_soon(buffer.offer, one)
     asyncio.get_running_loop().call_later(0.01, buffer.close)
 
-    assert [each async for each in buffer] == [one]
+    assert await everything(buffer) == [one]
 
 
-def test_discard_says_what_it_took():
-    """What is thrown away at the end is counted like everything else."""
+async def test_what_is_lost_at_the_end_is_returned():
+    """What waits at the end, and what was taken and not settled, is counted like all else."""
     buffer = Buffer(1 << 30)
-    for _ in range(3):
-        buffer.offer(batch(2))
+    for size in range(4):
+        buffer.offer(batch(size))
+    await buffer.settle(await took(buffer))
+    await took(buffer)
 
-    assert buffer.discard().batches == 3
-    assert (buffer.waiting.batches, buffer.bytes) == (0, 0)
+    lost = await buffer.finish()
+    assert lost == Tally(3, sum(batch(n).samples for n in (1, 2, 3)), lost.bytes)
+    assert buffer.waiting == Tally()

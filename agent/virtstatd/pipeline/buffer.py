@@ -5,77 +5,168 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol
 
 from virtstatd.model import Batch
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many batches, and how many samples in them."""
+    """How many batches, how many samples in them, and their bytes by `Batch.bytes`."""
 
     batches: int = 0
     samples: int = 0
+    bytes: int = 0
 
     def add(self, batch: Batch) -> None:
         """Count a batch."""
         self.batches += 1
         self.samples += batch.samples
+        self.bytes += batch.bytes
+
+    def remove(self, batch: Batch) -> None:
+        """Count a batch no longer."""
+        self.batches -= 1
+        self.samples -= batch.samples
+        self.bytes -= batch.bytes
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.batches + other.batches, self.samples + other.samples, self.bytes + other.bytes
+        )
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(
+            self.batches - other.batches, self.samples - other.samples, self.bytes - other.bytes
+        )
+
+
+class Queue(Protocol):
+    """
+    What waits in front of a sink, oldest first; one task takes, and settles before it takes again.
+
+    Of all that was offered or recovered, each batch is in `waiting`, in `dropped`, or was taken.
+    A batch that was taken is the taker's: it is not in `waiting` or `kept` any more, and whatever
+    happens to its copy in here, it is never counted as dropped.
+    """
+
+    dropped: dict[str, Tally]
+    """What was forgotten, by reason: "memory" was full, "disk" was full, its record "damaged"."""
+    recovered: Tally
+    """What was found on disk at the start."""
+
+    def offer(self, batch: Batch) -> None:
+        """Take a batch in, on the loop; never wait, never raise."""
+        ...
+
+    async def take(self) -> Batch | None:
+        """Return the oldest that was not taken, wait for one; None once closed and empty."""
+        ...
+
+    async def settle(self, batch: Batch) -> None:
+        """Learn that the batch taken last is delivered or lost: it need not be kept."""
+        ...
+
+    def close(self) -> None:
+        """Say that nothing more will be offered."""
+        ...
+
+    async def finish(self) -> Tally:
+        """
+        Keep on disk what can be kept, at the end; nothing is called after it.
+
+        What is on disk stays in `waiting`. The rest is returned, it is lost with the process: what
+        was waiting, and the batch that was taken and not settled unless it is on disk.
+        """
+        ...
+
+    @property
+    def waiting(self) -> Tally:
+        """What is in the queue now."""
+        ...
+
+    @property
+    def kept(self) -> Tally:
+        """What of `waiting` is on disk."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what waits, by estimate."""
+        ...
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the files."""
+        ...
 
 
 class Buffer:
     """
     Waiting batches, `capacity` bytes of them at most, by the estimate of `Batch.bytes`.
 
-    Iterating takes them out, oldest first, waits while there is none, and ends after `close` once
-    it is empty. The newest is always kept: one that is larger than the whole capacity waits alone.
+    The newest is always kept: one that is larger than the whole capacity waits alone.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.dropped = Tally()
-        self.bytes = 0
+        self.dropped = {"memory": Tally()}
+        self.recovered = Tally()
+        self.kept = Tally()
+        self.disk_bytes = 0
         self._capacity = capacity
         self._batches: deque[Batch] = deque()
+        self._waiting = Tally()
+        self._taken: Batch | None = None
         self._changed = asyncio.Event()
         self._closed = False
 
     @property
     def waiting(self) -> Tally:
         """What is in the buffer now."""
-        return Tally(len(self._batches), sum(batch.samples for batch in self._batches))
+        return self._waiting + Tally()
+
+    @property
+    def bytes(self) -> int:
+        """The memory of what waits."""
+        return self._waiting.bytes
 
     def offer(self, batch: Batch) -> None:
         """Take a batch in; forget the oldest until it fits."""
         self._batches.append(batch)
-        self.bytes += batch.bytes
-        while self.bytes > self._capacity and len(self._batches) > 1:
-            self.dropped.add(self._pop())
+        self._waiting.add(batch)
+        while self._waiting.bytes > self._capacity and len(self._batches) > 1:
+            self.dropped["memory"].add(self._pop())
         self._changed.set()
+
+    async def take(self) -> Batch | None:
+        """Return the oldest, wait for one; None once closed and empty."""
+        while not self._batches:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        self._taken = self._pop()
+        return self._taken
+
+    async def settle(self, batch: Batch) -> None:  # noqa: ARG002 - there is one
+        """Learn that the batch taken last is delivered or lost."""
+        self._taken = None
 
     def close(self) -> None:
         """Say that nothing more will be offered."""
         self._closed = True
         self._changed.set()
 
-    def discard(self) -> Tally:
-        """Empty the buffer and return what was in it."""
-        waiting = self.waiting
+    async def finish(self) -> Tally:
+        """Return what is lost with the process: everything."""
+        lost, self._waiting = self._waiting, Tally()
+        if self._taken is not None:
+            lost.add(self._taken)
         self._batches.clear()
-        self.bytes = 0
-        return waiting
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Batch:
-        while not self._batches:
-            if self._closed:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._pop()
+        self._taken = None
+        return lost
 
     def _pop(self) -> Batch:
         batch = self._batches.popleft()
-        self.bytes -= batch.bytes
+        self._waiting.remove(batch)
         return batch

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch
-from virtstatd.pipeline.buffer import Buffer, Tally
+from virtstatd.pipeline.buffer import Queue, Tally
 from virtstatd.sink import Send
 
 
@@ -46,8 +46,8 @@ class Outlet:
         send: Send,
         log: FilteringBoundLogger,
         clock: Callable[[], float],
+        queue: Queue,
         *,
-        buffer_bytes: int,
         attempt_seconds: float,
         max_age_seconds: float,
     ) -> None:
@@ -59,7 +59,7 @@ class Outlet:
         self._send = send
         self._log = log
         self._clock = clock
-        self._buffer = Buffer(buffer_bytes)
+        self._queue = queue
         self._attempt_seconds = attempt_seconds
         self._max_age = max_age_seconds
         self._current: Batch | None = None
@@ -67,14 +67,14 @@ class Outlet:
         self._failing = False
 
     @property
-    def dropped(self) -> Tally:
-        """What was forgotten because the buffer was full."""
-        return self._buffer.dropped
+    def dropped(self) -> Mapping[str, Tally]:
+        """What was forgotten before the sink was asked, by reason."""
+        return self._queue.dropped
 
     @property
     def waiting(self) -> Tally:
         """What is in the buffer or on its way to the sink."""
-        waiting = self._buffer.waiting
+        waiting = self._queue.waiting
         if self._current is not None:
             waiting.add(self._current)
         return waiting
@@ -82,7 +82,7 @@ class Outlet:
     @property
     def buffer_bytes(self) -> int:
         """The memory that waiting batches cost, by estimate."""
-        return self._buffer.bytes
+        return self._queue.bytes
 
     @property
     def failing(self) -> bool:
@@ -92,28 +92,25 @@ class Outlet:
     def offer(self, batch: Batch) -> None:
         """Accept a batch, never wait."""
         self.accepted.add(batch)
-        self._buffer.offer(batch)
+        self._queue.offer(batch)
 
     def close(self) -> None:
         """Say that nothing more will be offered: `run` ends once the buffer is empty."""
         self._closing.set()
-        self._buffer.close()
+        self._queue.close()
 
     async def run(self) -> None:
         """Deliver until `close` and the end of the buffer; what is left at a cancel is lost."""
         try:
-            async for batch in self._buffer:
+            while (batch := await self._queue.take()) is not None:
                 self._current = batch
                 reason = await self._deliver(batch)
                 self._current = None
                 (self.lost[reason] if reason else self.delivered).add(batch)
+                await self._queue.settle(batch)
         finally:
-            if self._current is not None:
-                self.lost["shutdown"].add(self._current)
-                self._current = None
-            left = self._buffer.discard()
-            self.lost["shutdown"].batches += left.batches
-            self.lost["shutdown"].samples += left.samples
+            self.lost["shutdown"] += await self._queue.finish()
+            self._current = None
 
     async def _deliver(self, batch: Batch) -> str | None:
         """Try until it is delivered; return why it is lost, None when it is not."""

@@ -161,9 +161,9 @@ def _outlet(outlet: Outlet) -> Iterator[Row]:
     ):
         yield f"sink_{what}_batches", labels, tally.batches
         yield f"sink_{what}_samples", labels, tally.samples
-    full = {**labels, "reason": "full"}
-    yield "sink_dropped_batches", full, outlet.dropped.batches
-    yield "sink_dropped_samples", full, outlet.dropped.samples
+    for reason, tally in outlet.dropped.items():
+        yield "sink_dropped_batches", {**labels, "reason": reason}, tally.batches
+        yield "sink_dropped_samples", {**labels, "reason": reason}, tally.samples
     for reason, tally in outlet.lost.items():
         yield "sink_lost_batches", {**labels, "reason": reason}, tally.batches
         yield "sink_lost_samples", {**labels, "reason": reason}, tally.samples

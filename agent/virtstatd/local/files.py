@@ -124,3 +124,34 @@ class File:
             os.close(self._descriptor)
             self._descriptor = -1
             self._descriptors.give_back()
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor that is kept, -1 without one."""
+        return self._descriptor
+
+
+class Files:
+    """Files that are read and closed together; made for thousands of reads a second."""
+
+    __slots__ = ("_files", "_kept")
+
+    def __init__(self, files: tuple[File, ...]) -> None:
+        self._files = files
+        self._kept = [file.descriptor for file in files]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._files)
+
+    def read(self) -> list[bytes]:
+        """Return the contents of each as they are now; raises OSError like `File.read`."""
+        if -1 in self._kept:
+            return [file.read() for file in self._files]
+        return [os.pread(descriptor, READ_BYTES, 0) for descriptor in self._kept]
+
+    def close(self) -> None:
+        """Let go of all."""
+        for file in self._files:
+            file.close()
+        self._files, self._kept = (), []

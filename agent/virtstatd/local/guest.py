@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from virtstatd.local.cgroup import THROTTLING, USAGE, Cgroup, Fact, Hierarchies
+from virtstatd.local.cgroup import Cgroup, Hierarchies
+from virtstatd.local.controllers import THROTTLING, USAGE, Fact
 from virtstatd.local.files import Descriptors, File
 from virtstatd.local.links import Link, counters, links_of
 from virtstatd.local.partitions import Totals
 from virtstatd.local.processes import Process
 from virtstatd.local.shapes import Shapes
 from virtstatd.local.storms import Shares
-from virtstatd.local.threads import EMULATOR, Role, Threads
+from virtstatd.local.threads import EMULATOR, Role, Threads, Times
 from virtstatd.model import Domain, Number, Reading, Shape
 
 
@@ -24,11 +25,16 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _STATE, _MINOR, _MAJOR, _THREADS, _RESIDENT = 0, 7, 9, 17, 21
 
 OVERHEAD: Final[Fact] = ("local", "overhead", ())
+_RISING: Final = (OVERHEAD, *THROTTLING)
 
 PLACE_NANOSECONDS: Final = 60_000_000_000
 """How often a guest's cgroup is looked for anew: limits come and go."""
 
 _NO_STATISTICS = "the kernel keeps no scheduler statistics"
+
+
+Made = tuple[tuple[object, ...], Reading]
+"""What a reading was made of, and the reading: it is made anew when something of it changes."""
 
 
 class Ended(Exception):  # noqa: N818 - a state, not a fault
@@ -50,13 +56,19 @@ class Guest:
         self._descriptors = descriptors
         self._threads = Threads(process, descriptors)
         self._stat = File(process.folder, "stat", descriptors)
+        self._text = b""
         self._count = -1
+        self._memory = 0, 0, 0
         self._vcpus = 0
+        self._known_times: Times | None = None
+        self._vcpu_times: Times = [], []
+        self._times_made: Made | None = None
         self._shape: Shape | None = None
         self._described: Sequence[Reading] = ()
         self._links: tuple[Link, ...] = ()
         self._present: tuple[Link, ...] = ()
         self._links_shape: Shape | None = None
+        self._links_made: Made | None = None
         self._roles: tuple[Role, ...] = ()
         self._before: tuple[int, list[int], list[int]] | None = None
         self._ended = 0
@@ -66,6 +78,7 @@ class Guest:
         self._placed_at = 0
         self._facts: tuple[Fact, ...] = ()
         self._facts_shape: Shape | None = None
+        self._facts_made: Made | None = None
         self._order: tuple[int, ...] = ()
         self._highest: dict[Fact, Number] = {}
         self._steal = Shares(peak_seconds)
@@ -85,38 +98,50 @@ class Guest:
         `now` is monotonic, in nanoseconds. Raises `Ended` or `Unseen`.
         """
         try:
-            stat = self._stat.read().rpartition(b")")[2].split()
-            if stat[_STATE] in (b"Z", b"X"):
-                raise Ended
-            if int(stat[_THREADS]) != self._count:
-                self._look(int(stat[_THREADS]))
-            run, delay = self._times()
+            text = self._stat.read()
+            if text != self._text:
+                self._see(text)
+            times = self._times()
         except PermissionError as error:
             raise Unseen(error.strerror) from None
         except (OSError, IndexError):
             raise Ended from None
+        self._text = text
+        if times is not self._known_times:
+            self._known_times = times
+            self._vcpu_times = times[0][: self._vcpus], times[1][: self._vcpus]
+        self._observe(now, *self._vcpu_times)
+        of = domain, self._shape, times, text
+        if self._times_made is None or self._times_made[0] != of:
+            self._times_made = of, self._of_times(domain, *times)
+        return self._times_made[1]
+
+    def _see(self, text: bytes) -> None:
+        """Take the process' memory from its `stat`, and notice threads that come and go."""
+        stat = text.rpartition(b")")[2].split(None, _RESIDENT + 1)
+        if stat[_STATE] in (b"Z", b"X"):
+            raise Ended
+        if int(stat[_THREADS]) != self._count:
+            self._look(int(stat[_THREADS]))
+        self._memory = int(stat[_RESIDENT]) * PAGE_BYTES, int(stat[_MINOR]), int(stat[_MAJOR])
+
+    def _of_times(self, domain: Domain, run: list[int], delay: list[int]) -> Reading:
         vcpus = self._vcpus
-        self._observe(now, run[:vcpus], delay[:vcpus])
-        usage = self.totals[2]
-        resident = int(stat[_RESIDENT]) * PAGE_BYTES
-        self.totals = (1, vcpus, usage, sum(run[:vcpus]), sum(delay[:vcpus]), resident)
+        ran, waited = self._vcpu_times
+        self.totals = (1, vcpus, self.totals[2], sum(ran), sum(waited), self._memory[0])
         assert self._shape  # noqa: S101 - made with the first look at the threads
         return Reading(
             domain,
             self._shape,
             (
-                *run[:vcpus],
-                *delay[:vcpus],
-                *delay[
-                    :vcpus
-                ],  # libvirt's "wait" is the same span by another of the kernel's files
+                *ran,
+                *waited,
+                *waited,  # libvirt's "wait" is the same span by another of the kernel's files
                 *run[vcpus:-1],
                 *delay[vcpus:-1],
                 run[-1],
                 delay[-1],
-                resident,
-                int(stat[_MINOR]),
-                int(stat[_MAJOR]),
+                *self._memory,
             ),
         )
 
@@ -132,9 +157,12 @@ class Guest:
         if present != self._present or self._links_shape is None:
             self._links_shape = self._shapes.links([name.decode() for name, _ in present])
             self._present = present
-        numbers = [counters(rows[name], shared=shared) for name, shared in present]
-        values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
-        return Reading(domain, self._links_shape, values)
+        of = domain, self._links_shape, [rows[name] for name, _ in present]
+        if self._links_made is None or self._links_made[0] != of:
+            numbers = [counters(rows[name], shared=shared) for name, shared in present]
+            values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
+            self._links_made = of, Reading(domain, self._links_shape, values)
+        return self._links_made[1]
 
     def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
         """
@@ -145,17 +173,23 @@ class Guest:
         try:
             if self._cgroup is None or now - self._placed_at >= PLACE_NANOSECONDS:
                 self._place(domain, hierarchies, now)
-            rows = dict(self._cgroup.read()) if self._cgroup else {}
+            rows = self._cgroup.read() if self._cgroup else {}
         except (OSError, LookupError, ValueError) as error:
             self._placed_at = -PLACE_NANOSECONDS
             raise Unseen(str(error) or type(error).__name__) from None
         if not rows:
             return None
+        of = domain, rows, self._before and self._before[1]
+        if self._facts_made is None or self._facts_made[0] != of:
+            self._facts_made = of, self._of_facts(domain, dict(rows))
+        return self._facts_made[1]
+
+    def _of_facts(self, domain: Domain, rows: dict[Fact, Number]) -> Reading:
         if USAGE in rows:
             self.totals = (*self.totals[:2], int(rows[USAGE]), *self.totals[3:])
-        if USAGE in rows and self._before is not None:
-            rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
-        for fact in (OVERHEAD, *THROTTLING):
+            if self._before is not None:
+                rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
+        for fact in _RISING:
             if fact in rows:
                 # the files are read one after another: what comes out lower is the same as before
                 rows[fact] = self._highest[fact] = max(rows[fact], self._highest.get(fact, 0))

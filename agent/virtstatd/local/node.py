@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from virtstatd.local.cgroup import Fact, Row
+from virtstatd.local.controllers import Fact, Row
 from virtstatd.model import Number
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from virtstatd.local.cgroup import Cgroup, Fact, Row
+from virtstatd.local.cgroup import Cgroup
+from virtstatd.local.controllers import Fact, Row
 from virtstatd.local.files import Descriptors
 from virtstatd.model import Number, Reading
 
@@ -101,7 +102,7 @@ def fill(partition: Partition) -> None:
     cgroup = Cgroup(partition.folders, Descriptors(1 << 10))
     try:
         with suppress(OSError, ValueError, LookupError):
-            partition.rows = cgroup.read()
+            partition.rows = list(cgroup.read().items())
     finally:
         cgroup.close()
     with suppress(ValueError, LookupError):

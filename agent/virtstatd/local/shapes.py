@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 
 from virtstatd.catalog import Catalog
-from virtstatd.local.cgroup import Fact
+from virtstatd.local.controllers import Fact
 from virtstatd.local.links import KEYS
 from virtstatd.local.storms import BOUNDS
 from virtstatd.local.threads import Role

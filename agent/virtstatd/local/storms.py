@@ -37,6 +37,9 @@ class Shares:
         A share ends at 1: the kernel accounts a long wait when it ends.
         """
         highest = 0.0
+        if spans is before:  # nothing has moved
+            self._counts[0] += len(spans)
+            before = spans = []
         for span, former in zip(spans, before, strict=True):
             grown = span - former
             if grown <= 0:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from typing import Final
 
-from virtstatd.local.files import Descriptors, File
+from virtstatd.local.files import Descriptors, File, Files
 from virtstatd.local.processes import Process
 
+
+Times = tuple[list[int], list[int]]
+"""How long each thread ran, and how long each waited, in nanoseconds."""
 
 Role = tuple[str, int]
 """What a thread does and for which vCPU or iothread; the main loop is `EMULATOR`."""
@@ -20,6 +24,9 @@ EMULATOR: Role = ("emulator", 0)
 
 SIGHTS = 3
 """After how many looks a thread's name is believed: QEMU names its threads after their start."""
+
+_NUMBERS: Final = 3
+"""In a row: time run, time waited, times run."""
 
 # as QEMU names them: "CPU 0/KVM", "CPU 0/TCG", "IO iothread1"
 _NAME = re.compile(rb"(?:(CPU) (\d{1,5})/|(IO) iothread(\d{1,5})$)")
@@ -35,7 +42,9 @@ class Threads:
         self._names: dict[str, Role | None] = {}
         self._sights: dict[str, int] = {}
         self.roles: tuple[Role, ...] = ()
-        self._read: tuple[File, ...] = ()
+        self._read = Files(())
+        self._rows: list[bytes] = []
+        self._times: Times = [], []
 
     def look(self) -> bool:
         """
@@ -61,7 +70,8 @@ class Threads:
         self.close()
         self._files = files
         self.roles = tuple(role for _, role in files)
-        self._read = tuple(files.values())
+        self._read = Files(tuple(files.values()))
+        self._rows = []
         return changed
 
     def _role(self, thread: str) -> Role | None:
@@ -73,23 +83,25 @@ class Threads:
                 return ("vcpu", int(match[2])) if match[1] else ("iothread", int(match[4]))
         return None
 
-    def times(self) -> tuple[list[int], list[int]]:
+    def times(self) -> Times:
         """
-        Return how long each ran and how long each waited, in the order of `roles`.
+        Return the times in the order of `roles`, the same objects as before where none changed.
 
-        Raises OSError when one of them has ended.
+        Raises OSError when one of the threads has ended.
         """
-        rows = [file.read().split() for file in self._read]
-        try:
-            return [int(row[0]) for row in rows], [int(row[1]) for row in rows]
-        except IndexError:
-            raise ProcessLookupError from None
+        rows = self._read.read()
+        if rows != self._rows:
+            numbers = list(map(int, b" ".join(rows).split()))
+            if len(numbers) != _NUMBERS * len(rows):
+                raise ProcessLookupError
+            self._rows, self._times = rows, (numbers[0::_NUMBERS], numbers[1::_NUMBERS])
+        return self._times
 
     def close(self) -> None:
         """Let go of all."""
         for file in self._files.values():
             file.close()
-        self._files = {}
+        self._files, self._read = {}, Files(())
 
 
 def _order(item: tuple[Role, str]) -> tuple[int, int]:

@@ -1,0 +1,195 @@
+"""
+The files of a cgroup's controllers: what each counts, and how it is read.
+
+By the names and the units of version 2; what version 1 has under other names becomes the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from virtstatd.model import Labels, Number
+
+
+Fact = tuple[str, str, Labels]
+"""A series: the catalog's group and key, and the labels."""
+
+Row = tuple[Fact, Number]
+Parse = Callable[[bytes], list[Row]]
+Source = tuple[str, str, Parse]
+"""A file of a controller, what it is for, and how it is read."""
+
+USAGE: Final[Fact] = ("cpu", "time", ())
+
+_TICK_NANOSECONDS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_NO_FACT: Final[Labels] = ()
+
+
+def _pairs(text: bytes) -> dict[bytes, int]:
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=False))
+
+
+def _cpu(text: bytes) -> list[Row]:
+    """Return CPU time, and throttling where the group can have a limit; microseconds."""
+    pairs = _pairs(text)
+    rows: list[Row] = [
+        (USAGE, pairs[b"usage_usec"] * 1000),
+        (_USER, pairs[b"user_usec"] * 1000),
+        (_SYSTEM, pairs[b"system_usec"] * 1000),
+    ]
+    if b"nr_periods" in pairs:
+        rows += _throttling(pairs, pairs[b"throttled_usec"] * 1000)
+    return rows
+
+
+def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[Row]:
+    return [
+        (_PERIODS, pairs[b"nr_periods"]),
+        (_THROTTLED_PERIODS, pairs[b"nr_throttled"]),
+        (_THROTTLED, nanoseconds),
+    ]
+
+
+def throttling(text: bytes) -> list[Row]:
+    """Return the throttling alone, of a `cpu.stat` of either version."""
+    pairs = _pairs(text)
+    nanoseconds = pairs.get(b"throttled_usec", 0) * 1000 + pairs.get(b"throttled_time", 0)
+    return _throttling(pairs, nanoseconds)
+
+
+def _usage_v1(text: bytes) -> list[Row]:
+    return [(USAGE, int(text))]
+
+
+def _modes_v1(text: bytes) -> list[Row]:
+    pairs = _pairs(text)
+    return [
+        (_USER, pairs[b"user"] * _TICK_NANOSECONDS),
+        (_SYSTEM, pairs[b"system"] * _TICK_NANOSECONDS),
+    ]
+
+
+def _pressure(resource: str) -> Parse:
+    labels = (("resource", resource),)
+    some: Fact = ("local", "pressure_some", labels)
+    full: Fact = ("local", "pressure_full", labels)
+
+    def parse(text: bytes) -> list[Row]:
+        totals = text.split(b"total=")[1:]
+        return list(zip((some, full), [int(total.split(None, 1)[0]) for total in totals]))  # noqa: B905 - old kernels have no "full" for the CPU
+
+    return parse
+
+
+def _memory(text: bytes) -> list[Row]:
+    return [(_MEMORY, int(text))]
+
+
+def _events(text: bytes) -> list[Row]:
+    pairs = _pairs(text)
+    return [(_OOM, pairs[b"oom"]), (_OOM_KILLS, pairs[b"oom_kill"])]
+
+
+def _events_v1(text: bytes) -> list[Row]:
+    pairs = _pairs(text)
+    return [(_OOM_KILLS, pairs[b"oom_kill"])] if b"oom_kill" in pairs else []
+
+
+def _io(text: bytes) -> list[Row]:
+    """Return what each disk of the host read and wrote for the group, device by number."""
+    found: dict[bytes, dict[bytes, bytes]] = {}
+    for line in text.splitlines():
+        device, *words = line.split()
+        pairs = dict(word.split(b"=", 1) for word in words if b"=" in word)
+        if b"rbytes" in pairs:
+            found[device] = pairs
+    return [
+        (("local", key, (("device", device.decode()),)), int(pairs[name]))
+        for key, name in _IO_KEYS
+        for device, pairs in found.items()
+    ]
+
+
+def _io_v1(ways: Sequence[tuple[bytes, str]]) -> Parse:
+    def rows(text: bytes) -> Iterator[Row]:
+        lines = [line.split() for line in text.splitlines()]
+        for way, key in ways:
+            for words in lines:
+                if len(words) == 3 and words[1] == way:  # noqa: PLR2004 - device, way, number
+                    yield ("local", key, (("device", words[0].decode()),)), int(words[2])
+
+    return lambda text: list(rows(text))
+
+
+_USER: Final[Fact] = ("cpu", "user", ())
+_SYSTEM: Final[Fact] = ("cpu", "system", ())
+_PERIODS: Final[Fact] = ("local", "throttle_periods", _NO_FACT)
+_THROTTLED_PERIODS: Final[Fact] = ("local", "throttled_periods", _NO_FACT)
+_THROTTLED: Final[Fact] = ("local", "throttled", _NO_FACT)
+THROTTLING: Final = (_PERIODS, _THROTTLED_PERIODS, _THROTTLED)
+_MEMORY: Final[Fact] = ("local", "group_memory", _NO_FACT)
+_OOM: Final[Fact] = ("local", "oom", _NO_FACT)
+_OOM_KILLS: Final[Fact] = ("local", "oom_kills", _NO_FACT)
+_IO_KEYS: Final = (
+    ("read_bytes", b"rbytes"),
+    ("write_bytes", b"wbytes"),
+    ("read_requests", b"rios"),
+    ("write_requests", b"wios"),
+)
+
+# by controller, "" for version 2: the file, what it is for, and how it is read; the first that is
+# there gives what it is for, and the order keeps the series of a family together
+FILES: Final[tuple[tuple[str, tuple[Source, ...]], ...]] = (
+    (
+        "",
+        (
+            ("cpu.stat", "cpu time+cpu modes", _cpu),
+            ("memory.current", "memory", _memory),
+            ("memory.events", "memory events", _events),
+            ("io.stat", "io+io requests", _io),
+            ("cpu.pressure", "cpu pressure", _pressure("cpu")),
+            ("memory.pressure", "memory pressure", _pressure("memory")),
+            ("io.pressure", "io pressure", _pressure("io")),
+        ),
+    ),
+    (
+        "cpuacct",
+        (("cpuacct.usage", "cpu time", _usage_v1), ("cpuacct.stat", "cpu modes", _modes_v1)),
+    ),
+    ("cpu", (("cpu.stat", "throttling", throttling),)),
+    (
+        "memory",
+        (
+            ("memory.usage_in_bytes", "memory", _memory),
+            ("memory.oom_control", "memory events", _events_v1),
+        ),
+    ),
+    (
+        "blkio",
+        (
+            (
+                "blkio.throttle.io_service_bytes_recursive",
+                "io",
+                _io_v1(((b"Read", "read_bytes"), (b"Write", "write_bytes"))),
+            ),
+            (
+                "blkio.throttle.io_serviced_recursive",
+                "io requests",
+                _io_v1(((b"Read", "read_requests"), (b"Write", "write_requests"))),
+            ),
+        ),
+    ),
+)
+
+WANTED: Final = {
+    "cpu time": "libvirt's `cgroup_controllers` (qemu.conf) lacks cpuacct",
+    "memory": "enable the memory controller: `cgroup_controllers` (libvirt's qemu.conf) or the"
+    " kernel's `cgroup_disable=` leaves it out",
+    "io": "enable the io controller: `cgroup_controllers` (libvirt's qemu.conf) or the kernel's"
+    " `cgroup_disable=` leaves it out",
+    "cpu pressure": "the kernel keeps no pressure per cgroup: boot with `psi=1`, on version 2",
+}
+"""What a guest's cgroup should count, and what to do where it does not."""

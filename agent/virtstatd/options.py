@@ -14,6 +14,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator
+from inspect import get_annotations
 from types import NoneType, UnionType
 from typing import Annotated, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -64,7 +65,7 @@ class Option:
 
 
 def options(cls: type) -> tuple[Option, ...]:
-    """Return the options of a dataclass or Struct, in the order of their definition."""
+    """Return the options of a dataclass or Struct, its own first, then those that it inherits."""
     info = inspect.type_info(cls)
     if not isinstance(info, inspect.StructType | inspect.DataclassType):
         raise TypeError(f"{cls.__name__} is neither a dataclass nor a msgspec.Struct")
@@ -72,9 +73,10 @@ def options(cls: type) -> tuple[Option, ...]:
     if dataclasses.is_dataclass(cls):
         hidden = {field.name for field in dataclasses.fields(cls) if not field.init}
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(
-        _option(field, hints[field.name]) for field in info.fields if field.name not in hidden
-    )
+    found = [_option(field, hints[field.name]) for field in info.fields if field.name not in hidden]
+    places = [get_annotations(each) for each in cls.__mro__]
+    found.sort(key=lambda option: [option.name in own for own in places].index(True))
+    return tuple(found)
 
 
 def faults_of_table(

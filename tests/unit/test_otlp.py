@@ -94,7 +94,10 @@ def wanted(batch: Batch, start: int) -> dict[Key, Point]:
             key = name, frozenset((k, visible(v)) for k, v in (own | labels).items())
             number = value
             if math.isfinite(value) and series.part in ("", "sum"):
-                number = float(Fraction(value) * Fraction(10) ** field.exponent)
+                try:
+                    number = float(Fraction(value) * Fraction(10) ** field.exponent)
+                except OverflowError:
+                    number = math.copysign(math.inf, value)
             if series.part:
                 parts = histograms.setdefault(key, {"bucket": [], "sum": [], "count": []})
                 parts[series.part].append((float(bound), value) if bound else number)

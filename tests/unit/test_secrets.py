@@ -1,15 +1,21 @@
 """Secrets come from files, and TLS checks who is there."""
 
 import asyncio
+import shutil
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from certificates import certificate
 from virtstatd.errors import StartError, TryLater
+from virtstatd.options import options
+from virtstatd.sinks.find import find
 from virtstatd.sinks.graphite import Graphite
-from virtstatd.sinks.secrets import path_of, secret, tls_context
+from virtstatd.sinks.secrets import Secret, path_of, secret
+from virtstatd.sinks.tls import TlsFiles
 from virtstatd.testing import make_batch
 from virtstatd.testing.contract import opening
 
@@ -56,9 +62,9 @@ def test_files_that_tls_cannot_use(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("no certificate")
     with pytest.raises(StartError, match="ca_file: cannot use"):
-        tls_context(tls=True, ca_file=str(path))
+        TlsFiles(ca_file=str(path)).tls_context(tls=True)
     with pytest.raises(StartError, match="certificate_file: cannot use"):
-        tls_context(tls=True, certificate_file=str(path))
+        TlsFiles(certificate_file=str(path)).tls_context(tls=True)
 
 
 @pytest.mark.parametrize(
@@ -73,33 +79,140 @@ async def test_who_is_sent_to(tmp_path: Path, host: str, ours: bool, reason: str
     """Through TLS lines go to a server with the right certificate and name, and to no other."""
     files = certificate(tmp_path, host)
     client = certificate(tmp_path, "client")
-    received = asyncio.Event()
-    shown = []
+    async with taking(files, client[0]) as (port, shown):
+        sink = Graphite(
+            address=f"localhost:{port}",
+            tls=True,
+            ca_file=str(files[0]) if ours else "",
+            certificate_file=str(client[0]),
+            key_file=str(client[1]),
+        )
+        async with sink.open(opening()) as send:
+            if reason is None:
+                await send(make_batch(1))
+                assert await shown.get() == "client"
+            else:
+                with pytest.raises(TryLater, match=reason):
+                    await send(make_batch(1))
+                assert shown.empty()
+
+
+async def test_a_server_by_another_name(tmp_path: Path):
+    """`server_name` is what the certificate must say, whatever the address is."""
+    files = certificate(tmp_path, "elsewhere")
+    async with taking(files, files[0]) as (port, shown):
+        for name, right in (("elsewhere", True), ("localhost", False)):
+            sink = Graphite(
+                address=f"127.0.0.1:{port}",
+                tls=True,
+                ca_file=str(files[0]),
+                certificate_file=str(files[0]),
+                key_file=str(files[1]),
+                server_name=name,
+            )
+            async with sink.open(opening()) as send:
+                if right:
+                    await send(make_batch(1))
+                    assert await shown.get() == "elsewhere"
+                else:
+                    with pytest.raises(TryLater, match="Hostname mismatch"):
+                        await send(make_batch(1))
+
+
+async def test_certificates_that_are_replaced(tmp_path: Path):
+    """The next connection uses new files, all of them, and the old ones until they fit again."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    old, new = certificate(tmp_path, "old"), certificate(tmp_path, "new")
+    old_server, new_server = certificate(here), certificate(there)
+    crt, key, ca = (tmp_path / name for name in ("agent.crt", "agent.key", "ca.crt"))
+    for source, target in ((old[0], crt), (old[1], key), (old_server[0], ca)):
+        shutil.copy(source, target)
+    async with (
+        taking(old_server, old[0]) as (before, shown_before),
+        taking(new_server, new[0]) as (after, shown_after),
+    ):
+        files = TlsFiles(ca_file=str(ca), certificate_file=str(crt), key_file=str(key))
+        context = files.tls_context(tls=True)
+        assert await line_to(before, context, shown_before) == "old"
+        shutil.copy(new[0], crt)  # without its key yet
+        assert await line_to(before, context, shown_before) == "old"
+        key.unlink()
+        assert await line_to(before, context, shown_before) == "old"
+        shutil.copy(new[1], key)
+        shutil.copy(new_server[0], ca)
+        assert await line_to(after, context, shown_after) == "new"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await line_to(before, context, shown_before)
+
+
+async def line_to(
+    port: int, context: ssl.SSLContext | None, shown: asyncio.Queue[str]
+) -> str | None:
+    """Send a line over a new connection; return whose certificate the server was shown."""
+    _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    writer.write(b"line\n")
+    name = await shown.get()
+    writer.transport.abort()
+    return name
+
+
+@asynccontextmanager
+async def taking(
+    files: tuple[Path, Path], client: Path
+) -> AsyncIterator[tuple[int, asyncio.Queue[str]]]:
+    """Run a server that wants a certificate; yield its port, and who has sent a line."""
+    shown: asyncio.Queue[str] = asyncio.Queue()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await reader.readline():
-            shown.append(writer.get_extra_info("peercert")["subject"][0][0][1])
-            received.set()
+            shown.put_nowait(writer.get_extra_info("peercert")["subject"][0][0][1])
         writer.transport.abort()
 
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client[0])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(*files)
     server = await asyncio.start_server(take, "localhost", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
-    sink = Graphite(
-        address=f"localhost:{port}",
-        tls=True,
-        ca_file=str(files[0]) if ours else "",
-        certificate_file=str(client[0]),
-        key_file=str(client[1]),
-    )
-    async with server, sink.open(opening()) as send:
-        if reason is None:
-            await send(make_batch(1))
-            await received.wait()
-            assert shown == ["client"]
-        else:
-            with pytest.raises(TryLater, match=reason):
-                await send(make_batch(1))
-            assert not shown
+    async with server:
+        yield server.sockets[0].getsockname()[1], shown
+
+
+def test_secrets_that_are_replaced(tmp_path: Path):
+    """A secret is what its file says when it is needed, or what it said before it was bad."""
+    path = tmp_path / "password"
+    path.write_text("old")
+    found = Secret(str(path))
+    assert found.read() == "old"
+    path.write_text("two\nlines")
+    assert found.read() == "old"
+    path.write_text("new")
+    assert found.read() == "new"
+    assert Secret("").read() == ""
+
+
+@pytest.mark.parametrize(
+    ("type_name", "address"),
+    [
+        ("remote_write", {"url": "https://h"}),
+        ("otlp", {"url": "https://h"}),
+        ("influx", {"url": "https://h"}),
+        ("graphite", {"tls": True}),
+        ("kafka", {"tls": True}),
+        ("mqtt", {"tls": True}),
+        ("nats", {"tls": True}),
+        ("postgres", {"tls": True}),
+    ],
+)
+def test_tls_is_the_same_everywhere(type_name: str, address: dict[str, object]):
+    """Every sink that encrypts has the same options, described alike, and the same faults."""
+    sink = find(type_name)
+    wanted = {each.name: each.description for each in options(TlsFiles)}
+    found = {each.name: each.description for each in options(sink)}
+    assert wanted.items() <= found.items()
+    sink(**address, **dict.fromkeys(wanted, "x"))
+    for option in wanted:
+        with pytest.raises(ValueError, match=f"^{option}: needs tls"):
+            sink(**{option: "x"})
+    with pytest.raises(ValueError, match=r"^key_file: needs certificate_file"):
+        sink(**address, key_file="x")

@@ -34,14 +34,7 @@ from virtstatd.model import Domain, Series
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
 from virtstatd.sinks.listener import split_address
-from virtstatd.sinks.secrets import (
-    CaFile,
-    CertificateFile,
-    KeyFile,
-    Tls,
-    check_files,
-    tls_context,
-)
+from virtstatd.sinks.tls import Tls
 
 
 PIECE_BYTES = 65536
@@ -52,7 +45,7 @@ _TIME = "\1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graphite:
+class Graphite(Tls):
     """Send every number to Graphite as a line of text over TCP: best effort, nothing confirms."""
 
     address: Annotated[str, Meta(description="Host and port of the plaintext receiver.")] = (
@@ -70,10 +63,6 @@ class Graphite:
             pattern=r"^([A-Za-z0-9_-]|\{host\})+(\.([A-Za-z0-9_-]|\{host\})+)*\Z",
         ),
     ] = "virtstatd.{host}"
-    tls: Tls = False
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
 
     delivery: ClassVar[Delivery] = "fire-and-forget"
 
@@ -84,22 +73,12 @@ class Graphite:
             raise ValueError(f"address: {error}") from None
         if not host:
             raise ValueError("address: must be host:port, like 127.0.0.1:2003")
-        check_files(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        self.check_tls(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        context = tls_context(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        context = self.tls_context(tls=self.tls)
         lines = _Plain(self.prefix) if self.format == "plain" else _Tagged()
         stream = _Stream(self.address, context, lines)
         try:

@@ -13,9 +13,10 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.http import Access, Headers, Portions, TokenFile, connected
+from virtstatd.sinks.access import Access
+from virtstatd.sinks.http import connected
 from virtstatd.sinks.line_protocol import LineProtocol
-from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
+from virtstatd.sinks.portions import Portions
 
 
 Prefix = Annotated[
@@ -28,7 +29,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Influx:
+class Influx(Access):
     """Push line protocol to InfluxDB 1, 2 or 3, or to what speaks like it."""
 
     url: Annotated[str, Meta(description="URL of the server, without the path of its API.")] = (
@@ -51,18 +52,12 @@ class Influx:
         int, Meta(description="Samples in one request.", ge=100, le=100_000)
     ] = 5000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
-    token_file: TokenFile = ""
-    username: Username = ""
-    password_file: PasswordFile = ""
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
-    headers: Headers = field(default_factory=dict)
 
     delivery: ClassVar[Delivery] = "memory"
+    scheme: ClassVar[str] = "Token"
 
     def __post_init__(self) -> None:
-        self._access()
+        Access.__post_init__(self)
         if "?" in self.url or "#" in self.url:
             raise ValueError("url: what follows the path is made of the other options")
         if not self.bucket and not self.database:
@@ -80,7 +75,7 @@ class Influx:
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self.compress:
             headers["Content-Encoding"] = "gzip"
-        async with connected(self._access()) as client:
+        async with connected(self) as client:
             opening.log.debug("influx.opened", url=self.url)
 
             async def post(body: bytes) -> None:
@@ -106,16 +101,3 @@ class Influx:
         if self.retention_policy:
             wanted["rp"] = self.retention_policy
         return f"{base}/write?{urlencode(wanted)}"
-
-    def _access(self) -> Access:
-        return Access(
-            url=self.url,
-            token_file=self.token_file,
-            scheme="Token",
-            username=self.username,
-            password_file=self.password_file,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-            headers=self.headers,
-        )

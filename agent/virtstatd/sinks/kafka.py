@@ -24,20 +24,10 @@ from msgspec import Meta
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import Link, quieten
+from virtstatd.sinks.link import Link, quieten, told
 from virtstatd.sinks.listener import split_address
-from virtstatd.sinks.secrets import (
-    CaFile,
-    CertificateFile,
-    KeyFile,
-    PasswordFile,
-    Tls,
-    Username,
-    check_files,
-    check_pair,
-    secret,
-    tls_context,
-)
+from virtstatd.sinks.secrets import Login, Secret
+from virtstatd.sinks.tls import Tls
 
 
 REQUEST_SECONDS = 5.0
@@ -68,7 +58,7 @@ class Producer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kafka:
+class Kafka(Login, Tls):
     """Produce a message of JSON lines per guest and batch to a Kafka topic."""
 
     brokers: Annotated[
@@ -89,16 +79,10 @@ class Kafka:
         int,
         Meta(description="Size up to which lines share a message.", ge=1024, le=100_000_000),
     ] = 900_000
-    username: Username = ""
-    password_file: PasswordFile = ""
     mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
         Meta(description="How the password is shown: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
     ] = "SCRAM-SHA-512"
-    tls: Tls = False
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
 
@@ -110,30 +94,20 @@ class Kafka:
                 split_address(address)
             except ValueError as error:
                 raise ValueError(f"brokers: {error}") from None
-        check_pair(self.username, self.password_file)
+        self.check_login()
         if self.username and self.mechanism == "PLAIN" and not self.tls:
             raise ValueError("mechanism: PLAIN shows the password, it needs tls = true")
-        check_files(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        self.check_tls(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("aiokafka")
-        context = tls_context(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
-        password = secret(self.password_file)
+        context = self.tls_context(tls=self.tls)
+        password = Secret(self.password_file)
 
         async def connect() -> Producer:
-            producer = self._producer(context, password)
+            producer = self._producer(context, password.read())
             try:
                 await producer.start()
             except BaseException:
@@ -149,7 +123,7 @@ class Kafka:
                 async with link.held() as producer:
                     await self._produce(producer, _messages(lines, batch, self.message_bytes))
             except (errors.KafkaError, OSError) as error:
-                raise TryLater(f"{self.brokers[0]}: {_reason(error)}") from error
+                raise TryLater(f"{self.brokers[0]}: {told(error)}") from error
 
         try:
             yield send
@@ -201,7 +175,7 @@ class Kafka:
             for future in waiting:
                 future.cancel()
         if refused is not None:
-            raise Rejected(f"topic {self.topic}: {_reason(refused)}")
+            raise Rejected(f"topic {self.topic}: {told(refused)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +197,3 @@ def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
 
 async def _stop(producer: Producer) -> None:
     await producer.stop()
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:256]

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 
 CLOSE_SECONDS = 2.0
+TOLD_CHARACTERS = 256
 
 Connection = TypeVar("Connection")
 
@@ -76,3 +77,9 @@ class Link(Generic[Connection]):
 def quieten(library: str) -> None:
     """Keep a library's own log still: what it has to say is raised as well, and told once."""
     logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+
+
+def told(error: Exception) -> str:
+    """Return what a library says of its fault, in one line."""
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:TOLD_CHARACTERS]

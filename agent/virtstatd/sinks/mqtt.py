@@ -29,20 +29,10 @@ from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Domain
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines
-from virtstatd.sinks.link import Link, quieten
+from virtstatd.sinks.link import Link, quieten, told
 from virtstatd.sinks.listener import split_address
-from virtstatd.sinks.secrets import (
-    CaFile,
-    CertificateFile,
-    KeyFile,
-    PasswordFile,
-    Tls,
-    Username,
-    check_files,
-    check_pair,
-    secret,
-    tls_context,
-)
+from virtstatd.sinks.secrets import Login, Secret
+from virtstatd.sinks.tls import Tls
 from virtstatd.sinks.topics import Topics, check_template
 
 
@@ -57,7 +47,7 @@ UNCONFIRMED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mqtt:
+class Mqtt(Login, Tls):
     """Publish every reading to an MQTT 5 broker as JSON lines, with QoS 1."""
 
     address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
@@ -71,12 +61,6 @@ class Mqtt:
     retain: Annotated[
         bool, Meta(description="Have the broker keep the last message of every topic.")
     ] = False
-    username: Username = ""
-    password_file: PasswordFile = ""
-    tls: Tls = False
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
 
@@ -88,28 +72,18 @@ class Mqtt:
         if not host:
             raise ValueError("address: must be host:port, like 127.0.0.1:1883")
         check_template("topic", self.topic, "/")
-        check_pair(self.username, self.password_file)
-        check_files(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        self.check_login()
+        self.check_tls(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("mqtt")
-        context = tls_context(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
-        password = secret(self.password_file)
+        context = self.tls_context(tls=self.tls)
+        password = Secret(self.password_file)
 
         async def connect() -> _Session:
-            client = _Client(self.address, self.username, password, context)
+            client = _Client(self.address, self.username, password.read(), context)
             return _Session(client)
 
         messages = _Messages(self.topic, retain=self.retain)
@@ -120,7 +94,7 @@ class Mqtt:
                 async with link.held() as session:
                     await session.publish(messages.of(batch))
             except (aiomqtt.MqttError, OSError) as error:
-                raise TryLater(f"{self.address}: {_reason(error)}") from error
+                raise TryLater(f"{self.address}: {told(error)}") from error
 
         try:
             yield send
@@ -270,8 +244,3 @@ class _Session:
         with suppress(aiomqtt.MqttError):
             async for _ in self._client.messages:
                 pass
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:256]

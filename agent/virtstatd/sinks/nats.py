@@ -34,20 +34,9 @@ from nats.js.errors import NoStreamResponseError
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import CLOSE_SECONDS, Link, quieten
-from virtstatd.sinks.secrets import (
-    CaFile,
-    CertificateFile,
-    KeyFile,
-    PasswordFile,
-    Tls,
-    Username,
-    check_files,
-    check_pair,
-    path_of,
-    secret,
-    tls_context,
-)
+from virtstatd.sinks.link import CLOSE_SECONDS, Link, quieten, told
+from virtstatd.sinks.secrets import FILE, Login, Secret, path_of
+from virtstatd.sinks.tls import Tls
 from virtstatd.sinks.topics import Topics, check_template
 
 
@@ -62,7 +51,7 @@ HEADER_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nats:
+class Nats(Login, Tls):
     """Publish every reading to NATS as JSON lines, with JetStream's confirmation if wanted."""
 
     servers: Annotated[
@@ -85,17 +74,8 @@ class Nats:
     ] = ""
     credentials_file: Annotated[
         str,
-        Meta(
-            description="The .creds file of a user: a path, or `credential:` and the name of a"
-            " systemd credential."
-        ),
+        Meta(description=f"File of a user's token and seed, as `nsc` writes them: {FILE}."),
     ] = ""
-    username: Username = ""
-    password_file: PasswordFile = ""
-    tls: Tls = False
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
 
@@ -109,25 +89,15 @@ class Nats:
             if "@" in parts.netloc:
                 raise ValueError("servers: a password belongs into password_file")
         check_template("subject", self.subject, ".")
-        check_pair(self.username, self.password_file)
-        check_files(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        self.check_login()
+        self.check_tls(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("nats")
-        context = tls_context(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
-        password = secret(self.password_file)
+        context = self.tls_context(tls=self.tls)
+        password = Secret(self.password_file)
         credentials = str(path_of(self.credentials_file)) if self.credentials_file else None
 
         async def connect() -> _Connection:
@@ -137,7 +107,7 @@ class Nats:
                     servers=list(self.servers),
                     name=f"virtstatd {platform.node()}",
                     user=self.username or None,
-                    password=password or None,
+                    password=password.read() or None,
                     user_credentials=credentials,
                     tls=context,
                     connect_timeout=CONNECT_SECONDS,
@@ -166,7 +136,7 @@ class Nats:
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except (Error, OSError, TimeoutError) as error:
-                raise TryLater(f"{self.servers[0]}: {_reason(error)}") from error
+                raise TryLater(f"{self.servers[0]}: {told(error)}") from error
 
         try:
             yield send
@@ -277,7 +247,7 @@ class _Connection:
         """Wait until the server has read all, then for the stream; raise what went wrong."""
         await self._or_gone(self.client.flush(FLUSH_SECONDS))
         if self.faults:
-            raise Rejected(f"the server refuses: {_reason(self.faults[0])}")
+            raise Rejected(f"the server refuses: {told(self.faults[0])}")
         await self._or_gone(asyncio.gather(*self.unconfirmed))
         self.unconfirmed.clear()
 
@@ -297,8 +267,3 @@ class _Connection:
 
     async def _gone(self) -> object:
         return await self.gone.wait()
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:256]

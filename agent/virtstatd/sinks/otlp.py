@@ -18,9 +18,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from virtstatd.model import Reading
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
-from virtstatd.sinks.http import Access, Headers, Portions, TokenFile, connected
+from virtstatd.sinks.access import Access
+from virtstatd.sinks.http import connected
 from virtstatd.sinks.otlp_encoder import Encoder
-from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
+from virtstatd.sinks.portions import Portions
 
 
 SHOWN_CHARACTERS = 256
@@ -29,7 +30,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Otlp:
+class Otlp(Access):
     """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP."""
 
     url: Annotated[str, Meta(description="URL that receives metrics, with its path.")] = (
@@ -45,18 +46,8 @@ class Otlp:
         int, Meta(description="Samples in one request.", ge=100, le=100_000)
     ] = 5000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
-    token_file: TokenFile = ""
-    username: Username = ""
-    password_file: PasswordFile = ""
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
-    headers: Headers = field(default_factory=dict)
 
     delivery: ClassVar[Delivery] = "memory"
-
-    def __post_init__(self) -> None:
-        self._access()
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
@@ -69,7 +60,7 @@ class Otlp:
         headers = {"Content-Type": "application/x-protobuf"}
         if self.compress:
             headers["Content-Encoding"] = "gzip"
-        async with connected(self._access()) as client:
+        async with connected(self) as client:
             opening.log.debug("otlp.opened", url=self.url)
 
             async def post(body: bytes) -> None:
@@ -97,18 +88,6 @@ class Otlp:
                     runs.forget(domain.uuid, domain.id)
 
             yield send
-
-    def _access(self) -> Access:
-        return Access(
-            url=self.url,
-            token_file=self.token_file,
-            username=self.username,
-            password_file=self.password_file,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-            headers=self.headers,
-        )
 
 
 class Runs:

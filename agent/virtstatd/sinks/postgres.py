@@ -41,17 +41,9 @@ from virtstatd.model import Domain, Labels, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.exposition import number
 from virtstatd.sinks.flat import labels_of, name_of
-from virtstatd.sinks.link import Link
-from virtstatd.sinks.secrets import (
-    CaFile,
-    CertificateFile,
-    KeyFile,
-    PasswordFile,
-    Tls,
-    check_files,
-    secret,
-    tls_context,
-)
+from virtstatd.sinks.link import Link, told
+from virtstatd.sinks.secrets import PasswordFile, Secret
+from virtstatd.sinks.tls import Tls
 
 
 CONNECT_SECONDS = 5.0
@@ -118,7 +110,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Postgres:
+class Postgres(Tls):
     """Write every number as a row of a PostgreSQL table, a transaction per batch."""
 
     url: Annotated[
@@ -136,10 +128,6 @@ class Postgres:
         bool, Meta(description="Create the table and its index when they are not there.")
     ] = False
     password_file: PasswordFile = ""
-    tls: Tls = False
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
 
@@ -153,25 +141,17 @@ class Postgres:
             raise ValueError("url: must be like postgresql://user@host:5432/name")
         if parts.password is not None or "password" in parse_qs(parts.query):
             raise ValueError("url: the password belongs into password_file")
-        check_files(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
+        self.check_tls(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        context = tls_context(
-            tls=self.tls,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-        )
-        password = secret(self.password_file)
+        context = self.tls_context(tls=self.tls)
+        password = Secret(self.password_file)
         link = Link(
-            lambda: self._connect(context, password), _close, lambda each: not each.is_closed()
+            lambda: self._connect(context, password.read()),
+            _close,
+            lambda each: not each.is_closed(),
         )
         rows = _Rows()
         schema, table = ["", *self.table.split(".")][-2:]
@@ -187,9 +167,9 @@ class Postgres:
                             records=rows.of(batch),
                         )
                     except UNFIT as error:
-                        raise Rejected(f"table {self.table}: {_reason(error)}") from error
+                        raise Rejected(f"table {self.table}: {told(error)}") from error
             except AWAY as error:
-                raise TryLater(f"{urlsplit(self.url).hostname}: {_reason(error)}") from error
+                raise TryLater(f"{urlsplit(self.url).hostname}: {told(error)}") from error
 
         try:
             yield send
@@ -269,8 +249,3 @@ def _text(text: str) -> str:
 
 async def _close(connection: Connection) -> None:
     connection.terminate()  # all that was confirmed is written, and nothing else is wanted
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:256]

@@ -24,9 +24,10 @@ from msgspec import Meta
 
 from virtstatd.model import Labels, Number, Series, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.access import Access
 from virtstatd.sinks.flat import labels_of, name_of
-from virtstatd.sinks.http import Access, Client, Headers, Portions, TokenFile, connected
-from virtstatd.sinks.secrets import CaFile, CertificateFile, KeyFile, PasswordFile, Username
+from virtstatd.sinks.http import Client, connected
+from virtstatd.sinks.portions import Portions
 from virtstatd.sinks.staleness import Ended, Staleness
 from virtstatd.sinks.wire import divisor, varint
 
@@ -47,7 +48,7 @@ _SAMPLE_BYTES = len(_SAMPLE) + 8 + 1 + _TIME_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteWrite:
+class RemoteWrite(Access):
     """Push to a receiver of Prometheus remote write 1.0."""
 
     url: Annotated[str, Meta(description="URL that receives, with its path.")] = (
@@ -65,18 +66,11 @@ class RemoteWrite:
     request_samples: Annotated[
         int, Meta(description="Samples in one request.", ge=100, le=100_000)
     ] = 5000
-    token_file: TokenFile = ""
-    username: Username = ""
-    password_file: PasswordFile = ""
-    ca_file: CaFile = ""
-    certificate_file: CertificateFile = ""
-    key_file: KeyFile = ""
-    headers: Headers = field(default_factory=dict)
 
     delivery: ClassVar[Delivery] = "memory"
 
     def __post_init__(self) -> None:
-        self._access()
+        Access.__post_init__(self)
         for name in self.external_labels:
             if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name == "__name__":
                 raise ValueError(f"external_labels: {name!r} is no name of a label")
@@ -84,24 +78,12 @@ class RemoteWrite:
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        async with connected(self._access()) as client:
+        async with connected(self) as client:
             opening.log.debug("write.opened", url=self.url)
             instance = self.instance or socket.gethostname()
             external = {**self.external_labels, "job": self.job, "instance": instance}
             writer = Writer(client, self.url, tuple(external.items()), self.request_samples)
             yield writer.send
-
-    def _access(self) -> Access:
-        return Access(
-            url=self.url,
-            token_file=self.token_file,
-            username=self.username,
-            password_file=self.password_file,
-            ca_file=self.ca_file,
-            certificate_file=self.certificate_file,
-            key_file=self.key_file,
-            headers=self.headers,
-        )
 
 
 class Writer:

@@ -40,7 +40,15 @@ class TryLater(VirtstatdError):  # noqa: N818 - named for what the caller does
 
 
 class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the batch
-    """The destination will never take this batch; sending it again is pointless."""
+    """
+    The destination will never take this batch; sending it again is pointless.
+
+    `samples` is how many of it were refused where the destination has the others; None is all.
+    """
+
+    def __init__(self, reason: str = "rejected", samples: int | None = None) -> None:
+        super().__init__(reason)
+        self.samples = samples
 
 
 class TooLarge(Rejected):

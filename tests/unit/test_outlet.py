@@ -176,6 +176,27 @@ async def test_trouble_is_logged_once_and_its_end_once():
     assert [each["event"] for each in logs] == ["sink.failing", "sink.recovered"]
 
 
+async def test_a_batch_that_is_refused_in_part():
+    """What the destination refused of a batch is lost, the rest delivered, and it is not retried."""
+    refusals = [7, 0, 10**9, -1]
+    sent: list[Batch] = []
+
+    async def picky(batch: Batch) -> None:
+        sent.append(batch)
+        raise Rejected("some", refusals.pop(0))
+
+    one = outlet(picky)
+    async with draining([one], 5.0, LOG) as emit:
+        batches = [make_batch() for _ in refusals]
+        for batch in batches:
+            emit(batch)
+    assert sent == batches
+    assert conserved(one)
+    assert one.delivered.batches == 4
+    assert one.lost["rejected"].batches == 0
+    assert one.lost["rejected"].samples == 7 + batches[0].samples
+
+
 async def test_fanout_never_waits():
     """Offering to any number of outlets takes no turn of the loop."""
 

@@ -104,31 +104,36 @@ class Outlet:
         try:
             while (batch := await self._queue.take()) is not None:
                 self._current = batch
-                reason = await self._deliver(batch)
+                reason, part = await self._deliver(batch)
                 self._current = None
                 (self.lost[reason] if reason else self.delivered).add(batch)
+                self.delivered -= part
+                self.lost["rejected"] += part
                 await self._queue.settle(batch)
         finally:
             self.lost["shutdown"] += await self._queue.finish()
             self._current = None
 
-    async def _deliver(self, batch: Batch) -> str | None:
-        """Try until it is delivered; return why it is lost, None when it is not."""
+    async def _deliver(self, batch: Batch) -> tuple[str | None, Tally]:
+        """Try until it is delivered; return why it is lost, or what was refused of it alone."""
         expires_at = self._clock() + self._max_age
         pause = BACKOFF_SECONDS[0]
         while True:
             error = await self._attempt(batch)
             if error is None:
-                return None
+                return None, Tally()
+            if isinstance(error, Rejected) and error.samples is not None:
+                refused = min(max(error.samples, 0), batch.samples)
+                return None, Tally(0, refused, batch.bytes * refused // max(batch.samples, 1))
             if not isinstance(error, TryLater):
-                return "rejected" if isinstance(error, Rejected) else "error"
+                return ("rejected" if isinstance(error, Rejected) else "error"), Tally()
             if self._closing.is_set():  # while draining nothing is tried twice
-                return "shutdown"
+                return "shutdown", Tally()
             wait = random.uniform(0, pause)  # noqa: S311 - jitter
             if error.after_seconds is not None:
                 wait = min(max(error.after_seconds, 0.0), RETRY_AFTER_MAX_SECONDS)
             if self._clock() + wait > expires_at:
-                return "expired"
+                return "expired", Tally()
             pause = min(pause * 2, BACKOFF_SECONDS[1])
             try:
                 async with asyncio.timeout(wait):

@@ -117,6 +117,7 @@ interval_seconds = {monitor}
 interval_seconds = {extra}
 [local]
 enabled = {local}
+cgroup_interval_seconds = {cgroup}
 [budget]
 host_cpu_percent = {budget}
 [agent]
@@ -136,6 +137,7 @@ def running(
     monitor: float = 1.0,
     extra: float = 2.0,
     local: bool = False,
+    cgroup: float = 1.0,
     budget: float = 0.0,
     more: str = "",
     python: tuple[str, ...] = (),
@@ -148,6 +150,7 @@ def running(
         monitor=monitor,
         extra=extra,
         local=json.dumps(local),
+        cgroup=cgroup,
         budget=budget,
     )
     file.write_text(text + more)

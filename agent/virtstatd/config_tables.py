@@ -125,6 +125,15 @@ class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     interval_seconds: Annotated[
         float, Meta(description="Seconds from one look at the guests to the next.", ge=0.5, le=60)
     ] = 1.0
+    cgroup_interval_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds in which each guest's cgroup (CPU, pressure, memory, I/O) is read"
+            " once, some guests' at each look.",
+            ge=0.5,
+            le=300,
+        ),
+    ] = 5.0
     peak_seconds: Annotated[
         float,
         Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),

@@ -239,8 +239,8 @@ async def asking(
     def opened() -> Session:
         return open_session(options.uri, options.keepalive_seconds, options.keepalive_count)
 
-    fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * config.local.interval_seconds)
-    cover = Cover(emit, fresh_seconds)
+    cgroup_cover = Cover(emit, _fresh(config.local.cgroup_interval_seconds))
+    cover = Cover(cgroup_cover, _fresh(config.local.interval_seconds))
     inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
     decoder = Decoder(catalog, unknown)
     percent = config.budget.host_cpu_percent
@@ -262,7 +262,7 @@ async def asking(
     reader = DescriptionReader(
         inventory, lanes, Describer(catalog), emit, log, options.deadline_seconds
     )
-    local = _local(config, catalog, inventory, cover, fresh_seconds, log)
+    local = _local(config, catalog, inventory, cover, cgroup_cover, log)
     budget = Budget(poller.tiers, meter, percent, log) if meter else None
     try:
         yield Asking(
@@ -307,7 +307,7 @@ def _local(
     catalog: Catalog,
     inventory: Inventory,
     cover: Cover,
-    fresh_seconds: float,
+    cgroup_cover: Cover,
     log: FilteringBoundLogger,
 ) -> LocalLane | None:
     """Return the lane that reads the guests of this host from the kernel, None where it cannot."""
@@ -326,16 +326,22 @@ def _local(
         shapes,
         Descriptors(int((soft - DESCRIPTORS_SPARED) * FILES_SHARE)),
         config.local.peak_seconds,
+        max(1, round(config.local.cgroup_interval_seconds / config.local.interval_seconds)),
     )
     return LocalLane(
         survey,
         inventory.domains,
         cover,
+        cgroup_cover,
         shapes,
         log,
         config.local.interval_seconds,
-        fresh_seconds,
     )
+
+
+def _fresh(interval_seconds: float) -> float:
+    """Return how long what the local lane reads so often stands for libvirt's."""
+    return max(FRESH_SECONDS, FRESH_INTERVALS * interval_seconds)
 
 
 def _tiers(config: Config, catalog: Catalog) -> list[Tier]:

@@ -39,10 +39,10 @@ async def shown(config: Config, log: FilteringBoundLogger) -> str:
         ask.inventory.restart(running)
         await ask.reader.read_all(asyncio.Event())
         try:
-            survey.look()
+            survey.look(whole=True)
             before, began = survey.partitions(), time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
-            survey.look()
+            survey.look(whole=True)
             now, ended = survey.partitions(), time.monotonic()
         finally:
             survey.close()

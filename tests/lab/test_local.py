@@ -55,10 +55,10 @@ def next_looks(agent: Agent, count: int = 2) -> None:
 def test_the_lane_and_libvirt_agree(lab: Lab, tmp_path: Path):
     """Of every guest, each number of the lane lies between virsh's before and after it."""
     names = lab.names()
-    with running(tmp_path, lab.uri_readonly, local=True) as agent:
+    with running(tmp_path, lab.uri_readonly, local=True, cgroup=2.0) as agent:
         agent.wait_for(lambda: (agent.value("virtstatd_local_domains") or 0) == len(names))
         before = {name: expected(lab.stats(name), name) for name in names}
-        next_looks(agent)
+        next_looks(agent, 3)  # each guest's cgroup is read at every other
         samples = agent.samples()
         after = {name: expected(lab.stats(name), name) for name in names}
         next_looks(agent, 4)  # and while they run side by side

@@ -34,7 +34,9 @@ def catalog() -> Catalog:
 class Host:
     """A tree, who is believed to run, and a survey of both."""
 
-    def __init__(self, folder: Path, catalog: Catalog, descriptors: int = 1000) -> None:
+    def __init__(
+        self, folder: Path, catalog: Catalog, descriptors: int = 1000, cgroup_looks: int = 1
+    ) -> None:
         self.tree = Tree(folder)
         self.catalog = catalog
         self.running: dict[str, tuple[Domain, tuple[Reading, ...]]] = {}
@@ -46,6 +48,7 @@ class Host:
             Shapes(catalog),
             self.descriptors,
             peak_seconds=10,
+            cgroup_looks=cgroup_looks,
             proc=self.tree.proc,
             cgroups=folder / "cgroup",
             devices=folder / "sys",
@@ -254,6 +257,36 @@ def test_without_descriptors_the_numbers_are_the_same(tmp_path: Path, catalog: C
 
     assert first["libvirt_domain_vcpu_time_seconds", "", "1"] == 77
     assert values(host.look(), "vm")["libvirt_domain_vcpu_time_seconds", "", "1"] == 78
+    host.survey.close()
+
+
+def test_cgroups_are_read_in_turn(tmp_path: Path, catalog: Catalog):
+    """Each guest's cgroup once in so many looks, evenly, a new guest's at once; all when asked."""
+    group = tmp_path / "cgroup" / "machine"
+    group.mkdir(parents=True)
+    (group.parent / "cgroup.controllers").write_text("cpu\n")
+    host = Host(tmp_path, catalog, cgroup_looks=3)
+    for number in range(1, 7):
+        name = f"vm{number}"
+        host.start(100 * number, f"{number}{ONE[1:]}", name, number)
+        folder = group / f"qemu-{number}-{name}.libvirt-qemu"
+        folder.mkdir()
+        (folder / "cpu.stat").write_text("usage_usec 3\nuser_usec 2\nsystem_usec 1\n")
+        member = f"0::/machine/{folder.name}\n"
+        (host.tree.proc / str(100 * number) / "cgroup").write_text(member)
+
+    def read(**how: bool) -> list[int]:
+        host.now += SECOND
+        second = host.survey.look(**how)
+        assert len(names(second)) == 6, "what is not of the cgroup is of every look"
+        return sorted(reading.domain.id for reading in second.cgroups if reading.domain)
+
+    assert read() == [1, 2, 3, 4, 5, 6]
+    turns = [read() for _ in range(6)]
+    assert sorted(number for turn in turns[:3] for number in turn) == [1, 2, 3, 4, 5, 6]
+    assert [len(turn) for turn in turns] == [2] * 6
+    assert turns[3:] == turns[:3]
+    assert read(whole=True) == [1, 2, 3, 4, 5, 6]
     host.survey.close()
 
 

@@ -64,10 +64,10 @@ class Host:
                 self.shapes,
                 self.descriptors,
                 60,
-                self.tree.proc,
-                self.root,
-                self.root / "sys",
-                lambda: self.now,
+                proc=self.tree.proc,
+                cgroups=self.root,
+                devices=self.root / "sys",
+                clock=lambda: self.now,
             )
         return self._survey.look()
 
@@ -75,8 +75,7 @@ class Host:
         """Return what the cgroup counts, by family and labels."""
         return {
             " ".join((series.field.family, *(text for _, text in series.labels))): number
-            for reading in self.look(seconds).readings
-            if reading.shape.group == "local_cgroup"
+            for reading in self.look(seconds).cgroups
             for series, number in zip(reading.shape.series, reading.values, strict=True)
         }
 
@@ -240,6 +239,19 @@ def test_limits_on_single_vcpus_count(host: Host, limit: str, throttled: int):
     host.write(host.root / SCOPE / "libvirt" / "vcpu0", cpu_stat=cpu(3, 40), cpu_max=limit)
 
     assert host.seen()["libvirt_domain_throttled_seconds"] == throttled
+
+
+def test_what_has_not_changed_is_the_same_reading(host: Host):
+    """A second in which no file moved makes nothing anew, and one file's change is seen."""
+    host.member(f"0::/{PLAIN}")
+    host.unified(PLAIN, cpu_stat=cpu(3), memory_current="4096\n")
+    first, second = host.look(), host.look()
+    assert second.cgroups[0] is first.cgroups[0]
+    assert second.readings[0] is first.readings[0]
+
+    host.unified(PLAIN, memory_current="8192\n")
+    assert host.seen()["libvirt_domain_cgroup_memory_bytes"] == 8192
+    assert host.seen()["libvirt_domain_info_cpu_time_seconds"] == 3000
 
 
 def test_a_group_that_changes_is_found_again(host: Host):

@@ -51,8 +51,9 @@ class Scene:
         self.shape = shapes.times((("vcpu", 0), ("emulator", 0)))
         survey: Any = self
         log: Any = self.log
-        cover = Cover(self.take, 5.0)
-        self.lane = LocalLane(survey, lambda: self.running, cover, shapes, log, 0.01, 5.0)
+        cgroup_cover = Cover(self.take, 15.0)
+        cover = Cover(cgroup_cover, 5.0)
+        self.lane = LocalLane(survey, lambda: self.running, cover, cgroup_cover, shapes, log, 0.01)
 
     def close(self) -> None:
         """Be closed as a survey is, on the lane's thread."""
@@ -108,6 +109,24 @@ async def test_a_domain_that_ended_meanwhile_is_not_sent(catalog: Catalog):
         await scene.looks(len(scene.sent) + 1)
         assert scene.domains() == []
         stop.set()
+
+
+async def test_cgroups_are_current_for_longer(catalog: Catalog):
+    """What is read in turn is a batch of its own, which stays current until the next turn."""
+    order, shape = Shapes(catalog).facts((("cpu", "time", ()),), "local_cgroup")
+    readings = [Reading(VM, shape, (1,))]
+    scene = Scene(catalog, lambda: Second(1, cgroups=readings))
+    stop = asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.lane.run(stop))
+        await scene.looks(3)
+        stop.set()
+    assert order == (0,)
+    first, second = [batch for batch in scene.sent if batch.source == "local cgroup"][:2]
+    assert first.readings == (), "the first reading is held back"
+    assert (second.readings, second.groups) == (tuple(readings), {"local_cgroup"})
+    lifetimes = {batch.source: batch.lifetime_seconds for batch in scene.sent}
+    assert lifetimes == {"local": 5.0, "local cgroup": 15.0}
 
 
 async def test_what_is_not_seen_is_said_once(catalog: Catalog):

@@ -88,7 +88,7 @@ class Cover:
         self.disagreements: Counter[str] = Counter()
         self._emit = emit
         self._clock = clock
-        self._fresh = fresh_seconds
+        self.fresh_seconds = fresh_seconds
         self._covered: dict[str, _Covered] = {}
         self._parts: WeakKeyDictionary[Shape, dict[tuple[int, ...], Shape]] = WeakKeyDictionary()
 
@@ -149,7 +149,7 @@ class Cover:
         known = self._covered.get(reading.domain.uuid) if reading.domain else None
         if known is None or reading.domain is None or known.domain.id != reading.domain.id:
             return reading
-        fresh = self._clock() - known.at <= self._fresh
+        fresh = self._clock() - known.at <= self.fresh_seconds
         if not fresh or known.former:
             return self._late(reading, known, taken_at, fresh=fresh)
         plan = known.plans.get(reading.shape) or self._plan(reading.shape, known)

@@ -46,12 +46,22 @@ class Unseen(Exception):  # noqa: N818 - a state, not a fault
 
 
 class Guest:
-    """A guest's process, kept open, and what its seconds were like."""
+    """
+    A guest's process, kept open, and what its seconds were like.
+
+    `turn` is the look, of those between two of its cgroup, at which that is read.
+    """
 
     def __init__(
-        self, process: Process, shapes: Shapes, descriptors: Descriptors, peak_seconds: float
+        self,
+        process: Process,
+        turn: int,
+        shapes: Shapes,
+        descriptors: Descriptors,
+        peak_seconds: float,
     ) -> None:
         self.process = process
+        self.turn = turn
         self._shapes = shapes
         self._descriptors = descriptors
         self._threads = Threads(process, descriptors)

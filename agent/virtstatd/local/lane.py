@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.local.cover import Cover
-from virtstatd.local.shapes import GROUPS, SUMMARY_GROUPS, Shapes
+from virtstatd.local.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
 from virtstatd.local.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
 from virtstatd.model import Batch, Reading
 from virtstatd.polling.ticker import Ticker, ticks
@@ -17,6 +18,7 @@ from virtstatd.sinks.worker import Worker
 
 
 SOURCE = "local"
+CGROUP_SOURCE = "local cgroup"
 SUMMARY_SOURCE = "local summary"
 SUMMARY_LIFETIME_SECONDS = 4 * SUMMARY_NANOSECONDS / 1e9
 
@@ -26,7 +28,8 @@ class LocalLane:
     Look at the guests at every tick and pass on what was seen.
 
     A look that takes longer than a tick costs the ticks that it holds up, and nothing else: the
-    thread waits, the loop does not.
+    thread waits, the loop does not. What is read at every look passes through `cover`, what is of
+    the cgroups and has a longer interval through `cgroup_cover`.
     """
 
     def __init__(
@@ -34,18 +37,18 @@ class LocalLane:
         survey: Survey,
         running: Running,
         cover: Cover,
+        cgroup_cover: Cover,
         shapes: Shapes,
         log: FilteringBoundLogger,
         interval_seconds: float,
-        fresh_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.survey = survey
         self._running = running
         self._cover = cover
+        self._cgroup_cover = cgroup_cover
         self._shapes = shapes
         self._log = log
-        self._lifetime = fresh_seconds
         self._clock = clock
         self._ticker = Ticker("local", interval_seconds, clock())
         self._cpu_seconds = 0.0
@@ -87,8 +90,19 @@ class LocalLane:
 
         readings = current(second.readings)
         own = self._numbers(len({r.domain.uuid for r in readings if r.domain}))
-        batch = Batch(SOURCE, second.taken_at, (*readings, own), GROUPS, self._lifetime)
-        self._cover.take(batch)
+        self._cover.take(
+            Batch(SOURCE, second.taken_at, (*readings, own), GROUPS, self._cover.fresh_seconds)
+        )
+        if second.cgroups:
+            self._cgroup_cover.take(
+                Batch(
+                    CGROUP_SOURCE,
+                    second.taken_at,
+                    current(second.cgroups),
+                    CGROUP_GROUPS,
+                    self._cgroup_cover.fresh_seconds,
+                )
+            )
         if second.summaries:
             self._cover(
                 Batch(
@@ -110,10 +124,13 @@ class LocalLane:
         ]
         rows += [
             ("disagreements", {"field": name}, count)
-            for name, count in sorted(self._cover.disagreements.items())
+            for name, count in sorted(self._disagreements().items())
         ]
         shape = self._shapes.numbers(tuple((key, tuple(labels.items())) for key, labels, _ in rows))
         return Reading(None, shape, tuple(number for _, _, number in rows))
+
+    def _disagreements(self) -> Counter[str]:
+        return self._cover.disagreements + self._cgroup_cover.disagreements
 
     def _say(self, second: Second) -> None:
         """Log what cannot be seen and what does not agree, once each."""
@@ -121,6 +138,6 @@ class LocalLane:
             if what not in self._blind:
                 self._blind.add(what)
                 self._log.warning("local.blind", what=what, reason=reason)
-        for name in self._cover.disagreements.keys() - self._disagreed:
+        for name in self._disagreements().keys() - self._disagreed:
             self._disagreed.add(name)
             self._log.warning("local.disagreed", field=name)

@@ -13,7 +13,8 @@ from virtstatd.local.threads import Role
 from virtstatd.model import Labels, Series, Shape
 
 
-GROUPS = frozenset({"local", "local_net", "local_cgroup"})
+GROUPS = frozenset({"local", "local_net"})
+CGROUP_GROUPS = frozenset({"local_cgroup"})
 SUMMARY_GROUPS = frozenset({"local_storm", "node", "partition"})
 
 

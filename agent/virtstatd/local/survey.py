@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 from virtstatd.local.cgroup import Hierarchies
@@ -33,18 +34,25 @@ class Second:
     """
     What one look brought; `taken_at` is Unix time in nanoseconds before it.
 
-    `blind` has what cannot be seen, and why.
+    `cgroups` are the readings of those guests whose turn it was. `blind` has what cannot be seen,
+    and what to do about it.
     """
 
     taken_at: int
     readings: list[Reading] = field(default_factory=list)
+    cgroups: list[Reading] = field(default_factory=list)
     summaries: list[Reading] = field(default_factory=list)
     blind: dict[str, str] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
 
 class Survey:
-    """Reads all guests one after another; made for a thread of its own, since procfs can stall."""
+    """
+    Reads all guests one after another; made for a thread of its own, since procfs can stall.
+
+    A guest's cgroup has more files than all else together, and most of them are counters: they are
+    read at every `cgroup_looks`th look, another part of the guests at each.
+    """
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class Survey:
         shapes: Shapes,
         descriptors: Descriptors,
         peak_seconds: float,
+        cgroup_looks: int = 1,
         proc: Path = Path("/proc"),
         cgroups: Path = Path("/sys/fs/cgroup"),
         devices: Path = Path("/sys"),
@@ -68,11 +77,14 @@ class Survey:
         self._shapes = shapes
         self._descriptors = descriptors
         self._peak_seconds = peak_seconds
+        self._cgroup_looks = cgroup_looks
+        self._looks = 0
+        self._turns = cycle(range(cgroup_looks))
         self._guests: dict[int, Guest] = {}
         self._summed_at = -SUMMARY_NANOSECONDS
 
-    def look(self) -> Second:
-        """Read everything once."""
+    def look(self, *, whole: bool = False) -> Second:
+        """Read everything once; with `whole` every guest's cgroup as well."""
         began = time.thread_time()
         second = Second(time.time_ns())
         running = {domain.uuid: (domain, described) for domain, described in self._running()}
@@ -82,6 +94,7 @@ class Survey:
             second.blind["pid files"] = str(error)
         if running and self._finder.strays and not self._finder.found:
             second.blind["processes"] = "none of the guests' processes is visible in /proc"
+        self._looks += 1
         now = self._clock()
         summing = now - self._summed_at >= SUMMARY_NANOSECONDS
         if summing:
@@ -91,7 +104,7 @@ class Survey:
             domain, described = running.get(process.uuid, (None, ()))
             if domain is None or process.number not in (None, domain.id):
                 continue
-            if guest := self._read(process, domain, second):
+            if guest := self._read(process, domain, second, whole=whole):
                 read.append((guest, domain, described))
                 if summing:
                     second.summaries.append(guest.storms(domain))
@@ -112,11 +125,16 @@ class Survey:
         self._seen = []
         self._finder.close()
 
-    def _read(self, process: Process, domain: Domain, second: Second) -> Guest | None:
+    def _read(
+        self, process: Process, domain: Domain, second: Second, *, whole: bool
+    ) -> Guest | None:
         guest = self._guests.get(process.pid)
         try:
             if guest is None or guest.process is not process:
-                guest = Guest(process, self._shapes, self._descriptors, self._peak_seconds)
+                guest = Guest(
+                    process, next(self._turns), self._shapes, self._descriptors, self._peak_seconds
+                )
+                whole = True
                 self._guests[process.pid] = guest
             second.readings.append(guest.read(domain, self._clock()))
         except Unseen as error:
@@ -125,13 +143,14 @@ class Survey:
         except (Ended, OSError):
             self._finder.lose(process)
             return None
-        self._read_cgroup(guest, domain, second)
+        if whole or guest.turn == self._looks % self._cgroup_looks:
+            self._read_cgroup(guest, domain, second)
         return guest
 
     def _read_cgroup(self, guest: Guest, domain: Domain, second: Second) -> None:
         try:
             if reading := guest.cgroup(domain, self._hierarchies, self._clock()):
-                second.readings.append(reading)
+                second.cgroups.append(reading)
         except Unseen as error:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:

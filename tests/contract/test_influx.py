@@ -1,6 +1,7 @@
 """Real databases have every number under its true tags."""
 
 import asyncio
+import math
 import time
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from influx_rows import Rows, of_guests, wanted
 from servers import asked, fetched, free_port, needs, running
-from virtstatd.sink import Rejected, TryLater
+from virtstatd.sink import Denied, Rejected
 from virtstatd.sinks.influx import Influx
 from virtstatd.sinks.influx_udp import InfluxUdp
 from virtstatd.testing import check_sink, hostile_batch, make_batch
@@ -94,15 +95,26 @@ async def test_influxdb_has_every_value(tmp_path: Path):
 
 @needs("influxd")
 async def test_influxdb_tells_what_is_wrong(tmp_path: Path):
-    """A database that is not there is told once; then the batches wait for it."""
-    async with (
-        influxdb(tmp_path) as (url, _),
-        Influx(url=url, database="nowhere").open(opening()) as send,
-    ):
-        with pytest.raises(Rejected, match="database not found"):
-            await send(make_batch(1))
-        with pytest.raises(TryLater):
-            await send(make_batch(1))
+    """A database that is not there is told, and what a database refuses of a batch is counted."""
+    batch = replace(make_batch(30), taken_at=time.time_ns())
+    async with influxdb(tmp_path) as (url, _):
+        async with Influx(url=url, database="nowhere").open(opening()) as send:
+            with pytest.raises(Denied, match="database not found"):
+                await send(batch)
+        conflict = b'libvirt_state,host=n1,domain=other info_vstate="text"'
+        assert await fetched(f"{url}/write?db=virtstatd", conflict) is not None
+        async with Influx(url=url, host="n1").open(opening()) as send:
+            with pytest.raises(Rejected, match="partial write: field type conflict") as caught:
+                await send(batch)
+        lines = len(wanted(batch.readings, host="n1"))
+        assert caught.value.samples == math.ceil(batch.samples * 30 / lines)
+        must = {
+            key: value
+            for key, value in wanted(batch.readings, host="n1").items()
+            if "libvirt_state" not in str(key)
+        }
+        assert must.items() <= (await rows(url, "virtstatd")).items()
+        assert len(must) == lines - 30
 
 
 async def test_contract_of_datagrams():

@@ -1,7 +1,6 @@
 """The HTTP client takes every answer for what it is, and lets none hurt."""
 
 import asyncio
-import datetime as dt
 import email.utils
 import resource
 import ssl
@@ -9,20 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from httpstub import Received, Stub, answering, scripted
-from virtstatd.errors import Rejected, StartError, TryLater
+from certificates import certificate
+from httpstub import Stub, answering, scripted
+from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.access import Access
 from virtstatd.sinks.http import connected, retry_after
-from virtstatd.sinks.portions import Portions, TooLarge
+from virtstatd.sinks.portions import Portions
 
 
-NOW = dt.datetime.now(dt.UTC)
 BATCH = Batch("bulk", 0, ())
 
 
@@ -43,9 +38,9 @@ async def outcome(stub: Stub) -> BaseException | None:
         (204, None),
         (301, Rejected),
         (400, Rejected),
-        (401, Rejected),
-        (403, Rejected),
-        (404, Rejected),
+        (401, Denied),
+        (403, Denied),
+        (404, Denied),
         (408, TryLater),
         (410, Rejected),
         (413, TooLarge),
@@ -70,6 +65,8 @@ async def test_each_status(status: int, raised: type[Exception] | None):
     assert type(error) is (raised or type(None))
     if error:
         assert f"answers {status}: because" in str(error)
+    if isinstance(error, TryLater):
+        assert error.answered == (status >= 500)
 
 
 @pytest.mark.parametrize(
@@ -96,31 +93,6 @@ async def test_retry_after_date():
     assert 50 < error.after_seconds <= 101
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("Wed, 99 Oct 2015 07:28:00 GMT") is None
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
-async def test_refused_credentials_are_not_asked_again_at_once(status: int):
-    """After 401, 403 and 404 nothing is sent for 30 s; the batches wait instead of being lost."""
-    now = 1000.0
-    asked = []
-
-    def refuse(request: Received) -> int:
-        asked.append(request)
-        return status
-
-    async with answering() as stub, connected(Access(url=stub.url), lambda: now) as client:
-        stub.decide = refuse
-        with pytest.raises(Rejected):
-            await client.post(stub.url, b"first", {})
-        for _ in range(3):
-            with pytest.raises(TryLater) as caught:
-                await client.post(stub.url, b"second", {})
-            assert caught.value.after_seconds == 30
-        now += 31
-        stub.decide = None
-        await client.post(stub.url, b"second", {})
-    assert [each.body for each in asked] == [b"first"]
-    assert [each.body for each in stub.requests] == [b"second"]
 
 
 async def test_answers_are_shown_harmlessly(tmp_path: Path):
@@ -285,34 +257,6 @@ async def test_an_endless_answer(status: str):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # in KiB
 
 
-def certificate(directory: Path, host: str = "localhost", days: int = 10) -> tuple[Path, Path]:
-    """Make a certificate that is its own authority; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - dt.timedelta(days=20))
-        .not_valid_after(NOW + dt.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / f"{host}{days}.crt", directory / f"{host}{days}.key"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
 def serving(paths: tuple[Path, Path]) -> ssl.SSLContext:
     """Return a server's context."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -368,7 +312,7 @@ async def test_too_large_is_halved():
     """A 413 halves the request, and those after it; only what cannot be halved is lost."""
     bodies: list[bytes] = []
 
-    async def post(body: bytes) -> None:
+    async def post(body: bytes, _: int) -> None:
         if len(body) > 3 or b"X" in body:
             raise TooLarge("413")
         bodies.append(body)
@@ -380,24 +324,50 @@ async def test_too_large_is_halved():
     await portions.send(BATCH, items, b"".join, post)
     assert bodies[2:] == [b"abc", b"def"]
     bodies.clear()
-    with pytest.raises(TooLarge):
+    with pytest.raises(Rejected) as caught:
         await portions.send(BATCH, [(1, lambda: b"X"), *items], b"".join, post)
+    assert caught.value.samples == 1
     assert b"".join(bodies) == b"abcdef"
 
 
 async def test_a_rejected_request_takes_no_other_with_it():
-    """What was rejected is told at the end, when all the others have been delivered."""
+    """What was rejected is told at the end with its sum, when all others have been delivered."""
     bodies: list[bytes] = []
+    faults = {b"b": Rejected("bad"), b"d": Rejected("some", 2)}
 
-    async def post(body: bytes) -> None:
-        if body == b"b":
-            raise Rejected("bad")
+    async def post(body: bytes, samples: int) -> None:
+        assert samples == 5
+        if fault := faults.get(body):
+            raise fault
         bodies.append(body)
 
-    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
-    with pytest.raises(Rejected, match="bad"):
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d")]
+    with pytest.raises(Rejected, match="some") as caught:
         await Portions(5).send(BATCH, items, b"".join, post)
+    assert caught.value.samples == 7
     assert bodies == [b"a", b"c"]
+    with pytest.raises(Rejected, match="bad") as caught:
+        await Portions(5).send(BATCH, items[1:2], b"".join, post)
+    assert caught.value.samples is None
+
+
+async def test_denied_ends_a_batch():
+    """Who is not let in does not try the rest of the batch; the next one begins anew."""
+    bodies: list[bytes] = []
+    faults: list[BaseException] = [Denied("who are you?")]
+
+    async def post(body: bytes, _: int) -> None:
+        bodies.append(body)
+        if faults:
+            raise faults.pop()
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b")]
+    portions = Portions(5)
+    with pytest.raises(Denied):
+        await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a"]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a", b"a", b"b"]
 
 
 async def test_an_interrupted_batch_goes_on_where_it_was():
@@ -405,7 +375,7 @@ async def test_an_interrupted_batch_goes_on_where_it_was():
     bodies: list[bytes] = []
     faults: list[BaseException] = [TryLater("away"), asyncio.CancelledError(), Rejected("bad")]
 
-    async def post(body: bytes) -> None:
+    async def post(body: bytes, _: int) -> None:
         if body == b"b" and faults:
             raise faults.pop(0)
         bodies.append(body)
@@ -417,8 +387,9 @@ async def test_an_interrupted_batch_goes_on_where_it_was():
     with pytest.raises(asyncio.CancelledError):
         await portions.send(BATCH, items, b"".join, post)
     assert bodies == [b"a"]
-    with pytest.raises(Rejected):
+    with pytest.raises(Rejected) as caught:
         await portions.send(BATCH, items, b"".join, post)
+    assert caught.value.samples == 5
     assert bodies == [b"a", b"c"]
     await portions.send(BATCH, items, b"".join, post)
     assert bodies == [b"a", b"c", b"a", b"b", b"c"]

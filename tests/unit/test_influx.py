@@ -1,6 +1,7 @@
 """Where and how the Influx sinks write."""
 
 import asyncio
+import math
 import zlib
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from httpstub import answering
 from influx_rows import of_guests, parsed, wanted
-from virtstatd.sink import TryLater
+from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.influx import Influx
 from virtstatd.sinks.influx_udp import InfluxUdp
 from virtstatd.testing import hostile_batch, make_batch
@@ -64,6 +65,41 @@ async def test_version_2(tmp_path: Path):
         body = b"".join(zlib.decompress(each.body, 31) for each in stub.requests)
     assert parsed(body)[0] == wanted(batch.readings, host="n1", rack="r 1")
     assert len(stub.requests) > 1
+
+
+PARTIAL = '{"error":"partial write: '
+LISTED = '{"original_line":"a","line_number":2,"error_message":"bad"}'
+VERSION_3 = f'{{"error":"partial write of line protocol occurred","data":[{LISTED},{LISTED}]}}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (PARTIAL + 'points beyond retention policy dropped=3"}', 3),
+        (PARTIAL + 'field type conflict: \\"f\\" on \\"m\\" is type float dropped=1"}', 1),
+        (PARTIAL + "unable to parse 'a': missing\\nunable to parse 'b': missing dropped=0\"}", 2),
+        (VERSION_3, 2),
+        (PARTIAL + 'something new"}', None),
+        ('{"error":"database not found"}', None),
+        ("\xff dropped=1", None),
+    ],
+)
+async def test_lines_that_are_refused(answer: str, refused: int | None):
+    """Of a write that was done in part, what the database names or counts is lost, no more."""
+    batch = make_batch(1)
+    lines = len(wanted(batch.readings))
+    async with answering() as stub, Influx(url=stub.url).open(opening()) as send:
+        stub.status, stub.text = 400, answer.encode()
+        with pytest.raises(Rejected) as caught:
+            await send(batch)
+        assert type(caught.value) is Rejected
+        if refused is None:
+            assert caught.value.samples is None
+        else:
+            assert caught.value.samples == math.ceil(batch.samples * refused / lines)
+        stub.status = 503
+        with pytest.raises(TryLater):
+            await send(batch)
 
 
 class Datagrams(asyncio.DatagramProtocol):

@@ -200,8 +200,9 @@ async def test_partial_success_is_told():
         response.partial_success.rejected_data_points = 7
         response.partial_success.error_message = "too\nold"
         stub.text = response.SerializeToString()
-        with pytest.raises(Rejected, match="7 data points were refused: too old"):
+        with pytest.raises(Rejected, match="7 data points were refused: too old") as caught:
             await send(make_batch(1))
+        assert caught.value.samples == 7
 
 
 @given(

@@ -177,7 +177,7 @@ async def test_trouble_is_logged_once_and_its_end_once():
 
 
 async def test_a_batch_that_is_refused_in_part():
-    """What the destination refused of a batch is lost, the rest delivered, and it is not retried."""
+    """What the destination refused of a batch is lost, the rest delivered, and nothing retried."""
     refusals = [7, 0, 10**9, -1]
     sent: list[Batch] = []
 

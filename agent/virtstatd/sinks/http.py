@@ -3,9 +3,10 @@ The HTTP client of the sinks that push: TLS, credentials, and what each status m
 
 | answer | raised |
 |---|---|
-| network error, timeout, 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said |
+| none: network error, timeout | `TryLater` |
+| 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said; 5xx are `answered` |
 | 413 | `TooLarge`: `Portions` halves the request |
-| 401, 403, 404 | `Rejected`, and for 30 s `TryLater` without asking: trying costs a batch |
+| 401, 403, 404 | `Denied` |
 | anything else but 2xx, redirects included | `Rejected` |
 
 No answer can hurt: 64 KiB of it are read, nothing is decompressed, and a body that drips is left.
@@ -17,7 +18,7 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -27,9 +28,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from virtstatd import __version__
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.sinks.access import Access
-from virtstatd.sinks.portions import TooLarge
 from virtstatd.sinks.secrets import Secret
 
 
@@ -39,7 +39,6 @@ BODY_SECONDS = 2.0
 
 BODY_BYTES = 65536
 SHOWN_BYTES = 256
-REFUSED_SECONDS = 30.0
 
 _LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
 _DENIED = frozenset({401, 403, 404})
@@ -58,15 +57,11 @@ class Answer:
 class Client:
     """One destination that is posted to."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, access: Access, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, access: Access) -> None:
         self._session = session
         self._access = access
-        self._clock = clock
         self._place = urlsplit(access.url).netloc
         self._secret = Secret(access.secret_file)
-        self._refused_until = 0.0
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         """
@@ -81,8 +76,6 @@ class Client:
 
     async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post, and return the answer, whatever it is; raise TryLater when there is none."""
-        if (wait := self._refused_until - self._clock()) > 0:
-            raise TryLater(f"{self._place} has refused the credentials or the path", wait)
         secret = self._secret.read()
         every = {**self._access.headers, **headers, **self._access.authorization(secret)}
         try:
@@ -105,18 +98,16 @@ class Client:
         said = sanitised(text, secret)
         reason = f"{self._place} answers {response.status}" + (f": {said}" if said else "")
         if response.status in _LATER:
-            return TryLater(reason, retry_after(response.headers.get("Retry-After", "")))
+            wait = retry_after(response.headers.get("Retry-After", ""))
+            answered = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            return TryLater(reason, wait, answered=answered)
         if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge(reason)
-        if response.status in _DENIED:
-            self._refused_until = self._clock() + REFUSED_SECONDS
-        return Rejected(reason)
+        return Denied(reason) if response.status in _DENIED else Rejected(reason)
 
 
 @asynccontextmanager
-async def connected(
-    access: Access, clock: Callable[[], float] = time.monotonic
-) -> AsyncIterator[Client]:
+async def connected(access: Access) -> AsyncIterator[Client]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
     context = await asyncio.to_thread(access.tls_context, tls=access.encrypted)
     async with aiohttp.ClientSession(
@@ -127,7 +118,7 @@ async def connected(
         auto_decompress=False,
         trust_env=False,
     ) as session:
-        yield Client(session, access, clock)
+        yield Client(session, access)
 
 
 def sanitised(text: bytes, secret: str) -> str:

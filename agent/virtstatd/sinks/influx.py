@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import zlib
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 
 from msgspec import Meta
 
+from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.access import Access
 from virtstatd.sinks.http import connected
@@ -78,12 +80,18 @@ class Influx(Access):
         async with connected(self) as client:
             opening.log.debug("influx.opened", url=self.url)
 
-            async def post(body: bytes) -> None:
+            async def post(body: bytes, samples: int) -> None:
                 if not body:  # nothing but what the database cannot hold
                     return
-                if self.compress:
-                    body = zlib.compress(body, 1, wbits=_GZIP)
-                await client.post(url, body, headers)
+                sent = zlib.compress(body, 1, wbits=_GZIP) if self.compress else body
+                answer = await client.ask(url, sent, headers)
+                if answer.fault is None:
+                    return
+                refused = refused_lines(answer.body)
+                if refused is None or isinstance(answer.fault, TryLater | Denied | TooLarge):
+                    raise answer.fault
+                lines = body.count(b"\n")
+                raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
             async def send(batch: Batch) -> None:
                 items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
@@ -101,3 +109,18 @@ class Influx(Access):
         if self.retention_policy:
             wanted["rp"] = self.retention_policy
         return f"{base}/write?{urlencode(wanted)}"
+
+
+def refused_lines(answer: bytes) -> int | None:
+    """
+    Return how many lines a database says it has refused, None when that is all or not said.
+
+    Versions 1 and 2 name lines that they cannot parse and count those that they drop; version 3
+    lists them all.
+    """
+    if b"partial write" not in answer:
+        return None
+    listed = answer.count(b'"line_number"')
+    unread = answer.count(b"unable to parse '")
+    dropped = sum(int(number) for number in re.findall(rb"\bdropped=([0-9]{1,9})", answer))
+    return listed or unread + dropped or None

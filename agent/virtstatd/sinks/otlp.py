@@ -63,7 +63,7 @@ class Otlp(Access):
         async with connected(self) as client:
             opening.log.debug("otlp.opened", url=self.url)
 
-            async def post(body: bytes) -> None:
+            async def post(body: bytes, _: int) -> None:
                 if self.compress:
                     body = zlib.compress(body, 1, wbits=_GZIP)
                 check(await client.post(self.url, body, headers))
@@ -122,4 +122,4 @@ def check(answer: bytes) -> None:
     if refused > 0:
         said = response.partial_success.error_message[:SHOWN_CHARACTERS]
         text = "".join(each if each.isprintable() else " " for each in said)
-        raise Rejected(f"{refused} data points were refused: {text}")
+        raise Rejected(f"{refused} data points were refused: {text}", refused)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from virtstatd.errors import Rejected
+from virtstatd.errors import Denied, Rejected, TooLarge
 from virtstatd.model import Batch
 
 
 T = TypeVar("T")
 
 
-class TooLarge(Rejected):
-    """The destination takes no request of this size; it may take the halves."""
-
-
 class Portions:
     """
-    Cut batches into requests that the destination takes; a 413 halves them for good.
+    Cut batches into requests that the destination takes; `TooLarge` halves them for good.
 
     A batch that was interrupted goes on where it was, so that one which needs more time than
     an attempt has gets through as well.
@@ -28,43 +24,48 @@ class Portions:
         self.samples = samples
         self._underway: object = None
         self._done = 0
-        self._rejected: Rejected | None = None
+        self._refused = 0
 
     async def send(
         self,
         batch: Batch,
         items: Sequence[tuple[int, Callable[[], T]]],
         join: Callable[[list[T]], bytes],
-        post: Callable[[bytes], Awaitable[None]],
+        post: Callable[[bytes, int], Awaitable[None]],
     ) -> None:
         """
         Encode, join and post one request after the other; the same batch must make equal items.
 
-        Each item is its number of samples, and what encodes it when its request is made. A request
-        that is rejected takes none of the others with it; the last fault is raised at the end.
-        TryLater is raised at once.
+        Each item is its number of samples, and what encodes it when its request is made; `post` is
+        told how many there are in a request. One that is rejected takes none of the others with
+        it: Rejected is raised at the end, with the sum of what was refused. TryLater and Denied
+        are raised at once.
         """
+        counts = [count for count, _ in items]
         identity = batch.source, batch.taken_at, batch.samples, len(items)
         if self._underway != identity:
-            self._underway, self._done, self._rejected = identity, 0, None
-        counts = [count for count, _ in items]
+            self._underway, self._done, self._refused = identity, 0, 0
+        last: Rejected | None = None
         while self._done < len(items):
             start = self._done
             end, samples = self._cut(counts, start)
             body = join([encode() for _, encode in items[start:end]])
             try:
-                await post(body)
-            except TooLarge as fault:
-                if end - start > 1:
+                await post(body, samples)
+            except Denied:
+                self._underway = None
+                raise
+            except Rejected as fault:
+                if isinstance(fault, TooLarge) and end - start > 1:
                     self.samples = max(1, samples // 2)
                     continue
-                self._rejected = fault
-            except Rejected as fault:
-                self._rejected = fault
+                self._refused += samples if fault.samples is None else fault.samples
+                last = fault
             self._done = end
-        rejected, self._underway, self._rejected = self._rejected, None, None
-        if rejected is not None:
-            raise rejected
+        refused, self._underway = self._refused, None
+        if refused or last:
+            reason = str(last) if last else "a part was refused before"
+            raise Rejected(reason, refused if refused < sum(counts) else None) from last
 
     def _cut(self, counts: Sequence[int], start: int) -> tuple[int, int]:
         samples = counts[start]

@@ -112,7 +112,7 @@ class Writer:
         await self._portions.send(batch, items, b"".join, self._post)
         self._staleness.settle(plan)
 
-    async def _post(self, body: bytes) -> None:
+    async def _post(self, body: bytes, _: int) -> None:
         compressed = bytes(cramjam.snappy.compress_raw(body))
         await self._client.post(self._url, compressed, HEADERS)
 

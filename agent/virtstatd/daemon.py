@@ -32,9 +32,9 @@ from virtstatd.config import GROUP_BITS, Config, SinkConfig, load
 from virtstatd.errors import ConfigError, StartError
 from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import Lanes, Session
+from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.hypervisor.sockets import detected_uri, open_session
+from virtstatd.hypervisor.sockets import Opener, detected_uri
 from virtstatd.local.cover import Cover
 from virtstatd.local.files import Descriptors
 from virtstatd.local.lane import LocalLane
@@ -236,11 +236,9 @@ async def asking(
             unknowns.add(key)
             log.info("field.unknown", key=key)
 
-    def opened() -> Session:
-        return open_session(options.uri, options.keepalive_seconds, options.keepalive_count)
-
     cgroup_cover = Cover(emit, _fresh(config.local.cgroup_interval_seconds))
     cover = Cover(cgroup_cover, _fresh(config.local.interval_seconds))
+    opened = Opener(options.uri, options.keepalive_seconds, options.keepalive_count)
     inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
     decoder = Decoder(catalog, unknown)
     percent = config.budget.host_cpu_percent

@@ -25,6 +25,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from virtstatd.hypervisor.lanes import Lanes, Open, Session
+from virtstatd.hypervisor.listener import Listener
 from virtstatd.local.files import Folder
 
 
@@ -84,6 +85,7 @@ class Daemon:
         self._path = path
         self._proc = proc
         self._pid = 0
+        self._locks = False
         self._folder: Folder | None = None
 
     def times(self) -> Times:
@@ -109,6 +111,11 @@ class Daemon:
             self._folder = None
 
     def _listener(self) -> int:
+        if (running := Listener(self._path).pid()) > 1:
+            self._locks = True
+            return running
+        if self._locks:  # it has ended, and systemd would start it for whoever connects
+            raise ProcessLookupError(f"no daemon runs behind {self._path}")
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)  # a frozen daemon's queue may be full
             client.connect(str(self._path))

@@ -1,0 +1,98 @@
+"""
+Whether the daemon behind a UNIX socket runs, told without connecting to it.
+
+systemd may listen in the daemon's place and start it for whoever connects. So a daemon that its
+administrator has stopped must not be asked whether it is back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+
+TABLE: Final = Path("/proc/net/unix")
+LISTENING: Final = 0x10000
+CONNECTED: Final = "03"
+
+FLOCK: Final = "hhqqi4x"
+"""struct flock of fcntl(2): type, whence, start, length, process."""
+
+LOCKED: Final = struct.pack(FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
+UNKNOWN: Final = -1
+
+
+class Listener:
+    """
+    The daemon that a socket leads to.
+
+    libvirt's daemons hold a lock on their pid file for as long as they live, which the kernel tells
+    to everybody. The table of sockets holds those of our own network namespace alone: what is not
+    in it is taken for no socket of systemd's.
+    """
+
+    def __init__(self, socket: Path, table: Path = TABLE) -> None:
+        modular = socket.name.startswith("virtqemud")
+        names = ("virtqemud",) if modular else ("libvirtd", "virtproxyd")
+        self._pid_files = [socket.parents[1] / f"{name}.pid" for name in names]
+        self._name = socket.name
+        self._socket = os.path.realpath(socket)
+        self._table = table
+
+    def pid(self) -> int:
+        """Return the daemon's process, 0 where none runs, -1 where it is not to be seen by us."""
+        for file in self._pid_files:
+            try:
+                handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                # only looked at, never taken: a daemon that starts now would fail for it
+                answer = fcntl.fcntl(handle, fcntl.F_GETLK, LOCKED)
+            finally:
+                os.close(handle)
+            kind, _, _, _, pid = struct.unpack(FLOCK, answer)
+            if kind != fcntl.F_UNLCK:
+                return pid or UNKNOWN
+        return 0
+
+    def asleep(self) -> bool:
+        """Tell whether somebody listens for a daemon that does not run."""
+        return not self.pid() and any(flags & LISTENING for flags, _ in self._rows())
+
+    def deserted(self) -> bool:
+        """Tell whether there is a socket to which nobody at all is connected, not even we."""
+        states = [state for _, state in self._rows()]
+        return bool(states) and CONNECTED not in states
+
+    def _rows(self) -> Iterator[tuple[int, str]]:
+        """Return flags and state of every socket under this path."""
+        try:
+            lines = self._table.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            fields = line.split(maxsplit=7)
+            if line.endswith(self._name) and os.path.realpath(fields[-1]) == self._socket:
+                yield int(fields[3], 16), fields[5]
+
+
+def listener_of(uri: str, detected: str) -> Listener | None:
+    """
+    Return what a URI leads to on this host, None for another host's and for no daemon's.
+
+    A URI that names no socket leads to the one in `detected`.
+    """
+    parts = urlsplit(uri)
+    driver, _, transport = parts.scheme.partition("+")
+    if driver != "qemu" or parts.netloc or transport not in ("", "unix"):
+        return None
+    for each in (uri, detected):
+        if sockets := parse_qs(urlsplit(each).query).get("socket"):
+            return Listener(Path(sockets[0]))
+    return None

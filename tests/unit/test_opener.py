@@ -1,0 +1,160 @@
+"""When the agent connects, and when it leaves a daemon alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import libvirt
+import pytest
+
+from virtstatd.errors import Disconnected
+from virtstatd.hypervisor.lanes import Session
+from virtstatd.hypervisor.listener import Listener
+from virtstatd.hypervisor.sockets import ENDING_SECONDS, WAKE_SECONDS, Opener
+
+
+@dataclass
+class Host:
+    """A daemon and who would start it; connecting to it is counted."""
+
+    pid: int = 0
+    listens: bool = True
+    connected: bool = True
+    starts: bool = True
+    hidden: bool = False
+    connects: int = 0
+    now: float = 0.0
+    later: list[int] = field(default_factory=list)
+
+    def connect(self, *_: object) -> Session:
+        """Connect, which starts what is asleep."""
+        self.connects += 1
+        if not self.pid and not (self.listens and self.starts):
+            raise libvirt.libvirtError("no daemon")
+        self.pid = self.pid or 1000 + self.connects
+        self.connected = True
+        return Session(None)
+
+    def clock(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, and what is to happen in it."""
+        self.now += seconds
+        if self.later:
+            self.pid = self.later.pop(0)
+
+
+class Seen(Listener):
+    """What there is to see of the host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def pid(self) -> int:
+        """Tell the daemon's process."""
+        return 0 if self._host.hidden else self._host.pid
+
+    def asleep(self) -> bool:
+        """Tell whether somebody else listens."""
+        return self._host.listens and not self.pid()
+
+    def deserted(self) -> bool:
+        """Tell whether nobody is connected."""
+        return not self._host.connected
+
+
+def opener(host: Host) -> Opener:
+    """Return what opens connections to it."""
+    return Opener("", 5, 3, lambda *_: Seen(host), host.connect, host.clock, host.pause)
+
+
+def test_a_daemon_that_was_stopped_is_left_alone():
+    """However often we try, and however long: only who stopped it starts it again."""
+    host = Host(pid=7)
+    opens = opener(host)
+    opens()
+    host.pid, host.connected = 0, False
+    for _ in range(1000):
+        with pytest.raises(Disconnected):
+            opens()
+        host.now += 3
+    assert host.connects == 1
+    host.pid = 8
+    opens()
+    assert host.connects == 2
+
+
+def test_a_daemon_that_sleeps_when_we_come_is_woken():
+    """It has ended because nobody wanted anything; now somebody does."""
+    host = Host(pid=0)
+    opener(host)()
+    assert host.pid
+
+
+def test_a_daemon_that_does_not_come_up_is_woken_seldom():
+    """Systemd gives up a unit that it has to start too often; that shall not be our doing."""
+    host = Host(pid=0, starts=False)
+    opens = opener(host)
+    for _ in range(100):
+        with pytest.raises((libvirt.libvirtError, Disconnected)):
+            opens()
+        host.now += 3
+    assert host.connects == 300 / WAKE_SECONDS
+
+
+def test_a_daemon_that_is_about_to_end_is_waited_for():
+    """It has hung up on everybody and still runs: to connect now would start it right after."""
+    host = Host(pid=7)
+    opens = opener(host)
+    opens()
+    host.connected, host.later = False, [7, 7, 7, 0]
+    with pytest.raises(Disconnected):
+        opens()
+    assert host.connects == 1
+
+
+def test_a_daemon_that_was_replaced_is_connected_to_at_once():
+    """Another process holds the pid file: that one is there to stay."""
+    host = Host(pid=7)
+    opens = opener(host)
+    opens()
+    host.connected, host.later = False, [7, 8]
+    opens()
+    assert host.connects == 2
+    assert host.now < ENDING_SECONDS / 2
+
+
+def test_a_daemon_that_goes_on_is_connected_to_again():
+    """One that hung up on us and lives on is asked again, soon."""
+    host = Host(pid=7)
+    opens = opener(host)
+    opens()
+    host.connected = False
+    opens()
+    assert host.connects == 2
+    assert host.now < ENDING_SECONDS + 0.1
+    opens()
+    assert host.now < ENDING_SECONDS + 0.2
+
+
+def test_where_a_daemon_cannot_be_seen_it_is_always_tried():
+    """Its pid file may be elsewhere: whatever there is to see then says nothing."""
+    host = Host(pid=7, hidden=True)
+    opens = opener(host)
+    for _ in range(5):
+        opens()
+    assert host.connects == 5
+
+
+def test_where_nobody_listens_it_is_always_tried():
+    """Without systemd a connection is refused, and starts nothing."""
+    host = Host(pid=7, listens=False)
+    opens = opener(host)
+    opens()
+    host.pid = 0
+    for _ in range(5):
+        with pytest.raises(libvirt.libvirtError):
+            opens()
+    assert host.connects == 6

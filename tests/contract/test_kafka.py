@@ -11,7 +11,7 @@ from pathlib import Path
 import aiokafka
 import pytest
 
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.kafka import Kafka
 from virtstatd.sinks.lines import Lines
@@ -159,6 +159,28 @@ async def test_a_message_that_is_refused():
                 await send(make_batch(2))
         await send(make_batch(2))
         assert await running.ends() == before + 2
+
+
+@pytest.mark.parametrize(
+    ("code", "raised", "answered"),
+    [
+        (10, Rejected, None),  # MESSAGE_TOO_LARGE
+        (44, Rejected, None),  # POLICY_VIOLATION
+        (29, Denied, None),  # TOPIC_AUTHORIZATION_FAILED
+        (17, Denied, None),  # INVALID_TOPIC
+        (-1, TryLater, True),  # UNKNOWN_SERVER_ERROR
+    ],
+)
+async def test_what_brokers_answer(code: int, raised: type[Exception], answered: bool | None):
+    """Every answer of a broker is told apart by what comes next, and none is forgotten."""
+    async with cluster() as running, Kafka(brokers=running.brokers).open(opening()) as send:
+        await send(make_batch(1))
+        async with running.refusing(code):
+            with pytest.raises(raised, match=r"virtstatd|127\.0\.0\.1") as caught:
+                await send(make_batch(2))
+        assert type(caught.value) is raised
+        assert getattr(caught.value, "answered", None) is answered
+        await send(make_batch(1))
 
 
 async def test_nobody_listens():

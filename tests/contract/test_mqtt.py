@@ -14,7 +14,7 @@ import pytest
 
 from certificates import certificate
 from serving import Server, free_port, place, serving
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.flat import word
 from virtstatd.sinks.lines import Lines
@@ -151,11 +151,12 @@ async def test_credentials_and_rights(tmp_path: Path):
                 with pytest.raises(TryLater, match="Not authorized") as caught:
                     await send(make_batch(2))
                 assert "wrong one" not in str(caught.value)
+                assert caught.value.after_seconds == 30
             sink = Mqtt(**here, password_file=str(right), topic="elsewhere/{uuid}")
             async with sink.open(opening()) as send:
                 # one message: with more under way mosquitto resets the connection
                 one = replace(make_batch(1), readings=make_batch(1).readings[:1])
-                with pytest.raises(Rejected, match="Not authorized"):
+                with pytest.raises(Denied, match="Not authorized"):
                     await send(one)
 
 

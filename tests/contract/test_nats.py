@@ -10,7 +10,7 @@ import nats
 import pytest
 
 from serving import Server, free_port, place, serving
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.flat import word
 from virtstatd.sinks.lines import Lines
@@ -156,10 +156,11 @@ async def test_credentials_and_permissions(tmp_path: Path):
             with pytest.raises(TryLater, match="Authorization") as caught:
                 await send(make_batch(2))
             assert "wrong one" not in str(caught.value)
+            assert caught.value.after_seconds == 30
         async with Nats(servers=here, username="guest", password_file=str(other)).open(
             opening()
         ) as send:
-            with pytest.raises(Rejected, match="permissions violation"):
+            with pytest.raises(Denied, match="permissions violation"):
                 await send(make_batch(2))
 
 

@@ -9,6 +9,7 @@ delivered when all in-sync replicas have it; one that is sent again may be there
 from __future__ import annotations
 
 import asyncio
+import math
 import platform
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -21,10 +22,10 @@ import aiokafka  # type: ignore[import-untyped]
 from aiokafka import errors
 from msgspec import Meta
 
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import Link, quieten, told
+from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
 from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.secrets import Login, Secret
 from virtstatd.sinks.tls import Tls
@@ -37,6 +38,25 @@ CLOSE_SECONDS = 8.0
 """Time to close: what is under way ends by itself after `REQUEST_SECONDS`."""
 
 MESSAGE_OVERHEAD = 1024
+
+UNFIT = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.InvalidTimestampError,
+    errors.PolicyViolationError,
+)
+"""What is wrong with a message, and not with those beside it."""
+
+DENIED = (
+    errors.InvalidTopicError,
+    errors.TopicAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+)
+LOGIN = (
+    errors.AuthenticationFailedError,
+    errors.SaslAuthenticationFailed,
+    errors.UnsupportedSaslMechanismError,
+)
 
 
 class Producer(Protocol):
@@ -122,8 +142,10 @@ class Kafka(Login, Tls):
             try:
                 async with link.held() as producer:
                     await self._produce(producer, _messages(lines, batch, self.message_bytes))
+            except DENIED as error:
+                raise Denied(f"topic {self.topic}: {told(error)}") from error
             except (errors.KafkaError, OSError) as error:
-                raise TryLater(f"{self.brokers[0]}: {told(error)}") from error
+                raise _later(f"{self.brokers[0]}: {told(error)}", error) from error
 
         try:
             yield send
@@ -154,28 +176,33 @@ class Kafka(Login, Tls):
 
     async def _produce(self, producer: Producer, messages: Iterator[_Message]) -> None:
         """Produce all messages; those that a broker refuses take none of the others with them."""
-        waiting: list[asyncio.Future[object]] = []
-        refused: errors.KafkaError | None = None
+        waiting: dict[asyncio.Future[object], _Message] = {}
+        refused: list[tuple[_Message, errors.KafkaError]] = []
         try:
             for message in messages:
                 try:
                     future = await producer.send(
                         self.topic, message.value, message.key, timestamp_ms=message.milliseconds
                     )
-                except errors.MessageSizeTooLargeError as error:
-                    refused = error
-                else:
-                    waiting.append(future)
-            for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-                if isinstance(outcome, errors.MessageSizeTooLargeError):
-                    refused = outcome
+                    waiting[future] = message
+                except UNFIT as error:
+                    refused.append((message, error))
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            taken = 0
+            for message, outcome in zip(waiting.values(), outcomes, strict=True):
+                if isinstance(outcome, UNFIT):
+                    refused.append((message, outcome))
                 elif isinstance(outcome, BaseException):
                     raise outcome
+                else:
+                    taken += 1
         finally:
             for future in waiting:
                 future.cancel()
-        if refused is not None:
-            raise Rejected(f"topic {self.topic}: {told(refused)}")
+        if refused:
+            samples = math.ceil(sum(message.samples for message, _ in refused))
+            reason = f"topic {self.topic}: {told(refused[-1][1])}"
+            raise Rejected(reason, samples if taken else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +210,28 @@ class _Message:
     key: bytes
     value: bytes
     milliseconds: int
+    samples: float
+    """Those of its guest, by its share of the guest's lines."""
 
 
 def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
     """Yield the lines of each guest as one message, or several of whole lines."""
     milliseconds = batch.taken_at // 1_000_000
-    for domain, readings in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
+    for domain, group in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
         key = (domain.uuid if domain else platform.node()).encode()
+        readings = list(group)
         text = "".join(text for _, text in readings).encode()
+        samples = sum(len(reading.values) for reading, _ in readings)
         for value in portions(text, limit):
-            yield _Message(key, value, milliseconds)
+            yield _Message(key, value, milliseconds, samples * len(value) / len(text))
 
 
 async def _stop(producer: Producer) -> None:
     await producer.stop()
+
+
+def _later(reason: str, error: Exception) -> TryLater:
+    if isinstance(error, LOGIN):
+        return TryLater(reason, MEND_SECONDS)
+    answered = isinstance(error, errors.BrokerResponseError) and not error.retriable
+    return TryLater(reason, answered=answered)

@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 CLOSE_SECONDS = 2.0
 TOLD_CHARACTERS = 256
 
+MEND_SECONDS = 30.0
+"""Pause after a user was refused before anything was sent: no batch is lost by that."""
+
 Connection = TypeVar("Connection")
 
 

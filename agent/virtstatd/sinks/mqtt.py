@@ -25,11 +25,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Domain
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines
-from virtstatd.sinks.link import Link, quieten, told
+from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
 from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.secrets import Login, Secret
 from virtstatd.sinks.tls import Tls
@@ -41,6 +41,9 @@ ANSWER_SECONDS = 3.0
 
 CLOSE_SECONDS = 9.0
 """Time to close: that of a connection that was not finished, and of a farewell."""
+
+LOGIN = (0x86, 0x87, 0x8C)
+"""Reasons to let nobody in: the password, the rights, the method."""
 
 UNCONFIRMED = 256
 """Messages handed over at once; the library sends as many as the broker allows, often twenty."""
@@ -94,7 +97,9 @@ class Mqtt(Login, Tls):
                 async with link.held() as session:
                     await session.publish(messages.of(batch))
             except (aiomqtt.MqttError, OSError) as error:
-                raise TryLater(f"{self.address}: {told(error)}") from error
+                refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
+                wait = MEND_SECONDS if refused else None
+                raise TryLater(f"{self.address}: {told(error)}", wait) from error
 
         try:
             yield send
@@ -218,7 +223,7 @@ class _Session:
                 waiting.cancel()
             # looked at first, since brokers may end a connection with it
             if self._client.refused is not None:
-                raise Rejected(f"the broker refuses: {self._client.refused}")
+                raise _refusal(self._client.refused)
             if self._gone.done():
                 raise aiomqtt.MqttError("the connection was lost")
 
@@ -244,3 +249,19 @@ class _Session:
         with suppress(aiomqtt.MqttError):
             async for _ in self._client.messages:
                 pass
+
+
+def _refusal(reason: ReasonCode) -> Exception:
+    """Return what a broker's word on a message means, by the codes of MQTT 5, section 2.4."""
+    said = f"the broker refuses: {reason}"
+    match reason.value:
+        case 0x80 | 0x83:  # an error of its own, which it does not name
+            return TryLater(said, answered=True)
+        case 0x97:  # a quota is exceeded
+            return TryLater(said)
+        case 0x87:
+            return Denied(said)
+        case 0x95:
+            return TooLarge(said)
+        case _:
+            return Rejected(said)

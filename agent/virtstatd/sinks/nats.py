@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import platform
+import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,12 +30,12 @@ from nats.errors import (
 )
 from nats.js.api import PubAck
 from nats.js.client import JetStreamContext
-from nats.js.errors import NoStreamResponseError
+from nats.js.errors import BadRequestError, NoStreamResponseError
 
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import CLOSE_SECONDS, Link, quieten, told
+from virtstatd.sinks.link import CLOSE_SECONDS, MEND_SECONDS, Link, quieten, told
 from virtstatd.sinks.secrets import FILE, Login, Secret, path_of
 from virtstatd.sinks.tls import Tls
 from virtstatd.sinks.topics import Topics, check_template
@@ -135,8 +136,13 @@ class Nats(Login, Tls):
                     await connection.publish(messages.of(batch, connection.limit), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
+            except BadRequestError as error:
+                raise Rejected(f"the stream refuses: {told(error)}") from error
             except (Error, OSError, TimeoutError) as error:
-                raise TryLater(f"{self.servers[0]}: {told(error)}") from error
+                reason = told(error)
+                login = re.search("authoriz|authentic", reason, re.IGNORECASE)
+                wait = MEND_SECONDS if login else None
+                raise TryLater(f"{self.servers[0]}: {reason}", wait) from error
 
         try:
             yield send
@@ -148,6 +154,8 @@ class Nats(Login, Tls):
 class _Message:
     subject: str
     payload: bytes
+    samples: int
+    """Those of its reading, by its share of the lines."""
 
     @property
     def mark(self) -> str:
@@ -167,8 +175,10 @@ class _Messages:
         """Yield the messages, none larger than the server takes as far as lines can be parted."""
         for reading, text in self._lines.readings(batch):
             subject = self._topics.of(reading, batch.source)
-            for payload in portions(text.encode(), limit):
-                yield _Message(subject, payload)
+            lines = text.encode()
+            for payload in portions(lines, limit):
+                share = -(-len(reading.values) * len(payload) // len(lines))
+                yield _Message(subject, payload, share)
 
 
 @dataclass(slots=True)
@@ -201,13 +211,14 @@ class _Connection:
 
     async def publish(self, messages: Iterator[_Message], stream: str) -> None:
         """Publish, and return when the server, or the stream, has all of it."""
-        too_large: Exception | None = None
+        too_large = sent = 0
         try:
             for message in messages:
                 try:
                     await self._publish(message, stream)
-                except MaxPayloadError as error:
-                    too_large = error  # the others go nevertheless
+                    sent += 1
+                except MaxPayloadError:  # the others go nevertheless
+                    too_large += message.samples
                 if len(self.unconfirmed) >= UNCONFIRMED:
                     await self._confirmed()
             await self._confirmed()
@@ -215,8 +226,9 @@ class _Connection:
             for each in self.unconfirmed:
                 each.cancel()
             self.unconfirmed.clear()
-        if too_large is not None:
-            raise Rejected("a line is larger than the server's max_payload") from too_large
+        if too_large:
+            reason = "a line is larger than the server's max_payload"
+            raise Rejected(reason, too_large if sent else None)
 
     async def close(self) -> None:
         """Close; what is still in the buffers is not waited for."""
@@ -247,7 +259,10 @@ class _Connection:
         """Wait until the server has read all, then for the stream; raise what went wrong."""
         await self._or_gone(self.client.flush(FLUSH_SECONDS))
         if self.faults:
-            raise Rejected(f"the server refuses: {told(self.faults[0])}")
+            fault = told(self.faults[0])
+            if "permissions violation" in fault.lower():
+                raise Denied(f"the server refuses: {fault}")
+            raise self.faults[0]
         await self._or_gone(asyncio.gather(*self.unconfirmed))
         self.unconfirmed.clear()
 

@@ -83,11 +83,11 @@ class Place:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
 
     def open(self, name: str) -> int:
         """Return a descriptor of a file in it."""
-        return os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK)
+        return os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self, name: str, size: int = READ_BYTES) -> bytes:
         """Return a file's contents, read once."""

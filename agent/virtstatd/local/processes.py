@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtstatd.local.files import Folder
+from virtstatd.local.files import Folder, Place
 
 
 UNSETTLED_NANOSECONDS = 2_000_000_000
@@ -53,6 +53,7 @@ class Finder:
 
     def __init__(self, directory: Path, proc: Path) -> None:
         self._directory = directory
+        self._place = Place(directory)
         self._proc = proc
         self._changed_at = -1
         self._pids: dict[str, int] = {}
@@ -100,8 +101,7 @@ class Finder:
 
     def _read_pid(self, name: str) -> int:
         with suppress(OSError, ValueError):
-            text = (self._directory / name).read_bytes()[: PID_MAX_DIGITS + 1]
-            return max(0, int(text))
+            return max(0, int(self._place.read(name, PID_MAX_DIGITS + 1)))
         return 0
 
     def _identify(self, pid: int) -> None:

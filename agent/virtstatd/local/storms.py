@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from itertools import accumulate
+from operator import sub
 
 from virtstatd.model import Number
 
@@ -36,19 +37,16 @@ class Shares:
 
         A share ends at 1: the kernel accounts a long wait when it ends.
         """
-        highest = 0.0
-        if spans is before:  # nothing has moved
-            self._counts[0] += len(spans)
-            before = spans = []
-        for span, former in zip(spans, before, strict=True):
-            grown = span - former
-            if grown <= 0:
-                self._counts[0] += 1
-                continue
-            share = min(1.0, grown / elapsed)
-            self._counts[bisect_left(_FLOATS, share)] += 1
-            self._sum += share
-            highest = max(highest, share)
+        grown = list(map(sub, spans, before))
+        highest = max(0.0, min(1.0, max(grown, default=0) / elapsed))
+        if highest <= _FLOATS[0] and min(grown, default=0) >= 0:  # nearly always
+            self._counts[0] += len(grown)
+            self._sum += sum(grown) / elapsed
+        else:
+            for span in grown:
+                share = max(0.0, min(1.0, span / elapsed))
+                self._counts[bisect_left(_FLOATS, share)] += 1
+                self._sum += share
         peaks = self._peaks
         while peaks and peaks[-1][1] <= highest:
             peaks.pop()

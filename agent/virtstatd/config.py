@@ -20,6 +20,7 @@ from virtstatd.config_tables import (
     TABLES,
     Agent,
     Budget,
+    CpuStats,
     Extra,
     Hypervisor,
     Labels,
@@ -55,6 +56,7 @@ __all__ = [
     "Agent",
     "Budget",
     "Config",
+    "CpuStats",
     "Extra",
     "Hypervisor",
     "Labels",
@@ -89,6 +91,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     hypervisor: Hypervisor = Hypervisor()
     poll: Poll = Poll()
+    cpu_stats: CpuStats = CpuStats()
     local: Local = Local()
     budget: Budget = Budget()
     labels: Labels = Labels()
@@ -123,6 +126,7 @@ def parse(text: str, file: str, *, find: Find = find_sink, names: Names = sink_n
     return Config(
         hypervisor=build(Hypervisor, _inner(document, "hypervisor")),
         poll=build(Poll, _inner(document, "poll")),
+        cpu_stats=build(CpuStats, _inner(document, "cpu_stats")),
         local=build(Local, _inner(document, "local")),
         budget=build(Budget, _inner(document, "budget")),
         labels=build(Labels, _inner(document, "labels")),

@@ -116,6 +116,17 @@ class Poll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     extra: Extra = Extra()
 
 
+class CpuStats(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CPU time of every guest on each CPU of the host, where its cgroups are of version 1."""
+
+    enabled: Annotated[
+        bool, Meta(description="Ask for it: three numbers per guest and CPU, a guest at a time.")
+    ] = False
+    interval_seconds: Annotated[
+        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
+    ] = 60.0
+
+
 class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the kernel itself tells about the guests of this host, without asking libvirt."""
 
@@ -224,6 +235,7 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 TABLES: Final[dict[str, type]] = {
     "hypervisor": Hypervisor,
     "poll": Poll,
+    "cpu_stats": CpuStats,
     "local": Local,
     "budget": Budget,
     "labels": Labels,

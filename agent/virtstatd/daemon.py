@@ -55,7 +55,9 @@ from virtstatd.sink import Opening, Send, Sink
 from virtstatd.sources.agent import AgentNumbers, LoopLag
 from virtstatd.sources.bulk import Bulk
 from virtstatd.sources.control import Stalls, Verdicts
+from virtstatd.sources.cpustats import GROUPS, CpuStats, CpuStatsReader
 from virtstatd.sources.describe import Describer, DescriptionReader
+from virtstatd.sources.tunables import Tunables
 
 
 CLOSE_SECONDS = 1.0
@@ -69,6 +71,8 @@ DESCRIPTORS_SPARED = 1024
 
 FILES_SHARE = 0.75
 """Of the others, the share for files that stay open; the rest is for one more per guest."""
+
+TIERS = ("pulse", "monitor", "extra")
 
 STATUS_SECONDS = 5.0
 """How often the status line is brought up to date."""
@@ -100,6 +104,7 @@ class Asking:
     reader: DescriptionReader
     local: LocalLane | None
     budget: Budget | None
+    cpu_stats: CpuStatsReader | None
     changed: asyncio.Event
     turned: asyncio.Event
     unknown: set[str]
@@ -138,15 +143,21 @@ async def serve(
                 lambda: ask.reader.reads,
                 lambda: len(ask.unknown),
                 ask.budget,
+                ask.cpu_stats,
             )
             ending = Signals(config, path, sockets, stop, log, notify)
+
+            def up() -> bool:
+                return ask.connection.up
+
             for name, running in {
                 "loop lag": lag.run(stop),
                 "connection": ask.connection.run(stop),
-                "poller": ask.poller.run(stop, lambda: ask.connection.up),
+                "poller": ask.poller.run(stop, up),
                 "reader": ask.reader.run(stop),
                 **({"local": ask.local.run(stop)} if ask.local else {}),
                 **({"budget": ask.budget.run(stop)} if ask.budget else {}),
+                **({"cpu stats": ask.cpu_stats.run(stop, up)} if ask.cpu_stats else {}),
                 "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
                 "watchdog": watch(ask, outlets, notify, stop),
             }.items():
@@ -230,6 +241,8 @@ async def asking(
         changed.set()
         came_or_went.set()
         (poller.nudge.set if connection.up else poller.lost)()
+        if cpu_stats and connection.up:
+            cpu_stats.reconnected()
 
     def unknown(key: str) -> None:
         if key not in unknowns:
@@ -258,10 +271,18 @@ async def asking(
         deadline_seconds=options.deadline_seconds,
     )
     reader = DescriptionReader(
-        inventory, lanes, Describer(catalog), emit, log, options.deadline_seconds
+        inventory,
+        lanes,
+        Describer(catalog),
+        Tunables(catalog),
+        emit,
+        log,
+        options.deadline_seconds,
     )
+    cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
+    tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]
     local = _local(config, catalog, inventory, cover, cgroup_cover, log)
-    budget = Budget(poller.tiers, meter, percent, log) if meter else None
+    budget = Budget(tiers, meter, percent, log) if meter else None
     try:
         yield Asking(
             inventory,
@@ -271,6 +292,7 @@ async def asking(
             reader,
             local,
             budget,
+            cpu_stats,
             changed,
             came_or_went,
             unknowns,
@@ -298,6 +320,31 @@ def _stalls(config: Config) -> Stalls | None:
         return Stalls(pid_files(config.hypervisor.uri or detected_uri()))
     except Elsewhere:
         return None
+
+
+def _cpu_stats(
+    config: Config,
+    catalog: Catalog,
+    inventory: Inventory,
+    lanes: Lanes,
+    emit: Callable[[Batch], None],
+    log: FilteringBoundLogger,
+) -> CpuStatsReader | None:
+    """Return what reads CPU time per host CPU, None where nobody asked for it."""
+    if not config.cpu_stats.enabled:
+        return None
+    polled = [group for name in TIERS for group in getattr(config.poll, name).groups]
+    ticker = Ticker("cpu_stats", config.cpu_stats.interval_seconds, time.monotonic())
+    return CpuStatsReader(
+        CpuStats(inventory, catalog, totals="cpu_total" not in polled),
+        inventory,
+        lanes,
+        Tier("cpu_stats", 0, GROUPS, ticker),
+        emit,
+        log,
+        slice_domains=config.hypervisor.slice_domains,
+        deadline_seconds=config.hypervisor.deadline_seconds,
+    )
 
 
 def _local(
@@ -346,7 +393,7 @@ def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
     """Return the tiers that ask for anything, the one that asks the most of libvirt last."""
     origin = time.monotonic()
     tiers = []
-    for name in ("pulse", "monitor", "extra"):
+    for name in TIERS:
         options = getattr(config.poll, name)
         bits = sum(GROUP_BITS[group] for group in options.groups)
         groups = frozenset(group.name for group in catalog.groups.values() if group.bit & bits)

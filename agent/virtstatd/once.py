@@ -30,6 +30,8 @@ async def poll_once(config: Config, form: str, out: BinaryIO, log: FilteringBoun
         await ask.poller.once()
         await ask.reader.read_all(asyncio.Event())
         ask.reader.send()
+        if ask.cpu_stats:
+            await ask.cpu_stats.read_all(asyncio.Event())
     if form == "jsonl":
         lines = Lines()
         for batch in batches:

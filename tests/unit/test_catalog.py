@@ -57,10 +57,12 @@ def test_groups(catalog: Catalog):
     assert {name for name, group in catalog.groups.items() if not group.bit} == {
         "agent",
         "control",
+        "cpu_stats",
         "domain",
         "local",
         "node",
         "partition",
+        "tunable",
         "unknown",
     }
 

@@ -147,6 +147,22 @@ async def test_a_cancelled_wait_passes_its_turn_on():
     await lanes.close(5)
 
 
+async def test_a_patient_call_lets_all_others_go_first():
+    """Its turn comes when nobody else waits for one, however long it has waited itself."""
+    release, order = threading.Event(), []
+    lanes = Lanes(Opener(), 1)
+    tasks = [asyncio.create_task(lanes.run(lambda _: release.wait(10), 10, monitor=True))]
+    await asyncio.sleep(0)
+    for number in range(6):
+        call = lanes.run(lambda _, n=number: order.append(n), 10, monitor=True, patient=number < 2)
+        tasks.append(asyncio.create_task(call))
+        await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(*tasks)
+    assert order == [2, 3, 4, 5, 0, 1]
+    await lanes.close(5)
+
+
 async def test_a_refusal_keeps_the_connection_and_a_death_opens_another():
     """Death is read from the connection, not from the error."""
     opener = Opener()

@@ -22,6 +22,7 @@ UNITS = frozenset(
         "errors",
         "packets",
         "requests",
+        "requests_per_second",
         "samples",
         "seconds",
     }

@@ -40,6 +40,10 @@ class Session:
     domains: dict[str, libvirt.virDomain] = field(default_factory=dict)
     on_close: list[Callable[[], object]] = field(default_factory=list)
 
+    def domain(self, uuid: str) -> libvirt.virDomain:
+        """Return the handle of a domain, looked up where none is known."""
+        return self.domains.get(uuid) or self.connection.lookupByUUIDString(uuid)
+
     def close(self) -> None:
         """
         Undo what `on_close` holds, let go of the handles, and close.
@@ -62,6 +66,13 @@ Open = Callable[[], Session]
 class _Call:
     function: Callable[[Session], Any]
     future: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    come: asyncio.Future[None]
+    monitor: bool
+    patient: bool
 
 
 class Lane:
@@ -158,7 +169,7 @@ class Lanes:
         self._busy = 0
         self._asking = 0
         self._idle: list[Lane] = []
-        self._waiting: list[tuple[asyncio.Future[None], bool]] = []
+        self._waiting: list[_Turn] = []
         self._closed = False
         self.abandoned = 0
         """Abandoned calls that still hang in libvirt."""
@@ -172,16 +183,22 @@ class Lanes:
         return self._busy + self.abandoned
 
     async def run(
-        self, function: Callable[[Session], T], seconds: float, *, monitor: bool = False
+        self,
+        function: Callable[[Session], T],
+        seconds: float,
+        *,
+        monitor: bool = False,
+        patient: bool = False,
     ) -> T:
         """
         Run `function` on the next free lane, at most `seconds` from the moment it starts.
 
-        `monitor` says that it asks guests' monitors and may hang for as long as one of them does.
-        Raises `Crowded` where as many such calls hang as may, at once or while it waits for its
-        turn, and `Overdue` past the deadline: the call is abandoned, its late result discarded.
+        `monitor` says that it asks guests' monitors and may hang for as long as one of them does;
+        `patient` that it has its turn when nobody else waits for one. `Crowded` where as many calls
+        that ask monitors hang as may, at once or while it waits for its turn, and `Overdue` past
+        the deadline: the call is abandoned, its late result discarded.
         """
-        lane = await self._take(monitor=monitor)
+        lane = await self._take(monitor=monitor, patient=patient)
         future = lane.call(function)
         try:
             await asyncio.wait({future}, timeout=seconds)
@@ -207,14 +224,14 @@ class Lanes:
         if ended:
             await asyncio.wait(ended, timeout=seconds)
 
-    async def _take(self, *, monitor: bool) -> Lane:
+    async def _take(self, *, monitor: bool, patient: bool) -> Lane:
         while not self._room(monitor=monitor):
             if monitor and self.stuck >= STUCK_MAX:
                 raise Crowded(f"{self.stuck} calls hang in libvirt")
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((turn, monitor))
+            turn = _Turn(asyncio.get_running_loop().create_future(), monitor, patient)
+            self._waiting.append(turn)
             try:
-                await turn
+                await turn.come
             except asyncio.CancelledError:
                 self._wake()  # the turn may have been ours already
                 raise
@@ -234,14 +251,13 @@ class Lanes:
 
     def _wake(self) -> None:
         crowded = self.stuck >= STUCK_MAX
-        for waiting in list(self._waiting):
-            turn, monitor = waiting
-            if turn.done() or (monitor and crowded) or self._room(monitor=monitor):
-                self._waiting.remove(waiting)
-                if turn.done():
+        for turn in sorted(self._waiting, key=lambda turn: turn.patient):
+            if turn.come.done() or (turn.monitor and crowded) or self._room(monitor=turn.monitor):
+                self._waiting.remove(turn)
+                if turn.come.done():
                     continue
-                turn.set_result(None)
-                if not (monitor and crowded):  # those only learn that there is no turn for them
+                turn.come.set_result(None)
+                if not (turn.monitor and crowded):  # those only learn that there is none for them
                     return
 
     def _give(self, lane: Lane) -> None:

@@ -25,7 +25,9 @@ from weakref import WeakKeyDictionary
 from virtstatd.model import Batch, Domain, Kind, Labels, Number, Reading, Shape
 
 
-BULK = "bulk"
+COVERED = frozenset({"bulk", "cpu_stats"})
+"""The sources that ask libvirt for what the lane may read as well."""
+
 TOLERANCE_NANOSECONDS = 20_000_000
 """Libvirt's clocks count ticks of 10 ms, one for user and one for system time."""
 
@@ -98,7 +100,7 @@ class Cover:
             known = self._covered.get(domain.uuid)
             if known is not None and known.domain.id == domain.id:
                 del self._covered[domain.uuid]
-        if batch.source != BULK or not self._covered:
+        if batch.source not in COVERED or not self._covered:
             self._emit(batch)
             return
         readings = [self._of(reading, batch.taken_at) for reading in batch.readings]

@@ -310,7 +310,12 @@ class MeteredLanes(Lanes):
         self._meter = meter
 
     async def run(
-        self, function: Callable[[Session], T], seconds: float, *, monitor: bool = False
+        self,
+        function: Callable[[Session], T],
+        seconds: float,
+        *,
+        monitor: bool = False,
+        patient: bool = False,
     ) -> T:
         """Run `function` as `Lanes.run` does, and meter it."""
 
@@ -318,4 +323,4 @@ class MeteredLanes(Lanes):
             with self._meter:
                 return function(session)
 
-        return await super().run(metered, seconds, monitor=monitor)
+        return await super().run(metered, seconds, monitor=monitor, patient=patient)

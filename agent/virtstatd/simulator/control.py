@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-from virtstatd.simulator import procedures
+from virtstatd.simulator import procedures, tuning
 from virtstatd.simulator.events import Argument, Event
 from virtstatd.simulator.faults import Fault, Kind
 from virtstatd.simulator.fields import parse_field
@@ -55,6 +55,7 @@ class Control:
             "suspend": self._each(self.host.suspend),
             "resume": self._each(self.host.resume),
             "metadata": self._metadata,
+            "tune": self._tune,
             "event": self._event,
             **dict.fromkeys(get_args(Kind), self._arm),
         }
@@ -183,6 +184,14 @@ class Control:
             self.host.set_metadata(
                 guest, str(command["uri"]), None if element is None else str(element)
             )
+        return {}
+
+    def _tune(self, command: Json) -> Json:
+        limits = command.get("limits")
+        if not isinstance(limits, dict):
+            raise CommandError("limits: must be an object")
+        for guest in self._chosen(command):
+            tuning.tune(self.host, guest, limits)
         return {}
 
     def _event(self, command: Json) -> Json:

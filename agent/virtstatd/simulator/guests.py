@@ -50,6 +50,7 @@ class Guest:
     aged: float = 0.0
     since: float = 0.0
     elements: dict[str, str] = field(default_factory=dict)  # metadata set at run time, by URI
+    tuned: dict[str, int | str] = field(default_factory=dict)  # limits set at run time, by name
     job: asyncio.Lock = field(default_factory=asyncio.Lock)
     job_since: float = 0.0
     hung: asyncio.Event | None = None

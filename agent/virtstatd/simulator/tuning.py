@@ -1,12 +1,26 @@
-"""Procedures of a domain's limits and of single devices, as a guest without tuning has them."""
+"""Procedures of a domain's limits, which are none until it is tuned, and of single devices."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from virtstatd.simulator.calls import Call, active_guest
-from virtstatd.simulator.events import pack_params
-from virtstatd.simulator.fields import BOOLEAN, INT, LLONG, STRING, UINT, ULLONG, Field, Group
+from virtstatd.simulator.events import TUNABLE, pack_params
+from virtstatd.simulator.fields import (
+    BOOLEAN,
+    INT,
+    LLONG,
+    STRING,
+    UINT,
+    ULLONG,
+    Field,
+    Group,
+    parse_field,
+)
 from virtstatd.simulator.flavors import GIB, letter
 from virtstatd.simulator.guests import Guest
+from virtstatd.simulator.host import Host
 from virtstatd.simulator.load import UNIT_BITS
 from virtstatd.simulator.rpc import FROM_DOMAIN, FROM_QEMU, INVALID_ARG, RpcError
 from virtstatd.simulator.xdr import (
@@ -50,6 +64,30 @@ ref_cpu_cycles cpu_clock task_clock page_faults context_switches cpu_migrations 
 page_faults_maj alignment_faults emulation_faults"""
 
 
+def tune(host: Host, guest: Guest, limits: Mapping[str, int | str]) -> None:
+    """
+    Set limits by libvirt's names for them; raises `ValueError` for what is none.
+
+    An event tells of those of the scheduler, as libvirt does, and of no others.
+    """
+    known = {field.name: field for field in (*_SCHEDULER, *_MEMORY, *_BLKIO, *_NUMA)}
+    for name, limit in limits.items():
+        if name not in known or isinstance(limit, str) != (known[name].type == STRING):
+            raise ValueError(f"{name}: {limit!r} is no limit of a domain")
+    guest.tuned |= limits
+    changed = [f for f in _now(guest, _SCHEDULER) if f.name in limits]
+    if changed:
+        host.tell(guest, TUNABLE, [replace(f, name=f"cputune.{f.name}") for f in changed])
+
+
+def _now(guest: Guest, fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Give fields as they were set, if they were."""
+    return tuple(
+        parse_field(f.name, f.type, guest.tuned[f.name]) if f.name in guest.tuned else f
+        for f in fields
+    )
+
+
 def _counted(call: Call, fields: tuple[Field, ...]) -> bytes:
     """Give the fields that the caller has room for; without room, how many there are."""
     room = call.arguments.take_int()
@@ -59,27 +97,24 @@ def _counted(call: Call, fields: tuple[Field, ...]) -> bytes:
 
 
 def get_scheduler_parameters(call: Call) -> bytes:
-    """Give CPU shares and quotas: none."""
-    call.guest()
-    return pack_params(_SCHEDULER[: max(0, call.arguments.take_int())])
+    """Give CPU shares and quotas."""
+    fields = _now(call.guest(), _SCHEDULER)
+    return pack_params(fields[: max(0, call.arguments.take_int())])
 
 
 def get_memory_parameters(call: Call) -> bytes:
-    """Give the memory limits: none."""
-    call.guest()
-    return _counted(call, _MEMORY)
+    """Give the memory limits."""
+    return _counted(call, _now(call.guest(), _MEMORY))
 
 
 def get_blkio_parameters(call: Call) -> bytes:
-    """Give the block I/O weights: the usual ones."""
-    call.guest()
-    return _counted(call, _BLKIO)
+    """Give the block I/O weights and the limits of devices."""
+    return _counted(call, _now(call.guest(), _BLKIO))
 
 
 def get_numa_parameters(call: Call) -> bytes:
-    """Give the NUMA placement: none."""
-    call.guest()
-    return _counted(call, _NUMA)
+    """Give the NUMA placement."""
+    return _counted(call, _now(call.guest(), _NUMA))
 
 
 def get_perf_events(call: Call) -> bytes:

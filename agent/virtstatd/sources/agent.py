@@ -21,6 +21,7 @@ from virtstatd.model import Batch, Number, Reading, Series
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.poller import CALL_BUCKETS, Poller, Tier
+from virtstatd.sources.cpustats import CpuStatsReader
 
 
 LAG_PERIOD_SECONDS = 0.1
@@ -69,7 +70,10 @@ class AgentNumbers:
         xml_reads: Callable[[], int],
         unknown_fields: Callable[[], int],
         budget: Budget | None = None,
+        cpu_stats: CpuStatsReader | None = None,
     ) -> None:
+        self._cpu_stats = cpu_stats
+        self._tiers = (*poller.tiers, *((cpu_stats.tier,) if cpu_stats else ()))
         self._poller = poller
         self._connection = connection
         self._lanes = lanes
@@ -94,7 +98,7 @@ class AgentNumbers:
         for key, labels, number in rows:
             items.append(self._catalog.series("agent", key, labels))
             values.append(number)
-        for tier in self._poller.tiers:
+        for tier in self._tiers:
             items += self._histogram(tier)
             values += [*accumulate(tier.durations), tier.seconds, sum(tier.durations)]
         if items != self._items:
@@ -125,8 +129,10 @@ class AgentNumbers:
         yield from _process()
         if self._budget is not None:
             yield from _cost(self._budget)
-        for tier in self._poller.tiers:
+        for tier in self._tiers:
             yield from self._tier(tier)
+        if self._cpu_stats and self._cpu_stats.supported is not None:
+            yield "cpu_stats_supported", {}, int(self._cpu_stats.supported)
         for outlet in self._outlets:
             yield from _outlet(outlet)
 

@@ -1,8 +1,10 @@
-"""What the XML of a domain says of it and its devices, as `*_info` series."""
+"""What the XML of a domain says of it and its devices, as `*_info` series, and its tunables."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import random
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Labels, Reading
 from virtstatd.polling.waiting import first_of
+from virtstatd.sources.tunables import Parameters, Tunables, parameters
 
 
 EMIT_SECONDS = 15.0
@@ -23,6 +26,9 @@ EMIT_SECONDS = 15.0
 
 PAUSE_SECONDS = 0.1
 """How often changed domains are looked for."""
+
+AGAIN_SECONDS = 600.0
+"""When a domain is read again at the latest: of a changed memory limit no event tells."""
 
 XML_MAX_BYTES = 1 << 20
 """A guest's owner may write megabytes of metadata; they are not worth the memory of the host."""
@@ -62,9 +68,10 @@ class Describer:
 
 class DescriptionReader:
     """
-    Read the XML of each domain once per change, one at a time, and send what it says.
+    Read the XML and the tunables of each domain once per change, and rarely else; send them.
 
-    Never on the way of a poll: a domain whose XML cannot be had keeps its numbers.
+    One domain at a time and never on the way of a poll: a domain whose XML cannot be had keeps its
+    numbers.
     """
 
     def __init__(
@@ -72,13 +79,19 @@ class DescriptionReader:
         inventory: Inventory,
         lanes: Lanes,
         describer: Describer,
+        tunables: Tunables,
         emit: Callable[[Batch], None],
         log: FilteringBoundLogger,
         deadline_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reads = 0
         self.failures = 0
         self._undescribed: set[str] = set()
+        self._again: list[tuple[float, str]] = []
+        self._expected: set[str] = set()
+        self._tunables = tunables
+        self._clock = clock
         self._inventory = inventory
         self._lanes = lanes
         self._describer = describer
@@ -90,9 +103,10 @@ class DescriptionReader:
         """Read and send until `stop`."""
         emitted_at = -EMIT_SECONDS
         while not stop.is_set():
+            self._look_again()
             changed = await self.read_all(stop)
-            if changed or time.monotonic() - emitted_at >= EMIT_SECONDS:
-                emitted_at = time.monotonic()
+            if changed or self._clock() - emitted_at >= EMIT_SECONDS:
+                emitted_at = self._clock()
                 self.send()
             await first_of(stop, seconds=PAUSE_SECONDS)
 
@@ -104,20 +118,48 @@ class DescriptionReader:
             if domain is None:
                 break
             try:
-                question = partial(_xml, domain.uuid)
-                xml = await self._lanes.run(question, self._deadline, monitor=True)
-                self._inventory.describe(domain, self._describer.readings(domain, xml))
+                question = partial(_told, domain.uuid)
+                xml, of = await self._lanes.run(
+                    question, self._deadline, monitor=True, patient=True
+                )
+                self._describe(domain, xml, of)
             except (Crowded, Disconnected, Overdue):
                 self._inventory.change(domain.uuid)
                 break
-            except (VirtstatdError, Undescribable) as error:
-                self.failures += 1
-                if domain.uuid not in self._undescribed:
-                    self._undescribed.add(domain.uuid)
-                    self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+            except VirtstatdError as error:
+                self._fail(domain, error)
+            self._expect(domain.uuid)
             self.reads += 1
             changed = True
         return changed
+
+    def _describe(self, domain: Domain, xml: str, of: Parameters) -> None:
+        readings = self._tunables.readings(domain, of)
+        try:
+            readings = (*self._describer.readings(domain, xml), *readings)
+        except Undescribable as error:
+            self._fail(domain, error)
+        self._inventory.describe(domain, readings)
+
+    def _fail(self, domain: Domain, error: Exception) -> None:
+        self.failures += 1
+        if domain.uuid not in self._undescribed:
+            self._undescribed.add(domain.uuid)
+            self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+
+    def _expect(self, uuid: str) -> None:
+        """Have a domain read again after a while, each at its own time."""
+        if uuid not in self._expected:
+            self._expected.add(uuid)
+            due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            heapq.heappush(self._again, (due, uuid))
+
+    def _look_again(self) -> None:
+        """Ask for what is due; a domain that has ended is forgotten by it."""
+        while self._again and self._again[0][0] <= self._clock():
+            _, uuid = heapq.heappop(self._again)
+            self._expected.discard(uuid)
+            self._inventory.change(uuid)
 
     def send(self) -> None:
         """Send the descriptions as they are known."""
@@ -127,17 +169,15 @@ class DescriptionReader:
                 source="inventory",
                 taken_at=time.time_ns(),
                 readings=readings,
-                groups=frozenset({"domain"}),
+                groups=frozenset({"domain", "tunable"}),
                 lifetime_seconds=2 * EMIT_SECONDS,
             )
         )
 
 
-def _xml(uuid: str, session: Session) -> str:
-    handle = session.domains.get(uuid)
-    if handle is None:
-        handle = session.connection.lookupByUUIDString(uuid)
-    return str(handle.XMLDesc(0))
+def _told(uuid: str, session: Session) -> tuple[str, Parameters]:
+    handle = session.domain(uuid)
+    return str(handle.XMLDesc(0)), parameters(handle)
 
 
 def parsed(xml: str) -> ET.Element:

@@ -31,6 +31,7 @@ BUILT_IN: Final = (
     "statsd",
     "textfile",
     "jsonl",
+    "parquet",
     "nats",
     "kafka",
     "mqtt",

@@ -15,7 +15,7 @@ from virtstatd.errors import TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.outputs import File, Output, Stdout
-from virtstatd.sinks.worker import Worker
+from virtstatd.sinks.worker import Handover, Worker
 
 
 STDOUT = "stdout"
@@ -72,24 +72,10 @@ class _Threaded:
     """An output that blocks, on a thread of its own."""
 
     def __init__(self, output: Output, name: str) -> None:
+        lines = Lines()
         self._output = output
-        self._lines = Lines()
         self._worker = Worker(f"sink {name}")
-        self._underway: tuple[Batch, asyncio.Future[None]] | None = None
-
-    async def send(self, batch: Batch) -> None:
-        """Write a batch; one whose sender was cancelled is written to its end before the next."""
-        if self._underway is not None:
-            earlier, written = self._underway
-            await asyncio.wait([written])
-            self._underway = None
-            if earlier is batch and written.exception() is None:
-                return  # it was only not waited for
-        written = self._worker.submit(lambda: self._output.write(self._lines.pieces(batch)))
-        self._underway = batch, written
-        await asyncio.wait([written])  # waiting may be cancelled, writing cannot
-        self._underway = None
-        written.result()
+        self.send = Handover(self._worker, lambda batch: output.write(lines.pieces(batch))).send
 
     async def close(self) -> None:
         """Close when all is written, or leave a write that is stuck to its thread."""

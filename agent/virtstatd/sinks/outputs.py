@@ -43,7 +43,7 @@ class Stdout:
         """Write, for as long as the reader takes."""
         try:
             for piece in pieces:
-                _write_all(self._fd, piece)
+                write_all(self._fd, piece)
         except BrokenPipeError as error:
             raise Rejected("the reader of standard output is gone") from error
         except OSError as error:
@@ -139,13 +139,14 @@ class File:
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             text = b"\n" + text  # somebody was killed in the middle of a line
         try:
-            _write_all(self._fd, text)
+            write_all(self._fd, text)
         except OSError:
             os.ftruncate(self._fd, size)
             raise
 
 
-def _write_all(fd: int, text: bytes) -> None:
+def write_all(fd: int, text: bytes) -> None:
+    """Write all of a text, however many calls that takes."""
     view = memoryview(text)
     while view:
         try:

@@ -1,0 +1,155 @@
+"""
+An archive of Parquet files, one per hour, for DuckDB and everything else that reads them.
+
+A batch is delivered when it is in a journal beside the files: a kill loses nothing, and a power cut
+what the kernel had not written yet. Journals become files on a second thread, so that no batch ever
+waits for a disk that is busy with an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import platform
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import pyarrow as pa  # type: ignore[import-untyped]
+from msgspec import Meta
+
+from virtstatd.errors import StartError
+from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.archive import Archive, Limits
+from virtstatd.sinks.worker import Handover, Worker
+
+
+CLOSE_SECONDS = 0.9
+FLUSH_SECONDS = 0.3
+"""For a last flush; what is not done then waits in its journal for the next start."""
+
+PATIENCE_SECONDS = 3.0
+"""For the last owner of the directory to finish its last flush."""
+
+DAY_NS = 86400 * 10**9
+SECOND_NS = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parquet:
+    """Keep every number in Parquet files, one per hour: an archive that DuckDB reads in place."""
+
+    directory: Annotated[
+        str, Meta(description="Directory of the files, made when it is not there; one per sink.")
+    ] = "/var/lib/virtstatd/archive"
+    host: Annotated[
+        str, Meta(description="Column `host` of every row; empty is the host's name.")
+    ] = ""
+    flush_seconds: Annotated[
+        float,
+        Meta(description="Time until numbers can be read, at most.", ge=1, le=3600),
+    ] = 60.0
+    keep_bytes: Annotated[
+        int,
+        Meta(description="Size from which the oldest hours are removed; 0 is no limit.", ge=0),
+    ] = 10_000_000_000
+    keep_days: Annotated[
+        float, Meta(description="Age at which hours are removed; 0 is no limit.", ge=0, le=36500)
+    ] = 0.0
+    free_bytes: Annotated[
+        int,
+        Meta(
+            description="Free space of the disk that is left alone; the oldest hours make room.",
+            ge=0,
+        ),
+    ] = 1_000_000_000
+
+    delivery: ClassVar[Delivery] = "memory"
+
+    def __post_init__(self) -> None:
+        if not self.directory.startswith("/") or "\0" in self.directory:
+            raise ValueError("directory: must be absolute")
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Send]:
+        """Take the directory, and begin with what the last run has left."""
+        directory = Path(self.directory)
+        # the system's allocator gives back at once what an hour has needed
+        pa.set_memory_pool(pa.system_memory_pool())
+        lock = await _taken(directory)
+        try:
+            archive = Archive(
+                directory,
+                self.host or platform.node() or "localhost",
+                Limits(self.keep_bytes, int(self.keep_days * DAY_NS), self.free_bytes),
+                int(self.flush_seconds * SECOND_NS),
+                opening.log,
+            )
+        except BaseException:
+            os.close(lock)
+            raise
+        front = Worker(f"sink {opening.name}")
+        back = Worker(f"archive {opening.name}")
+        handover = Handover(front, archive.append)
+        settled = back.submit(archive.settle)
+
+        async def send(batch: Batch) -> None:
+            nonlocal settled
+            await handover.send(batch)
+            if archive.flushable.is_set() and settled.done():
+                settled = back.submit(archive.settle)
+
+        try:
+            yield send
+        finally:
+            archive.until = time.monotonic() + FLUSH_SECONDS
+            closed = front.submit(archive.close)
+            front.close()
+            await asyncio.wait([closed], timeout=FLUSH_SECONDS)
+            back.submit(archive.settle)
+            released = back.submit(lambda: os.close(lock))
+            back.close()
+            await asyncio.wait([released], timeout=CLOSE_SECONDS - FLUSH_SECONDS)
+
+
+async def _taken(directory: Path) -> int:
+    """Return the descriptor whose lock keeps others from the directory."""
+    fd = _lock_file(directory)
+    patience_until = time.monotonic() + PATIENCE_SECONDS
+    try:
+        # a lock tells nobody when it is free
+        while not (locked := _locked(fd)) and time.monotonic() < patience_until:  # noqa: ASYNC110
+            await asyncio.sleep(PATIENCE_SECONDS / 50)
+    except BaseException:
+        os.close(fd)
+        raise
+    if locked:
+        return fd
+    os.close(fd)
+    raise StartError(f"{directory} is in use by another sink; give each a directory of its own")
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock_file(directory: Path) -> int:
+    try:
+        directory.mkdir(mode=0o750, exist_ok=True)
+        return os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        mend = (
+            f"create {directory.parent}"
+            if error.errno == errno.ENOENT
+            else "let the agent's user write there, or choose another directory"
+        )
+        raise StartError(f"cannot write {directory}: {error.strerror}; {mend}") from error

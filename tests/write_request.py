@@ -4,9 +4,10 @@ import math
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import NamedTuple
 
 import cramjam
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
 
 from virtstatd.model import Kind, Reading
 
@@ -16,32 +17,44 @@ EXTERNAL = {"job": "j", "instance": "i", "zone": "z"}
 
 _SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_MESSAGES = {
+_VERSION_1 = {
     "Label": [("name", 1, "string"), ("value", 2, "string")],
     "Sample": [("value", 1, "double"), ("timestamp", 2, "int64")],
-    "TimeSeries": [("labels", 1, "Label"), ("samples", 2, "Sample")],
-    "WriteRequest": [("timeseries", 1, "TimeSeries")],
+    "TimeSeries": [("labels", 1, "*Label"), ("samples", 2, "*Sample")],
+    "Request": [("timeseries", 1, "*TimeSeries")],
+}
+_VERSION_2 = {
+    "Sample": [("value", 1, "double"), ("timestamp", 2, "int64"), ("start_timestamp", 3, "int64")],
+    "Metadata": [("type", 1, "int32"), ("help_ref", 3, "uint32"), ("unit_ref", 4, "uint32")],
+    "TimeSeries": [
+        ("labels_refs", 1, "*uint32"),
+        ("samples", 2, "*Sample"),
+        ("metadata", 5, "Metadata"),
+    ],
+    "Request": [("symbols", 4, "*string"), ("timeseries", 5, "*TimeSeries")],
 }
 
 
-def _request() -> type:
+def _request(messages: dict[str, list[tuple[str, int, str]]]) -> type:
     file = descriptor_pb2.FileDescriptorProto(name="write", package="write", syntax="proto3")
-    for name, members in _MESSAGES.items():
+    for name, members in messages.items():
         message = file.message_type.add(name=name)
         for member, number, kind in members:
-            field = message.field.add(name=member, number=number, label=_FIELD.LABEL_OPTIONAL)
-            if kind in _MESSAGES:
-                field.label = _FIELD.LABEL_REPEATED
+            repeated = kind.startswith("*")
+            label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+            field = message.field.add(name=member, number=number, label=label)
+            if (plain := kind.removeprefix("*")) in messages:
                 field.type = _FIELD.TYPE_MESSAGE
-                field.type_name = f".write.{kind}"
+                field.type_name = f".write.{plain}"
             else:
-                field.type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+                field.type = getattr(_FIELD, f"TYPE_{plain.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("write.WriteRequest"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("write.Request"))
 
 
-REQUEST = _request()
+REQUEST = _request(_VERSION_1)
+REQUEST_2 = _request(_VERSION_2)
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -59,6 +72,46 @@ def read(body: bytes) -> list[tuple[Labels, int, int]]:
         for series in request.timeseries
         for sample in series.samples
     ]
+
+
+class Written(NamedTuple):
+    """A sample of version 2.0; `start` is 0 where it is not said."""
+
+    labels: Labels
+    bits: int
+    time: int
+    start: int
+    kind: int
+    help: str
+    unit: str
+
+
+def read2(body: bytes) -> list[Written]:
+    """Return every sample of a request of version 2.0, whose table must be as it has to be."""
+    request = REQUEST_2()
+    request.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
+    assert not unknown_fields.UnknownFieldSet(request)
+    symbols = request.symbols
+    assert symbols[0] == ""
+    found: list[Written] = []
+    for series in request.timeseries:
+        assert not unknown_fields.UnknownFieldSet(series)
+        (sample,) = series.samples
+        refs = series.labels_refs
+        labels = tuple((symbols[a], symbols[b]) for a, b in zip(refs[::2], refs[1::2], strict=True))
+        about = series.metadata
+        found.append(
+            Written(
+                labels,
+                bits(sample.value),
+                sample.timestamp,
+                sample.start_timestamp,
+                about.type,
+                symbols[about.help_ref],
+                symbols[about.unit_ref],
+            )
+        )
+    return found
 
 
 def bits(number: float) -> int:

@@ -23,13 +23,17 @@ from virtstatd.sinks.exposition import Templates, label_text
 from virtstatd.sinks.line_protocol import LineProtocol
 from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.otlp_encoder import Encoder as OtlpEncoder
-from virtstatd.sinks.remote_write import Encoder as WriteEncoder
+from virtstatd.sinks.staleness import Plan
+from virtstatd.sinks.write2_encoder import Encoder as Write2Encoder
+from virtstatd.sinks.write_encoder import Encoder as WriteEncoder
 from virtstatd.testing import TAKEN_AT
 
 
 GUESTS = 300
 ROUNDS = 8
 MILLION = 1e6
+REQUEST_READINGS = 150
+EXTERNAL = (("instance", "host1.example.org"), ("job", "virtstatd"))
 
 Encode = Callable[[Batch], bytes]
 
@@ -56,16 +60,19 @@ def json_lines() -> Encode:
     return lambda batch: b"".join(lines.pieces(batch))
 
 
-def remote_write() -> Encode:
-    """Encode remote write's time series."""
-    encoder = WriteEncoder((("instance", "host1.example.org"), ("job", "virtstatd")))
-    return lambda batch: b"".join(
-        [
-            encoder.encode(each.shape, each.domain.labels, each.values, batch.taken_at // 1_000_000)
-            for each in batch.readings
-            if each.domain
-        ]
-    )
+def remote_write(encoder: WriteEncoder | Write2Encoder) -> Encode:
+    """Encode remote write's time series, in requests of as many readings as are usual."""
+
+    def encode(batch: Batch) -> bytes:
+        milliseconds = batch.taken_at // 1_000_000
+        plan = Plan(batch.readings, (), {}, {}, milliseconds)
+        items = encoder.items(plan, [milliseconds - 10**6] * len(batch.readings))
+        return b"".join(
+            encoder.request([make() for _, make in items[start : start + REQUEST_READINGS]])
+            for start in range(0, len(items), REQUEST_READINGS)
+        )
+
+    return encode
 
 
 def influx() -> Encode:
@@ -121,7 +128,8 @@ def rows() -> Iterable[tuple[str, Encode]]:
     yield "text", text()
     yield "jsonl", json_lines()
     for name, encode, compress in (
-        ("remote_write", remote_write(), snappy),
+        ("remote_write 1.0", remote_write(WriteEncoder(EXTERNAL)), snappy),
+        ("remote_write 2.0", remote_write(Write2Encoder(EXTERNAL)), snappy),
         ("influx", influx(), gzip),
         ("otlp", otlp(), gzip),
     ):

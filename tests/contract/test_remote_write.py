@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from servers import asked, fetched, free_port, needs, running
 from virtstatd.model import Batch
@@ -78,10 +80,14 @@ def now(batch: Batch) -> Batch:
 async def test_prometheus_has_every_value(tmp_path: Path):
     """Value by value Prometheus has what was sent, names unharmed; twice makes no more of it."""
     batch = now(hostile_batch())
-    async with prometheus(tmp_path) as url, sink(url).open(opening()) as send:
-        await send(batch)
-        await send(batch)
-        has = await found(url, batch.taken_at)
+    with capture_logs() as logs:
+        log = opening(log=structlog.get_logger())
+        async with prometheus(tmp_path) as url, sink(url).open(log) as send:
+            await send(batch)
+            await send(batch)
+            has = await found(url, batch.taken_at)
+    # it answers 204 to version 2.0 as well, and stores nothing of it
+    assert [(each["event"], each["protocol"]) for each in logs] == [("write.negotiated", "1.0")]
     assert {labels: bits(number) for labels, number in has.items()} == wanted(batch.readings)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from httpstub import Stub, answering
 from virtstatd.model import Batch, Domain, Field, Kind, Series, Shape
 from virtstatd.sink import Rejected, TryLater
-from virtstatd.sinks.remote_write import Encoder, RemoteWrite
+from virtstatd.sinks.remote_write import RemoteWrite
+from virtstatd.sinks.write_encoder import Encoder
 from virtstatd.testing import (
     TAKEN_AT,
     hostile_batch,
@@ -35,7 +36,7 @@ def sink(stub: Stub, **options: object) -> RemoteWrite:
         job="j",
         instance="i",
         external_labels={"zone": "z"},
-        **options,
+        **{"protocol": "1.0"} | options,
     )
 
 

@@ -49,6 +49,7 @@ _CONTROL = re.compile(r"[^\x20-\x7e]+")
 class Answer:
     """What came back: of the body the first 64 KiB, and what to raise unless it was accepted."""
 
+    status: int
     headers: Mapping[str, str]
     body: bytes
     fault: TryLater | Rejected | None
@@ -88,7 +89,7 @@ class Client:
             text = await _read(response)
         finally:
             response.release()  # closes the connection when there is more to read
-        return Answer(response.headers, text, self._fault(response, text, secret))
+        return Answer(response.status, response.headers, text, self._fault(response, text, secret))
 
     def _fault(
         self, response: aiohttp.ClientResponse, text: bytes, secret: str

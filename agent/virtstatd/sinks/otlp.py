@@ -16,12 +16,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from virtstatd.model import Reading
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
 from virtstatd.sinks.access import Access
 from virtstatd.sinks.http import connected
 from virtstatd.sinks.otlp_encoder import Encoder
 from virtstatd.sinks.portions import Portions
+from virtstatd.sinks.runs import Runs
 
 
 SHOWN_CHARACTERS = 256
@@ -77,38 +77,16 @@ class Otlp(Access):
                             reading.shape,
                             reading.domain.labels if reading.domain else (),
                             reading.values,
-                            runs.began(reading, batch.taken_at),
+                            runs.began(reading.domain, batch),
                             batch.taken_at,
                         ),
                     )
                     for reading in batch.readings
                 ]
                 await portions.send(batch, items, encoder.request, post)
-                for domain in batch.gone:
-                    runs.forget(domain.uuid, domain.id)
+                runs.settle(batch)
 
             yield send
-
-
-class Runs:
-    """When each incarnation of a domain was first seen, which is where its counters begin."""
-
-    def __init__(self) -> None:
-        self._began: dict[str | None, tuple[int, int]] = {}
-
-    def began(self, reading: Reading, taken_at: int) -> int:
-        """Return the time in nanoseconds; the first reading of a run sets it."""
-        domain = reading.domain
-        uuid, run = (domain.uuid, domain.id) if domain else (None, 0)
-        known = self._began.get(uuid)
-        if known is None or known[0] != run:
-            known = self._began[uuid] = run, taken_at
-        return min(known[1], taken_at)
-
-    def forget(self, uuid: str, run: int) -> None:
-        """Forget a run that has ended."""
-        if self._began.get(uuid, (None, 0))[0] == run:
-            del self._began[uuid]
 
 
 def check(answer: bytes) -> None:

@@ -10,6 +10,8 @@ from virtstatd.model import Batch
 
 
 T = TypeVar("T")
+Item = tuple[int, Callable[[], T]]
+"""A number of samples, and what encodes them."""
 
 
 class Portions:
@@ -29,7 +31,7 @@ class Portions:
     async def send(
         self,
         batch: Batch,
-        items: Sequence[tuple[int, Callable[[], T]]],
+        items: Sequence[Item[T]],
         join: Callable[[list[T]], bytes],
         post: Callable[[bytes, int], Awaitable[None]],
     ) -> None:

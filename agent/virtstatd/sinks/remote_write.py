@@ -1,59 +1,71 @@
 """
-Prometheus remote write 1.0: what Prometheus, Mimir, Thanos and VictoriaMetrics receive.
+Prometheus remote write, what Prometheus, Mimir, Thanos and VictoriaMetrics receive.
 
-The protocol buffers are written here instead of by a library: everything but the numbers, the time
-and the domain's labels is compiled once per shape, and a reading is one call of `struct`.
+`write_encoder.py` makes the messages of version 1.0, `write2_encoder.py` those of version 2.0,
+which say the kind, help and unit of series as well, and when counters began.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
-from operator import truediv
-from struct import Struct, unpack
-from typing import Annotated, ClassVar
-from weakref import WeakKeyDictionary
+from http import HTTPStatus
+from typing import Annotated, ClassVar, Literal
 
 import cramjam
 from msgspec import Meta
+from structlog.typing import FilteringBoundLogger
 
-from virtstatd.model import Labels, Number, Series, Shape
+from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.model import Labels
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.access import Access
-from virtstatd.sinks.flat import labels_of, name_of
-from virtstatd.sinks.http import Client, connected
+from virtstatd.sinks.http import Answer, Client, connected
+from virtstatd.sinks.link import MEND_SECONDS
 from virtstatd.sinks.portions import Portions
-from virtstatd.sinks.staleness import Ended, Staleness
-from virtstatd.sinks.wire import divisor, varint
+from virtstatd.sinks.runs import Runs
+from virtstatd.sinks.staleness import MILLISECOND, Plan, Staleness
+from virtstatd.sinks.write2_encoder import Encoder as Encoder2
+from virtstatd.sinks.write_encoder import Encoder
 
 
-STALE: float = unpack("<d", bytes.fromhex("020000000000f07f"))[0]
-"""The not-a-number 0x7ff0000000000002 that says: this series ended."""
+Version = Literal["1.0", "2.0"]
 
 HEADERS = {
     "Content-Type": "application/x-protobuf",
     "Content-Encoding": "snappy",
     "X-Prometheus-Remote-Write-Version": "0.1.0",
 }
+HEADERS_2 = {
+    "Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "2.0.0",
+}
+WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 
-_TIME_BYTES = 6
-_TIME_MAX = (1 << 7 * _TIME_BYTES) - 1  # the year 2109
-_SAMPLE = b"\x12\x10\x09"  # samples: 16 bytes, of which a double comes first
-_SAMPLE_BYTES = len(_SAMPLE) + 8 + 1 + _TIME_BYTES
+_AWAY = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteWrite(Access):
-    """Push to a receiver of Prometheus remote write 1.0."""
+    """Push to a receiver of Prometheus remote write, in version 1.0 or 2.0."""
 
     url: Annotated[str, Meta(description="URL that receives, with its path.")] = (
         "http://127.0.0.1:9090/api/v1/write"
     )
+    protocol: Annotated[
+        Literal["auto", "1.0", "2.0"],
+        Meta(description="Version: 1.0, 2.0, or auto: 2.0 if the receiver proves to understand."),
+    ] = "auto"
     job: Annotated[str, Meta(description="Label `job` on every series; empty is none.")] = (
         "virtstatd"
     )
@@ -79,186 +91,118 @@ class RemoteWrite(Access):
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
         async with connected(self) as client:
-            opening.log.debug("write.opened", url=self.url)
             instance = self.instance or socket.gethostname()
             external = {**self.external_labels, "job": self.job, "instance": instance}
-            writer = Writer(client, self.url, tuple(external.items()), self.request_samples)
+            writer = Writer(client, self, tuple(external.items()), opening.log)
             yield writer.send
 
 
 class Writer:
-    """Write batches to one receiver, and mark what ended."""
+    """
+    Write batches to one receiver in the version that it understands, and mark what ended.
 
-    def __init__(self, client: Client, url: str, external: Labels, samples: int) -> None:
+    Old receivers answer to 2.0 as if they understood, and store nothing. So they are asked with an
+    empty request, and only the headers that 2.0 demands of the answer prove that they do. They are
+    asked again when a connection was lost: another may be there since.
+    """
+
+    def __init__(
+        self, client: Client, options: RemoteWrite, external: Labels, log: FilteringBoundLogger
+    ) -> None:
         self._client = client
-        self._url = url
-        self._encoder = Encoder(external)
-        self._portions = Portions(samples)
+        self._url = options.url
+        self._wanted = options.protocol
+        self._log = log
+        self._encoders: dict[str, Encoder | Encoder2] = {
+            "1.0": Encoder(external),
+            "2.0": Encoder2(external),
+        }
+        self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
+        self._told: Version | None = None
+        self._portions = Portions(options.request_samples)
         self._staleness = Staleness()
+        self._runs = Runs()
 
     async def send(self, batch: Batch) -> None:
         """Write the samples, then the marks, which nobody misses as much."""
         plan = self._staleness.plan(batch)
-        items = [
-            self._encoder.item(
-                reading.shape,
-                reading.domain.labels if reading.domain else (),
-                reading.values,
-                plan.milliseconds,
-            )
+        starts = [
+            max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)
             for reading in plan.readings
         ]
-        items += map(self._encoder.marks, plan.ended)
-        await self._portions.send(batch, items, b"".join, self._post)
+        try:
+            await self._write(batch, plan, starts)
+        except _NotUnderstoodError as error:
+            self._older(str(error))
+            await self._write(batch, plan, starts)
         self._staleness.settle(plan)
+        self._runs.settle(batch)
+
+    async def _write(self, batch: Batch, plan: Plan, starts: list[int]) -> None:
+        if self._spoken is None:
+            await self._choose()
+        encoder = self._encoders[self._spoken or "1.0"]
+        post = self._post2 if self._spoken == "2.0" else self._post
+        await self._portions.send(batch, encoder.items(plan, starts), encoder.request, post)
+
+    async def _choose(self) -> None:
+        """Ask the receiver with an empty request of version 2.0."""
+        encoder = self._encoders["2.0"]
+        answer = await self._ask(encoder.request([]), HEADERS_2)
+        if isinstance(answer.fault, TryLater) and answer.status in _AWAY:
+            raise answer.fault
+        if isinstance(answer.fault, Denied):
+            raise answer.fault
+        if WRITTEN in answer.headers and answer.status != HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+            self._speak("2.0")
+        else:
+            self._older(f"it answers {answer.status} to an empty request")
+
+    def _older(self, reason: str) -> None:
+        """Go back to 1.0, unless 2.0 is all that is wanted."""
+        if self._wanted == "2.0":
+            self._spoken = None
+            raise TryLater(f"{self._url} does not understand version 2.0: {reason}", MEND_SECONDS)
+        self._speak("1.0")
+
+    def _speak(self, version: Version) -> None:
+        self._spoken = version
+        if version != self._told:
+            self._told = version
+            self._log.info("write.negotiated", protocol=version)
 
     async def _post(self, body: bytes, _: int) -> None:
+        answer = await self._ask(body, HEADERS)
+        if answer.fault:
+            raise answer.fault
+
+    async def _post2(self, body: bytes, samples: int) -> None:
+        answer = await self._ask(body, HEADERS_2)
+        written = _number(answer.headers.get(WRITTEN, ""))
+        if answer.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE or (
+            written is None and not answer.fault
+        ):
+            raise _NotUnderstoodError(f"it answers {answer.status} without saying what it wrote")
+        if answer.fault:
+            if written and type(answer.fault) is Rejected:
+                raise Rejected(str(answer.fault), max(0, samples - written))
+            raise answer.fault
+        if written is not None and written < samples:
+            raise Rejected(f"{samples - written} samples were not written", samples - written)
+
+    async def _ask(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         compressed = bytes(cramjam.snappy.compress_raw(body))
-        await self._client.post(self._url, compressed, HEADERS)
+        try:
+            return await self._client.ask(self._url, compressed, headers)
+        except BaseException:
+            if self._wanted != "1.0":
+                self._spoken = None
+            raise
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Template:
-    """
-    The series of a shape with holes for numbers, time and the domain's labels.
-
-    `arguments` are what `layout` packs: for each series `stride` of them, the last two the number
-    and the time, those at odd places before them the domain's labels.
-    """
-
-    layout: Struct
-    arguments: tuple[bytes, ...]
-    stride: int
-    divisors: tuple[int | Fraction, ...] | None
-
-    def scaled(self, values: Sequence[Number]) -> Sequence[Number]:
-        """Return values in base units, rounded once."""
-        if self.divisors is None:
-            return values
-        return tuple(map(truediv, values, self.divisors))
-
-    def encode(self, labels: Sequence[bytes], values: Sequence[Number], milliseconds: int) -> bytes:
-        """Return the time series of one reading, scaled, ready to be joined with others."""
-        arguments: list[bytes | Number] = list(self.arguments)
-        count = len(values)
-        for place, label in enumerate(labels):
-            arguments[2 * place + 1 :: self.stride] = [label] * count
-        arguments[self.stride - 2 :: self.stride] = values
-        arguments[self.stride - 1 :: self.stride] = [_time(milliseconds)] * count
-        return self.layout.pack(*arguments)
+class _NotUnderstoodError(Exception):
+    """The receiver has not understood version 2.0."""
 
 
-class Encoder:
-    """Encode readings as the time series of a WriteRequest, with templates for all live shapes."""
-
-    def __init__(self, external: Labels) -> None:
-        self._external = dict(external)
-        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Template]] = (
-            WeakKeyDictionary()
-        )
-
-    def item(
-        self, shape: Shape, labels: Labels, values: Sequence[Number], milliseconds: int
-    ) -> tuple[int, Callable[[], bytes]]:
-        """Return what encodes a reading."""
-        return len(values), functools.partial(self.encode, shape, labels, values, milliseconds)
-
-    def marks(self, ended: Ended) -> tuple[int, Callable[[], bytes]]:
-        """Return what encodes that series ended."""
-        return len(ended.series), functools.partial(self.encode_marks, ended)
-
-    def encode(
-        self, shape: Shape, labels: Labels, values: Sequence[Number], milliseconds: int
-    ) -> bytes:
-        """Encode a reading's values, taken at a time, under the labels of its domain."""
-        names, blobs = _blobs(labels)
-        templates = self._templates.get(shape)
-        if templates is None:
-            templates = self._templates[shape] = {}
-        sizes = tuple(map(len, blobs))
-        template = templates.get((names, sizes))
-        if template is None:
-            template = templates[names, sizes] = compiled(shape, names, sizes, self._external)
-        return template.encode(blobs, template.scaled(values), milliseconds)
-
-    def encode_marks(self, ended: Ended) -> bytes:
-        """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
-        names, blobs = _blobs(ended.labels)
-        shape = Shape("", ended.series)
-        template = compiled(shape, names, tuple(map(len, blobs)), self._external)
-        return template.encode(blobs, (STALE,) * len(ended.series), ended.milliseconds)
-
-
-def compiled(
-    shape: Shape, names: tuple[str, ...], sizes: tuple[int, ...], external: dict[str, str]
-) -> Template:
-    """Compile a shape for domains whose labels have these names, sorted, and encoded sizes."""
-    arguments: list[bytes] = []
-    layout: list[str] = []
-    for series in shape.series:
-        own = {**external, **_labels(series)}
-        static = sorted((name, label(name, own[name])) for name in own.keys() - set(names))
-        pieces = [b""] * (len(names) + 1)
-        for name, blob in static:
-            pieces[sum(each < name for each in names)] += blob
-        size = sum(map(len, pieces)) + sum(sizes) + _SAMPLE_BYTES
-        pieces[0] = b"\x0a" + varint(size) + pieces[0]
-        pieces[-1] += _SAMPLE
-        for piece, domain_size in zip(pieces, (*sizes, 0), strict=True):
-            arguments += (_shared(piece), b"")
-            layout.append(f"{len(piece)}s{domain_size}s")
-        arguments.append(b"")
-        layout[-1] = f"{len(pieces[-1])}sd{1 + _TIME_BYTES}s"
-    stride = 2 * len(names) + 3
-    divisors = tuple(
-        divisor(series.field.exponent if series.part in ("", "sum") else 0)
-        for series in shape.series
-    )
-    return Template(
-        Struct(f"<{''.join(layout)}"),
-        tuple(arguments),
-        stride,
-        divisors if any(each != 1 for each in divisors) else None,
-    )
-
-
-def label(name: str, value: str) -> bytes:
-    """Encode a label of a time series; one without a value is none."""
-    if not value:
-        return b""
-    key = name.encode()
-    text = value.encode("utf-8", "backslashreplace")
-    body = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(len(text)) + text
-    return b"\x0a" + varint(len(body)) + body
-
-
-@functools.lru_cache(maxsize=8192)
-def _shared(piece: bytes) -> bytes:
-    """Return the same object for equal pieces: most shapes differ in a device or two."""
-    return piece
-
-
-@functools.lru_cache(maxsize=16)
-def _time(milliseconds: int) -> bytes:
-    """Encode a sample's time, always in as many bytes: a zero may be written long."""
-    rest = min(max(milliseconds, 0), _TIME_MAX)
-    encoded = [rest >> 7 * index & 0x7F | 0x80 for index in range(_TIME_BYTES)]
-    encoded[-1] &= 0x7F
-    return b"\x10" + bytes(encoded)
-
-
-@functools.lru_cache(maxsize=4096)
-def _blobs(labels: Labels) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    """Return the names of a domain's labels, sorted, and the labels encoded."""
-    named = {_name(name): value for name, value in labels}
-    names = tuple(sorted(named))
-    return names, tuple(label(name, named[name]) for name in names)
-
-
-def _labels(series: Series) -> dict[str, str]:
-    labels = {_name(key): value for key, value in labels_of(series)}
-    return {**labels, "__name__": name_of(series)}
-
-
-def _name(text: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_]", "_", text)
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,12}", text) else None

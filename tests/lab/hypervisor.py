@@ -175,6 +175,7 @@ class Lab(Libvirtd):
         for group in self.trace.groups:
             inner = group
             for part in path.strip("/").split("/"):
+                keeper.give_controllers(inner)
                 # libvirt's suffix, but for the default partition.
                 inner /= part if part == "machine" else f"{part}.partition"
                 inner.mkdir(exist_ok=True)

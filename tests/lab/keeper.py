@@ -25,6 +25,9 @@ from pathlib import Path
 
 
 PREFIX = "virtlab-"
+ROOM = f"{PREFIX}processes"
+"""Where a container's processes are while labs need controllers of its outermost cgroup."""
+
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_SECONDS = 20.0
 
@@ -86,7 +89,8 @@ class Keeper:
             raise SystemExit(f"this machine does not have cgroups of the kind {cgroup}")
         seen = hierarchies()
         self.cgroups = list(seen)
-        self.dropped = [path for path, kind in seen.items() if cgroup == "v1" and kind == "cgroup2"]
+        unwanted = {"v1": "cgroup2", "v2": "cgroup"}.get(cgroup)
+        self.dropped = [path for path, kind in seen.items() if kind == unwanted]
         self.groups = [mount / directory.name for mount in self.cgroups]
         self.holder = 0
         self.netns = 0
@@ -202,6 +206,14 @@ def inherit_cpus(group: Path) -> None:
             (group / name).write_text((group.parent / name).read_text())
 
 
+def give_controllers(group: Path) -> None:
+    """Let the groups below one have all controllers that it has; only version 2 asks for that."""
+    with suppress(FileNotFoundError):
+        for controller in (group / "cgroup.controllers").read_text().split():
+            with suppress(OSError):  # one that this kernel does not give to groups with processes
+                (group / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
 def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
@@ -256,22 +268,48 @@ def _delegate(mount: Path) -> None:
     if not (mount / "cgroup.controllers").exists():
         return
     given = (mount / "cgroup.subtree_control").read_text().split()
-    for controller in (mount / "cgroup.controllers").read_text().split():
-        if controller not in given:
-            with suppress(OSError):  # one that is busy elsewhere
-                (mount / "cgroup.subtree_control").write_text(f"+{controller}")
-                (mount / f"{PREFIX}given-{controller}").mkdir()
+    wanted = [c for c in (mount / "cgroup.controllers").read_text().split() if c not in given]
+    if wanted and not given and not _is_root(mount):
+        _move(mount, mount / ROOM)
+    for controller in wanted:
+        with suppress(OSError):  # one that is busy elsewhere
+            (mount / "cgroup.subtree_control").write_text(f"+{controller}")
+            (mount / f"{PREFIX}given-{controller}").mkdir()
 
 
 def _undelegate(mount: Path) -> None:
     """Switch off what a lab has switched on, unless another lab still uses it."""
     marks = {path.name: path for path in mount.glob(f"{PREFIX}given-*")}
-    if not marks or any(path.name not in marks for path in mount.glob(f"{PREFIX}*")):
+    others = {path.name for path in mount.glob(f"{PREFIX}*")} - {*marks, ROOM}
+    if not marks or others:
         return
     for name, path in marks.items():
         path.rmdir()
         with suppress(OSError):  # somebody else relies on it by now
             (mount / "cgroup.subtree_control").write_text(f"-{name.rpartition('-')[2]}")
+    if (mount / ROOM).exists():
+        _move(mount / ROOM, mount)
+        (mount / ROOM).rmdir()
+
+
+def _is_root(mount: Path) -> bool:
+    """Tell whether a group of version 2 is the machine's own root; a container's is not."""
+    return not (mount / "cgroup.type").exists()
+
+
+def _move(group: Path, other: Path) -> None:
+    """
+    Move all processes of one group to another.
+
+    But for the machine's root a group of version 2 has either processes or controllers to give, and
+    a container begins with all of its processes in the outermost.
+    """
+    other.mkdir(exist_ok=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (pids := (group / "cgroup.procs").read_text().split()) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has ended, or started another meanwhile
+                (other / "cgroup.procs").write_text(pid)
 
 
 def hierarchies() -> dict[Path, str]:
@@ -284,15 +322,26 @@ def hierarchies() -> dict[Path, str]:
     }
 
 
+def _gives(mount: Path) -> bool:
+    """Tell whether groups below the root of a version 2 hierarchy can have controllers."""
+    procs = (mount / "cgroup.procs").read_text().split()
+    given = (mount / "cgroup.subtree_control").read_text().split()
+    # "0" is a process outside of this container, which nobody in here can move
+    possible = given or _is_root(mount) or "0" not in procs
+    return bool(possible and (mount / "cgroup.controllers").read_text().split())
+
+
 def cgroup_versions() -> frozenset[str]:
     """Return which choices of `Lab(cgroup=...)` this machine offers."""
-    kinds = set(hierarchies().values())
+    seen = hierarchies()
+    kinds = set(seen.values())
+    gives = any(_gives(path) for path, kind in seen.items() if kind == "cgroup2")
     return frozenset(
         choice
         for choice, possible in {
             "v1": "cgroup" in kinds,
-            "v2": kinds == {"cgroup2"},
-            "hybrid": kinds == {"cgroup", "cgroup2"},
+            "v2": gives,
+            "hybrid": gives and "cgroup" in kinds,
         }.items()
         if possible
     )

@@ -40,7 +40,8 @@ class Libvirtd:
     A private libvirtd, running from `open` to `close`.
 
     `cgroup` chooses what it sees of the host's cgroups: None all of them as they are, "v1" without
-    the unified hierarchy, "hybrid" or "v2" the host's if it is such. `pid` is 0 while it is down.
+    the unified hierarchy, "v2" that one alone, with the controllers that the host has there, and
+    "hybrid" both. `pid` is 0 while it is down.
     """
 
     def __init__(self, cgroup: str | None = None) -> None:

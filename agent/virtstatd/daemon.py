@@ -30,6 +30,7 @@ from virtstatd.catalog import Catalog
 from virtstatd.catalog.decode import Decoder
 from virtstatd.config import GROUP_BITS, Config, SinkConfig, load
 from virtstatd.errors import ConfigError, StartError
+from virtstatd.garbage import short_searches
 from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
@@ -48,8 +49,10 @@ from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.cost import Daemon, Meter, MeteredLanes, Qemus, Unseen, socket_of
-from virtstatd.polling.poller import LIFETIME_INTERVALS, Poller, Tier
+from virtstatd.polling.monitors import Monitors
+from virtstatd.polling.poller import Poller
 from virtstatd.polling.ticker import Ticker
+from virtstatd.polling.tier import LIFETIME_INTERVALS, Tier
 from virtstatd.polling.waiting import first_of
 from virtstatd.sink import Opening, Send, Sink
 from virtstatd.sources.agent import AgentNumbers, LoopLag
@@ -126,6 +129,7 @@ async def serve(
     catalog = catalogs.load()
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     async with AsyncExitStack() as sinks:
+        sinks.enter_context(short_searches())
         outlets = [await _outlet(sinks, each, log, sockets) for each in config.sinks]
         async with (
             draining(outlets, drain_seconds, log) as emit,
@@ -262,7 +266,7 @@ async def asking(
         _tiers(config, catalog),
         lanes,
         Bulk(inventory, decoder, _stalls(config)),
-        Verdicts(catalog),
+        Monitors(Verdicts(catalog), log, time.monotonic),
         cover,
         changed.set,
         log,

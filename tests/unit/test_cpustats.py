@@ -14,8 +14,8 @@ from virtstatd.errors import Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Batch
-from virtstatd.polling.poller import Tier
 from virtstatd.polling.ticker import Ticker
+from virtstatd.polling.tier import Tier
 from virtstatd.sources.cpustats import GROUPS, TURN_SECONDS, CpuStats, CpuStatsReader
 from virtstatd.testing import FakeClock
 

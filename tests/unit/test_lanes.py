@@ -113,20 +113,42 @@ async def test_one_call_is_left_for_what_cannot_hang():
     release = threading.Event()
     lanes = Lanes(Opener(), 3)
     tasks = [
-        asyncio.create_task(lanes.run(lambda _: release.wait(10), 0.01, monitor=True))
-        for _ in range(6)
+        asyncio.create_task(
+            lanes.run(lambda _: release.wait(10), 0.01, monitor=True, proven=proven)
+        )
+        for proven in (False, False, False, False, True, True)
     ]
-    await asyncio.sleep(0.1)
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [Overdue] * 2 + [Crowded] * 2 + [Overdue, Crowded]
     assert (lanes.stuck, lanes.outstanding) == (3, 3)
     with pytest.raises(Crowded):
-        await lanes.run(lambda _: "never asked", 10, monitor=True)
+        await lanes.run(lambda _: "never asked", 10, monitor=True, proven=True)
     assert await lanes.run(lambda _: "answered", 10) == "answered"
     release.set()
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(end) for end in ends] == [Overdue] * 3 + [Crowded] * 3
     while lanes.stuck:
         await asyncio.sleep(0.001)
     assert lanes.outstanding == 0
+    await lanes.close(5)
+
+
+async def test_the_last_that_may_hang_is_left_for_guests_known_good():
+    """With two calls stuck only those who are proven are asked, one call at a time."""
+    release = threading.Event()
+    lanes = Lanes(Opener(), 3)
+    for _ in range(2):
+        with pytest.raises(Overdue):
+            await lanes.run(lambda _: release.wait(10), 0.01, monitor=True)
+    with pytest.raises(Crowded):
+        await lanes.run(lambda _: "never asked", 10, monitor=True)
+
+    def count(_: Session) -> int:
+        return lanes.outstanding
+
+    asked = [lanes.run(count, 10, monitor=True, proven=True) for _ in range(5)]
+    assert await asyncio.gather(*asked) == [3] * 5
+    release.set()
+    while lanes.stuck:
+        await asyncio.sleep(0.001)
     await lanes.close(5)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
 import structlog
 from structlog.testing import capture_logs
 
@@ -10,8 +11,10 @@ from virtstatd.catalog import load
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
-from virtstatd.polling.poller import Poller, Tier
+from virtstatd.polling.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
+from virtstatd.polling.poller import Poller
 from virtstatd.polling.ticker import Ticker
+from virtstatd.polling.tier import Tier
 from virtstatd.sources.bulk import MONITOR, Answer
 from virtstatd.sources.control import Verdicts
 from virtstatd.testing import settle
@@ -35,6 +38,9 @@ class World:
         self.stuck = 0
         self.deadlines: list[float] = []
         self.stalled: dict[str, str] = {}
+        self.hung: set[str] = set()
+        self.holding: set[str] = set()
+        self.now = 1.0
         self.asked: list[tuple[int, list[str] | None]] = []
         self.trouble: Callable[[int, list[str] | None], None] = lambda *_: None
         self.stepped_over: set[str] = set()
@@ -42,12 +48,17 @@ class World:
 
     # as lanes
     async def run(
-        self, function: Callable[[None], object], seconds: float, *, monitor: bool
+        self,
+        function: Callable[[None], object],
+        seconds: float,
+        *,
+        monitor: bool,
+        proven: bool,
     ) -> object:
         """Call at once, on this thread; one that hangs stays stuck until `freed`."""
         self.deadlines.append(seconds)
         await asyncio.sleep(0)
-        if monitor and self.stuck >= 3:
+        if monitor and self.stuck >= (3 if proven else 2):
             raise Crowded
         try:
             return function(None)
@@ -77,9 +88,34 @@ class World:
         """Answer for these."""
         return self._answer(bits, uuids)
 
+    def held(self, _: object, uuids: list[str]) -> Answer:
+        """Tell whose monitors are held by calls that hang."""
+        answer = Answer(taken_at=len(self.asked))
+        for uuid in self.holding & set(uuids):
+            answer.domains[uuid] = Domain(uuid, uuid, 1, (("domain", uuid),))
+            answer.partial[uuid] = (2, 0, 9000)
+            answer.seen.add(uuid)
+        return answer
+
+    def free(self, *uuids: str) -> None:
+        """Let monitors answer again, and the calls that hang for them return."""
+        self.hung -= set(uuids)
+        self.stuck -= len(self.holding & set(uuids))
+        self.holding -= set(uuids)
+
+    def _hang(self, bits: int, uuids: list[str] | None) -> None:
+        """Hold the first whose monitor hangs and is not held already, as libvirt does."""
+        self.stepped_over = set(self.holding)
+        for uuid in self.everybody if uuids is None else uuids:
+            if bits & MONITOR and uuid in self.hung - self.holding:
+                self.holding.add(uuid)
+                raise Overdue("hung")
+
     def _answer(self, bits: int, uuids: list[str] | None) -> Answer:
         self.asked.append((bits, uuids))
         self.trouble(bits, uuids)
+        if self.hung:
+            self._hang(bits, uuids)
         answer = Answer(taken_at=len(self.asked))
         for uuid in self.everybody if uuids is None else [u for u in uuids if u in self.everybody]:
             domain = Domain(uuid, uuid, 1, (("domain", uuid),))
@@ -102,11 +138,11 @@ class World:
             tiers,
             self,  # type: ignore[arg-type]
             self,
-            VERDICTS,
+            Monitors(VERDICTS, log, lambda: self.now),
             self.batches.append,
             lambda: None,
             log,
-            lambda: 1.0,
+            lambda: self.now,
             slice_domains=size,
             deadline_seconds=1.0,
         )
@@ -275,21 +311,108 @@ async def test_what_cannot_hang_travels_by_itself():
     assert poller._together([block]) == [[block]]
 
 
-async def test_guests_that_hang_one_after_another_take_three_calls_at_most():
-    """Each question may find another guest that hangs; after three the monitors are left alone."""
-    world = World(25)
-    poller = world.poller("block", size=30)
-
-    def trouble(_: int, uuids: list[str] | None) -> None:
-        if uuids is None or "u004" in uuids:
-            raise Overdue("hung")
-
-    world.trouble = trouble
+async def polled(world: World, poller: Poller) -> set[str]:
+    """Poll once more, and return whose numbers came from a monitor."""
+    world.now += 5.0
+    world.batches.clear()
     await poller._poll(poller.tiers)
+    return domains(world.batches, "block") - world.holding
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_as_many_as_may_hang_hide_nobody(count: int):
+    """When one guest hangs, or a second one later, all others are answered in every cycle."""
+    world = World(200)
+    poller = world.poller("block")
+    assert await polled(world, poller) == set(world.everybody)
+    for victim in ("u104", "u003")[:count]:
+        world.hung.add(victim)
+        for _ in range(3):
+            assert await polled(world, poller) == set(world.everybody) - world.hung
+    assert (world.stuck, world.holding) == (count, world.hung)
+    world.free(*world.hung)
+    assert await polled(world, poller) == set(world.everybody)
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+async def test_who_is_known_good_is_asked_while_many_hang(count: int):
+    """The last call that may hang is kept for those who answered; they miss no cycle."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    victims = world.everybody[60 : 60 + 10 * count : 10]
+    world.hung.update(victims)
+    good = await polled(world, poller)
+    assert (world.stuck, world.holding) == (2, set(victims[:2]))
+    assert good >= set(world.everybody[:60])
+    for _ in range(5):
+        world.asked.clear()
+        assert await polled(world, poller) >= good
+        assert max(len(uuids or []) for _, uuids in world.asked) <= SMALL_LIST
+        assert poller.tiers[0].missing.isdisjoint(good)
+    assert world.stuck == 2
+    world.free(*victims)
+    assert await polled(world, poller) == set(world.everybody)
+
+
+async def test_a_call_that_returns_makes_room_to_find_out_more():
+    """When one of those that hang answers again, the guests that were left out are asked."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(("u060", "u080", "u100"))
+    assert "u150" not in await polled(world, poller)
+    world.free("u060", "u100")
+    assert await polled(world, poller) == set(world.everybody) - {"u080"}
+
+
+async def test_who_is_not_known_good_is_tried_after_a_pause_that_grows():
+    """Left out for ever they could be well: they are tried, and more rarely when that hangs."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(("u060", "u080"))
+    assert "u150" not in await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    assert await polled(world, poller) == set(world.everybody) - world.hung
+
+    world.free("u060", "u080")
+    assert await polled(world, poller) == set(world.everybody)
+    world.hung.update(("u060", "u080", "u100"))
+    assert "u150" not in await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    await polled(world, poller)
+    assert world.stuck == 3
+    assert await polled(world, poller) == set(), "one call is always left for what cannot hang"
+    world.free("u100")
+    for pauses, tried in ((1, False), (2, True)):
+        world.now += pauses * TRIAL_SECONDS[0]
+        assert ("u150" in await polled(world, poller)) == tried
+
+
+async def test_with_nothing_to_lose_the_others_are_tried_at_once():
+    """When two hang before anybody has answered, some are asked with the last call."""
+    world = World(20)
+    world.hung.update(("u000", "u010"))
+    poller = world.poller("block")
+    good = await polled(world, poller)
+    assert 0 < len(good) <= SMALL_LIST
+    assert await polled(world, poller) == good
+
+
+async def test_everybody_who_hangs_a_call_is_named():
+    """Also the last, after whom no monitor is asked: libvirt says whose monitor is held."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(world.everybody[::50])
+    await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    await polled(world, poller)
 
     assert world.stuck == 3
-    assert len(world.asked[-1][1] or []) == 5, "the last that may hang asks for few"
-    assert poller.tiers[0].missing >= {"u004", "u024"}
+    assert poller._monitors.unresponsive.keys() == world.holding
+    assert domains(world.batches, "control") >= world.holding
 
 
 async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
@@ -302,7 +425,7 @@ async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
 
     assert {bits for bits, _ in world.asked} == {BITS["state"]}
     assert domains(world.batches, "state") == set(world.everybody)
-    assert poller.tiers[1].outcomes["withheld"] == 3
+    assert poller.tiers[1].outcomes["withheld"] == 1
     assert poller.tiers[1].missing == set(world.everybody)
 
 
@@ -337,7 +460,7 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     assert domains(world.batches, "block") == {"u000", "u002"}
     assert domains(world.batches, "control") == {"u000", "u001", "u002"}
     assert world.batches[0].groups == {"block", "control"}
-    assert poller.unresponsive == {"u001": "its process is stopped"}
+    assert poller._monitors.unresponsive == {"u001": "its process is stopped"}
 
 
 async def test_the_size_that_fits_is_remembered():

@@ -31,6 +31,9 @@ OUTSTANDING_MAX = 4
 STUCK_MAX = 3
 """Calls that ask guests' monitors, and may hang: one is always left for those that cannot."""
 
+UNPROVEN_STUCK_MAX = 2
+"""Such calls with guests that are not known good: the last is left for those that are."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -71,7 +74,7 @@ class _Call:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
     come: asyncio.Future[None]
-    monitor: bool
+    most: int
     patient: bool
 
 
@@ -159,7 +162,8 @@ class Lanes:
 
     While abandoned calls hang in libvirt, fewer lanes are left; each comes back when the call of
     one that was abandoned returns. Calls that ask guests' monitors never take more than
-    `STUCK_MAX`, and one that asks none never waits for one that does.
+    `STUCK_MAX`, those among them that ask guests not known good no more than `UNPROVEN_STUCK_MAX`,
+    and one that asks none never waits for one that does.
     """
 
     def __init__(self, open_session: Open, width: int) -> None:
@@ -189,16 +193,19 @@ class Lanes:
         *,
         monitor: bool = False,
         patient: bool = False,
+        proven: bool = False,
     ) -> T:
         """
         Run `function` on the next free lane, at most `seconds` from the moment it starts.
 
-        `monitor` says that it asks guests' monitors and may hang for as long as one of them does;
-        `patient` that it has its turn when nobody else waits for one. `Crowded` where as many calls
-        that ask monitors hang as may, at once or while it waits for its turn, and `Overdue` past
-        the deadline: the call is abandoned, its late result discarded.
+        `monitor` says that it asks guests' monitors and may hang for as long as one of them does,
+        `proven` that these guests are known good; `patient` that it has its turn when nobody else
+        waits for one. Raises `Crowded` where as many calls that ask monitors hang as may, at once
+        or while it waits for its turn, and `Overdue` past the deadline: the call is abandoned, its
+        late result discarded.
         """
-        lane = await self._take(monitor=monitor, patient=patient)
+        most = (STUCK_MAX if proven else UNPROVEN_STUCK_MAX) if monitor else 0
+        lane = await self._take(most, patient=patient)
         future = lane.call(function)
         try:
             await asyncio.wait({future}, timeout=seconds)
@@ -224,11 +231,12 @@ class Lanes:
         if ended:
             await asyncio.wait(ended, timeout=seconds)
 
-    async def _take(self, *, monitor: bool, patient: bool) -> Lane:
-        while not self._room(monitor=monitor):
-            if monitor and self.stuck >= STUCK_MAX:
+    async def _take(self, most: int, *, patient: bool) -> Lane:
+        """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""
+        while not self._room(most):
+            if self._crowded(most):
                 raise Crowded(f"{self.stuck} calls hang in libvirt")
-            turn = _Turn(asyncio.get_running_loop().create_future(), monitor, patient)
+            turn = _Turn(asyncio.get_running_loop().create_future(), most, patient)
             self._waiting.append(turn)
             try:
                 await turn.come
@@ -236,32 +244,36 @@ class Lanes:
                 self._wake()  # the turn may have been ours already
                 raise
         self._busy += 1
-        self._asking += monitor
+        self._asking += bool(most)
         if self._idle:
             return self._idle.pop()
         self._made += 1
         return Lane(f"lane {self._made}", self._open)
 
-    def _room(self, *, monitor: bool) -> bool:
+    def _crowded(self, most: int) -> bool:
+        return bool(most) and self.stuck >= most
+
+    def _room(self, most: int) -> bool:
         if self.outstanding >= OUTSTANDING_MAX:
             return False
-        if monitor:
-            return self._asking < self._width and self.stuck + self._asking < STUCK_MAX
+        if most:
+            return self._asking < self._width and self.stuck + self._asking < most
         return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
-        crowded = self.stuck >= STUCK_MAX
         for turn in sorted(self._waiting, key=lambda turn: turn.patient):
-            if turn.come.done() or (turn.monitor and crowded) or self._room(monitor=turn.monitor):
+            crowded = self._crowded(turn.most)
+            if turn.come.done() or crowded or self._room(turn.most):
                 self._waiting.remove(turn)
                 if turn.come.done():
                     continue
                 turn.come.set_result(None)
-                if not (turn.monitor and crowded):  # those only learn that there is none for them
+                if not crowded:  # those only learn that there is no turn for them
                     return
 
     def _give(self, lane: Lane) -> None:
-        if self._closed or len(self._idle) + self._busy >= self._width:
+        # as many as can be in use at once: an idle one costs less than opening it again
+        if self._closed or len(self._idle) + self.outstanding >= OUTSTANDING_MAX:
             lane.close()
         else:
             self._idle.append(lane)

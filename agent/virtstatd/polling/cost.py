@@ -316,6 +316,7 @@ class MeteredLanes(Lanes):
         *,
         monitor: bool = False,
         patient: bool = False,
+        proven: bool = False,
     ) -> T:
         """Run `function` as `Lanes.run` does, and meter it."""
 
@@ -323,4 +324,4 @@ class MeteredLanes(Lanes):
             with self._meter:
                 return function(session)
 
-        return await super().run(metered, seconds, monitor=monitor, patient=patient)
+        return await super().run(metered, seconds, monitor=monitor, patient=patient, proven=proven)

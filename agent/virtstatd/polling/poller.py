@@ -7,43 +7,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
-from virtstatd.hypervisor.faults import Gone, Oversize
+from virtstatd.hypervisor.faults import Oversize
 from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
-from virtstatd.model import Batch, Reading
-from virtstatd.polling.ticker import Ticker, ticks
-from virtstatd.sources.bulk import MONITOR, Answer
-from virtstatd.sources.control import OK, UNRESPONSIVE_MILLISECONDS, Verdicts
+from virtstatd.model import Batch
+from virtstatd.polling.monitors import SMALL_LIST, Monitors, parts
+from virtstatd.polling.ticker import ticks
+from virtstatd.polling.tier import LIFETIME_INTERVALS, OUTCOME, Tier
+from virtstatd.sources.bulk import Answer
 
-
-CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the call duration histogram, in seconds."""
-
-LIFETIME_INTERVALS = 2.0
-"""How long a reading is shown as current."""
 
 STOP_SECONDS = 1.0
 """What polls under way get to finish when the agent stops."""
 
-OUTCOME: dict[type[VirtstatdError], str] = {
-    Overdue: "overdue",
-    Refused: "refused",
-    Gone: "refused",
-    Oversize: "oversize",
-    Disconnected: "disconnected",
-}
-OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected", "withheld")
-
 DEADLINE_LEAST_SECONDS = 1.0
 """However short the interval, libvirt gets this long to answer."""
-
-SUSPECTS_AT_ONCE = 5
-"""Domains asked in one call when it is the last that may hang."""
 
 T = TypeVar("T")
 
@@ -71,28 +54,18 @@ class Source(Protocol):
         """Ask for the groups of these domains."""
         ...
 
+    def held(self, session: Session, uuids: list[str]) -> Answer:
+        """Tell whose monitor somebody has waited for long, asking no monitor."""
+        ...
 
-@dataclass(slots=True)
-class Tier:
-    """Groups that are due together, and what became of their polls."""
 
-    name: str
-    bits: int
-    groups: frozenset[str]
-    ticker: Ticker
-    busy: bool = False
-    completed_at: float | None = None
-    partial: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
-    durations: list[int] = field(default_factory=lambda: [0] * (len(CALL_BUCKETS) + 1))
-    seconds: float = 0.0
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll under way: the tiers that travel together, and when it began."""
 
-    def observe(self, seconds: float) -> None:
-        """Count a finished call in the histogram of durations."""
-        at = next((i for i, bound in enumerate(CALL_BUCKETS) if seconds <= bound), -1)
-        self.durations[at] += 1
-        self.seconds += seconds
+    tiers: Sequence[Tier]
+    begun: float
+    monitor: bool
 
 
 class Poller:
@@ -103,7 +76,8 @@ class Poller:
     Tiers that are due together travel in one call, but for those that ask no guest's monitor: they
     cannot hang, and go by themselves. Many domains are asked in slices, side by side.
     A slice past its deadline is asked again at once: the call that hangs holds the stuck guest's
-    job, so NOWAIT steps over it and the others are answered in the same cycle.
+    job, so NOWAIT steps over it and the others are answered in the same cycle. `monitors` says who
+    is asked when more calls hang.
     """
 
     def __init__(
@@ -111,7 +85,7 @@ class Poller:
         tiers: Sequence[Tier],
         lanes: Lanes,
         source: Source,
-        verdicts: Verdicts,
+        monitors: Monitors,
         emit: Callable[[Batch], None],
         on_change: Callable[[], None],
         log: FilteringBoundLogger,
@@ -132,9 +106,7 @@ class Poller:
         self._clock = clock
         self._slice = slice_domains
         self._deadline = deadline_seconds
-        self.unresponsive: dict[str, str] = {}
-        self._verdicts = verdicts
-        self._suspects: set[str] = set()
+        self._monitors = monitors
         self._failing = False
         self._ticked_at = clock()
 
@@ -164,7 +136,7 @@ class Poller:
 
     async def once(self) -> None:
         """Poll everything once; raises `Disconnected` where libvirt cannot be reached."""
-        await self._call(self.tiers, self._source.running, monitor=False)
+        await self._call(Poll(self.tiers, self._clock(), False), self._source.running)
         for together in self._together(self.tiers):
             await self._poll(together)
 
@@ -177,59 +149,70 @@ class Poller:
         """Take note that libvirt is away."""
         self._set(up=False)
 
-    @property
-    def _troubled(self) -> bool:
-        return bool(self._lanes.stuck or self._suspects)
-
     @staticmethod
     def _together(tiers: Sequence[Tier]) -> list[list[Tier]]:
         """Tell which tiers travel in one call: what may hang never holds up what cannot."""
-        safe = [tier for tier in tiers if not tier.bits & MONITOR]
-        asking = [tier for tier in tiers if tier.bits & MONITOR]
+        safe = [tier for tier in tiers if not tier.monitor]
+        asking = [tier for tier in tiers if tier.monitor]
         return [each for each in (safe, asking) if each]
 
     async def _poll(self, tiers: Sequence[Tier]) -> None:
         try:
             for tier in tiers:
                 tier.partial, tier.missing = set(), set()
-            if await self._ask_all(tiers):
+            monitor = any(tier.monitor for tier in tiers)
+            if await self._ask_all(Poll(tiers, self._clock(), monitor)):
                 for tier in tiers:
                     tier.completed_at = self._clock()
         finally:
             for tier in tiers:
                 tier.busy = False
 
-    async def _ask_all(self, tiers: Sequence[Tier]) -> bool:
-        if self._source.known() <= self._slice and not self._troubled:
+    async def _ask_all(self, poll: Poll) -> bool:
+        careful = poll.monitor and self._lanes.stuck
+        if self._source.known() <= self._slice and not careful:
             with contextlib.suppress(Oversize):  # few domains, but huge ones: in slices, then
-                return await self._ask(tiers, None)
+                return await self._ask(poll, None)
         try:
-            uuids = await self._call(tiers, self._source.running, monitor=False)
+            uuids = await self._call(replace(poll, monitor=False), self._source.running)
         except VirtstatdError:
             return False
-        self._suspects.intersection_update(uuids)
-        self.unresponsive = {u: r for u, r in self.unresponsive.items() if u in set(uuids)}
-        # who is known to answer comes first, who may hang a call last
-        uuids.sort(key=lambda uuid: uuid in self._suspects)
-        slices = parts(uuids, self._slice)
-        return all(await asyncio.gather(*(self._ask_halving(tiers, part) for part in slices)))
+        self._monitors.keep(uuids)
+        if poll.monitor and self._lanes.stuck:
+            return await self._ask_carefully(poll, uuids)
+        slices = parts(self._monitors.in_order(uuids), self._slice)
+        return all(await asyncio.gather(*(self._ask_halving(poll, part) for part in slices)))
 
-    async def _ask_halving(self, tiers: Sequence[Tier], uuids: list[str]) -> bool:
+    async def _ask_carefully(self, poll: Poll, uuids: list[str]) -> bool:
+        """Ask for domains while calls hang: those known good, the others as far as they may be."""
+        lists, others = self._monitors.plan(uuids, self._lanes.stuck, self._slice)
+        asked = await asyncio.gather(
+            *(self._ask_halving(poll, part, proven=proven) for part, proven in lists)
+        )
+        complete = all(asked)
+        while others:
+            if self._lanes.stuck >= STUCK_MAX or not self._monitors.may_try():
+                return await self._withhold(poll, others)
+            part, others = others[:SMALL_LIST], others[SMALL_LIST:]
+            complete &= await self._ask_halving(poll, part, proven=True)
+        return complete
+
+    async def _ask_halving(self, poll: Poll, uuids: list[str], *, proven: bool = False) -> bool:
         try:
-            return await self._ask(tiers, uuids)
+            return await self._ask(poll, uuids, proven=proven)
         except Oversize as error:
             half = len(uuids) // 2
             self._slice = max(1, min(self._slice, half))  # remembered for the polls to come
             if not half:
                 self._log.error("domain.oversize", uuid=uuids[0], reason=str(error))
                 return False
-            first = await self._ask_halving(tiers, uuids[:half])
-            return await self._ask_halving(tiers, uuids[half:]) and first
+            first = await self._ask_halving(poll, uuids[:half], proven=proven)
+            return await self._ask_halving(poll, uuids[half:], proven=proven) and first
 
-    async def _ask(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
+    async def _ask(self, poll: Poll, uuids: list[str] | None, *, proven: bool = False) -> bool:
         """Ask once for all tiers; where that fails, a fault of one tier's groups costs it alone."""
         bits = 0
-        for tier in tiers:
+        for tier in poll.tiers:
             bits |= tier.bits
 
         def question(session: Session) -> Answer:
@@ -237,43 +220,54 @@ class Poller:
                 return self._source.everyone(session, bits)
             return self._source.some(session, bits, uuids)
 
-        monitor = bool(bits & MONITOR)
         try:
-            answer = await self._call(tiers, question, monitor=monitor)
+            answer = await self._call(poll, question, proven=proven)
         except Oversize:
             raise
         except Overdue:
-            return monitor and await self._rescue(tiers, uuids)
+            return poll.monitor and await self._rescue(poll, uuids)
         except Crowded:
-            return self._withhold(tiers, uuids)
+            uuids = self._source.uuids() if uuids is None else uuids
+            if proven or self._lanes.stuck >= STUCK_MAX:
+                return await self._withhold(poll, uuids)
+            return await self._ask_carefully(poll, uuids)
         except Refused:
-            return len(tiers) > 1 and all([await self._ask([tier], uuids) for tier in tiers])
+            alone = [replace(poll, tiers=[tier]) for tier in poll.tiers]
+            return len(alone) > 1 and all(
+                [await self._ask(each, uuids, proven=proven) for each in alone]
+            )
         except Disconnected:
             return False
-        self._take(tiers, uuids, answer)
+        self._take(poll, uuids, answer)
         return True
 
-    async def _rescue(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
+    async def _rescue(self, poll: Poll, uuids: list[str] | None) -> bool:
         """
         Ask again for what a call that hangs holds back.
 
         The call that hangs holds the stuck guest's job, so that the next one steps over it. Another
-        guest may hang that one, too: with one call left for such risks, the lists grow small.
+        guest may hang that one, too.
         """
         uuids = self._source.uuids() if uuids is None else uuids
-        self._suspects.update(uuids)
-        size = SUSPECTS_AT_ONCE if self._lanes.stuck == STUCK_MAX - 1 else len(uuids)
-        return all([await self._ask_halving(tiers, part) for part in parts(uuids, size)])
+        self._monitors.hung(uuids, self._lanes.stuck, poll.begun)
+        return await self._ask_carefully(poll, uuids)
 
-    def _withhold(self, tiers: Sequence[Tier], uuids: list[str] | None) -> bool:
-        """Leave domains unasked, for every call that may hang already does."""
-        for tier in tiers:
+    async def _withhold(self, poll: Poll, uuids: list[str]) -> bool:
+        """Leave domains unasked, for too many calls hang; name whom they hang for."""
+        for tier in poll.tiers:
             tier.outcomes["withheld"] += 1
-            tier.missing.update(self._source.uuids() if uuids is None else uuids)
+            tier.missing.update(uuids)
+        if suspects := self._monitors.suspects(uuids):
+            with contextlib.suppress(VirtstatdError):
+                answer = await self._call(
+                    replace(poll, monitor=False),
+                    lambda session: self._source.held(session, suspects),
+                )
+                self._take(poll, suspects, answer)
         return False
 
     async def _call(
-        self, tiers: Sequence[Tier], question: Callable[[Session], T], *, monitor: bool
+        self, poll: Poll, question: Callable[[Session], T], *, proven: bool = False
     ) -> T:
         """
         Ask on a lane, and a second time when the first is refused.
@@ -286,13 +280,15 @@ class Poller:
             started = time.monotonic()
             return question(session), time.monotonic() - started
 
-        tier = tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
+        tier = poll.tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
         # half an interval at most: what is asked again must still be of this cycle
-        half = min(tier.ticker.seconds for tier in tiers) / 2
+        half = min(tier.ticker.seconds for tier in poll.tiers) / 2
         deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, half))
         for last in (False, True):
             try:
-                result, seconds = await self._lanes.run(timed, deadline, monitor=monitor)
+                result, seconds = await self._lanes.run(
+                    timed, deadline, monitor=poll.monitor, proven=proven
+                )
             except (Overdue, Refused, Disconnected) as error:
                 tier.outcomes[OUTCOME[type(error)]] += 1
                 if last or isinstance(error, Oversize | Overdue):
@@ -305,10 +301,10 @@ class Poller:
                 return result
         raise AssertionError  # the loop returns or raises
 
-    def _take(self, tiers: Sequence[Tier], uuids: list[str] | None, answer: Answer) -> None:
+    def _take(self, poll: Poll, uuids: list[str] | None, answer: Answer) -> None:
         self.undecodable += len(answer.undecodable)
-        monitored = any(tier.bits & MONITOR for tier in tiers)
-        verdicts = self._judge(answer) if monitored else ()
+        verdicts = self._monitors.judge(answer, poll.begun) if poll.monitor else ()
+        tiers = poll.tiers
         for tier in tiers:
             tier.partial |= answer.partial.keys() | answer.stalled.keys()
             if uuids is not None:
@@ -329,31 +325,12 @@ class Poller:
                             if r.shape.group in tier.groups
                             or (last and r.shape.group not in others)
                         ),
-                        *(verdicts if tier.bits & MONITOR else ()),
+                        *(verdicts if tier.monitor else ()),
                     ),
-                    groups=tier.groups | {"control"} if tier.bits & MONITOR else tier.groups,
+                    groups=tier.groups | {"control"} if tier.monitor else tier.groups,
                     lifetime_seconds=LIFETIME_INTERVALS * tier.ticker.seconds,
                 )
             )
-
-    def _judge(self, answer: Answer) -> list[Reading]:
-        """Say of each domain whether its monitor answers; log the transitions."""
-        self._suspects -= answer.seen
-        verdicts = []
-        for uuid, domain in answer.domains.items():
-            reason = answer.stalled.get(uuid, "")
-            control = answer.partial.get(uuid)
-            if control and control[0] != OK and control[2] >= UNRESPONSIVE_MILLISECONDS:
-                reason = f"its monitor has not answered for {control[2] / 1000:.0f} s"
-            if reason and uuid not in self.unresponsive:
-                self._log.warning("domain.unresponsive", domain=domain.name, reason=reason)
-                self.unresponsive[uuid] = reason
-            elif not reason and uuid not in answer.partial and uuid in self.unresponsive:
-                self._log.info("domain.responsive", domain=domain.name)
-                del self.unresponsive[uuid]
-            responsive = uuid not in self.unresponsive
-            verdicts.append(self._verdicts.reading(domain, control, responsive=responsive))
-        return verdicts
 
     def _report(self, error: VirtstatdError | None) -> None:
         """Remember whether the last bulk call succeeded; log the transitions."""
@@ -369,8 +346,3 @@ class Poller:
         if self.up != up:
             self.up = up
             self._on_change()
-
-
-def parts(uuids: list[str], size: int) -> list[list[str]]:
-    """Cut a list into parts of a size."""
-    return [uuids[at : at + size] for at in range(0, len(uuids), max(1, size))]

@@ -20,7 +20,8 @@ from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.model import Batch, Number, Reading, Series
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.polling.budget import Budget
-from virtstatd.polling.poller import CALL_BUCKETS, Poller, Tier
+from virtstatd.polling.poller import Poller
+from virtstatd.polling.tier import CALL_BUCKETS, Tier
 from virtstatd.sources.cpustats import CpuStatsReader
 
 

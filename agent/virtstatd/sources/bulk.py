@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import libvirt
@@ -17,7 +18,7 @@ from virtstatd.catalog.decode import Decoder
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Domain, Reading
-from virtstatd.sources.control import Control, Stalls
+from virtstatd.sources.control import Control, Stalls, occupied
 
 
 NOWAIT = 1 << 29
@@ -26,6 +27,9 @@ FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 
 MONITOR = 2 | 4 | 8 | 32 | 128 | 512 | 1024
 """The groups for which libvirt asks the guest's monitor."""
+
+LOOKUPS = 10
+"""So many new domains are looked up; a list of all is dearer than that on a host with many."""
 
 BALLOON = 4
 BLOCK = 32
@@ -98,8 +102,7 @@ class Bulk:
 
         Those that have vanished are missing from the answer, which is matched by UUID.
         """
-        if any(uuid not in session.domains for uuid in uuids):
-            self._list(session)
+        self._find(session, uuids)
         stalled = self._stalled(uuids) if bits & MONITOR else {}
         answer = Answer(time.time_ns(), stalled=stalled)
         well = [uuid for uuid in uuids if uuid not in stalled]
@@ -113,11 +116,39 @@ class Bulk:
                 answer.domains[uuid] = known
         return answer
 
+    def held(self, session: Session, uuids: list[str]) -> Answer:
+        """
+        Tell of which of these domains somebody has waited long for the monitor, asking no monitor.
+
+        Answered even when all workers are stuck.
+        """
+        self._find(session, uuids)
+        answer = Answer(time.time_ns())
+        for uuid in uuids:
+            known, handle = self._inventory.get(uuid), session.domains.get(uuid)
+            control = _control(handle) if known and handle else None
+            if known and control and occupied(control):
+                answer.domains[uuid] = known
+                answer.partial[uuid] = control
+                answer.seen.add(uuid)
+        return answer
+
     def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:
         if self._stalls is None:
             return {}
         known = (self._inventory.get(uuid) for uuid in uuids)
         return self._stalls.among(domain for domain in known if domain)
+
+    def _find(self, session: Session, uuids: list[str]) -> None:
+        """Get the handles that a session does not have yet: one by one, or all when many lack."""
+        unknown = [uuid for uuid in uuids if uuid not in session.domains]
+        stale = len(session.domains) > 2 * len(self._inventory) + LOOKUPS
+        if len(unknown) > LOOKUPS or (unknown and stale):
+            self._list(session)
+            return
+        for uuid in unknown:
+            with suppress(libvirt.libvirtError):  # it has ended
+                session.domains[uuid] = session.connection.lookupByUUIDString(uuid)
 
     @staticmethod
     def _list(session: Session) -> None:

@@ -22,6 +22,12 @@ LOOK_SECONDS = 0.02
 Control = tuple[int, int, int]
 """virDomainControlInfo: state, details, milliseconds since it was entered."""
 
+
+def occupied(control: Control) -> bool:
+    """Tell whether the monitor has been occupied for so long that nobody should wait for it."""
+    return control[0] != OK and control[2] >= UNRESPONSIVE_MILLISECONDS
+
+
 # libvirt names the pid file after the domain, as its XML writes the name
 ENTITIES = {'"': "&quot;", "'": "&apos;"}
 

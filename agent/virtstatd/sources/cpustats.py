@@ -24,8 +24,8 @@ from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
 from virtstatd.model import Batch, Domain, Reading, Shape
-from virtstatd.polling.poller import LIFETIME_INTERVALS, OUTCOME, Tier
 from virtstatd.polling.ticker import ticks
+from virtstatd.polling.tier import LIFETIME_INTERVALS, OUTCOME, Tier
 
 
 SOURCE: Final = "cpu_stats"

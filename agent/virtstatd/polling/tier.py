@@ -1,0 +1,54 @@
+"""A tier: groups of statistics that are due together, and what became of their polls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
+from virtstatd.hypervisor.faults import Gone, Oversize
+from virtstatd.polling.ticker import Ticker
+from virtstatd.sources.bulk import MONITOR
+
+
+CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the call duration histogram, in seconds."""
+
+LIFETIME_INTERVALS = 2.0
+"""How long a reading is shown as current."""
+
+OUTCOME: dict[type[VirtstatdError], str] = {
+    Overdue: "overdue",
+    Refused: "refused",
+    Gone: "refused",
+    Oversize: "oversize",
+    Disconnected: "disconnected",
+}
+OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected", "withheld")
+
+
+@dataclass(slots=True)
+class Tier:
+    """Groups that are due together, and what became of their polls."""
+
+    name: str
+    bits: int
+    groups: frozenset[str]
+    ticker: Ticker
+    busy: bool = False
+    completed_at: float | None = None
+    partial: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    durations: list[int] = field(default_factory=lambda: [0] * (len(CALL_BUCKETS) + 1))
+    seconds: float = 0.0
+
+    @property
+    def monitor(self) -> bool:
+        """Whether a poll asks the guests' monitors, and so may hang."""
+        return bool(self.bits & MONITOR)
+
+    def observe(self, seconds: float) -> None:
+        """Count a finished call in the histogram of durations."""
+        at = next((i for i, bound in enumerate(CALL_BUCKETS) if seconds <= bound), -1)
+        self.durations[at] += 1
+        self.seconds += seconds

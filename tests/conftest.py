@@ -6,6 +6,8 @@ import pytest
 import uvloop
 
 
+collect_ignore = ["template_sink"]  # a project of its own, run by test_template_sink.py
+
 REPORTS = []
 
 

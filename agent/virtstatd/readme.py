@@ -15,12 +15,19 @@ from virtstatd.config_text import markdown_tables
 from virtstatd.sinks.find import find, names
 
 
+TEMPLATE = Path(__file__).parents[2] / "tests" / "template_sink" / "virtstatd_webhook.py"
+
 PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def renewed(text: str) -> str:
     """Return the text with all of its generated parts as the code has them now."""
-    makers = {"fields": _fields, "options": markdown_tables, "sinks": _sinks}
+    makers = {
+        "fields": _fields,
+        "options": markdown_tables,
+        "sinks": _sinks,
+        "template": _template,
+    }
 
     def renew(found: re.Match[str]) -> str:
         return f"{found[1]}\n{makers[found['name']]()}\n{found[3]}"
@@ -39,6 +46,10 @@ def _sinks() -> str:
         summary = (sink.__doc__ or "").strip().splitlines()[0]
         rows.append(f"| `{name}` | {sink.delivery} | {summary} |")
     return "\n".join(rows) + "\n"
+
+
+def _template() -> str:
+    return f"```python\n{TEMPLATE.read_text(encoding='utf-8')}```\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from virtstatd.testing.batches import (
     make_shapes,
 )
 from virtstatd.testing.clock import FakeClock, settle
-from virtstatd.testing.contract import BrokenContract, check_sink
+from virtstatd.testing.contract import BrokenContract, check_sink, opening
 
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "make_domain",
     "make_reading",
     "make_shapes",
+    "opening",
     "settle",
 ]

@@ -28,10 +28,12 @@ async def poll_once(config: Config, form: str, out: BinaryIO, log: FilteringBoun
     batches: list[Batch] = []
     async with asking(config, catalogs.load(), batches.append, log) as ask:
         await ask.poller.once()
-        await ask.reader.read_all(asyncio.Event())
+        stop = asyncio.Event()
+        await ask.reader.read_all(stop)
+        await ask.reader.tune(stop, len(ask.inventory))
         ask.reader.send()
         if ask.cpu_stats:
-            await ask.cpu_stats.read_all(asyncio.Event())
+            await ask.cpu_stats.read_all(stop)
     if form == "jsonl":
         lines = Lines()
         for batch in batches:

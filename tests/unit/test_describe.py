@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
 import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.errors import Overdue, Refused
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Batch
@@ -74,16 +75,21 @@ class World:
     blkioParameters = numaParameters = memoryParameters  # noqa: N815 - libvirt's names
 
     async def pass_by(self, seconds: float) -> list[str]:
-        """Run for as long as the reader takes after some time has passed; return who was asked."""
+        """Read as often as there is anything to read after some time; return who was asked."""
         self.asked.clear()
         self.clock.now += seconds
         stop = asyncio.Event()
         run = asyncio.create_task(self.reader.run(stop))
-        for _ in range(20):
+        for _ in range(5):
             await asyncio.sleep(0)
         stop.set()
         await run
-        return self.asked
+        return list(dict.fromkeys(self.asked))
+
+    async def settle(self) -> None:
+        """Read the limits of everybody that waits, and send what changed."""
+        await self.reader.tune(asyncio.Event(), len(self.inventory))
+        self.reader.send()
 
     def groups(self, uuid: str = "u0") -> set[str]:
         """Return which groups the last batch has of a domain."""
@@ -95,6 +101,7 @@ async def test_each_domain_is_read_once_and_again_after_a_while():
     """At the start, on a change, and at the latest after the time for changes without an event."""
     world = World(3)
     assert await world.pass_by(0) == ["u0", "u1", "u2"]
+    await world.settle()
     assert await world.pass_by(AGAIN_SECONDS / 2 - 1) == []
     world.inventory.change("u1")
     assert await world.pass_by(0) == ["u1"]
@@ -108,27 +115,45 @@ async def test_domains_are_not_all_read_again_at_once():
     """Each has its own time, so that libvirt is not asked about all of them in one go."""
     world = World(100)
     await world.pass_by(0)
-    counts = [len(await world.pass_by(AGAIN_SECONDS / 20)) for _ in range(20)]
-    assert sum(counts[:9]) == 0
-    assert max(counts[9:]) < 40
-    assert sum(counts) >= 90
+    await world.settle()
+    reads = []
+    for _ in range(20):
+        before = world.reader.reads
+        await world.pass_by(AGAIN_SECONDS / 20)
+        reads.append(world.reader.reads - before)
+    assert sum(reads[:9]) == 0
+    assert max(reads) < 40
+    assert sum(reads) >= 100
 
 
-async def test_limits_are_shown_with_the_description():
-    """What a change event was about is in the batch that follows it, with all that was known."""
-    world = World(2)
+async def test_limits_are_read_one_at_a_time_and_the_latest_change_first():
+    """After the start everybody waits for its turn; whom an event tells of has the next one."""
+    world = World(20)
     await world.pass_by(0)
-    assert world.groups() == {"domain", "tunable"}
-    assert world.batches[-1].groups == {"domain", "tunable"}
+    tuned = [uuid for uuid in world.inventory.uuids() if "tunable" in world.groups(uuid)]
+    assert len(tuned) == 1
+    world.inventory.change("u5")
+    await world.pass_by(1)
+    assert world.groups("u5") == {"domain", "tunable"}
+    await world.settle()
+    assert all(world.groups(uuid) == {"domain", "tunable"} for uuid in world.inventory.uuids())
+
+
+async def test_a_change_sends_what_changed_alone():
+    """New limits are sent at once, and nobody else's; all are sent again after a while."""
+    world = World(3)
+    await world.pass_by(0)
+    await world.settle()
     world.shares = 2048
-    world.inventory.change("u0")
-    await world.pass_by(0)
-    values = {
-        r.domain.uuid: r.values
-        for r in world.batches[-1].readings
-        if r.shape.group != "domain" and r.domain
-    }
-    assert values == {"u0": (2048,), "u1": (1024,)}
+    world.inventory.change("u1")
+    await world.pass_by(1)
+    changed = world.batches[-1]
+    assert {r.domain.uuid for r in changed.readings if r.domain} == {"u1"}
+    assert [r.values for r in changed.readings if r.shape.group == "tunable"] == [(2048,)]
+    assert changed.groups == {"domain", "tunable"}
+    await world.pass_by(15)
+    shown = {r.domain.uuid for r in world.batches[-1].readings if r.domain}
+    assert shown == {"u0", "u1", "u2"}
 
 
 async def test_a_domain_whose_xml_cannot_be_read_has_its_limits():
@@ -138,7 +163,7 @@ async def test_a_domain_whose_xml_cannot_be_read_has_its_limits():
     with capture_logs() as logs:
         await world.pass_by(0)
         world.inventory.change("u0")
-        await world.pass_by(0)
+        await world.pass_by(1)
     assert world.groups() == {"tunable"}
     assert [entry["event"] for entry in logs] == ["domain.undescribed"]
 
@@ -158,6 +183,35 @@ async def test_a_call_that_hangs_is_asked_again_when_it_has_returned():
     assert world.groups() == {"domain", "tunable"}
     world.trouble, world.stuck = lambda: None, 0
     assert await world.pass_by(0) == ["u0"]
+
+
+async def test_limits_leave_a_call_that_may_hang_to_the_polls():
+    """With two calls hanging no limits are asked for, and afterwards they are."""
+    world = World(1)
+    await world.reader.read_all(asyncio.Event())
+    world.asked.clear()
+    world.stuck = 2
+    await world.settle()
+    assert world.asked == []
+    world.stuck = 0
+    await world.settle()
+    assert world.groups() == {"domain", "tunable"}
+
+
+@pytest.mark.parametrize("error", [Disconnected, Crowded])
+async def test_limits_are_asked_for_again_after_a_loss(error: type[Exception]):
+    """A connection that is lost in between costs no domain its limits."""
+    world = World(2)
+    await world.reader.read_all(asyncio.Event())
+
+    def fail() -> None:
+        raise error
+
+    world.trouble = fail
+    await world.settle()
+    world.trouble = lambda: None
+    await world.settle()
+    assert world.groups("u0") == world.groups("u1") == {"domain", "tunable"}
 
 
 async def test_a_refusal_is_counted_and_looked_at_later():

@@ -23,6 +23,7 @@ class _Entry:
     domain: Domain
     since: float
     described: tuple[Reading, ...] = ()
+    tuned: tuple[Reading, ...] = ()
 
 
 class Inventory:
@@ -145,7 +146,19 @@ class Inventory:
             if entry is not None and entry.domain is domain:
                 entry.described = readings
 
-    def descriptions(self) -> tuple[Reading, ...]:
-        """Return all that is known of the running domains from their XML."""
+    def tune(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
+        """Keep the limits of an incarnation that still runs."""
         with self._lock:
-            return tuple(r for entry in self._entries.values() for r in entry.described)
+            entry = self._entries.get(domain.uuid)
+            if entry is not None and entry.domain is domain:
+                entry.tuned = readings
+
+    def descriptions(self, of: Collection[str] | None = None) -> tuple[Reading, ...]:
+        """Return XML and limits of the running domains, of all or of these."""
+        with self._lock:
+            return tuple(
+                reading
+                for uuid, entry in self._entries.items()
+                if of is None or uuid in of
+                for reading in (*entry.described, *entry.tuned)
+            )

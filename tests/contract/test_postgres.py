@@ -97,10 +97,12 @@ async def ready(server: Server) -> None:
             return
 
 
-async def query(server: Server, text: str) -> list[asyncpg.Record]:
-    """Ask the database."""
+async def query(server: Server, text: str, *others: str) -> list[asyncpg.Record]:
+    """Ask the database, after it has done the others."""
     connection = await asyncpg.connect(url(server), password=PASSWORD)
     try:
+        for other in others:
+            await connection.execute(other)
         return await connection.fetch(text)
     finally:
         await connection.close()
@@ -185,6 +187,122 @@ async def test_what_the_database_refuses(server: Server, tmp_path: Path, passwor
         assert "the wrong one" not in str(caught.value)
 
 
+STAND_INS = """
+CREATE TABLE calls (number serial, call text);
+CREATE FUNCTION called(call text) RETURNS integer LANGUAGE sql AS
+    $$ INSERT INTO calls (call) VALUES (call) RETURNING number $$;
+CREATE FUNCTION create_hypertable(relation regclass, time_column_name name,
+    chunk_time_interval interval) RETURNS integer LANGUAGE sql AS
+    $$ SELECT called(concat_ws(' ', 'hypertable', relation, time_column_name,
+        chunk_time_interval)) $$;
+CREATE FUNCTION add_compression_policy(hypertable regclass, compress_after interval)
+    RETURNS integer LANGUAGE sql AS
+    $$ SELECT called(concat_ws(' ', 'compress', hypertable, compress_after)) $$;
+CREATE FUNCTION add_retention_policy(relation regclass, drop_after interval)
+    RETURNS integer LANGUAGE sql AS
+    $$ SELECT called(concat_ws(' ', 'retain', relation, drop_after)) $$;
+"""
+"""What TimescaleDB brings, as far as the sink calls it: Debian has no package of it."""
+
+END_OF_STAND_INS = """
+DROP TABLE calls;
+DROP FUNCTION create_hypertable, add_compression_policy, add_retention_policy, called;
+"""
+
+
+SSL_REQUEST = (80877103).to_bytes(4)
+
+
+@asynccontextmanager
+async def timescale(server: Server) -> AsyncIterator[int]:
+    """
+    Give the server stand-ins of TimescaleDB's functions, and yield a port that leads to it.
+
+    On the way the options of a table that only TimescaleDB knows become a call as well.
+    """
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+        writer.close()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to, back = await asyncio.open_connection("127.0.0.1", server.port)
+        answering = asyncio.create_task(answers(to, writer))
+        kind = b""  # the first messages have none
+        try:
+            while True:
+                length = int.from_bytes(await reader.readexactly(4))
+                message = await reader.readexactly(length - 4)
+                if kind == b"Q" and b"ALTER TABLE" in message:
+                    text = " ".join(message.rstrip(b"\0").decode().split()).replace("'", "''")
+                    message = f"SELECT called('{text}')".encode() + b"\0"
+                back.write(kind + (len(message) + 4).to_bytes(4) + message)
+                if message != SSL_REQUEST:
+                    kind = await reader.readexactly(1)
+        except asyncio.IncompleteReadError:
+            back.close()
+            await answering
+
+    await query(server, "SELECT 1", STAND_INS)
+    relay = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    try:
+        yield relay.sockets[0].getsockname()[1]
+    finally:
+        relay.close()
+        await query(server, "SELECT 1", END_OF_STAND_INS)
+
+
+async def test_a_hypertable(server: Server, password: str):
+    """TimescaleDB's layout is made once, in one transaction, with the policies that were asked."""
+    async with timescale(server) as port:
+        sink = Postgres(
+            url=f"postgresql://virtstatd@127.0.0.1:{port}/postgres",
+            password_file=password,
+            create_table=True,
+            layout="timescale",
+            keep_days=90,
+        )
+        for _ in range(2):
+            async with sink.open(opening()) as send:
+                await send(make_batch(1))
+        calls = sorted(row["call"] for row in await query(server, "SELECT call FROM calls"))
+        rows = await query(server, "SELECT count(*) FROM virtstatd_samples")
+    assert calls[0] == (
+        "ALTER TABLE virtstatd_samples SET ( timescaledb.compress, "
+        "timescaledb.compress_segmentby = 'host, uuid, metric', "
+        "timescaledb.compress_orderby = 'time' )"
+    )
+    assert calls[1:] == [
+        "compress virtstatd_samples 7 days",
+        "hypertable virtstatd_samples time 1 day",
+        "retain virtstatd_samples 90 days",
+    ]
+    assert rows[0][0] == 2 * make_batch(1).samples
+
+
+async def test_a_hypertable_without_timescale(server: Server, password: str):
+    """Where TimescaleDB is not there nothing is made, and the reason names what is missing."""
+    sink = Postgres(url=url(server), password_file=password, create_table=True, layout="timescale")
+    async with sink.open(opening()) as send:
+        with pytest.raises(TryLater, match="function create_hypertable"):
+            await send(make_batch(1))
+    assert await query(server, "SELECT to_regclass('virtstatd_samples')") == [(None,)]
+
+
+async def test_agents_that_begin_at_once(server: Server, password: str):
+    """Many agents that find no table make one, and none of them has to try again."""
+    sink = Postgres(url=url(server), password_file=password, create_table=True)
+
+    async def once() -> None:
+        async with sink.open(opening()) as send:
+            await send(make_batch(1))
+
+    await asyncio.gather(*(once() for _ in range(8)))
+    rows = await query(server, "SELECT count(*) FROM virtstatd_samples")
+    assert rows[0][0] == 8 * make_batch(1).samples
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
@@ -193,6 +311,7 @@ async def test_what_the_database_refuses(server: Server, tmp_path: Path, passwor
         ({"url": "postgresql://u:p@localhost/"}, "url: the password belongs into"),
         ({"url": "postgresql://u@localhost/?password=p"}, "url: the password belongs into"),
         ({"ca_file": "/a"}, "ca_file: needs tls"),
+        ({"keep_days": 1}, "keep_days: needs layout"),
     ],
 )
 def test_options_that_do_not_fit(options: dict, fault: str):

@@ -14,9 +14,10 @@ CREATE TABLE virtstatd_samples (
 );
 ```
 
-`create_table` makes it, with an index by metric and time. What PostgreSQL's text cannot hold is
-made visible: U+0000 becomes U+FFFD, a lone surrogate its number as `\udce9`. A batch whose
-confirmation was lost is written again, and is there twice then.
+`create_table` makes it, with an index by metric and time; in TimescaleDB's layout it becomes a
+hypertable with chunks of a day, which TimescaleDB compresses and drops by itself. What PostgreSQL's
+text cannot hold is made visible: U+0000 becomes U+FFFD, a lone surrogate its number as `\udce9`. A
+batch whose confirmation was lost is written again, and is there twice then.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import json
 import platform
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, ClassVar, Protocol, cast
+from typing import Annotated, ClassVar, Literal, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -67,6 +68,20 @@ CREATE TABLE IF NOT EXISTS {table} (
 )
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} (metric, time)"
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('virtstatd {table}'))"
+"""The agents of all hosts may begin at once, and IF NOT EXISTS is no promise then."""
+
+_EXISTS = "SELECT to_regclass('{table}') IS NOT NULL"
+_HYPERTABLE = "SELECT create_hypertable('{table}', 'time', chunk_time_interval => INTERVAL '1 day')"
+_COMPRESSED = """
+ALTER TABLE {table} SET (
+    timescaledb.compress,
+    timescaledb.compress_segmentby = 'host, uuid, metric',
+    timescaledb.compress_orderby = 'time'
+)
+"""
+_COMPRESSION = "SELECT add_compression_policy('{table}', INTERVAL '{days} days')"
+_KEPT = "SELECT add_retention_policy('{table}', INTERVAL '{days} days')"
 
 UNFIT = (
     asyncpg.DataError,
@@ -87,6 +102,14 @@ class Connection(Protocol):
 
     async def execute(self, query: str) -> str:
         """Run a statement."""
+        ...
+
+    async def fetchval(self, query: str) -> object:
+        """Return the first value of the first row."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """Have all of a block happen, or nothing of it."""
         ...
 
     async def copy_records_to_table(
@@ -124,9 +147,23 @@ class Postgres(Tls):
             pattern=r"^([a-z_][a-z0-9_]{0,52}\.)?[a-z_][a-z0-9_]{0,52}\Z",
         ),
     ] = "virtstatd_samples"
+    layout: Annotated[
+        Literal["plain", "timescale"],
+        Meta(description="What `create_table` makes: a plain table, or TimescaleDB's hypertable."),
+    ] = "plain"
     create_table: Annotated[
         bool, Meta(description="Create the table and its index when they are not there.")
     ] = False
+    compress_days: Annotated[
+        int,
+        Meta(
+            description="Age at which a new hypertable compresses rows; 0 is never.", ge=0, le=36500
+        ),
+    ] = 7
+    keep_days: Annotated[
+        int,
+        Meta(description="Age at which a new hypertable drops rows; 0 is never.", ge=0, le=36500),
+    ] = 0
     password_file: PasswordFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
@@ -141,6 +178,8 @@ class Postgres(Tls):
             raise ValueError("url: must be like postgresql://user@host:5432/name")
         if parts.password is not None or "password" in parse_qs(parts.query):
             raise ValueError("url: the password belongs into password_file")
+        if self.keep_days and self.layout == "plain":
+            raise ValueError("keep_days: needs layout = timescale")
         self.check_tls(tls=self.tls)
 
     @asynccontextmanager
@@ -189,13 +228,29 @@ class Postgres(Tls):
         )
         try:
             if self.create_table:
-                name = self.table.rpartition(".")[2]
-                await connection.execute(_TABLE.format(table=self.table))
-                await connection.execute(_INDEX.format(index=f"{name}_metric", table=self.table))
+                async with connection.transaction():
+                    await self._create(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
+
+    async def _create(self, connection: Connection) -> None:
+        """Make the table unless it is there; one that is there stays as it is."""
+        table = self.table
+        await connection.execute(_LOCK.format(table=table))
+        existed = await connection.fetchval(_EXISTS.format(table=table))
+        await connection.execute(_TABLE.format(table=table))
+        index = f"{table.rpartition('.')[2]}_metric"
+        await connection.execute(_INDEX.format(index=index, table=table))
+        if existed or self.layout == "plain":
+            return
+        await connection.execute(_HYPERTABLE.format(table=table))
+        if self.compress_days:
+            await connection.execute(_COMPRESSED.format(table=table))
+            await connection.execute(_COMPRESSION.format(table=table, days=self.compress_days))
+        if self.keep_days:
+            await connection.execute(_KEPT.format(table=table, days=self.keep_days))
 
 
 class _Rows:

@@ -21,10 +21,17 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 class Agent:
     """`virtstatd run` in a process of its own, with its log read as it comes."""
 
-    def __init__(self, config: Path, *, python: tuple[str, ...] = (), **environ: str) -> None:
+    def __init__(
+        self,
+        config: Path,
+        *,
+        python: tuple[str, ...] = (),
+        inside: tuple[str, ...] = (),
+        **environ: str,
+    ) -> None:
         self.log: list[dict[str, object]] = []
         self.process = subprocess.Popen(
-            [sys.executable, *python, "-m", "virtstatd", "run", "--config", str(config)],
+            [*inside, sys.executable, *python, "-m", "virtstatd", "run", "--config", str(config)],
             stderr=subprocess.PIPE,
             env=os.environ | environ,
             text=True,
@@ -55,7 +62,9 @@ class Agent:
         while time.monotonic() - begun < seconds:
             if what():
                 return time.monotonic() - begun
-            assert self.process.poll() is None, f"the agent ended: {self.log[-5:]}"
+            assert self.process.poll() is None, (
+                f"the agent ended with {self.process.poll()}: {self.log[-5:]}"
+            )
             time.sleep(0.02)
         raise AssertionError(f"did not come to be within {seconds} s; log: {self.log[-10:]}")
 
@@ -117,6 +126,7 @@ interval_seconds = {monitor}
 interval_seconds = {extra}
 [local]
 enabled = {local}
+interval_seconds = {look}
 cgroup_interval_seconds = {cgroup}
 [budget]
 host_cpu_percent = {budget}
@@ -137,12 +147,18 @@ def running(
     monitor: float = 1.0,
     extra: float = 2.0,
     local: bool = False,
+    look: float = 1.0,
     cgroup: float = 1.0,
     budget: float = 0.0,
     more: str = "",
     python: tuple[str, ...] = (),
+    inside: tuple[str, ...] = (),
 ) -> Iterator[Agent]:
-    """Run an agent against a hypervisor; it is stopped in the end, whatever happens."""
+    """
+    Run an agent against a hypervisor; it is stopped in the end, whatever happens.
+
+    `inside` is a command that becomes the one behind it.
+    """
     file = folder / "virtstatd.toml"
     text = CONFIG.format(
         uri=json.dumps(uri),
@@ -150,11 +166,12 @@ def running(
         monitor=monitor,
         extra=extra,
         local=json.dumps(local),
+        look=look,
         cgroup=cgroup,
         budget=budget,
     )
     file.write_text(text + more)
-    agent = Agent(file, python=python)
+    agent = Agent(file, python=python, inside=inside)
     try:
         yield agent
     finally:

@@ -10,6 +10,8 @@ import pytest
 
 from proctree import Tree
 from virtstatd.catalog import Catalog, load
+from virtstatd.local.blind import MENDS
+from virtstatd.local.controllers import WANTED
 from virtstatd.local.files import Descriptors
 from virtstatd.local.place import Elsewhere, pid_files
 from virtstatd.local.shapes import Shapes
@@ -298,7 +300,10 @@ def test_what_cannot_be_seen_is_named(host: Host):
 
     host.start(100, ONE, "vm", 7)
     host.tree.proc.rename(host.tree.proc.with_name("hidden"))
-    assert blind() == {"processes"}
+    assert [blind() for _ in range(5)] == [set()] * 4 + [{"processes"}]
+    (host.tree.pids / "vm.pid").rename(host.tree.pids / "other")
+    assert blind() == {"pid files"}
+    (host.tree.pids / "other").rename(host.tree.pids / "vm.pid")
     host.tree.proc.with_name("hidden").rename(host.tree.proc)
 
     host.tree.times(100, 100, 0, 0)
@@ -311,6 +316,32 @@ def test_what_cannot_be_seen_is_named(host: Host):
     host.tree.pids.rename(host.tree.pids.with_name("moved"))
     assert "pid files" in blind()
     assert names(host.look()) == ["vm"]
+
+
+def test_a_renamed_interface_is_named_once_it_is_sure(host: Host):
+    """An interface that the host lacks for seconds is told of, one without a device is not."""
+    host.start(100, ONE, "vm", 7, links=ROW.format("tap0"))
+    host.know(ONE, "vm", 7, ("tap0", "bridge"), ("vhost0", "vhostuser"))
+
+    def blind() -> str | None:
+        return host.look().blind.get("renamed interfaces")
+
+    assert not any(blind() for _ in range(12))
+    host.tree.table(100, ROW.format("other0"))
+    told = [blind() for _ in range(12)]
+    assert told[:9] == [None] * 9
+    assert set(told[10:]) == {"the host has no tap0 of vm"}
+    host.tree.table(100, ROW.format("tap0"))
+    assert blind() is None
+
+
+def test_whatever_is_not_seen_can_be_mended(host: Host):
+    """There is advice, or knowingly none, for everything that a look can miss."""
+    host.start(100, ONE, "vm", 7)
+    (host.tree.proc / "100" / "net" / "dev").unlink()
+    known = set(host.look().blind)
+    assert {"host CPUs", "host pressure", "cgroups", "interfaces"} <= known
+    assert known | WANTED <= MENDS.keys()
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Cgroup:
                         done.update(what.split("+"))
                     else:
                         file.close()
-        self.missing = frozenset(WANTED.keys() - done) if done else frozenset({"cgroups"})
+        self.missing = WANTED - done if done else frozenset({"cgroups"})
         self._files = Files(tuple([file for file, _ in (*own, *inner)]))
         self._parses = [parse for _, parse in (*own, *inner)]
         self._own = len(own)

@@ -184,12 +184,5 @@ FILES: Final[tuple[tuple[str, tuple[Source, ...]], ...]] = (
     ),
 )
 
-WANTED: Final = {
-    "cpu time": "libvirt's `cgroup_controllers` (qemu.conf) lacks cpuacct",
-    "memory": "enable the memory controller: `cgroup_controllers` (libvirt's qemu.conf) or the"
-    " kernel's `cgroup_disable=` leaves it out",
-    "io": "enable the io controller: `cgroup_controllers` (libvirt's qemu.conf) or the kernel's"
-    " `cgroup_disable=` leaves it out",
-    "cpu pressure": "the kernel keeps no pressure per cgroup: boot with `psi=1`, on version 2",
-}
-"""What a guest's cgroup should count, and what to do where it does not."""
+WANTED: Final = frozenset({"cpu time", "memory", "io", "cpu pressure"})
+"""What a guest's cgroup should count; where it does not, that is told."""

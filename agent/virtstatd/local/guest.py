@@ -27,6 +27,9 @@ _STATE, _MINOR, _MAJOR, _THREADS, _RESIDENT = 0, 7, 9, 17, 21
 OVERHEAD: Final[Fact] = ("local", "overhead", ())
 _RISING: Final = (OVERHEAD, *THROTTLING)
 
+LOST_LOOKS: Final = 10
+"""After how many looks an interface is missing, and not just being plugged."""
+
 PLACE_NANOSECONDS: Final = 60_000_000_000
 """How often a guest's cgroup is looked for anew: limits come and go."""
 
@@ -77,6 +80,7 @@ class Guest:
         self._described: Sequence[Reading] = ()
         self._links: tuple[Link, ...] = ()
         self._present: tuple[Link, ...] = ()
+        self._incomplete = 0
         self._links_shape: Shape | None = None
         self._links_made: Made | None = None
         self._roles: tuple[Role, ...] = ()
@@ -162,6 +166,7 @@ class Guest:
         if described is not self._described:
             self._described, self._links = described, links_of(described)
         present = tuple([link for link in self._links if link[0] in rows])
+        self._incomplete = 0 if len(present) == len(self._links) else self._incomplete + 1
         if not present:
             return None
         if present != self._present or self._links_shape is None:
@@ -173,6 +178,12 @@ class Guest:
             values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
             self._links_made = of, Reading(domain, self._links_shape, values)
         return self._links_made[1]
+
+    def lost_link(self, rows: Mapping[bytes, bytes]) -> str | None:
+        """Return an interface that has been missing for longer than unplugging one takes."""
+        if self._incomplete < LOST_LOOKS:
+            return None
+        return next((name.decode() for name, _ in self._links if name not in rows), None)
 
     def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
         """

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.local.blind import MENDS
 from virtstatd.local.cover import Cover
 from virtstatd.local.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
 from virtstatd.local.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
@@ -137,7 +138,7 @@ class LocalLane:
         for what, reason in second.blind.items():
             if what not in self._blind:
                 self._blind.add(what)
-                self._log.warning("local.blind", what=what, reason=reason)
+                self._log.warning("local.blind", what=what, reason=reason, mend=MENDS[what])
         for name in self._disagreements().keys() - self._disagreed:
             self._disagreed.add(name)
             self._log.warning("local.disagreed", field=name)

@@ -18,6 +18,7 @@ Link = tuple[bytes, bool]
 KEYS = tuple(f"{way}.{what}" for way in ("rx", "tx") for what in ("bytes", "pkts", "errs", "drop"))
 
 _INFO = "libvirt_domain_interface_stats_info"
+_WITHOUT = frozenset({"user", "vhostuser", "hostdev", "vdpa"})  # no device of the host's kernel
 _RECEIVED = (0, 1, 2, 3)
 _SENT = (8, 9, 10, 11)
 _SWAPPED = (*_SENT, *_RECEIVED)  # what a tap receives, its guest has sent
@@ -34,9 +35,10 @@ def _links(described: Sequence[Reading]) -> Iterator[Link]:
         for series in reading.shape.series:
             if series.field.family == _INFO:
                 labels = dict(series.labels)
-                if name := labels.get("target_device"):
+                name, kind = labels.get("target_device"), labels.get("interface_type")
+                if name and kind not in _WITHOUT:
                     # macvtap: the device is the guest's own (virDomainNetTypeSharesHostView)
-                    yield name.encode(), labels.get("interface_type") == "direct"
+                    yield name.encode(), kind == "direct"
 
 
 def table(text: bytes) -> dict[bytes, bytes]:

@@ -22,6 +22,11 @@ from virtstatd.model import Domain, Reading
 SUMMARY_NANOSECONDS = 5_000_000_000
 """How often histograms and peaks are given: they are made for those who come rarely."""
 
+_UNCOUNTED = {"cgroups": "no cgroup of the guests' own is visible"}
+
+UNSEEN_LOOKS = 5
+"""After how many looks the guests are hidden, and not just starting or ending."""
+
 Running = Callable[[], Sequence[tuple[Domain, Sequence[Reading]]]]
 """The running domains and what their descriptions say."""
 
@@ -34,8 +39,8 @@ class Second:
     """
     What one look brought; `taken_at` is Unix time in nanoseconds before it.
 
-    `cgroups` are the readings of those guests whose turn it was. `blind` has what cannot be seen,
-    and what to do about it.
+    `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
+    cannot be seen.
     """
 
     taken_at: int
@@ -72,7 +77,9 @@ class Survey:
         self._partitions = Partitions()
         self._seen: list[Seen] = []
         self._clock = clock
+        self._directory = directory
         self._finder = Finder(directory, proc)
+        self._unseen = 0
         self._running = running
         self._shapes = shapes
         self._descriptors = descriptors
@@ -92,8 +99,12 @@ class Survey:
             self._finder.look()
         except OSError as error:
             second.blind["pid files"] = str(error)
-        if running and self._finder.strays and not self._finder.found:
-            second.blind["processes"] = "none of the guests' processes is visible in /proc"
+        self._unseen = self._unseen + 1 if running and not self._finder.found else 0
+        if self._unseen >= UNSEEN_LOOKS and not second.blind:
+            if self._finder.strays:
+                second.blind["processes"] = "none of the guests' is in the /proc that the agent has"
+            else:
+                second.blind["pid files"] = f"there are none in {self._directory}"
         self._looks += 1
         now = self._clock()
         summing = now - self._summed_at >= SUMMARY_NANOSECONDS
@@ -154,7 +165,7 @@ class Survey:
         except Unseen as error:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:
-            second.blind[what] = "the guests' cgroups do not count it"
+            second.blind[what] = _UNCOUNTED.get(what, "the guests' cgroups do not count it")
 
     def _read_node(self, second: Second) -> None:
         rows, blind = self._node.read()
@@ -191,6 +202,8 @@ class Survey:
         for guest, domain, described in guests:
             if reading := guest.links(domain, described, rows):
                 second.readings.append(reading)
+            if rows and (lost := guest.lost_link(rows)):
+                second.blind["renamed interfaces"] = f"the host has no {lost} of {domain.name}"
 
     @staticmethod
     def _rows(folders: Sequence[Folder], second: Second) -> dict[bytes, bytes]:

@@ -53,8 +53,9 @@ HOLDER = r"""
 set -e
 lab=$1; shift
 for mount in "$@"; do echo $$ > "$mount/${lab##*/}/cgroup.procs"; done
-exec unshare --mount --net --cgroup --propagation private sh -e -c '
+exec unshare --mount --net --cgroup --uts --propagation private sh -e -c '
     lab=$1; shift
+    hostname "virtlab-$$"
     for mount in "$@"; do
         case " $DROPPED " in *" $mount "*) umount "$mount"; continue ;; esac
         mount --bind "$mount/${lab##*/}" "$mount"
@@ -152,7 +153,8 @@ class Keeper:
 
     def enter(self) -> list[str]:
         """Return what to put before a command so that it runs inside the namespaces."""
-        return ["nsenter", "--target", str(self.holder), "--mount", "--net", "--cgroup", "--"]
+        spaces = ("--mount", "--net", "--cgroup", "--uts")
+        return ["nsenter", "--target", str(self.holder), *spaces, "--"]
 
     def serve(self, owner: int) -> None:
         """Start what is asked for and reap what ends, until the owner is gone."""

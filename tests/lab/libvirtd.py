@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ auth_unix_rw = "none"
 unix_sock_ro_perms = "0777"
 unix_sock_rw_perms = "0700"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+host_uuid = "{host}"
 """
 
 # Without mount namespaces and owner changes a guest starts in half the time.
@@ -66,7 +68,9 @@ class Libvirtd:
         check_machine()
         self._namespaces = Namespaces(self._cgroup)
         try:
-            (self.directory / "etc/libvirtd.conf").write_text(LIBVIRTD_CONF)
+            (self.directory / "etc/libvirtd.conf").write_text(
+                LIBVIRTD_CONF.format(host=uuid.uuid4())
+            )
             (self.directory / "etc/qemu.conf").write_text(QEMU_CONF)
             self.start()
         except BaseException:

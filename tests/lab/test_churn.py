@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
 
 from lab.hypervisor import Lab
+from lab.watching import JSONL, domains, polls, polls_kept, settled, times
 from running import Agent, running
 
 
@@ -19,28 +18,9 @@ def devices(agent: Agent, domain: str, family: str) -> set[str]:
     }
 
 
-def domains(agent: Agent) -> set[str]:
-    """Return every domain of which the page shows anything."""
-    labels = (dict(labels) for _, labels in agent.samples())
-    return {each["domain"] for each in labels if "domain" in each}
-
-
 def infos(agent: Agent, uuid: str) -> int:
     """Count the series that carry a domain's UUID."""
     return sum(dict(labels).get("uuid") == uuid for _, labels in agent.samples())
-
-
-def intervals(agent: Agent, begun: float) -> float:
-    """Return how many polls of the monitor tier have begun since."""
-    return (agent.value("virtstatd_ticks_total", tier="monitor") or 0) - begun
-
-
-def settled(agent: Agent, what: object, *, within: int = 3) -> None:
-    """Wait until something is so; not more than a few polls may pass."""
-    begun = agent.value("virtstatd_ticks_total", tier="monitor") or 0
-    agent.wait_for(what)  # type: ignore[arg-type]
-    # one poll may be under way, one brings it, and the agent's own numbers lag by one
-    assert intervals(agent, begun) <= within
 
 
 def test_series_follow_guests(private_lab: Lab, tmp_path: Path):
@@ -97,7 +77,7 @@ def test_series_follow_hot_plugged_nics(private_lab: Lab, tmp_path: Path):
 def test_polls_outlive_guests_that_come_and_go(private_lab: Lab, tmp_path: Path):
     """Guests are made, ended, saved and restored; no poll is lost to those that stay."""
     lines = tmp_path / "readings.jsonl"
-    more = f"[[sink]]\ntype = 'jsonl'\ntarget = '{lines}'\n"
+    more = JSONL.format(lines=lines)
     stay = set(private_lab.names())
     saved = tmp_path / "saved"
     with running(tmp_path, private_lab.uri_readonly, pulse=1, monitor=1, extra=2, more=more) as a:
@@ -105,8 +85,8 @@ def test_polls_outlive_guests_that_come_and_go(private_lab: Lab, tmp_path: Path)
         private_lab.create(private_lab.definition("travels"))
         a.wait_for(lambda: "travels" in domains(a))
         made = 0
-        begun = a.value("virtstatd_ticks_total", tier="monitor") or 0
-        while made < 24 or intervals(a, begun) < 10:
+        begun = polls(a)
+        while made < 24 or polls(a, since=begun) < 10:
             names = [f"brief-{made + each}" for each in range(4)]
             private_lab.create(*map(private_lab.definition, names))
             private_lab.destroy(*names)
@@ -115,21 +95,10 @@ def test_polls_outlive_guests_that_come_and_go(private_lab: Lab, tmp_path: Path)
                 private_lab.virsh("save", "travels", str(saved))
                 private_lab.virsh("restore", str(saved), "--paused")
         settled(a, lambda: domains(a) == stay | {"travels"})
-        # a call that several tiers share is counted once, for the last of them
-        outcomes = a.samples()
-        ok = sum(
-            outcomes["virtstatd_calls_total", (("outcome", "ok"), ("tier", tier))]
-            for tier in ("monitor", "extra")
-        )
-        skipped = a.value("virtstatd_ticks_skipped_total", tier="monitor") or 0
-        assert ok >= intervals(a, begun) - skipped
+        assert polls_kept(a, begun)
         assert a.value("virtstatd_undecodable_records_total") == 0
         assert a.stop() == 0
     assert not any("exception" in line for line in a.log)
-    counts: Counter[str] = Counter()
-    for line in lines.read_text().splitlines():
-        each = json.loads(line)
-        if each["source"] == "bulk" and each["group"] == "balloon":
-            counts[each["domain"]] += 1
+    counts = times(lines, "balloon")
     assert max(counts[name] for name in stay) - min(counts[name] for name in stay) <= 1
     assert min(counts[name] for name in stay) >= 10

@@ -1,0 +1,94 @@
+"""What tests ask the page of an agent in front of real guests."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from running import Agent
+
+
+JSONL = "[[sink]]\ntype = 'jsonl'\ntarget = '{lines}'\n"
+
+
+def shown(agent: Agent, family: str) -> set[str]:
+    """Return the domains of which a family is shown."""
+    return {dict(labels)["domain"] for name, labels in agent.samples() if name == family}
+
+
+def domains(agent: Agent) -> set[str]:
+    """Return every domain of which the page shows anything."""
+    labels = (dict(labels) for _, labels in agent.samples())
+    return {each["domain"] for each in labels if "domain" in each}
+
+
+def polls(agent: Agent, tier: str = "monitor", since: float = 0) -> float:
+    """Return how many polls of a tier have begun, of late ones too."""
+    return (agent.value("virtstatd_ticks_total", tier=tier) or 0) - since
+
+
+def settled(agent: Agent, what: Callable[[], object], *, within: int = 3) -> None:
+    """
+    Wait until something is so; not more than a few polls may pass.
+
+    One poll may be under way, one brings it, and the agent's own numbers lag by one.
+    """
+    begun = polls(agent)
+    agent.wait_for(what)
+    assert polls(agent, since=begun) <= within
+
+
+class Watch:
+    """Looks at the page all the time, and remembers who was missing when."""
+
+    def __init__(self, agent: Agent, family: str, wanted: set[str]) -> None:
+        self.missing: list[tuple[float, set[str]]] = []
+        self.looks = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(agent, family, wanted))
+
+    def _look(self, agent: Agent, family: str, wanted: set[str]) -> None:
+        while not self._stop.wait(0.2):
+            if gone := wanted - shown(agent, family):
+                self.missing.append((time.monotonic(), gone))
+            self.looks += 1
+
+    def __enter__(self) -> Watch:  # noqa: PYI034 - never subclassed
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def records(lines: Path, group: str, source: str = "bulk") -> list[dict[str, object]]:
+    """Return what a JSON lines sink wrote of a group of domains."""
+    each = map(json.loads, lines.read_text().splitlines())
+    return [e for e in each if (e["source"], e["group"]) == (source, group) and "domain" in e]
+
+
+def times(lines: Path, group: str, field: str = "") -> Counter[str]:
+    """Count the times at which each domain had a group, with a field where one is named."""
+    taken = {
+        (each["domain"], each["time"])
+        for each in records(lines, group)
+        if not field or field in each["fields"]  # type: ignore[operator]
+    }
+    return Counter(str(domain) for domain, _ in taken)
+
+
+def polls_kept(agent: Agent, begun: float) -> bool:
+    """Tell whether every poll since `begun` that was not skipped has had an answer."""
+    # a call that several tiers share is counted once, for the last of them
+    samples = agent.samples()
+    ok = sum(
+        samples["virtstatd_calls_total", (("outcome", "ok"), ("tier", tier))]
+        for tier in ("monitor", "extra")
+    )
+    skipped = samples["virtstatd_ticks_skipped_total", (("tier", "monitor"),)]
+    return ok >= samples["virtstatd_ticks_total", (("tier", "monitor"),)] - begun - skipped

@@ -10,9 +10,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.errors import Disconnected, Overdue
+from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import Session
+from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
 from virtstatd.model import Batch
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.tier import Tier
@@ -79,6 +79,8 @@ class World:
         """Call at once, as a lane; one that hangs stays stuck."""
         assert monitor
         assert patient
+        if self.stuck >= UNPROVEN_STUCK_MAX:
+            raise Crowded
         try:
             return function(Session(self))
         except Overdue:

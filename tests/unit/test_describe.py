@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from virtstatd.catalog import load
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import Session
+from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
 from virtstatd.model import Batch
 from virtstatd.sources.describe import AGAIN_SECONDS, Describer, DescriptionReader
 from virtstatd.sources.tunables import Tunables
@@ -52,6 +52,8 @@ class World:
         """Call at once, as a lane."""
         assert monitor
         assert patient
+        if self.stuck >= UNPROVEN_STUCK_MAX:
+            raise Crowded
         self.trouble()
         return function(Session(self))
 
@@ -95,6 +97,17 @@ class World:
         """Return which groups the last batch has of a domain."""
         of = self.batches[-1].readings
         return {r.shape.group for r in of if r.domain and r.domain.uuid == uuid}
+
+
+@pytest.mark.parametrize("uuid", [False, True])
+def test_no_label_occurs_twice(uuid: bool):
+    """What the configuration puts on every series of a domain is not said again of the domain."""
+    inventory = Inventory(FakeClock(), lambda _: None, uuid=uuid)
+    domain = inventory.see("u", "vm", 1)
+    assert domain
+    (reading,) = Describer(CATALOG).readings(domain, XML)
+    names = [name for name, _ in (*domain.labels, *reading.shape.series[0].labels)]
+    assert sorted(names) == ["domain", "type", "uuid"]
 
 
 async def test_each_domain_is_read_once_and_again_after_a_while():

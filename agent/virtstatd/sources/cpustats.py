@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
+from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Reading, Shape
 from virtstatd.polling.ticker import ticks
 from virtstatd.polling.tier import LIFETIME_INTERVALS, OUTCOME, Tier
@@ -159,9 +159,9 @@ class CpuStatsReader:
     """
     Read the CPU statistics of all domains at every tick, a turn at a time.
 
-    A turn is taken when no poll waits for a lane, and counts among the calls that may hang, of
-    which it leaves one to the polls. `supported` is None until libvirt has told time per CPU, or
-    has refused to.
+    A turn is taken when no poll waits for a lane, and counts among the calls that may hang: should
+    one of ours do so, the last of them is left to the polls. `supported` is None until libvirt has
+    told time per CPU, or has refused to.
     """
 
     def __init__(
@@ -246,9 +246,6 @@ class CpuStatsReader:
             self._source.some(session, uuids, told, per_cpu=self.supported is not False)
             return time.monotonic() - started
 
-        if self._lanes.stuck >= STUCK_MAX - 1:
-            self.tier.outcomes["withheld"] += 1
-            return told
         try:
             seconds = await self._lanes.run(turn, self._deadline, monitor=True, patient=True)
         except (Crowded, Overdue, Refused, Disconnected) as error:

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
+from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Labels, Reading
 from virtstatd.polling.waiting import first_of
 from virtstatd.sources.tunables import Parameters, Tunables, parameters
@@ -61,8 +61,10 @@ class Describer:
         which libvirt never writes and an attacker might.
         """
         root = parsed(xml)
+        borne = dict(domain.labels)  # those are on every series: none may occur twice
+        known = _present(_domain(domain, root))
         rows = [
-            ("domain", _present(_domain(domain, root))),
+            ("domain", tuple((name, value) for name, value in known if name not in borne)),
             *(("disk", _present(disk)) for disk in _disks(root)),
             *(("nic", _present(nic)) for nic in _nics(root)),
         ]
@@ -149,7 +151,7 @@ class DescriptionReader:
 
     async def tune(self, stop: asyncio.Event, most: int) -> None:
         """Read the limits of a few domains; where that fails, again when the domain is due."""
-        while most and self._untuned and not stop.is_set() and self._lanes.stuck < STUCK_MAX - 1:
+        while most and self._untuned and not stop.is_set():
             most -= 1
             uuid, domain = self._untuned.popitem()
             try:

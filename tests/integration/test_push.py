@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from grpcstub import receiving
 from httpstub import answering
+from otlp_points import points
 from running import Agent
 from running import running as running_agent
 from servers import asked, free_port, needs, running
@@ -161,14 +163,20 @@ async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
 
 async def test_every_push_sink_at_once(tmp_path: Path) -> None:
     """All that push by HTTP run beside each other from one file, and none complains."""
-    async with answering() as write, answering() as influx, answering() as otlp:
+    async with answering() as write, answering() as influx, answering() as otlp, receiving() as rpc:
         more = "".join(
             SINK.format(type=kind, url=stub.url, more="")
             for kind, stub in (("remote_write", write), ("influx", influx), ("otlp", otlp))
-        )
+        ) + SINK.format(type="otlp", url=rpc.url, more='protocol = "grpc"\nname = "rpc"')
         with simulated(tmp_path, "--domains=5") as host, pushing(tmp_path, host, more) as agent:
             async with asyncio.timeout(60):
-                while not all(len(stub.requests) > 5 for stub in (write, influx, otlp)):
+                while not all(len(stub.requests) > 5 for stub in (write, influx, otlp, rpc)):
                     await asyncio.sleep(0.05)
             assert agent.events("sink.failing") == []
             assert await asyncio.to_thread(agent.stop) == 0
+        guests = {
+            dict(attributes).get("domain")
+            for each in rpc.requests
+            for _, attributes in points([each])
+        }
+        assert len(guests - {None}) == 5

@@ -1,10 +1,7 @@
 """OTLP, read by OpenTelemetry's own messages: every point, its kind, its times, its attributes."""
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -13,9 +10,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 
 from httpstub import Stub, answering
+from otlp_points import points, wanted
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.otlp import Otlp
@@ -24,11 +21,7 @@ from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch, make_domain, 
 from virtstatd.testing.contract import opening
 
 
-CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 SECOND = 1_000_000_000
-
-Key = tuple[str, frozenset[tuple[str, str]]]
-Point = tuple[object, ...]
 
 
 def messages(stub: Stub) -> list[ExportMetricsServiceRequest]:
@@ -36,96 +29,6 @@ def messages(stub: Stub) -> list[ExportMetricsServiceRequest]:
     found = [ExportMetricsServiceRequest.FromString(each.body) for each in stub.requests]
     stub.requests.clear()
     return found
-
-
-def points(requests: list[ExportMetricsServiceRequest]) -> dict[Key, Point]:
-    """Return every data point by its metric and attributes; none may occur twice."""
-    found: dict[Key, Point] = {}
-    for request in requests:
-        (of_resource,) = request.resource_metrics
-        (scope,) = of_resource.scope_metrics
-        assert scope.scope.name == "virtstatd"
-        names = [metric.name for metric in scope.metrics]
-        assert len(names) == len(set(names))
-        for metric in scope.metrics:
-            for attributes, point in _points(metric):
-                key = (
-                    metric.name,
-                    frozenset((each.key, each.value.string_value) for each in attributes),
-                )
-                assert key not in found
-                found[key] = point
-    return found
-
-
-def _points(metric: Metric) -> Iterator[tuple[Iterable, Point]]:
-    kind = metric.WhichOneof("data")
-    data = getattr(metric, kind)
-    if kind != "gauge":
-        assert data.aggregation_temporality == CUMULATIVE
-    for each in data.data_points:
-        if kind == "histogram":
-            assert len(each.bucket_counts) == len(each.explicit_bounds) + 1
-            assert sum(each.bucket_counts) == each.count
-            value: tuple[object, ...] = (
-                tuple(each.bucket_counts),
-                tuple(each.explicit_bounds),
-                each.sum,
-            )
-        else:
-            assert kind == "gauge" or data.is_monotonic
-            value = (repr(each.as_double),)
-        yield each.attributes, (kind, each.start_time_unix_nano, each.time_unix_nano, *value)
-
-
-def wanted(batch: Batch, start: int) -> dict[Key, Point]:
-    """Return what must arrive, by the rules and not by the encoder."""
-    found: dict[Key, Point] = {}
-    histograms: dict[Key, dict[str, list]] = {}
-    for reading in batch.readings:
-        labels = dict(reading.domain.labels) if reading.domain else {}
-        for series, value in zip(reading.shape.series, reading.values, strict=True):
-            field = series.field
-            name = field.family
-            if field.kind is Kind.INFO:
-                name = name.removesuffix("_info") + "_info"
-            own = dict(series.labels)
-            bound = own.pop("le", None)
-            key = name, frozenset((k, visible(v)) for k, v in (own | labels).items())
-            number = value
-            if math.isfinite(value) and series.part in ("", "sum"):
-                try:
-                    number = float(Fraction(value) * Fraction(10) ** field.exponent)
-                except OverflowError:
-                    number = math.copysign(math.inf, value)
-            if series.part:
-                parts = histograms.setdefault(key, {"bucket": [], "sum": [], "count": []})
-                parts[series.part].append((float(bound), value) if bound else number)
-                continue
-            assert key not in found
-            counter = field.kind is Kind.COUNTER
-            found[key] = (
-                "sum" if counter else "gauge",
-                start if counter else 0,
-                batch.taken_at,
-                repr(float(number)),
-            )
-    for key, parts in histograms.items():
-        cumulative = [count for _, count in parts["bucket"]]
-        found[key] = (
-            "histogram",
-            start,
-            batch.taken_at,
-            tuple(b - a for a, b in itertools.pairwise([0, *cumulative])),
-            tuple(bound for bound, _ in parts["bucket"][:-1]),
-            parts["sum"][0],
-        )
-    return found
-
-
-def visible(text: str) -> str:
-    """Return an attribute as it arrives."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.mark.parametrize("batch", [make_batch(20), hostile_batch()], ids=["plain", "hostile"])

@@ -1,14 +1,16 @@
-"""OpenTelemetry's protocol over HTTP; `otlp_encoder.py` makes the messages."""
+"""OpenTelemetry's protocol over HTTP or gRPC; `otlp_encoder.py` makes the messages."""
 
 from __future__ import annotations
 
 import functools
 import socket
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from importlib.util import find_spec
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 from msgspec import Meta
@@ -25,17 +27,27 @@ from virtstatd.sinks.runs import Runs
 
 
 SHOWN_CHARACTERS = 256
+METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+
+Export = Callable[[bytes], Awaitable[bytes]]
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Otlp(Access):
-    """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP."""
+    """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP or gRPC."""
 
-    url: Annotated[str, Meta(description="URL that receives metrics, with its path.")] = (
-        "http://127.0.0.1:4318/v1/metrics"
-    )
+    url: Annotated[
+        str,
+        Meta(
+            description="URL that receives metrics: with its path for HTTP, without one for gRPC."
+        ),
+    ] = "http://127.0.0.1:4318/v1/metrics"
+    protocol: Annotated[
+        Literal["http", "grpc"],
+        Meta(description="http, or grpc, which usually has a port of its own, 4317."),
+    ] = "http"
     host: Annotated[
         str, Meta(description="Attribute `host.name` of the resource; empty is the host's name.")
     ] = ""
@@ -49,6 +61,17 @@ class Otlp(Access):
 
     delivery: ClassVar[Delivery] = "memory"
 
+    def __post_init__(self) -> None:
+        Access.__post_init__(self)
+        if self.protocol == "grpc":
+            if urlsplit(self.url).path.strip("/"):
+                raise ValueError("url: must have no path for gRPC, like http://127.0.0.1:4317")
+            if find_spec("h2") is None:
+                raise ValueError(
+                    "protocol: grpc needs the Python module h2, which is not installed;"
+                    " pip install 'virtstatd[otlp-grpc]'"
+                )
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
@@ -57,16 +80,11 @@ class Otlp(Access):
         encoder = Encoder(tuple(attributes.items()))
         runs = Runs()
         portions = Portions(self.request_samples)
-        headers = {"Content-Type": "application/x-protobuf"}
-        if self.compress:
-            headers["Content-Encoding"] = "gzip"
-        async with connected(self) as client:
+        async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.url)
 
             async def post(body: bytes, _: int) -> None:
-                if self.compress:
-                    body = zlib.compress(body, 1, wbits=_GZIP)
-                check(await client.post(self.url, body, headers))
+                check(await export(body))
 
             async def send(batch: Batch) -> None:
                 items = [
@@ -87,6 +105,26 @@ class Otlp(Access):
                 runs.settle(batch)
 
             yield send
+
+    @asynccontextmanager
+    async def _exporting(self) -> AsyncIterator[Export]:
+        """Yield what sends a request and returns the answer to it."""
+        if self.protocol == "grpc":
+            from virtstatd.sinks import grpc
+
+            async with grpc.connected(self, METHOD) as calling:
+                yield functools.partial(calling.call, compress=self.compress)
+        else:
+            headers = {"Content-Type": "application/x-protobuf"}
+            if self.compress:
+                headers["Content-Encoding"] = "gzip"
+            async with connected(self) as client:
+
+                async def export(body: bytes) -> bytes:
+                    packed = zlib.compress(body, 1, wbits=_GZIP) if self.compress else body
+                    return await client.post(self.url, packed, headers)
+
+                yield export
 
 
 def check(answer: bytes) -> None:

@@ -154,6 +154,7 @@ TEXTS = re.compile(
     r"|\w+\.\w+\.monitor\.\d+\.(name|vcpus|(bank|pkg|node)\.\d+\.id)"
 )
 BINS = re.compile(rf"({DISK}\.latency_histogram\.(?P<operation>\w+)\.bin)\.(count|\d+\.\w+)")
+LIMITS = "libvirt_domain_tunable_"  # of other calls than domstats
 # these carry the names of their numbers in labels that virsh does not print
 NAMED = {
     "libvirt_domain_info_state",
@@ -221,10 +222,12 @@ def _histogram(stats: Stats, domain: str, match: re.Match[str]) -> Iterator[tupl
 
 
 def shown(page: str) -> dict[Series, float]:
-    """Return the series of domains, without the names of enumerations."""
+    """Return what `virsh domstats` has as well, without the names of enumerations."""
     series = {}
     for (name, labels), value in parsed(page).items():
         if name.startswith("libvirt_domain_") and not name.endswith("_info"):
+            if name.startswith(LIMITS):
+                continue
             hidden = NAMES if name in NAMED else ()
             series[name, tuple(pair for pair in labels if pair[0] not in hidden)] = value
     return series

@@ -399,6 +399,8 @@ async def test_a_script_is_carried_out_in_its_time(tmp_path: Path) -> None:
         ({"do": "event", "id": 17, "arguments": [[["a", 9, 1]]]}, "a: type 9"),
         ({"do": "event", "id": 17, "arguments": 5}, "arguments: must be a list"),
         ({"do": "metadata"}, "'uri' is not there"),
+        ({"do": "tune", "limits": 5}, "limits: must be an object"),
+        ({"do": "tune", "limits": {"weight": "heavy"}}, "weight: 'heavy' is no limit of a domain"),
     ],
 )
 async def test_a_wrong_command_says_what_is_wrong(
@@ -426,6 +428,7 @@ EVENTS = [
     ({"do": "event", "id": 24, "arguments": ["vda", None, 1, 2]}, "block-threshold", "dev: vda"),
     ({"do": "event", "id": 9, "arguments": [None, "/new", "disk0", 0]}, "disk-change", "disk0"),
     ({"do": "metadata", "uri": "http://x", "element": "<a/>"}, "metadata-change", "uri http://x"),
+    ({"do": "tune", "limits": {"cpu_shares": 7}}, "tunable", "\n\tcputune.cpu_shares: 7"),
     ({"do": "suspend"}, "lifecycle", "Suspended Paused"),
     ({"do": "resume"}, "lifecycle", "Resumed Unpaused"),
     ({"do": "destroy"}, "lifecycle", "Shutdown Finished after host request"),
@@ -450,7 +453,7 @@ def test_virsh_event_prints_them_all(tmp_path: Path) -> None:
     for _, event, words in EVENTS:
         assert f"event '{event}' for domain 'instance-00000001'" in printed[0]
         assert words in printed[0]
-    assert "events received: 11" in printed[0]  # a guest that is destroyed says so twice
+    assert "events received: 12" in printed[0]  # a guest that is destroyed says so twice
 
 
 EVENT_LOOP = """

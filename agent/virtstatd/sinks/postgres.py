@@ -42,7 +42,7 @@ from virtstatd.model import Domain, Labels, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.exposition import number
 from virtstatd.sinks.flat import labels_of, name_of
-from virtstatd.sinks.link import Link, told
+from virtstatd.sinks.link import MEND_SECONDS, Link, told
 from virtstatd.sinks.secrets import PasswordFile, Secret
 from virtstatd.sinks.tls import Tls
 
@@ -93,6 +93,12 @@ UNFIT = (
 
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What comes and goes, or an administrator can mend."""
+
+MENDED = ("28", "3D", "3F", "42")
+"""Classes of SQLSTATE: no such user, right, database, schema, table or column."""
+
+UNEXPLAINED = ("54", "P0", "XX")
+"""Classes of SQLSTATE that a row may be to blame for: a limit, a trigger, the server itself."""
 
 Row = tuple[datetime, str, str | None, str | None, int | None, str, str, float]
 
@@ -208,7 +214,7 @@ class Postgres(Tls):
                     except UNFIT as error:
                         raise Rejected(f"table {self.table}: {told(error)}") from error
             except AWAY as error:
-                raise TryLater(f"{urlsplit(self.url).hostname}: {told(error)}") from error
+                raise _later(f"{urlsplit(self.url).hostname}: {told(error)}", error) from error
 
         try:
             yield send
@@ -304,3 +310,9 @@ def _text(text: str) -> str:
 
 async def _close(connection: Connection) -> None:
     connection.terminate()  # all that was confirmed is written, and nothing else is wanted
+
+
+def _later(reason: str, error: Exception) -> TryLater:
+    state = str(getattr(error, "sqlstate", None) or "")
+    wait = MEND_SECONDS if state.startswith(MENDED) else None
+    return TryLater(reason, wait, answered=state.startswith(UNEXPLAINED))

@@ -81,7 +81,7 @@ def parsed(text: str, read: Reader) -> Found:
         for sample in family.samples:
             key = sample.name, frozenset(sample.labels.items())
             assert key not in found
-            found[key] = sample.value
+            found[key] = float(sample.value)  # the text parser gives integers as they are
     return found
 
 

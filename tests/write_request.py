@@ -2,14 +2,16 @@
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
 import cramjam
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, unknown_fields
 
+from httpstub import Received, Stub
 from virtstatd.model import Kind, Reading
+from virtstatd.sinks.remote_write import WRITTEN
 
 
 STALE = 0x7FF0000000000002
@@ -112,6 +114,25 @@ def read2(body: bytes) -> list[Written]:
             )
         )
     return found
+
+
+def version(request: Received) -> str:
+    """Return the version of a request."""
+    two = "proto=io.prometheus.write.v2.Request" in request.headers["Content-Type"]
+    assert request.headers["X-Prometheus-Remote-Write-Version"] == ("2.0.0" if two else "0.1.0")
+    return "2.0" if two else "1.0"
+
+
+def understanding(stub: Stub, but: int = 0) -> Callable[[Received], int]:
+    """Return a receiver of 2.0 that writes all samples of a request but so many."""
+
+    def decide(request: Received) -> int:
+        assert version(request) == "2.0"
+        count = len(read2(request.body))
+        stub.headers = {WRITTEN: str(max(0, count - but))}
+        return 204
+
+    return decide
 
 
 def bits(number: float) -> int:

@@ -175,6 +175,33 @@ async def test_a_broker_that_shows_its_certificate(tmp_path: Path):
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+async def test_a_client_certificate_that_is_replaced(tmp_path: Path):
+    """A broker wants a certificate, and gets the new one as soon as it is on disk."""
+    file, key = certificate(tmp_path)
+    wrong, right = certificate(tmp_path, "wrong"), certificate(tmp_path, "right")
+    shown = tmp_path / "agent.crt", tmp_path / "agent.key"
+    more = f"cafile {right[0]}\ncertfile {file}\nkeyfile {key}\nrequire_certificate true\n"
+    async with broker(more) as (running, _):
+        sink = Mqtt(
+            address=address(running),
+            tls=True,
+            ca_file=str(file),
+            certificate_file=str(shown[0]),
+            key_file=str(shown[1]),
+            server_name="localhost",
+        )
+        for source, target in zip(wrong, shown, strict=True):
+            shutil.copy(source, target)
+        async with sink.open(opening()) as send:
+            with pytest.raises(TryLater):
+                await send(make_batch(2))
+            for source, target in zip(right, shown, strict=True):
+                shutil.copy(source, target)
+            await send(make_batch(2))
+    gc.collect()
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import nats
 import pytest
 
+from certificates import certificate
 from serving import Server, free_port, place, serving
 from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.model import Batch
@@ -161,6 +162,33 @@ async def test_credentials_and_permissions(tmp_path: Path):
             opening()
         ) as send:
             with pytest.raises(Denied, match="permissions violation"):
+                await send(make_batch(2))
+
+
+async def test_certificates_that_are_replaced(tmp_path: Path):
+    """Both sides show certificates; the next connection has those that are on disk then."""
+    file, key = certificate(tmp_path)
+    wrong, right = certificate(tmp_path, "wrong"), certificate(tmp_path, "right")
+    shown = tmp_path / "agent.crt", tmp_path / "agent.key"
+    config = f'tls {{cert_file: "{file}", key_file: "{key}", ca_file: "{right[0]}", verify: true}}'
+    async with server(config) as (running, _):
+        options = {
+            "servers": (f"tls://127.0.0.1:{running.port}",),
+            "tls": True,
+            "ca_file": str(file),
+            "certificate_file": str(shown[0]),
+            "key_file": str(shown[1]),
+        }
+        for source, target in zip(wrong, shown, strict=True):
+            shutil.copy(source, target)
+        async with Nats(**options, server_name="localhost").open(opening()) as send:
+            with pytest.raises(TryLater):
+                await send(make_batch(2))
+            for source, target in zip(right, shown, strict=True):
+                shutil.copy(source, target)
+            await send(make_batch(2))
+        async with Nats(**options).open(opening()) as send:
+            with pytest.raises(TryLater, match=r"certificate is not valid for '127\.0\.0\.1'"):
                 await send(make_batch(2))
 
 

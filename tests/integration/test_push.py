@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from grpcstub import receiving
@@ -16,6 +16,7 @@ from running import Agent
 from running import running as running_agent
 from servers import asked, free_port, needs, running
 from simulating import Simulated, simulated
+from write_request import read, read2, understanding, version
 
 
 Labels = tuple[str, tuple[tuple[str, str], ...]]
@@ -162,21 +163,33 @@ async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_every_push_sink_at_once(tmp_path: Path) -> None:
-    """All that push by HTTP run beside each other from one file, and none complains."""
-    async with answering() as write, answering() as influx, answering() as otlp, receiving() as rpc:
+    """All that push over HTTP and gRPC run beside each other, and each has every guest."""
+    async with AsyncExitStack() as stack:
+        write, new, influx, otlp = [await stack.enter_async_context(answering()) for _ in range(4)]
+        rpc = await stack.enter_async_context(receiving())
+        new.decide = understanding(new)
         more = "".join(
-            SINK.format(type=kind, url=stub.url, more="")
-            for kind, stub in (("remote_write", write), ("influx", influx), ("otlp", otlp))
-        ) + SINK.format(type="otlp", url=rpc.url, more='protocol = "grpc"\nname = "rpc"')
+            SINK.format(type=kind, url=stub.url, more=f'name = "{name}"\n{options}')
+            for name, kind, stub, options in (
+                ("write", "remote_write", write, ""),
+                ("new", "remote_write", new, ""),
+                ("influx", "influx", influx, ""),
+                ("otlp", "otlp", otlp, ""),
+                ("rpc", "otlp", rpc, 'protocol = "grpc"'),
+            )
+        )
         with simulated(tmp_path, "--domains=5") as host, pushing(tmp_path, host, more) as agent:
             async with asyncio.timeout(60):
-                while not all(len(stub.requests) > 5 for stub in (write, influx, otlp, rpc)):
+                while not all(len(stub.requests) > 5 for stub in (write, new, influx, otlp, rpc)):
                     await asyncio.sleep(0.05)
             assert agent.events("sink.failing") == []
             assert await asyncio.to_thread(agent.stop) == 0
-        guests = {
-            dict(attributes).get("domain")
-            for each in rpc.requests
-            for _, attributes in points([each])
-        }
-        assert len(guests - {None}) == 5
+    series = [dict(attributes) for each in rpc.requests for _, attributes in points([each])]
+    assert len({each.get("domain") for each in series} - {None}) == 5
+    first, *others = write.requests
+    assert read2(first.body) == []
+    labels = [dict(each) for request in others for each, _, _ in read(request.body)]
+    assert len({each.get("domain") for each in labels} - {None}) == 5
+    assert {version(each) for each in new.requests} == {"2.0"}
+    labels = [dict(each.labels) for request in new.requests for each in read2(request.body)]
+    assert len({each.get("domain") for each in labels} - {None}) == 5

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import gzip
 import resource
 import ssl
 import time
@@ -184,11 +185,13 @@ async def heads(reader: asyncio.StreamReader) -> None:
     await reader.readuntil(b"\r\n\r\n")
 
 
-async def test_a_server_that_never_answers():
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_server_that_never_answers(begin: bytes):
     """A half-open connection is given up with the attempt, and its descriptor with it."""
     gone = asyncio.Event()
 
-    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begin)
         while await reader.read(65536):
             pass
         gone.set()
@@ -255,6 +258,14 @@ async def test_an_endless_answer(status: str):
             assert str(caught.value).isprintable()
     assert sent < 64 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # in KiB
+
+
+async def test_a_bomb():
+    """An answer that would grow when it is decompressed is not."""
+    bomb = gzip.compress(bytes(64 << 20))
+    async with answering() as stub, connected(Access(url=stub.url)) as client:
+        stub.status, stub.text, stub.headers = 200, bomb, {"Content-Encoding": "gzip"}
+        assert await client.post(stub.url, b"", {}) == bomb[:65536]
 
 
 def serving(paths: tuple[Path, Path]) -> ssl.SSLContext:

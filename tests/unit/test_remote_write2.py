@@ -1,7 +1,6 @@
 """Remote write 2.0: only to who proves to understand it, and then with all that it can say."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 import cramjam
@@ -26,7 +25,7 @@ from virtstatd.testing import (
     make_shapes,
 )
 from virtstatd.testing.contract import opening
-from write_request import STALE, Written, read, read2, wanted
+from write_request import STALE, Written, read, read2, understanding, version, wanted
 
 
 SECOND = 1_000_000_000
@@ -37,25 +36,6 @@ def sink(stub: Stub, **options: object) -> RemoteWrite:
     """Return a sink that writes to the stub."""
     common = {"job": "j", "instance": "i", "external_labels": {"zone": "z"}}
     return RemoteWrite(url=f"{stub.url}/write", **common | options)
-
-
-def version(request: Received) -> str:
-    """Return the version of a request."""
-    two = "proto=io.prometheus.write.v2.Request" in request.headers["Content-Type"]
-    assert request.headers["X-Prometheus-Remote-Write-Version"] == ("2.0.0" if two else "0.1.0")
-    return "2.0" if two else "1.0"
-
-
-def understanding(stub: Stub, but: int = 0) -> Callable[[Received], int]:
-    """Return a receiver of 2.0 that writes all samples of a request but so many."""
-
-    def decide(request: Received) -> int:
-        assert version(request) == "2.0"
-        count = len(read2(request.body))
-        stub.headers = {WRITTEN: str(max(0, count - but))}
-        return 204
-
-    return decide
 
 
 def written(stub: Stub) -> list[Written]:

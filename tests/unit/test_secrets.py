@@ -216,3 +216,37 @@ def test_tls_is_the_same_everywhere(type_name: str, address: dict[str, object]):
             sink(**{option: "x"})
     with pytest.raises(ValueError, match=r"^key_file: needs certificate_file"):
         sink(**address, key_file="x")
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres"])
+async def test_libraries_take_what_tls_is_made_of(tmp_path: Path, name: str):
+    """Kafka's and PostgreSQL's libraries show our certificate to a server by another name."""
+    files, ours = certificate(tmp_path, "elsewhere"), certificate(tmp_path, "agent")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours[0])
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(*files)
+    shown: asyncio.Queue[str] = asyncio.Queue()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if name == "postgres":
+            await reader.readexactly(8)  # asks for TLS
+            writer.write(b"S")
+            await writer.start_tls(context)
+        shown.put_nowait(writer.get_extra_info("peercert")["subject"][0][0][1])
+        writer.transport.abort()
+
+    early = context if name == "kafka" else None
+    server = await asyncio.start_server(take, "127.0.0.1", 0, ssl=early)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    where = {"kafka": {"brokers": (address,)}, "postgres": {"url": f"postgresql://a@{address}/b"}}
+    options = {
+        "tls": True,
+        "ca_file": str(files[0]),
+        "certificate_file": str(ours[0]),
+        "key_file": str(ours[1]),
+        "server_name": "elsewhere",
+    }
+    async with server, find(name)(**where[name], **options).open(opening()) as send:
+        with pytest.raises(TryLater):  # nobody answers
+            await send(make_batch(1))
+        assert await shown.get() == "agent"

@@ -150,6 +150,11 @@ class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),
     ] = 60.0
 
+    @property
+    def cgroup_looks(self) -> int:
+        """In how many looks each guest's cgroup is read once."""
+        return max(1, round(self.cgroup_interval_seconds / self.interval_seconds))
+
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the polling may cost the host; beyond it monitor and extra are asked less often."""

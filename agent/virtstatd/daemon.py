@@ -253,7 +253,7 @@ async def asking(
             unknowns.add(key)
             log.info("field.unknown", key=key)
 
-    cgroup_cover = Cover(emit, _fresh(config.local.cgroup_interval_seconds))
+    cgroup_cover = Cover(emit, _fresh(config.local.interval_seconds * config.local.cgroup_looks))
     cover = Cover(cgroup_cover, _fresh(config.local.interval_seconds))
     opened = Opener(options.uri, options.keepalive_seconds, options.keepalive_count)
     inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
@@ -375,7 +375,7 @@ def _local(
         shapes,
         Descriptors(int((soft - DESCRIPTORS_SPARED) * FILES_SHARE)),
         config.local.peak_seconds,
-        max(1, round(config.local.cgroup_interval_seconds / config.local.interval_seconds)),
+        config.local.cgroup_looks,
     )
     return LocalLane(
         survey,

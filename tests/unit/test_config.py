@@ -186,3 +186,12 @@ def test_a_uri_with_a_password_is_not_repeated() -> None:
     """A fault of a URI does not print what may stand in it."""
     (fault,) = faults_of('[hypervisor]\nuri = "qemu+ssh://root:hunter2@host:x/system"\n')
     assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize(
+    ("interval", "cgroups", "looks"), [(1.0, 5.0, 5), (0.5, 5.0, 10), (60.0, 5.0, 1), (3.0, 5.0, 2)]
+)
+def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float, looks: int):
+    """At least one in as many looks as fit, also where looks are rarer than that."""
+    text = f"[local]\ninterval_seconds = {interval}\ncgroup_interval_seconds = {cgroups}\n"
+    assert parse(text, "virtstatd.toml").local.cgroup_looks == looks

@@ -118,6 +118,7 @@ def parsed(page: str) -> dict[Series, float]:
 CONFIG = """
 [hypervisor]
 uri = {uri}
+{hypervisor}
 [poll.pulse]
 interval_seconds = {pulse}
 [poll.monitor]
@@ -150,6 +151,7 @@ def running(
     look: float = 1.0,
     cgroup: float = 1.0,
     budget: float = 0.0,
+    hypervisor: str = "",
     more: str = "",
     python: tuple[str, ...] = (),
     inside: tuple[str, ...] = (),
@@ -169,6 +171,7 @@ def running(
         look=look,
         cgroup=cgroup,
         budget=budget,
+        hypervisor=hypervisor,
     )
     file.write_text(text + more)
     agent = Agent(file, python=python, inside=inside)
@@ -249,18 +252,18 @@ class Waits:
     """How long answers took, in order."""
 
     def __init__(self, seconds: list[float]) -> None:
-        self._seconds = sorted(seconds)
+        self.seconds = sorted(seconds)
 
     def __len__(self) -> int:
-        return len(self._seconds)
+        return len(self.seconds)
 
     def __str__(self) -> str:
         shares = "  ".join(f"{each}%: {self.share(each) * 1000:.1f} ms" for each in (50, 95, 99))
-        return f"{len(self)} answers  {shares}  longest: {self._seconds[-1] * 1000:.1f} ms"
+        return f"{len(self)} answers  {shares}  longest: {self.seconds[-1] * 1000:.1f} ms"
 
     def share(self, percent: int) -> float:
         """Return how long so many percent of the answers took at most."""
-        return self._seconds[(len(self._seconds) - 1) * percent // 100]
+        return self.seconds[(len(self.seconds) - 1) * percent // 100]
 
 
 @contextmanager

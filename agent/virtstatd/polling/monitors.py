@@ -24,7 +24,7 @@ from virtstatd.sources.control import Verdicts, occupied
 SMALL_LIST: Final = 5
 """Domains asked for in one call when it is the last that may hang."""
 
-LITTLE: Final = 0.1
+LITTLE: Final = 0.02
 """With a smaller share of the domains known good there is little to lose by trying the others."""
 
 TRIAL_SECONDS: Final = (300.0, 3600.0)

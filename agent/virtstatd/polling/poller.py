@@ -158,15 +158,13 @@ class Poller:
 
     async def _poll(self, tiers: Sequence[Tier]) -> None:
         try:
-            for tier in tiers:
-                tier.partial, tier.missing = set(), set()
             monitor = any(tier.monitor for tier in tiers)
             if await self._ask_all(Poll(tiers, self._clock(), monitor)):
                 for tier in tiers:
                     tier.completed_at = self._clock()
         finally:
             for tier in tiers:
-                tier.busy = False
+                tier.end()
 
     async def _ask_all(self, poll: Poll) -> bool:
         careful = poll.monitor and self._lanes.stuck
@@ -256,7 +254,7 @@ class Poller:
         """Leave domains unasked, for too many calls hang; name whom they hang for."""
         for tier in poll.tiers:
             tier.outcomes["withheld"] += 1
-            tier.missing.update(uuids)
+            tier.unanswered.update(uuids)
         if suspects := self._monitors.suspects(uuids):
             with contextlib.suppress(VirtstatdError):
                 answer = await self._call(
@@ -306,11 +304,11 @@ class Poller:
         verdicts = self._monitors.judge(answer, poll.begun) if poll.monitor else ()
         tiers = poll.tiers
         for tier in tiers:
-            tier.partial |= answer.partial.keys() | answer.stalled.keys()
+            tier.stepped_over |= answer.partial.keys() | answer.stalled.keys()
             if uuids is not None:
                 there = answer.seen | answer.stalled.keys()
-                tier.missing.update(uuid for uuid in uuids if uuid not in there)
-                tier.missing -= answer.seen
+                tier.unanswered.update(uuid for uuid in uuids if uuid not in there)
+                tier.unanswered -= answer.seen
             # a group that nobody asked for can only be one that the catalog does not know
             last = tier is tiers[-1]
             others = frozenset().union(*(t.groups for t in tiers if t is not tier))

@@ -28,7 +28,12 @@ OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected", "withheld")
 
 @dataclass(slots=True)
 class Tier:
-    """Groups that are due together, and what became of their polls."""
+    """
+    Groups that are due together, and what became of their polls.
+
+    `partial` and `missing` are of the last poll that ended, `stepped_over` and `unanswered` what
+    the one under way has found so far.
+    """
 
     name: str
     bits: int
@@ -38,6 +43,8 @@ class Tier:
     completed_at: float | None = None
     partial: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    stepped_over: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     durations: list[int] = field(default_factory=lambda: [0] * (len(CALL_BUCKETS) + 1))
     seconds: float = 0.0
@@ -46,6 +53,12 @@ class Tier:
     def monitor(self) -> bool:
         """Whether a poll asks the guests' monitors, and so may hang."""
         return bool(self.bits & MONITOR)
+
+    def end(self) -> None:
+        """End a poll: what it found is what is shown until the next one ends."""
+        self.partial, self.stepped_over = self.stepped_over, set()
+        self.missing, self.unanswered = self.unanswered, set()
+        self.busy = False
 
     def observe(self, seconds: float) -> None:
         """Count a finished call in the histogram of durations."""

@@ -28,6 +28,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd import catalog as catalogs
 from virtstatd.catalog import Catalog
 from virtstatd.catalog.decode import Decoder
+from virtstatd.clock import Clocks
 from virtstatd.config import GROUP_BITS, Config, SinkConfig, load
 from virtstatd.errors import ConfigError, StartError
 from virtstatd.garbage import short_searches
@@ -136,6 +137,12 @@ async def serve(
             asking(config, catalog, emit, log) as ask,
             asyncio.TaskGroup() as tasks,
         ):
+
+            def awake() -> None:  # what was read before is no longer current
+                ask.poller.nudge.set()
+                ask.reader.send()
+
+            clocks = Clocks(log, awake)
             numbers = AgentNumbers(
                 catalog,
                 ask.poller,
@@ -146,6 +153,7 @@ async def serve(
                 lag,
                 lambda: ask.reader.reads,
                 lambda: len(ask.unknown),
+                lambda: clocks.steps,
                 ask.budget,
                 ask.cpu_stats,
             )
@@ -156,6 +164,7 @@ async def serve(
 
             for name, running in {
                 "loop lag": lag.run(stop),
+                "clocks": clocks.run(stop),
                 "connection": ask.connection.run(stop),
                 "poller": ask.poller.run(stop, up),
                 "reader": ask.reader.run(stop),

@@ -167,7 +167,7 @@ async def test_tiers_that_are_due_together_travel_in_one_call():
     assert world.asked == [(BITS["block"] | BITS["vm"], None)]
     assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
         (frozenset({"block", "control"}), 10.0),
-        (frozenset({"vm", "control"}), 10.0),
+        (frozenset({"vm"}), 10.0),
     ]
     assert domains(world.batches[:1], "block") == domains(world.batches[1:], "vm")
     assert domains(world.batches, "strange") == set(world.everybody)

@@ -180,7 +180,8 @@ class Cover:
                 ceased = True
             else:
                 continue
-            if not ceased or taken_at <= last_at:
+            # a time ahead of the clock was taken before somebody set the clock back
+            if not ceased or taken_at <= last_at <= self._wall():
                 out.append(place)
             elif series.field.kind is Kind.COUNTER:
                 values[place] = max(values[place], last)

@@ -303,6 +303,7 @@ class Poller:
         self.undecodable += len(answer.undecodable)
         verdicts = self._monitors.judge(answer, poll.begun) if poll.monitor else ()
         tiers = poll.tiers
+        judging = next((tier for tier in tiers if tier.monitor), None)
         for tier in tiers:
             tier.stepped_over |= answer.partial.keys() | answer.stalled.keys()
             if uuids is not None:
@@ -323,9 +324,9 @@ class Poller:
                             if r.shape.group in tier.groups
                             or (last and r.shape.group not in others)
                         ),
-                        *(verdicts if tier.monitor else ()),
+                        *(verdicts if tier is judging else ()),
                     ),
-                    groups=tier.groups | {"control"} if tier.monitor else tier.groups,
+                    groups=tier.groups | {"control"} if tier is judging else tier.groups,
                     lifetime_seconds=LIFETIME_INTERVALS * tier.ticker.seconds,
                 )
             )

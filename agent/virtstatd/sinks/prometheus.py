@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from virtstatd.clock import boottime
 from virtstatd.errors import StartError
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.latest import Latest
@@ -64,7 +64,7 @@ class Prometheus:
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Listen; every batch is on the page as soon as `send` returns."""
-        latest = Latest(time.monotonic)
+        latest = Latest(boottime)
         pages = Pages(latest, opening.log)
 
         async def send(batch: Batch) -> None:

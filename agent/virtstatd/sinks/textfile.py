@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from virtstatd.clock import boottime
 from virtstatd.errors import StartError, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.latest import Latest
@@ -51,7 +51,7 @@ class Textfile:
                 f"cannot write {path}; create {path.parent} and let the agent's user write there"
             )
         file = _File(path, Worker(f"sink {opening.name}"))
-        latest = Latest(time.monotonic)
+        latest = Latest(boottime)
         pages = Pages(latest, opening.log)
 
         async def send(batch: Batch) -> None:

@@ -70,6 +70,7 @@ class AgentNumbers:
         lag: LoopLag,
         xml_reads: Callable[[], int],
         unknown_fields: Callable[[], int],
+        clock_steps: Callable[[], int],
         budget: Budget | None = None,
         cpu_stats: CpuStatsReader | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class AgentNumbers:
         self._lag = lag
         self._xml_reads = xml_reads
         self._unknown_fields = unknown_fields
+        self._clock_steps = clock_steps
         self._budget = budget
         self._started_at = time.time()
         self._catalog = catalog
@@ -126,6 +128,7 @@ class AgentNumbers:
         yield "calls_abandoned", {}, self._lanes.abandoned_total
         yield "loop_lag_max", {}, self._lag.take()
         yield "loop_lag", {}, self._lag.total
+        yield "clock_steps", {}, self._clock_steps()
         yield "start_time", {}, self._started_at
         yield from _process()
         if self._budget is not None:

@@ -133,6 +133,7 @@ cgroup_interval_seconds = {cgroup}
 host_cpu_percent = {budget}
 [agent]
 interval_seconds = 1.0
+drain_seconds = {drain}
 [[sink]]
 type = "prometheus"
 listen_address = "127.0.0.1:0"
@@ -152,6 +153,7 @@ def running(
     cgroup: float = 1.0,
     budget: float = 0.0,
     hypervisor: str = "",
+    drain: float = 5.0,
     more: str = "",
     python: tuple[str, ...] = (),
     inside: tuple[str, ...] = (),
@@ -172,6 +174,7 @@ def running(
         cgroup=cgroup,
         budget=budget,
         hypervisor=hypervisor,
+        drain=drain,
     )
     file.write_text(text + more)
     agent = Agent(file, python=python, inside=inside)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
 from h2.exceptions import ProtocolError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from certificates import certificate
 from grpcstub import credentials, receiving, retry_info
@@ -59,7 +62,7 @@ async def test_every_point_arrives(batch: Batch, compress: bool):
 
 async def test_requests_larger_than_any_window():
     """What is more than the server's windows and the kernel's buffers hold arrives as well."""
-    batch = make_batch(1500)
+    batch = make_batch(800)
     async with receiving(options=[("grpc.max_receive_message_length", -1)]) as receiver:
         options = {"request_samples": 100_000, "compress": False}
         async with sink(receiver.url, **options).open(opening()) as send:
@@ -132,6 +135,14 @@ async def test_retry_info():
 def test_details_that_make_no_sense(text: str):
     """Whatever stands in the details, it is no pause unless it is one."""
     assert retry_delay(text) is None
+
+
+@given(st.binary(max_size=40))
+def test_details_of_any_kind(details: bytes):
+    """No details make an exception, and a pause is never negative."""
+    for text in (details, retry_info(7, 0)[:-2] + details):
+        pause = retry_delay(b64encode(text).decode())
+        assert pause is None or pause >= 0
 
 
 async def test_a_message_that_is_too_large():

@@ -213,6 +213,20 @@ async def test_marks_wait_for_the_receiver():
         assert marked(stub).keys() == wanted(batch.readings).keys()
 
 
+async def test_marks_follow_what_was_refused_in_part():
+    """A receiver that dislikes something in every batch is told of all that ends nevertheless."""
+    batch = make_batch(2)
+    guest = batch.readings[0].domain
+    async with answering() as stub, sink(stub).open(opening()) as send:
+        stub.status = 400
+        with pytest.raises(Rejected):
+            await send(batch)
+        stub.status = 204
+        await send(Batch("inventory", TAKEN_AT + SECOND, (), gone=(guest,)))
+        gone = [each for each in batch.readings if each.domain is guest]
+        assert marked(stub).keys() == wanted(gone).keys()
+
+
 async def test_413_halves_until_it_fits():
     """A receiver that takes small requests only gets everything, in small requests."""
     batch = make_batch(20)

@@ -101,7 +101,11 @@ class Otlp(Access):
                     )
                     for reading in batch.readings
                 ]
-                await portions.send(batch, items, encoder.request, post)
+                try:
+                    await portions.send(batch, items, encoder.request, post)
+                except Rejected:
+                    runs.settle(batch)
+                    raise
                 runs.settle(batch)
 
             yield send

@@ -132,13 +132,25 @@ class Writer:
         ]
         try:
             await self._write(batch, plan, starts)
-        except _NotUnderstoodError as error:
-            self._older(str(error))
-            await self._write(batch, plan, starts)
+        except Denied:
+            raise
+        except Rejected:  # the receiver may have the rest, and must be told when it ends
+            self._settle(batch, plan)
+            raise
+        self._settle(batch, plan)
+
+    def _settle(self, batch: Batch, plan: Plan) -> None:
         self._staleness.settle(plan)
         self._runs.settle(batch)
 
     async def _write(self, batch: Batch, plan: Plan, starts: list[int]) -> None:
+        try:
+            await self._speaking(batch, plan, starts)
+        except _NotUnderstoodError as error:
+            self._older(str(error))
+            await self._speaking(batch, plan, starts)
+
+    async def _speaking(self, batch: Batch, plan: Plan, starts: list[int]) -> None:
         if self._spoken is None:
             await self._choose()
         encoder = self._encoders[self._spoken or "1.0"]

@@ -6,6 +6,7 @@ import gzip
 import resource
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from virtstatd.model import Batch
 from virtstatd.sinks.access import Access
 from virtstatd.sinks.http import connected, retry_after
 from virtstatd.sinks.portions import Portions
+from virtstatd.testing import make_batch
 
 
 BATCH = Batch("bulk", 0, ())
@@ -379,6 +381,29 @@ async def test_denied_ends_a_batch():
     assert bodies == [b"a"]
     await portions.send(BATCH, items, b"".join, post)
     assert bodies == [b"a", b"a", b"b"]
+
+
+async def test_the_other_half_is_another_batch():
+    """What was done of one half of a batch is not taken as done of the other."""
+    batch = make_batch(4)
+    half = len(batch.readings) // 2
+    halves = [
+        replace(batch, readings=each) for each in (batch.readings[:half], batch.readings[half:])
+    ]
+    assert halves[0].samples == halves[1].samples
+    bodies: list[bytes] = []
+
+    async def post(body: bytes, _: int) -> None:
+        if body == b"b" and len(bodies) == 1:
+            raise TryLater("away")
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
+    portions = Portions(5)
+    with pytest.raises(TryLater):
+        await portions.send(halves[0], items, b"".join, post)
+    await portions.send(halves[1], items, b"".join, post)
+    assert bodies == [b"a", b"a", b"b", b"c"]
 
 
 async def test_an_interrupted_batch_goes_on_where_it_was():

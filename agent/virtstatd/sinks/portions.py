@@ -44,8 +44,9 @@ class Portions:
         are raised at once.
         """
         counts = [count for count, _ in items]
-        identity = batch.source, batch.taken_at, batch.samples, len(items)
-        if self._underway != identity:
+        readings = [(each.domain and each.domain.uuid, id(each.shape)) for each in batch.readings]
+        identity = batch.source, batch.taken_at, len(items), hash(tuple(readings))
+        if self._underway != identity:  # another may be half of the same batch
             self._underway, self._done, self._refused = identity, 0, 0
         last: Rejected | None = None
         while self._done < len(items):

@@ -49,9 +49,11 @@ from virtstatd.pipeline.buffer import Buffer
 from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.polling.budget import Budget
-from virtstatd.polling.cost import Daemon, Meter, MeteredLanes, Qemus, Unseen, socket_of
+from virtstatd.polling.calls import Calls
+from virtstatd.polling.cost import Meter, MeteredLanes
 from virtstatd.polling.monitors import Monitors
 from virtstatd.polling.poller import Poller
+from virtstatd.polling.processes import Daemon, Qemus, Unseen, socket_of
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.tier import LIFETIME_INTERVALS, Tier
 from virtstatd.polling.waiting import first_of
@@ -253,7 +255,7 @@ async def asking(
     def turned() -> None:
         changed.set()
         came_or_went.set()
-        (poller.nudge.set if connection.up else poller.lost)()
+        (poller.nudge.set if connection.up else calls.lost)()
         if cpu_stats and connection.up:
             cpu_stats.reconnected()
 
@@ -271,17 +273,16 @@ async def asking(
     meter = _meter(config, inventory) if percent else None
     lanes = MeteredLanes(opened, options.lanes, meter) if meter else Lanes(opened, options.lanes)
     connection = Connection(opened, inventory, log, turned)
+    calls = Calls(lanes, changed.set, log, options.deadline_seconds)
     poller = Poller(
         _tiers(config, catalog),
-        lanes,
+        calls,
         Bulk(inventory, decoder, _stalls(config)),
         Monitors(Verdicts(catalog), log, time.monotonic),
         cover,
-        changed.set,
         log,
         time.monotonic,
         slice_domains=options.slice_domains,
-        deadline_seconds=options.deadline_seconds,
     )
     reader = DescriptionReader(
         inventory,

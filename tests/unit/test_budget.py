@@ -13,7 +13,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.polling.budget import SETTLING_SECONDS, Budget
-from virtstatd.polling.cost import Daemon, Meter, Qemus, Unseen, socket_of
+from virtstatd.polling.cost import Meter
+from virtstatd.polling.processes import Daemon, Qemus, Unseen, socket_of
 from virtstatd.polling.ticker import Ticker
 
 

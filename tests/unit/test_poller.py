@@ -11,6 +11,7 @@ from virtstatd.catalog import load
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
+from virtstatd.polling.calls import Calls
 from virtstatd.polling.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
 from virtstatd.polling.poller import Poller
 from virtstatd.polling.ticker import Ticker
@@ -134,17 +135,16 @@ class World:
         """Return a poller with one tier per group."""
         tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
         log = structlog.get_logger()
+        self.calls = Calls(self, lambda: None, log, 1.0)  # type: ignore[arg-type]
         return Poller(
             tiers,
-            self,  # type: ignore[arg-type]
+            self.calls,
             self,
             Monitors(VERDICTS, log, lambda: self.now),
             self.batches.append,
-            lambda: None,
             log,
             lambda: self.now,
             slice_domains=size,
-            deadline_seconds=1.0,
         )
 
 
@@ -486,7 +486,7 @@ async def test_a_call_may_last_half_an_interval_at_most():
     world = World(2)
     poller = world.poller("block")
     poller.tiers[0].ticker.seconds = 1.6
-    poller._deadline = 5.0
+    world.calls._deadline = 5.0
     await poller._poll(poller.tiers)
     poller.tiers[0].ticker.seconds = 6.0
     await poller._poll(poller.tiers)

@@ -5,30 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize
-from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
+from virtstatd.hypervisor.lanes import STUCK_MAX, Session
 from virtstatd.model import Batch
+from virtstatd.polling.calls import Calls
 from virtstatd.polling.monitors import SMALL_LIST, Monitors, parts
 from virtstatd.polling.ticker import ticks
-from virtstatd.polling.tier import LIFETIME_INTERVALS, OUTCOME, Tier
+from virtstatd.polling.tier import LIFETIME_INTERVALS, Poll, Tier
 from virtstatd.sources.bulk import Answer
 
 
 STOP_SECONDS = 1.0
 """What polls under way get to finish when the agent stops."""
-
-DEADLINE_LEAST_SECONDS = 1.0
-"""However short the interval, libvirt gets this long to answer."""
-
-T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -59,20 +54,10 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """One poll under way: the tiers that travel together, and when it began."""
-
-    tiers: Sequence[Tier]
-    begun: float
-    monitor: bool
-
-
 class Poller:
     """
     Ask libvirt at every tick and pass on what each call brings, as soon as it brings it.
 
-    `up` says whether the last bulk call succeeded; `on_change` is called when that turns.
     Tiers that are due together travel in one call, but for those that ask no guest's monitor: they
     cannot hang, and go by themselves. Many domains are asked in slices, side by side.
     A slice past its deadline is asked again at once: the call that hangs holds the stuck guest's
@@ -83,31 +68,25 @@ class Poller:
     def __init__(
         self,
         tiers: Sequence[Tier],
-        lanes: Lanes,
+        calls: Calls,
         source: Source,
         monitors: Monitors,
         emit: Callable[[Batch], None],
-        on_change: Callable[[], None],
         log: FilteringBoundLogger,
         clock: Callable[[], float],
         *,
         slice_domains: int,
-        deadline_seconds: float,
     ) -> None:
         self.tiers = tiers
-        self.up = False
         self.undecodable = 0
         self.nudge = asyncio.Event()
-        self._lanes = lanes
+        self._calls = calls
         self._source = source
         self._emit = emit
-        self._on_change = on_change
         self._log = log
         self._clock = clock
         self._slice = slice_domains
-        self._deadline = deadline_seconds
         self._monitors = monitors
-        self._failing = False
         self._ticked_at = clock()
 
     async def run(self, stop: asyncio.Event, connected: Callable[[], bool]) -> None:
@@ -136,7 +115,7 @@ class Poller:
 
     async def once(self) -> None:
         """Poll everything once; raises `Disconnected` where libvirt cannot be reached."""
-        await self._call(Poll(self.tiers, self._clock(), False), self._source.running)
+        await self._calls.ask(Poll(self.tiers, self._clock(), False), self._source.running)
         for together in self._together(self.tiers):
             await self._poll(together)
 
@@ -145,9 +124,10 @@ class Poller:
         shortest = min((t.ticker.seconds for t in self.tiers), default=math.inf)
         return now - self._ticked_at < 3 * shortest + 1
 
-    def lost(self) -> None:
-        """Take note that libvirt is away."""
-        self._set(up=False)
+    @property
+    def up(self) -> bool:
+        """Whether the last bulk call succeeded."""
+        return self._calls.up
 
     @staticmethod
     def _together(tiers: Sequence[Tier]) -> list[list[Tier]]:
@@ -167,29 +147,29 @@ class Poller:
                 tier.end()
 
     async def _ask_all(self, poll: Poll) -> bool:
-        careful = poll.monitor and self._lanes.stuck
+        careful = poll.monitor and self._calls.stuck
         if self._source.known() <= self._slice and not careful:
             with contextlib.suppress(Oversize):  # few domains, but huge ones: in slices, then
                 return await self._ask(poll, None)
         try:
-            uuids = await self._call(replace(poll, monitor=False), self._source.running)
+            uuids = await self._calls.ask(replace(poll, monitor=False), self._source.running)
         except VirtstatdError:
             return False
         self._monitors.keep(uuids)
-        if poll.monitor and self._lanes.stuck:
+        if poll.monitor and self._calls.stuck:
             return await self._ask_carefully(poll, uuids)
         slices = parts(self._monitors.in_order(uuids), self._slice)
         return all(await asyncio.gather(*(self._ask_halving(poll, part) for part in slices)))
 
     async def _ask_carefully(self, poll: Poll, uuids: list[str]) -> bool:
         """Ask for domains while calls hang: those known good, the others as far as they may be."""
-        lists, others = self._monitors.plan(uuids, self._lanes.stuck, self._slice)
+        lists, others = self._monitors.plan(uuids, self._calls.stuck, self._slice)
         asked = await asyncio.gather(
             *(self._ask_halving(poll, part, proven=proven) for part, proven in lists)
         )
         complete = all(asked)
         while others:
-            if self._lanes.stuck >= STUCK_MAX or not self._monitors.may_try():
+            if self._calls.stuck >= STUCK_MAX or not self._monitors.may_try():
                 return await self._withhold(poll, others)
             part, others = others[:SMALL_LIST], others[SMALL_LIST:]
             complete &= await self._ask_halving(poll, part, proven=True)
@@ -219,14 +199,14 @@ class Poller:
             return self._source.some(session, bits, uuids)
 
         try:
-            answer = await self._call(poll, question, proven=proven)
+            answer = await self._calls.ask(poll, question, proven=proven)
         except Oversize:
             raise
         except Overdue:
             return poll.monitor and await self._rescue(poll, uuids)
         except Crowded:
             uuids = self._source.uuids() if uuids is None else uuids
-            if proven or self._lanes.stuck >= STUCK_MAX:
+            if proven or self._calls.stuck >= STUCK_MAX:
                 return await self._withhold(poll, uuids)
             return await self._ask_carefully(poll, uuids)
         except Refused:
@@ -247,7 +227,7 @@ class Poller:
         guest may hang that one, too.
         """
         uuids = self._source.uuids() if uuids is None else uuids
-        self._monitors.hung(uuids, self._lanes.stuck, poll.begun)
+        self._monitors.hung(uuids, self._calls.stuck, poll.begun)
         return await self._ask_carefully(poll, uuids)
 
     async def _withhold(self, poll: Poll, uuids: list[str]) -> bool:
@@ -257,47 +237,12 @@ class Poller:
             tier.unanswered.update(uuids)
         if suspects := self._monitors.suspects(uuids):
             with contextlib.suppress(VirtstatdError):
-                answer = await self._call(
+                answer = await self._calls.ask(
                     replace(poll, monitor=False),
                     lambda session: self._source.held(session, suspects),
                 )
                 self._take(poll, suspects, answer)
         return False
-
-    async def _call(
-        self, poll: Poll, question: Callable[[Session], T], *, proven: bool = False
-    ) -> T:
-        """
-        Ask on a lane, and a second time when the first is refused.
-
-        In mid-call a domain may have ended (libvirt 9 then fails the call for all), and the lane's
-        connection may have died in its sleep.
-        """
-
-        def timed(session: Session) -> tuple[T, float]:
-            started = time.monotonic()
-            return question(session), time.monotonic() - started
-
-        tier = poll.tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
-        # half an interval at most: what is asked again must still be of this cycle
-        half = min(tier.ticker.seconds for tier in poll.tiers) / 2
-        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, half))
-        for last in (False, True):
-            try:
-                result, seconds = await self._lanes.run(
-                    timed, deadline, monitor=poll.monitor, proven=proven
-                )
-            except (Overdue, Refused, Disconnected) as error:
-                tier.outcomes[OUTCOME[type(error)]] += 1
-                if last or isinstance(error, Oversize | Overdue):
-                    self._report(error)
-                    raise
-            else:
-                tier.outcomes["ok"] += 1
-                tier.observe(seconds)
-                self._report(None)
-                return result
-        raise AssertionError  # the loop returns or raises
 
     def _take(self, poll: Poll, uuids: list[str] | None, answer: Answer) -> None:
         self.undecodable += len(answer.undecodable)
@@ -330,18 +275,3 @@ class Poller:
                     lifetime_seconds=LIFETIME_INTERVALS * tier.ticker.seconds,
                 )
             )
-
-    def _report(self, error: VirtstatdError | None) -> None:
-        """Remember whether the last bulk call succeeded; log the transitions."""
-        self._set(up=error is None)
-        failing = error is not None
-        if failing and not self._failing and not isinstance(error, Disconnected):
-            self._log.warning("poll.failing", reason=str(error))
-        elif self._failing and not failing:
-            self._log.info("poll.recovered")
-        self._failing = failing
-
-    def _set(self, *, up: bool) -> None:
-        if self.up != up:
-            self.up = up
-            self._on_change()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
@@ -65,3 +66,12 @@ class Tier:
         at = next((i for i, bound in enumerate(CALL_BUCKETS) if seconds <= bound), -1)
         self.durations[at] += 1
         self.seconds += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll under way: the tiers that travel together, and when it began."""
+
+    tiers: Sequence[Tier]
+    begun: float
+    monitor: bool

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from virtstatd.errors import Disconnected
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.hypervisor.listener import Listener
-from virtstatd.hypervisor.sockets import ENDING_SECONDS, WAKE_SECONDS, Opener
+from virtstatd.hypervisor.sockets import ENDING_SECONDS, WAKE_SECONDS, Opener, detected_uri
 
 
 @dataclass
@@ -158,3 +161,22 @@ def test_where_nobody_listens_it_is_always_tried():
         with pytest.raises(libvirt.libvirtError):
             opens()
     assert host.connects == 6
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (("virtqemud-sock-ro", "libvirt-sock-ro"), "virtqemud-sock-ro"),
+        (("libvirt-sock-ro",), "libvirt-sock-ro"),
+        (("libvirt-sock",), "libvirt-sock-ro"),
+        ((), "libvirt-sock-ro"),
+    ],
+)
+def test_the_modular_daemon_comes_first(tmp_path: Path, there: tuple[str, ...], expected: str):
+    """Of several read-only sockets it is QEMU's own daemon's; without any, the one to wait for."""
+    with ExitStack() as stack:
+        for name in there:
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(str(tmp_path / name))
+        found = detected_uri((tmp_path,))
+    assert found == f"qemu+unix:///system?socket={tmp_path}/{expected}"

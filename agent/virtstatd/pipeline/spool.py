@@ -221,7 +221,7 @@ class Spool:
     def _found(self, path: Path) -> Segment | None:
         """Return a segment that begins with a header, or with a record behind a damaged one."""
         try:
-            with self._reading_from(path) as (read, size):
+            with self._opened(path) as (_, read, size):
                 if (first := first_place(read)) is not None:
                     return Segment(path, first, size)
                 if behind := next_record(read, 0, size):
@@ -242,8 +242,10 @@ class Spool:
         """
         place, offset = segment.first, segment.size
         try:
-            with self._reading_from(segment.path) as (read, size):
+            with self._opened(segment.path) as (file, read, size):
                 place, offset = scan(segment, read, size)
+                if self._sync != "none":  # who wrote it may have been killed before doing so
+                    self._files.sync(file)
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise
@@ -389,10 +391,10 @@ class Spool:
         return next((s for s, end in zip(self._segments, ends, strict=False) if end > at), None)
 
     @contextmanager
-    def _reading_from(self, path: Path) -> Iterator[tuple[Read, int]]:
+    def _opened(self, path: Path) -> Iterator[tuple[int, Read, int]]:
         file = self._files.open(path)
         try:
-            yield lambda size, at: self._files.read(file, size, at), self._files.size(file)
+            yield file, lambda size, at: self._files.read(file, size, at), self._files.size(file)
         finally:
             self._files.close(file)
 

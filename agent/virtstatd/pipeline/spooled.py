@@ -36,7 +36,8 @@ HUNG_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
 """How long the next batch waits for the disk to know that the one before it arrived."""
 
-FINISH_SECONDS = 2.0
+FINISH_SECONDS = 1.5
+"""How long the end waits for what can be written."""
 
 APPEND_BYTES = 1 << 20
 """How much goes to the thread at once, by the estimate of `Batch.bytes`."""
@@ -238,8 +239,6 @@ class Spooled:
         for entry in (self._taken, self._back, *self._held):
             if entry and not self._on_disk(entry):
                 lost.add(entry.batch)
-        if self._taken and self._on_disk(self._taken):
-            kept.add(self._taken.batch)
         self._held.clear()
         self._unwritten.clear()
         self._taken = self._back = None

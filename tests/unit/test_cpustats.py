@@ -40,12 +40,13 @@ class Guest:
     cpus: list[dict[str, int]]
     trouble: Callable[[bool], object] = lambda _: None
     asked: list[bool] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=lambda: TOTAL)
 
     def getCPUStats(self, total: bool) -> list[dict[str, int]]:  # noqa: N802 - libvirt's
         """Answer for all CPUs, or for each."""
         self.asked.append(total)
         self.trouble(total)
-        return [TOTAL] if total else self.cpus
+        return [self.totals] if total else self.cpus
 
 
 class World:
@@ -219,6 +220,21 @@ async def test_totals_are_kept_where_the_rest_is_refused(trouble: Exception):
     assert len(logs) == 1
     assert world.guests["u0"].asked == [False, True, True]
     assert world.guests["u1"].asked == [True, True]
+
+
+async def test_a_driver_that_tells_less():
+    """Without the vCPUs' time there is no overhead, and of the totals what there is."""
+    world = World(1, totals=True)
+    guest = world.guests["u0"]
+    guest.cpus = [{"cpu_time": 7}, {"cpu_time": 9}]
+    guest.totals = {"cpu_time": 16}
+    assert await world.read() == {
+        "u0": {
+            "cpu_time_seconds 0": 7,
+            "cpu_time_seconds 1": 9,
+            "libvirt_domain_info_cpu_time_seconds": 16,
+        }
+    }
 
 
 async def test_a_failure_costs_one_guest():

@@ -82,8 +82,8 @@ class CpuStats:
         self._catalog = catalog
         self._clock = clock
         self._shape = lru_cache(64)(self._compiled)
+        self._sums = lru_cache(8)(self._compiled_sums)
         self._overheads: dict[Domain, dict[int, int]] = {}
-        self._sums = catalog.shape("cpu", [(key, ()) for key in TOTALS.values()])
         self.totals = totals
         """Whether to ask for the sums too, for the bulk call does not."""
 
@@ -108,8 +108,9 @@ class CpuStats:
     def forget(self) -> None:
         """Drop what is kept of domains that have ended."""
         running = {domain for domain, _ in self._inventory.domains()}
-        for domain in self._overheads.keys() - running:
-            del self._overheads[domain]
+        for domain in list(self._overheads):  # a turn that hung may end in mid-loop
+            if domain not in running:
+                del self._overheads[domain]
 
     def _ask(self, session: Session, domain: Domain, told: Told, online: Online) -> None:
         handle = session.domain(domain.uuid)
@@ -126,7 +127,9 @@ class CpuStats:
                 told.refused = message
         if self.totals:
             (sums,) = handle.getCPUStats(True)
-            readings.append(Reading(domain, self._sums, tuple(sums[name] for name in TOTALS)))
+            told_of = tuple([name for name in TOTALS if name in sums])
+            values = tuple([sums[name] for name in told_of])
+            readings.append(Reading(domain, self._sums(told_of), values))
         if self._inventory.get(domain.uuid) is domain:  # or these may be another run's numbers
             told.readings += readings
 
@@ -147,6 +150,9 @@ class CpuStats:
     def _compiled(self, cpus: tuple[int, ...], keys: tuple[str, ...]) -> Shape:
         labels = [{"cpu": str(cpu)} for cpu in cpus]
         return self._catalog.shape("cpu_stats", [(key, each) for key in keys for each in labels])
+
+    def _compiled_sums(self, names: tuple[str, ...]) -> Shape:
+        return self._catalog.shape("cpu", [(TOTALS[name], ()) for name in names])
 
 
 def _online(session: Session) -> Online:

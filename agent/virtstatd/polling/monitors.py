@@ -21,7 +21,7 @@ from virtstatd.sources.bulk import Answer
 from virtstatd.sources.control import Verdicts, occupied
 
 
-SMALL_LIST: Final = 5
+SMALL_LIST: Final = 10
 """Domains asked for in one call when it is the last that may hang."""
 
 LITTLE: Final = 0.02

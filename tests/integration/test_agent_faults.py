@@ -299,7 +299,7 @@ def test_2000_come_and_go_among_replies_that_are_cut_or_too_large(tmp_path: Path
     assert not any("exception" in line for line in agent.log)
 
 
-EVERYTHING = '["cpu", "balloon", "vcpu", "block"]'
+EVERYTHING = '["cpu_total", "balloon", "vcpu", "block"]'
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(60, marks=soak)])

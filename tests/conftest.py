@@ -1,5 +1,6 @@
 """What every test runs under: uvloop in debug mode, and no fault that goes unnoticed."""
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,14 @@ import uvloop
 collect_ignore = ["template_sink"]  # a project of its own, run by test_template_sink.py
 
 REPORTS = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail where a program is missing: a test that is skipped for ever is none."""
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if not shutil.which(program)]
+        if missing:
+            pytest.fail(f"{', '.join(missing)} is missing; make test installs it", pytrace=False)
 
 
 def new_loop():

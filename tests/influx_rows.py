@@ -41,8 +41,8 @@ def wanted(readings: Iterable[Reading], **common: str) -> Rows:
             if not math.isfinite(value):
                 continue
             field = series.field
-            name = field.family.removeprefix("libvirt_domain_") + SUFFIXES.get(field.kind, "")
-            name = name.replace("_info_info", "_info") + (f"_{series.part}" if series.part else "")
+            name = (field.family + SUFFIXES.get(field.kind, "")).replace("_info_info", "_info")
+            name = name.removeprefix("libvirt_domain_") + (f"_{series.part}" if series.part else "")
             labels = dict(series.labels)
             fields: dict[str, float | str]
             if field.kind is Kind.INFO:

@@ -1,18 +1,29 @@
-"""Real servers for sinks to send to: on a free port of the loopback, gone with their test."""
+"""Real servers to send to and to ask: on a free port of the loopback, gone with their test."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import pytest
+
 
 START_SECONDS = 60.0
 END_SECONDS = 10.0
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Have a test fail with a clear message where a program is not installed."""
+    return pytest.mark.needs(*programs)
 
 
 def free_port() -> int:
@@ -29,23 +40,30 @@ def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:
 
 
 class Server:
-    """A process that listens at a port, and can be killed, started again and frozen."""
+    """
+    A process that can be killed, started again and frozen.
+
+    It is ready when it listens at its port or, where that is not enough, when the URL `ready` can
+    be fetched.
+    """
 
     def __init__(
         self,
         command: Sequence[str],
-        port: int,
+        port: int = 0,
         user: str | None = None,
         end: signal.Signals = signal.SIGKILL,
+        ready: str = "",
     ) -> None:
         self.command = command
         self.port = port
         self.user = user
         self.end = end
+        self.ready = ready
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start, and wait until it listens."""
+        """Start, and wait until it is ready."""
         self.process = await asyncio.create_subprocess_exec(
             *dying_with_us(self.command, self.user),
             stdin=asyncio.subprocess.DEVNULL,
@@ -53,7 +71,7 @@ class Server:
             stderr=asyncio.subprocess.DEVNULL,
         )
         async with asyncio.timeout(START_SECONDS):
-            while not await self._listens():
+            while not await self._is_ready():
                 assert self.process.returncode is None, f"{self.command} has ended"
                 await asyncio.sleep(0.02)
 
@@ -88,7 +106,9 @@ class Server:
         finally:
             self.process.send_signal(signal.SIGCONT)
 
-    async def _listens(self) -> bool:
+    async def _is_ready(self) -> bool:
+        if self.ready:
+            return await fetched(self.ready) is not None
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
@@ -100,12 +120,13 @@ class Server:
 @asynccontextmanager
 async def serving(
     command: Sequence[str],
-    port: int,
+    port: int = 0,
     user: str | None = None,
     end: signal.Signals = signal.SIGKILL,
+    ready: str = "",
 ) -> AsyncIterator[Server]:
     """Run a server for as long as the block lasts."""
-    server = Server(command, port, user, end)
+    server = Server(command, port, user, end, ready)
     try:
         await server.start()
         yield server
@@ -124,3 +145,26 @@ def place(user: str | None = None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+async def fetched(url: str, data: bytes | None = None) -> bytes | None:
+    """Return what a URL gives, None when it gives nothing."""
+
+    def fetch() -> bytes | None:
+        try:
+            with urllib.request.urlopen(url, data, timeout=10) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
+            return None
+
+    return await asyncio.to_thread(fetch)
+
+
+async def asked(url: str, **parameters: str) -> object:
+    """Ask an API with a query, and return its JSON."""
+    answer = await fetched(f"{url}?{urllib.parse.urlencode(parameters)}")
+    assert answer is not None, url
+    return json.loads(answer)

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import platform
-import shutil
 import struct
 import time
 import zlib
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from expecting import finite
-from serving import Server, free_port, place, serving
+from serving import Server, free_port, needs, place, serving
 from virtstatd.model import Batch, Labels, Reading
 from virtstatd.sinks.flat import word
 from virtstatd.sinks.graphite import IN_TAGS, Graphite
@@ -23,9 +22,7 @@ from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("carbon-cache"), reason="graphite-carbon is not installed"
-)
+pytestmark = needs("carbon-cache")
 
 CONFIG = """
 [cache]

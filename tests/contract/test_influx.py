@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from influx_rows import Rows, of_guests, wanted
-from servers import asked, fetched, free_port, needs, running
+from serving import asked, fetched, free_port, needs, serving
 from virtstatd.sink import Denied, Rejected
 from virtstatd.sinks.influx import Influx
 from virtstatd.sinks.influx_udp import InfluxUdp
@@ -48,7 +48,7 @@ async def influxdb(directory: Path) -> AsyncIterator[tuple[str, int]]:
     config = directory / "influxdb.conf"
     config.write_text(CONFIG.format(directory=directory, port=port, udp=udp))
     url = f"http://127.0.0.1:{port}"
-    async with running(("influxd", "run", "-config", str(config)), f"{url}/ping"):
+    async with serving(("influxd", "run", "-config", str(config)), ready=f"{url}/ping"):
         for name in ("virtstatd", "udp"):
             query = urllib.parse.urlencode({"q": f"CREATE DATABASE {name}"})
             assert await fetched(f"{url}/query", query.encode()) is not None

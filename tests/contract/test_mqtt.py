@@ -13,7 +13,7 @@ import aiomqtt
 import pytest
 
 from certificates import certificate
-from serving import Server, free_port, place, serving
+from serving import Server, free_port, needs, place, serving
 from virtstatd.errors import Denied, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.flat import word
@@ -23,7 +23,7 @@ from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("mosquitto"), reason="mosquitto is not installed")
+pytestmark = needs("mosquitto")
 
 CONFIG = """
 user root

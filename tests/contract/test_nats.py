@@ -10,7 +10,7 @@ import nats
 import pytest
 
 from certificates import certificate
-from serving import Server, free_port, place, serving
+from serving import Server, free_port, needs, place, serving
 from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.flat import word
@@ -20,9 +20,7 @@ from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("nats-server"), reason="nats-server is not installed"
-)
+pytestmark = needs("nats-server")
 
 USERS = """
 authorization {

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +28,6 @@ from virtstatd.testing.contract import opening
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="PostgreSQL is not installed")
-
 PASSWORD = "the right one"
 
 
@@ -37,9 +35,10 @@ USER = "postgres" if os.geteuid() == 0 else None
 """Who runs the server: it refuses to be root."""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Path]:
+@contextmanager
+def files() -> Iterator[Path]:
     """Make the files of a server, whose superuser is `virtstatd` with a password."""
+    assert PROGRAMS, "PostgreSQL is missing; make test installs it"
     with place(USER) as directory:
         password = directory / "password"
         password.write_text(PASSWORD)
@@ -56,9 +55,9 @@ def cluster() -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture
-async def server(cluster: Path) -> AsyncIterator[Server]:
-    """Run a server with nothing but an empty database."""
+@asynccontextmanager
+async def database(cluster: Path) -> AsyncIterator[Server]:
+    """Run a server with these files."""
     port = free_port()
     command = [
         str(PROGRAMS[-1] / "postgres"),
@@ -69,6 +68,20 @@ async def server(cluster: Path) -> AsyncIterator[Server]:
     # its own way to crash: a kill would leave shared memory behind
     async with serving(command, port, USER, signal.SIGQUIT) as running:
         await ready(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """Make the files of a server."""
+    with files() as directory:
+        yield directory
+
+
+@pytest.fixture
+async def server(cluster: Path) -> AsyncIterator[Server]:
+    """Run a server with nothing but an empty database."""
+    async with database(cluster) as running:
         yield running
         await query(running, "DROP TABLE IF EXISTS virtstatd_samples")
 

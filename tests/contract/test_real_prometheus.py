@@ -1,28 +1,21 @@
 """A real Prometheus reads what the scrape endpoint gives."""
 
 import asyncio
-import json
 import math
-import shutil
-import signal
-import socket
-import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import structlog
 
+from serving import asked, free_port, needs, serving
 from virtstatd.sink import Batch, Opening
 from virtstatd.sinks.prometheus import Prometheus
 from virtstatd.testing import hostile_batch
 
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("prometheus"), reason="Prometheus is not installed"
-)
+pytestmark = needs("prometheus")
 
 CONFIG = """
 global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
@@ -33,39 +26,23 @@ scrape_configs: [{{job_name: virtstatd, static_configs: [{{targets: ['127.0.0.1:
 @asynccontextmanager
 async def prometheus(directory: Path, scraped_port: int) -> AsyncIterator[int]:
     """Run a Prometheus that scrapes a port, and yield its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = directory / "prometheus.yml"
     config.write_text(CONFIG.format(port=scraped_port))
-    process = await asyncio.create_subprocess_exec(
+    command = [
         "prometheus",
         f"--config.file={config}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
+    ]
+    async with serving(command, ready=f"http://127.0.0.1:{port}/-/ready"):
         yield port
-    finally:
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
 
 
 async def query(port: int, expression: str) -> list[dict]:
-    """Ask for an instant vector; empty while Prometheus is not ready."""
-    path = f"/api/v1/query?query={urllib.parse.quote(expression)}"
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return []
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    finally:
-        writer.transport.abort()
-    return json.loads(body)["data"]["result"] if b" 200 " in head[:20] else []
+    """Ask for an instant vector."""
+    answer = await asked(f"http://127.0.0.1:{port}/api/v1/query", query=expression)
+    return answer["data"]["result"]
 
 
 def without_namesakes(batch: Batch) -> Batch:

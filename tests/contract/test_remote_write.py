@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from servers import asked, fetched, free_port, needs, running
+from serving import asked, fetched, free_port, needs, serving
 from virtstatd.model import Batch
 from virtstatd.sink import Rejected
 from virtstatd.sinks.remote_write import RemoteWrite
@@ -33,7 +33,7 @@ async def prometheus(directory: Path) -> AsyncIterator[str]:
         f"--web.listen-address={url.removeprefix('http://')}",
         "--web.enable-remote-write-receiver",
     )
-    async with running(command, f"{url}/-/ready"):
+    async with serving(command, ready=f"{url}/-/ready"):
         yield url
 
 
@@ -49,7 +49,7 @@ async def victoria(directory: Path) -> AsyncIterator[str]:
         "-search.disableCache",
         "-memory.allowedBytes=64MB",
     )
-    async with running(command, f"{url}/health"):
+    async with serving(command, ready=f"{url}/health"):
         yield url
 
 

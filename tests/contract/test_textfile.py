@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from expecting import numbers
-from serving import free_port, serving
+from serving import free_port, needs, serving
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.textfile import Textfile
@@ -52,9 +51,7 @@ async def collected(port: int) -> dict[tuple, float]:
     }
 
 
-@pytest.mark.skipif(
-    not shutil.which("prometheus-node-exporter"), reason="node_exporter is not installed"
-)
+@needs("prometheus-node-exporter")
 @pytest.mark.parametrize("batch", [make_batch(3), hostile_batch()], ids=["plain", "hostile"])
 async def test_node_exporter_shows_every_number(tmp_path: Path, batch: Batch):
     """Node_exporter shows every number and label as it was, and forgets guests that are gone."""

@@ -14,7 +14,7 @@ from httpstub import answering
 from otlp_points import points
 from running import Agent
 from running import running as running_agent
-from servers import asked, free_port, needs, running
+from serving import asked, free_port, needs, serving
 from simulating import Simulated, simulated
 from write_request import read, read2, understanding, version
 
@@ -40,7 +40,7 @@ async def prometheus(directory: Path, port: int) -> AsyncIterator[None]:
         f"--web.listen-address=127.0.0.1:{port}",
         "--web.enable-remote-write-receiver",
     )
-    async with running(command, f"http://127.0.0.1:{port}/-/ready"):
+    async with serving(command, ready=f"http://127.0.0.1:{port}/-/ready"):
         yield
 
 

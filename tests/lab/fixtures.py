@@ -37,7 +37,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @contextmanager
-def _opened(traces: list[Trace]) -> Iterator[Lab]:
+def opened(traces: list[Trace]) -> Iterator[Lab]:
+    """Run a lab for the length of a block; the test fails with a sentence where that cannot be."""
     lab = Lab()
     try:
         lab.open()
@@ -62,7 +63,7 @@ def traces() -> Iterator[list[Trace]]:
 @pytest.fixture(scope="session")
 def lab(traces: list[Trace]) -> Iterator[Lab]:
     """One live guest, nine paused ones and three with hostile names; leave them as they are."""
-    with _opened(traces) as lab:
+    with opened(traces) as lab:
         lab.paused_guests(9)
         lab.create(*map(lab.definition, HOSTILE_NAMES))
         lab.live_guest()
@@ -72,7 +73,7 @@ def lab(traces: list[Trace]) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def many(traces: list[Trace]) -> Iterator[Lab]:
     """Three hundred paused guests."""
-    with _opened(traces) as lab:
+    with opened(traces) as lab:
         lab.paused_guests(MANY)
         yield lab
 
@@ -80,6 +81,6 @@ def many(traces: list[Trace]) -> Iterator[Lab]:
 @pytest.fixture
 def private_lab(traces: list[Trace]) -> Iterator[Lab]:
     """Give the test four paused guests of its own, to restart, freeze and change."""
-    with _opened(traces) as lab:
+    with opened(traces) as lab:
         lab.paused_guests(4)
         yield lab

@@ -15,8 +15,7 @@ from prometheus_client.openmetrics.parser import (
 
 from lab.hypervisor import Lab
 from running import parsed, running
-from servers import asked, free_port
-from servers import running as served
+from serving import asked, free_port, serving
 
 
 SCRAPE = """
@@ -80,7 +79,7 @@ async def test_debians_prometheus_scrapes_the_agent(lab: Lab, tmp_path: Path):
             f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}",
         ]
-        async with served(command, f"http://127.0.0.1:{port}/-/ready"):
+        async with serving(command, ready=f"http://127.0.0.1:{port}/-/ready"):
             url = f"http://127.0.0.1:{port}/api/v1/query"
             names: set[str] = set()
             async with asyncio.timeout(60):

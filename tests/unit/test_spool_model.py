@@ -94,7 +94,11 @@ class Run:
     def open(self) -> None:
         """Open the spool; only a disk that fails now is a reason not to."""
         if not self.usable:
+            happened = self.files.happened
             self.spool.open()
+            if self.files.happened > happened:
+                there = self.files.names_now
+                self.losable |= {n for n, each in self.extents.items() if each[0] not in there}
             self.usable = True
             self.stale = False
             if self.sync != "none":
@@ -154,9 +158,13 @@ class Run:
     def _read(self) -> None:
         assert self.cursor is not None
         self.cursor = max(self.cursor, self.spool.forgotten)
+        happened = self.files.happened
         found = self.spool.read(self.cursor, self.spool.end)
         place = found.place if found else self.spool.end
         assert place >= self.cursor
+        if self.files.happened > happened:  # what a disk fails to read is as good as damaged
+            passed = {n for n, each in self.places.items() if self.cursor <= each < place}
+            self.losable |= passed
         self.damaged += place.since(self.cursor)
         self.cursor = place
         if found is None:

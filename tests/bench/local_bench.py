@@ -29,6 +29,7 @@ from running import Agent, running
 from virtstatd.catalog import load
 from virtstatd.local.cover import Cover
 from virtstatd.local.files import Descriptors
+from virtstatd.local.processes import UNSETTLED_NANOSECONDS
 from virtstatd.local.shapes import CGROUP_GROUPS, GROUPS, Shapes
 from virtstatd.local.survey import Survey
 from virtstatd.model import Batch, Domain, Reading
@@ -107,6 +108,7 @@ def measured(
     cgroup_cover = Cover(latest.put, 15.0)
     cover = Cover(cgroup_cover, 5.0)
     looks, handed = [], []
+    time.sleep(UNSETTLED_NANOSECONDS / 1e9)  # until then libvirt's directory is read at each look
     for at in range(LOOKS):
         move(at + 2)
         began = time.thread_time()

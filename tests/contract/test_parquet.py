@@ -424,6 +424,19 @@ def test_the_oldest_hours_make_room(tmp_path: Path):
     assert sum(call.kwargs["hours"] for call in log.calls) == 3 + 3 + 5
 
 
+def test_an_hour_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without room for a second copy an hour stays in its flushes, as readable as ever."""
+    kept = archive(tmp_path)
+    batches = [*minutes(0, 3), *minutes(2, 3, hour=1)]
+    monkeypatch.setattr(kept, "_free", lambda: 100)
+    for batch in batches:
+        kept.append(batch)
+        kept.close()
+    kept.settle()
+    assert set(names(tmp_path)) == {"2023-11-14T22Z.N.parquet", "2023-11-14T23Z.N.parquet"}
+    assert found_by_duckdb(tmp_path) == source_of(*batches)
+
+
 def test_a_damaged_file_is_set_aside(tmp_path: Path):
     """A file that rots costs its own rows: it is taken out of the readers' sight, and named."""
     log = CapturingLogger()

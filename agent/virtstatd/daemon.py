@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import socket
 import time
@@ -38,7 +37,7 @@ from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.hypervisor.sockets import Opener, detected_uri
 from virtstatd.local.cover import Cover
-from virtstatd.local.files import Descriptors
+from virtstatd.local.files import Descriptors, descriptors_allowed
 from virtstatd.local.lane import LocalLane
 from virtstatd.local.place import Elsewhere, pid_files
 from virtstatd.local.shapes import Shapes
@@ -377,13 +376,12 @@ def _local(
     except Elsewhere as error:
         log.info("local.off", reason=str(error))
         return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     shapes = Shapes(catalog)
     survey = Survey(
         directory,
         inventory.domains,
         shapes,
-        Descriptors(int((soft - DESCRIPTORS_SPARED) * FILES_SHARE)),
+        Descriptors(int((descriptors_allowed() - DESCRIPTORS_SPARED) * FILES_SHARE)),
         config.local.peak_seconds,
         config.local.cgroup_looks,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from proctree import Tree
 from virtstatd.catalog import Catalog, load
 from virtstatd.local.blind import MENDS
 from virtstatd.local.controllers import WANTED
-from virtstatd.local.files import Descriptors
+from virtstatd.local.files import Descriptors, descriptors_allowed
 from virtstatd.local.place import Elsewhere, pid_files
 from virtstatd.local.shapes import Shapes
 from virtstatd.local.survey import Second, Survey
@@ -245,6 +246,18 @@ def test_threads_that_come_and_go_cost_no_second(host: Host):
     seen = values(looked, "vm")
 
     assert seen["libvirt_domain_steal_ratio", "count"] == 2 * 5
+
+
+@pytest.mark.parametrize(("soft", "most", "allowed"), [(512, 700, 700), (512, 400, 400)])
+def test_a_shells_limit_is_raised(soft: int, most: int, allowed: int):
+    """What a login shell gives is not what the agent has to live with, within reason."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        assert descriptors_allowed(most) == allowed
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (max(soft, most), before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_without_descriptors_the_numbers_are_the_same(tmp_path: Path, catalog: Catalog):

@@ -9,11 +9,25 @@ so that nothing is ever read of another process that was given the same number.
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 
 READ_BYTES = 1 << 14
 """More than any of the files has; a single read of procfs is consistent, two are not."""
+
+
+def descriptors_allowed(most: int = 1 << 16) -> int:
+    """
+    Let this process have as many descriptors as it may, up to `most`, and return how many.
+
+    A login shell's limit is 1,024, for the sake of programs that use `select`; this one does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 class Descriptors:

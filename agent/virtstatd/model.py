@@ -119,7 +119,9 @@ class Batch:
     `taken_at` is Unix time in nanoseconds. `groups` were asked; a group that was asked of a domain
     in the batch and is not among its readings does not exist for that domain now.
     `lifetime_seconds` is how long the readings may be shown as current (two intervals of their
-    tier). `gone` are the incarnations that ended since the last batch.
+    tier). `gone` are the incarnations that ended since the last batch. `piece` is not empty
+    where this is a part of a batch that had to be cut: what it lacks is in the other parts, not
+    gone. What follows its "/" tells parts of one reading apart.
     """
 
     source: str
@@ -128,6 +130,7 @@ class Batch:
     groups: frozenset[str] = frozenset()
     lifetime_seconds: float = 60.0
     gone: tuple[Domain, ...] = ()
+    piece: str = ""
     samples: int = field(init=False)
 
     def __post_init__(self) -> None:

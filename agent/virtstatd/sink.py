@@ -40,7 +40,7 @@ __all__ = [
     "TryLater",
 ]
 
-Delivery = Literal["latest", "memory", "fire-and-forget"]
+Delivery = Literal["latest", "memory", "spool", "fire-and-forget"]
 Send = Callable[[Batch], Awaitable[None]]
 
 

@@ -1,36 +1,46 @@
 """
-The runner in front of a sink: buffer, deadline, retries, counters, isolation.
+The runner in front of a sink: queue, deadline, retries, counters, isolation.
 
-    offer ──▶ buffer ──▶ attempt ──▶ delivered
-                │           │ TryLater, too slow: again, later
-                ▼           ▼
-             dropped       lost (rejected, too old, broken, shutdown)
+    offer ──▶ queue ──▶ attempt ──▶ delivered
+                │          │ TryLater, too slow: again, later
+                ▼          ▼
+             dropped      lost (rejected, denied, poison, too old, broken, shutdown)
 
-    accepted = delivered + dropped + lost + waiting, at every moment.
+    accepted = delivered + dropped + lost + waiting, at every moment, in batches, samples and bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Mapping
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.errors import Rejected, TryLater
+from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
+from virtstatd.pipeline.attempt import Attempts, outcome_of
 from virtstatd.pipeline.buffer import Queue, Tally
-from virtstatd.sink import Send
+from virtstatd.pipeline.pieces import Splitter, key_of, keys_of
+from virtstatd.pipeline.retry import (
+    ALONE_FAILURES,
+    DENIED_SECONDS,
+    Ages,
+    Backoff,
+    Guard,
+    Poison,
+)
+from virtstatd.pipeline.underway import Piece, Underway
+from virtstatd.sink import Delivery, Send
 
 
-BACKOFF_SECONDS = (0.5, 30.0)
-"""First and longest pause between attempts; the true one is anywhere between zero and it."""
+LOSSES = ("rejected", "denied", "poison", "expired", "error", "shutdown")
+LAG_BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0, 86400.0)
 
-RETRY_AFTER_MAX_SECONDS = 300.0
-"""A destination may ask for patience, but not for ever."""
-
-LOSSES = ("rejected", "expired", "error", "shutdown")
-ATTEMPTS = ("ok", "later", "timeout", "rejected", "error")
+FINISH_SECONDS = 3.0
+"""What the queue gets to write at the end what it can keep."""
 
 
 class Outlet:
@@ -50,127 +60,233 @@ class Outlet:
         *,
         attempt_seconds: float,
         max_age_seconds: float,
+        delivery: Delivery = "memory",
+        wall: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], Coroutine[None, None, None]] = asyncio.sleep,
     ) -> None:
         self.name = name
-        self.accepted = Tally()
+        self.delivery = delivery
+        self.queue = queue
         self.delivered = Tally()
         self.lost = {reason: Tally() for reason in LOSSES}
-        self.attempts = dict.fromkeys(ATTEMPTS, 0)
-        self._send = send
+        self.lags = [0] * (len(LAG_BUCKETS) + 1)
+        self.lag_seconds = 0.0
+        self._attempts = Attempts(name, send, attempt_seconds)
         self._log = log
         self._clock = clock
-        self._queue = queue
-        self._attempt_seconds = attempt_seconds
+        self._sleep = sleep
         self._max_age = max_age_seconds
-        self._current: Batch | None = None
+        self._ages = Ages(clock, wall)
+        self._splitter = Splitter()
+        self._poison = Poison(clock)
+        self._offered = Tally()
+        self._underway: Underway | None = None
+        self._out = Tally()  # of what the queue has kept at the end
+        self._denied_until = 0.0
         self._closing = asyncio.Event()
-        self._failing = False
+        self._state = ""  # or what the last attempt came to, until one succeeds
+
+    @property
+    def accepted(self) -> Tally:
+        """What was offered, or found on disk at the start."""
+        return self._offered + self.queue.recovered
 
     @property
     def dropped(self) -> Mapping[str, Tally]:
         """What was forgotten before the sink was asked, by reason."""
-        return self._queue.dropped
+        return self.queue.dropped
 
     @property
     def waiting(self) -> Tally:
-        """What is in the buffer or on its way to the sink."""
-        waiting = self._queue.waiting
-        if self._current is not None:
-            waiting.add(self._current)
-        return waiting
+        """What is in the queue or on its way to the sink."""
+        waiting = self.queue.waiting - self._out
+        return waiting + self._underway.left if self._underway else waiting
 
     @property
     def buffer_bytes(self) -> int:
-        """The memory that waiting batches cost, by estimate."""
-        return self._queue.bytes
+        """The memory of what waits, by estimate."""
+        return self.queue.bytes
+
+    @property
+    def attempts(self) -> Mapping[str, int]:
+        """How often the sink was asked, by outcome."""
+        return self._attempts.counts
 
     @property
     def failing(self) -> bool:
         """Whether the last attempt failed."""
-        return self._failing
+        return bool(self._state)
+
+    @property
+    def circuit_open(self) -> bool:
+        """Whether nothing is sent for a while because the sink was denied."""
+        return self._clock() < self._denied_until
 
     def offer(self, batch: Batch) -> None:
         """Accept a batch, never wait."""
-        self.accepted.add(batch)
-        self._queue.offer(batch)
+        self._ages.look()
+        self._offered.add(batch)
+        self.queue.offer(batch)
 
     def close(self) -> None:
-        """Say that nothing more will be offered: `run` ends once the buffer is empty."""
+        """Say that nothing more will be offered: `run` ends once the queue is empty."""
         self._closing.set()
-        self._queue.close()
+        self.queue.close()
 
     async def run(self) -> None:
-        """Deliver until `close` and the end of the buffer; what is left at a cancel is lost."""
+        """Deliver until `close` and the end of the queue; what is left then is kept or lost."""
         try:
-            while (batch := await self._queue.take()) is not None:
-                self._current = batch
-                reason, part = await self._deliver(batch)
-                self._current = None
-                (self.lost[reason] if reason else self.delivered).add(batch)
-                self.delivered -= part
-                self.lost["rejected"] += part
-                await self._queue.settle(batch)
+            while await self._circuit() and (batch := await self.queue.take()) is not None:
+                self._underway = Underway(batch, self._splitter, self.delivered, self.lost)
+                if not await self._deliver(self._underway):
+                    break
+                self._underway = None
+                await self.queue.settle(batch)
         finally:
-            self.lost["shutdown"] += await self._queue.finish()
-            self._current = None
+            await self._finish()
 
-    async def _deliver(self, batch: Batch) -> tuple[str | None, Tally]:
-        """Try until it is delivered; return why it is lost, or what was refused of it alone."""
-        expires_at = self._clock() + self._max_age
-        pause = BACKOFF_SECONDS[0]
-        while True:
-            error = await self._attempt(batch)
+    async def _circuit(self) -> bool:
+        """Wait while it is open; False when that is to the end."""
+        while (seconds := self._denied_until - self._clock()) > 0:
+            await self._pause(seconds)
+            if self._closing.is_set():
+                return False
+        return True
+
+    async def _deliver(self, it: Underway) -> bool:
+        """Try until all of it is delivered or lost; False when it is left for the queue to keep."""
+        known = self._poison.keys
+        it.part(known)
+        guard = Guard(self._clock, armed=bool(known))
+        backoff = Backoff()
+        wait = 0.0
+        while it.pieces:
+            if self._ages.seconds(it.batch.taken_at) + wait > self._max_age:
+                it.lose_rest("expired")
+                break
+            if wait:
+                await self._pause(wait)
+            piece = it.pieces.popleft()
+            error = await self._attempts.send(piece.batch, patient=not self._closing.is_set())
+            if not (guard.suspicious or piece.known or isinstance(error, TooLarge)):
+                self._turn(error)
+            wait = 0.0
             if error is None:
-                return None, Tally()
-            if isinstance(error, Rejected) and error.samples is not None:
-                refused = min(max(error.samples, 0), batch.samples)
-                return None, Tally(0, refused, batch.bytes * refused // max(batch.samples, 1))
-            if not isinstance(error, TryLater):
-                return ("rejected" if isinstance(error, Rejected) else "error"), Tally()
-            if self._closing.is_set():  # while draining nothing is tried twice
-                return "shutdown", Tally()
-            wait = random.uniform(0, pause)  # noqa: S311 - jitter
-            if error.after_seconds is not None:
-                wait = min(max(error.after_seconds, 0.0), RETRY_AFTER_MAX_SECONDS)
-            if self._clock() + wait > expires_at:
-                return "expired", Tally()
-            pause = min(pause * 2, BACKOFF_SECONDS[1])
-            try:
-                async with asyncio.timeout(wait):
-                    await self._closing.wait()
-            except TimeoutError:
-                pass
+                it.got(piece)
+                guard.passed(piece.batch)
+                backoff.reset()
+                self._poison.forget(keys_of(piece.batch) if piece.known else ())
+            elif not isinstance(error, TryLater):
+                self._failed(error, piece, it)
+            elif not self._closing.is_set():
+                wait = backoff.seconds(error.after_seconds)
+                if self._put_back(piece, it, guard, error):
+                    wait = 0.0
+            elif self.delivery == "spool":  # while draining nothing is tried twice
+                return False
+            else:
+                it.lose_rest("shutdown", piece)
+        self._settle(it, guard)
+        return True
 
-    async def _attempt(self, batch: Batch) -> Exception | None:
-        """Send once, contain whatever comes of it, and log the transitions."""
-        outcome = "ok"
-        error: Exception | None = None
-        try:
-            async with asyncio.timeout(self._attempt_seconds):
-                await self._send(batch)
-        except TryLater as raised:
-            outcome, error = "later", raised
-        except TimeoutError:
-            outcome, error = "timeout", TryLater(f"no answer within {self._attempt_seconds:g} s")
-        except Rejected as raised:
-            outcome, error = "rejected", raised
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            outcome, error = "error", RuntimeError("the sink cancelled itself")
-        except Exception as raised:  # noqa: BLE001 - a sink is not our code
-            outcome, error = "error", raised
-        self.attempts[outcome] += 1
-        if error is not None and not self._failing:
-            known = isinstance(error, TryLater | Rejected)
-            self._log.warning(
-                "sink.failing",
-                outcome=outcome,
-                reason=str(error) or type(error).__name__,
-                exc_info=None if known else error,
+    def _failed(self, error: Exception, piece: Piece, it: Underway) -> None:
+        """Do with a piece what its failure asks for, where that is not to wait."""
+        match error:
+            case TooLarge(samples=None) if halves := it.halves(piece):
+                it.pieces.extendleft(reversed(halves))
+            case Denied():
+                self._denied_until = self._clock() + DENIED_SECONDS
+                it.lose_rest("denied", piece)
+            case Rejected(samples=int(refused)):
+                it.got(piece, refused)
+            case Rejected():
+                self._turn(error)
+                it.lose("rejected", piece)
+            case _:
+                it.lose("error", piece)
+
+    def _put_back(self, piece: Piece, it: Underway, guard: Guard, error: TryLater) -> bool:
+        """Put a piece back, or its halves, or nothing of it; return whether to go on at once."""
+        if not error.answered:
+            it.pieces.appendleft(piece)
+            return False
+        piece.failures += 1
+        moved = guard.failed()
+        if piece.known:
+            it.lose("poison", piece)
+        elif not guard.suspicious:
+            it.pieces.appendleft(piece)
+        elif halves := it.halves(piece):
+            it.pieces.extend(halves)
+        elif guard.proven and piece.failures >= ALONE_FAILURES and (key := key_of(piece.batch)):
+            it.lose("poison", piece)
+            self._poison.add(key)
+            guard.found.append(key)
+        else:
+            it.pieces.append(piece)
+        return moved and error.after_seconds is None
+
+    def _settle(self, it: Underway, guard: Guard) -> None:
+        it.settle()
+        if it.delivered:
+            seconds = self._ages.seconds(it.batch.taken_at)
+            self.lags[bisect_left(LAG_BUCKETS, seconds)] += 1
+            self.lag_seconds += seconds
+            if guard.suspicious:
+                self._turn(None)
+        if guard.found:
+            (_, series), *others = guard.found
+            self._log.error(
+                "sink.poisoned",
+                series=series.field.family,
+                labels=dict(series.labels),
+                others=len(others),
             )
-        elif error is None and self._failing:
-            self._log.info("sink.recovered")
-        self._failing = error is not None
-        return error
+
+    def _turn(self, error: Exception | None) -> None:
+        """Log when the sink begins to fail, when it needs a person, and when it is well again."""
+        if error is None:
+            if self._state:
+                self._log.info("sink.recovered")
+            self._state = ""
+            return
+        outcome = outcome_of(error)
+        reason = str(error) or type(error).__name__
+        if outcome == "denied" and self._state != "denied":
+            self._log.error("sink.denied", reason=reason, pause_seconds=DENIED_SECONDS)
+            self._state = outcome
+        elif not self._state:
+            trace = error if outcome == "error" else None
+            self._log.warning("sink.failing", outcome=outcome, reason=reason, exc_info=trace)
+            self._state = outcome
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not once nothing more comes."""
+        waits = [
+            asyncio.ensure_future(each) for each in (self._sleep(seconds), self._closing.wait())
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+
+    async def _finish(self) -> None:
+        """Let the queue keep what it can, and count the rest as lost."""
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):
+                lost = await self.queue.finish()
+        except TimeoutError:
+            self._log.error("sink.unfinished", batches=self.waiting.batches)
+            return
+        if it := self._underway:  # the queue has kept or lost all of it; some of it may be out
+            out = Tally(1, it.batch.samples, it.batch.bytes) - it.left
+            if lost.batches and lost.samples >= out.samples:
+                lost -= out
+            else:
+                self._out = out
+            self._underway = None
+        self.lost["shutdown"] += lost
+        if self.waiting.batches or lost.batches:
+            write = self._log.error if lost.batches else self._log.info
+            write("sink.left", lost_batches=lost.batches, kept_batches=self.waiting.batches)

@@ -73,10 +73,11 @@ class Staleness:
         until = now + int(batch.lifetime_seconds * 1000)
         changes: dict[str | None, dict[Key, Held]] = {}
         readings: list[Reading] = []
+        source = f"{batch.source}{batch.piece}".rstrip("/")
         for reading in batch.readings:
             domain = reading.domain
             uuid = domain.uuid if domain else None
-            key = batch.source, reading.shape.group
+            key = source, reading.shape.group
             # A poll may have begun before the event that its domain ended. What would follow the
             # mark with an earlier time makes the receiver refuse the whole request.
             if self._marks and self._marks.get((uuid, key), -1) >= now:
@@ -121,7 +122,7 @@ class Staleness:
                     kept.pop((batch.source, group), None)
             run = next(iter(held.values())).id
             after[uuid] = {key: each for key, each in kept.items() if each.id == run}
-        if self._earliest_end < now:
+        if self._earliest_end < now and not batch.piece:  # the rest may be in another piece
             for uuid in self._held.keys() - after.keys():
                 after[uuid] = dict(self._held[uuid])
             for uuid, kept in after.items():

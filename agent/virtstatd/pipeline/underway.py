@@ -1,0 +1,104 @@
+"""The batch that an outlet delivers now: its pieces, and where each of them ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from virtstatd.model import Batch
+from virtstatd.pipeline.buffer import Tally
+from virtstatd.pipeline.pieces import Key, Splitter
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of the batch, or all of it, and the bytes that it counts for."""
+
+    batch: Batch
+    bytes: int
+    failures: int = 0
+    known: bool = False  # as what the destination could not take before
+
+
+class Underway:
+    """
+    Count the pieces of a batch into `delivered` and `lost`; `left` is what is still to come.
+
+    The batch itself counts as delivered when any part of it was.
+    """
+
+    def __init__(
+        self, batch: Batch, splitter: Splitter, delivered: Tally, lost: Mapping[str, Tally]
+    ) -> None:
+        self.batch = batch
+        self.left = Tally(1, batch.samples, batch.bytes)
+        self.pieces = deque([Piece(batch, batch.bytes)])
+        self._splitter = splitter
+        self._delivered = delivered
+        self._lost = lost
+        self._outcome = Tally()
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the destination has any of it."""
+        return self._outcome is self._delivered
+
+    def part(self, bad: Collection[Key]) -> None:
+        """Put what is known as poison last, and by itself."""
+        whole = self.pieces.popleft()
+        good, known = self._splitter.without(whole.batch, bad)
+        if known is None:
+            self.pieces.append(whole)
+            return
+        parts = [good, known] if good.readings or good.gone else [known]
+        self.pieces.extend(self._shared(whole, parts))
+        self.pieces[-1].known = True
+
+    def halves(self, piece: Piece) -> list[Piece]:
+        """Cut a piece; empty when it cannot be cut."""
+        return self._shared(piece, self._splitter.halves(piece.batch))
+
+    def got(self, piece: Piece, refused: int = 0) -> None:
+        """Count a piece as delivered, but for as many samples of it."""
+        refused = min(max(refused, 0), piece.batch.samples)
+        share = piece.bytes * refused // max(piece.batch.samples, 1)
+        self._count(self._lost["rejected"], refused, share)
+        self._count(self._delivered, piece.batch.samples - refused, piece.bytes - share)
+
+    def lose(self, reason: str, *pieces: Piece) -> None:
+        """Count pieces as lost."""
+        for piece in pieces:
+            self._count(self._lost[reason], piece.batch.samples, piece.bytes)
+
+    def lose_rest(self, reason: str, *pieces: Piece) -> None:
+        """Count pieces, and all that were not tried yet, as lost."""
+        self.lose(reason, *pieces, *self.pieces)
+        self.pieces.clear()
+
+    def settle(self) -> None:
+        """Count the batch itself, once there is no piece left."""
+        self._outcome.batches += 1
+        self.left = Tally()
+
+    def _count(self, tally: Tally, samples: int, size: int) -> None:
+        tally.samples += samples
+        tally.bytes += size
+        self.left.samples -= samples
+        self.left.bytes -= size
+        if not self.delivered:
+            self._outcome = tally
+
+    @staticmethod
+    def _shared(whole: Piece, batches: Sequence[Batch]) -> list[Piece]:
+        """Return the parts of a piece, each with its share of the bytes."""
+        pieces: list[Piece] = []
+        samples, left = whole.batch.samples, whole.bytes
+        for batch in batches:
+            share = left * batch.samples // samples if samples else 0
+            pieces.append(Piece(batch, share, known=whole.known))
+            samples -= batch.samples
+            left -= share
+        if pieces:
+            pieces[-1].bytes += left
+        return pieces

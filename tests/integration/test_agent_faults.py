@@ -138,12 +138,17 @@ class Counted:
         self._thread.join()
 
 
+def whole_lines(file: Path) -> list[str]:
+    """Return the lines that are written to their ends."""
+    return file.read_text().rpartition("\n")[0].splitlines()
+
+
 def spread(agent: Agent, file: Path, count: int) -> list[str]:
     """Return guests that the agent, who goes by UUID, meets late and far from each other."""
     seen: dict[str, str] = {}
 
     def all_seen() -> bool:
-        for line in file.read_text().splitlines():
+        for line in whole_lines(file):
             each = json.loads(line)
             if "uuid" in each:
                 seen[each["uuid"]] = each["domain"]
@@ -157,7 +162,7 @@ def spread(agent: Agent, file: Path, count: int) -> list[str]:
 def times_of(file: Path, group: str) -> dict[str, list[float]]:
     """Return when each domain's group was read in full, in the order of the lines."""
     times = defaultdict(list)
-    for line in file.read_text().splitlines():
+    for line in whole_lines(file):
         each = json.loads(line)
         if each.get("group") == group and (group != "block" or "read_bytes" in each["fields"]):
             at = datetime.fromisoformat(each["time"]).timestamp()

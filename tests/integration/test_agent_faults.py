@@ -230,12 +230,12 @@ def test_several_of_2000_hang(tmp_path: Path, count: int, intervals: int):
             nonlocal good
             page = Page(agent)
             good = page.shown(READ)
-            return page.value(MISSING) == GUESTS - len(good) - 2
+            # a call that was late on a busy machine counts among those that hang until it returns
+            return len(good) >= GUESTS // 4 and page.value(MISSING) == GUESTS - len(good) - 2
 
         good: set[str] = set()
         agent.wait_for(settled)
         print(f"{count} of {GUESTS} hang: {len(good)} are known good")
-        assert len(good) >= GUESTS // 4
         assert good.isdisjoint(victims)
         begun_at = time.time()
         some_polls(agent, intervals)

@@ -64,6 +64,8 @@ class Run:
         self.losable: set[int] = set()
         self.exact = True
         """Whether what is lost must be what is counted: the checkpoint was what it wrote last."""
+        self.honest = True
+        """Whether nobody has put a checkpoint of his own there."""
         self.stale = False
         """Whether the checkpoint knows less than was written, since writing it failed."""
         self.begin()
@@ -268,6 +270,7 @@ class Run:
             self.losable |= inside.keys()
 
     def _lie(self) -> None:
+        self.honest = False
         self.settled.clear()
         self.exact = False
 
@@ -293,6 +296,8 @@ class Run:
             for number in lost:
                 tally.add(self.originals[number])
             assert tally == self.damaged
+        elif self.honest:  # the checkpoint is durable before a segment goes
+            assert self.damaged.batches <= len(self.losable)
         never = self.places.keys() - before - self.delivered - self.forgotten
         assert never <= self.losable, (counted, never)
         corrupt = [path for path in self.files.names_now if path.name.endswith(".corrupt")]

@@ -214,7 +214,6 @@ class Spool:
             self._segments.pop()
         first = self._segments[0].first if self._segments else self.end
         self.settled = max(self.settled, known.settled if known else first)
-        self.end = max(self.end, self.settled)
         self._checkpoint.begin(self.settled, self.end)
         self._sweep()
 

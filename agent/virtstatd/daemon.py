@@ -61,7 +61,8 @@ from virtstatd.sources.agent import AgentNumbers, LoopLag
 from virtstatd.sources.bulk import Bulk
 from virtstatd.sources.control import Stalls, Verdicts
 from virtstatd.sources.cpustats import GROUPS, CpuStats, CpuStatsReader
-from virtstatd.sources.describe import Describer, DescriptionReader
+from virtstatd.sources.describe import Describer
+from virtstatd.sources.descriptions import DescriptionReader
 from virtstatd.sources.tunables import Tunables
 
 

@@ -137,3 +137,12 @@ def test_limits_follow_their_event(tmp_path: Path):
         assert "hard_limit     : 500000" in virsh(host.uri, "memtune", NAME)
         assert "vcpu_quota     : 50000" in virsh(host.uri, "schedinfo", NAME)
         assert "interleave" in virsh(host.uri, "numatune", NAME)
+        described = virsh(host.uri, "dumpxml", NAME)
+        for element in (
+            "<shares>2048</shares>",
+            "<quota>50000</quota>",
+            "<hard_limit unit='KiB'>500000</hard_limit>",
+            "<read_bytes_sec>7</read_bytes_sec>",
+            "<memory mode='interleave' nodeset='0-1'/>",
+        ):
+            assert element in described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
 from virtstatd.simulator.flavors import letter
@@ -11,6 +12,19 @@ from virtstatd.simulator.guests import Guest
 
 NOVA_URI = "http://openstack.org/xmlns/libvirt/nova/1.1"
 OVIRT_URI = "http://ovirt.org/vm/1.0"
+
+_CPU_TAGS = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"} | {
+    name: name
+    for who in ("global", "emulator", "iothread")
+    for name in (f"{who}_period", f"{who}_quota")
+}
+_MEMORY_TAGS = {name: name for name in ("hard_limit", "soft_limit", "swap_hard_limit")}
+_DEVICE_TAGS = {"device_weight": "weight"} | {
+    f"device_{way}_{what}_sec": f"{way}_{what}_sec"
+    for way in ("read", "write")
+    for what in ("iops", "bytes")
+}
+_NUMA_MODES = dict(enumerate(("strict", "preferred", "interleave", "restrictive")))
 
 
 def elements(guest: Guest) -> dict[str, str]:
@@ -57,6 +71,37 @@ def without_prefix(element: str, uri: str) -> str:
     return bare.replace(f"<{prefix}:", "<").replace(f"</{prefix}:", "</")
 
 
+def _tuned(guest: Guest, element: str, tags: Mapping[str, str], unit: str = "") -> list[str]:
+    """Give an element with those of a guest's limits that were set, by libvirt's tags for them."""
+    inner = [
+        f"    <{tag}{unit}>{guest.tuned[name]}</{tag}>"
+        for name, tag in tags.items()
+        if name in guest.tuned
+    ]
+    return [f"  <{element}>", *inner, f"  </{element}>"] if inner else []
+
+
+def _block_limits(guest: Guest) -> list[str]:
+    devices: dict[str, list[str]] = {}
+    for name, tag in _DEVICE_TAGS.items():
+        words = str(guest.tuned.get(name, "")).split(",")
+        for device, number in zip(words[::2], words[1::2], strict=False):
+            devices.setdefault(device, []).append(f"      <{tag}>{number}</{tag}>")
+    inner = _tuned(guest, "blkiotune", {"weight": "weight"})[1:-1]
+    for device, limits in devices.items():
+        path = f"      <path>{escape(device)}</path>"
+        inner += ["    <device>", path, *limits, "    </device>"]
+    return ["  <blkiotune>", *inner, "  </blkiotune>"] if inner else []
+
+
+def _numa(guest: Guest) -> list[str]:
+    if "numa_nodeset" not in guest.tuned:
+        return []
+    mode = _NUMA_MODES.get(int(guest.tuned.get("numa_mode", 0)), "strict")
+    nodes = escape(str(guest.tuned["numa_nodeset"]), {"'": "&apos;"})
+    return ["  <numatune>", f"    <memory mode='{mode}' nodeset='{nodes}'/>", "  </numatune>"]
+
+
 def domain_xml(guest: Guest, *, inactive: bool) -> str:
     """Describe a guest."""
     live = guest.active and not inactive
@@ -77,8 +122,12 @@ def domain_xml(guest: Guest, *, inactive: bool) -> str:
     lines += [
         f"  <memory unit='KiB'>{kib}</memory>",
         f"  <currentMemory unit='KiB'>{kib}</currentMemory>",
+        *_block_limits(guest),
+        *_tuned(guest, "memtune", _MEMORY_TAGS, " unit='KiB'"),
         f"  <vcpu placement='static'>{flavor.vcpus}</vcpu>",
         *([f"  <iothreads>{flavor.iothreads}</iothreads>"] if flavor.iothreads else []),
+        *_tuned(guest, "cputune", _CPU_TAGS),
+        *_numa(guest),
         *(["  <resource>", "    <partition>/machine</partition>", "  </resource>"] if live else []),
         "  <os>",
         "    <type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type>",

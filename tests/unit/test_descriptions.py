@@ -12,7 +12,12 @@ from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
 from virtstatd.model import Batch
-from virtstatd.sources.describe import AGAIN_SECONDS, Describer, DescriptionReader
+from virtstatd.sources.describe import Describer, parsed
+from virtstatd.sources.descriptions import (
+    AGAIN_SECONDS,
+    LIMITS_AGAIN_SECONDS,
+    DescriptionReader,
+)
 from virtstatd.sources.tunables import Tunables
 from virtstatd.testing import FakeClock
 
@@ -29,6 +34,7 @@ class World:
         self.stuck = 0
         self.xml = XML
         self.shares = 1024
+        self.tuned = 0
         self.trouble: Callable[[], None] = lambda: None
         self.asked: list[str] = []
         self.batches: list[Batch] = []
@@ -63,11 +69,14 @@ class World:
         return self
 
     def XMLDesc(self, _: int) -> str:  # noqa: N802 - libvirt's name
-        """Describe the domain."""
-        return self.xml
+        """Describe the domain, with its limits, as libvirt does."""
+        return self.xml.replace(
+            "<uuid>", f"<cputune><shares>{self.shares}</shares></cputune><uuid>"
+        )
 
     def schedulerParametersFlags(self, _: int) -> dict[str, int]:  # noqa: N802 - libvirt's name
         """Tell its weight."""
+        self.tuned += 1
         return {"cpu_shares": self.shares}
 
     def memoryParameters(self, _: int) -> dict[str, int]:  # noqa: N802 - libvirt's name
@@ -105,7 +114,7 @@ def test_no_label_occurs_twice(uuid: bool):
     inventory = Inventory(FakeClock(), lambda _: None, uuid=uuid)
     domain = inventory.see("u", "vm", 1)
     assert domain
-    (reading,) = Describer(CATALOG).readings(domain, XML)
+    (reading,) = Describer(CATALOG).readings(domain, parsed(XML))
     names = [name for name, _ in (*domain.labels, *reading.shape.series[0].labels)]
     assert sorted(names) == ["domain", "type", "uuid"]
 
@@ -145,11 +154,31 @@ async def test_limits_are_read_one_at_a_time_and_the_latest_change_first():
     await world.pass_by(0)
     tuned = [uuid for uuid in world.inventory.uuids() if "tunable" in world.groups(uuid)]
     assert len(tuned) == 1
+    world.shares = 2048
     world.inventory.change("u5")
     await world.pass_by(1)
     assert world.groups("u5") == {"domain", "tunable"}
     await world.settle()
     assert all(world.groups(uuid) == {"domain", "tunable"} for uuid in world.inventory.uuids())
+
+
+async def test_limits_are_read_again_only_where_they_changed():
+    """What the XML says of them decides, whatever the event was about; else once in an hour."""
+    world = World(1)
+    await world.pass_by(0)
+    assert world.tuned == 1
+    for _ in range(5):
+        world.inventory.change("u0")
+        await world.pass_by(LIMITS_AGAIN_SECONDS / 10)
+    assert (world.tuned, world.reader.reads) == (1, 6)
+    world.shares = 2048
+    await world.pass_by(AGAIN_SECONDS)
+    assert world.tuned == 2
+    await world.pass_by(LIMITS_AGAIN_SECONDS)
+    assert world.tuned == 3
+    world.inventory.see("u0", "vm0", 2)
+    await world.pass_by(1)
+    assert world.tuned == 4
 
 
 async def test_a_change_sends_what_changed_alone():

@@ -1,0 +1,193 @@
+"""When domains are described: their XML and their limits, read once per change and rarely else."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes, Session
+from virtstatd.model import Batch, Domain
+from virtstatd.polling.waiting import first_of
+from virtstatd.sources.describe import Describer, Undescribable, parsed
+from virtstatd.sources.tunables import Parameters, Tunables, parameters
+
+
+EMIT_SECONDS = 15.0
+"""How often the descriptions are sent, changed or not: a reading does not live for ever."""
+
+PAUSE_SECONDS = 0.1
+"""How often changed domains are looked for."""
+
+LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
+"""What the XML says of them; a change by libvirt's own calls shows there."""
+
+LIMITS_SECONDS = 0.5
+"""From one domain's limits to the next one's."""
+
+LIMITS_AGAIN_SECONDS = 3600.0
+"""When they are read again all the same: others than libvirt write to cgroups too."""
+
+CHANGES_SECONDS = 1.0
+"""How often changes are sent at most; those that come together travel together."""
+
+AGAIN_SECONDS = 600.0
+"""When a domain's XML is read again at the latest: of a changed memory limit no event tells."""
+
+T = TypeVar("T")
+
+
+class DescriptionReader:
+    """
+    Read the XML and the limits of each domain once per change, and rarely else; send them.
+
+    One domain at a time and never on the way of a poll: a domain whose XML cannot be had keeps its
+    numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
+    latest change first, and only when the XML says that they have changed, or seldom.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        lanes: Lanes,
+        describer: Describer,
+        tunables: Tunables,
+        emit: Callable[[Batch], None],
+        log: FilteringBoundLogger,
+        deadline_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reads = 0
+        self.failures = 0
+        self._undescribed: set[str] = set()
+        self._untuned: dict[str, Domain] = {}
+        self._limits: dict[str, tuple[Domain, str, float]] = {}
+        self._changed: set[str] = set()
+        self._all_sent_at = self._sent_at = self._tuned_at = -EMIT_SECONDS
+        self._again: list[tuple[float, str]] = []
+        self._expected: set[str] = set()
+        self._inventory = inventory
+        self._lanes = lanes
+        self._describer = describer
+        self._tunables = tunables
+        self._emit = emit
+        self._log = log
+        self._deadline = deadline_seconds
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read and send until `stop`."""
+        while not stop.is_set():
+            self._look_again()
+            await self.read_all(stop)
+            now = self._clock()
+            if now - self._tuned_at >= LIMITS_SECONDS:
+                self._tuned_at = now
+                await self.tune(stop, 1)
+            if now - self._all_sent_at >= EMIT_SECONDS:
+                self._all_sent_at = self._sent_at = now
+                self.send()
+            elif self._changed and now - self._sent_at >= CHANGES_SECONDS:
+                self._sent_at = now
+                self.send(self._changed)
+            await first_of(stop, seconds=PAUSE_SECONDS)
+
+    async def read_all(self, stop: asyncio.Event) -> None:
+        """Read what has changed."""
+        while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
+            domain = self._inventory.take_stale()
+            if domain is None:
+                break
+            try:
+                root = parsed(await self._ask(partial(_xml, domain.uuid)))
+                self._inventory.describe(domain, self._describer.readings(domain, root))
+                self._compare(domain, root)
+            except (Crowded, Disconnected, Overdue):
+                self._inventory.change(domain.uuid)
+                break
+            except (VirtstatdError, Undescribable) as error:
+                self.failures += 1
+                self._untuned[domain.uuid] = domain
+                if domain.uuid not in self._undescribed:
+                    self._undescribed.add(domain.uuid)
+                    self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+            self.reads += 1
+            self._changed.add(domain.uuid)
+            self._expect(domain.uuid)
+
+    async def tune(self, stop: asyncio.Event, most: int) -> None:
+        """Read the limits of a few domains; where that fails, again when the domain is due."""
+        while most and self._untuned and not stop.is_set():
+            most -= 1
+            uuid, domain = self._untuned.popitem()
+            try:
+                of = await self._ask(partial(_parameters, uuid))
+            except (Crowded, Disconnected):
+                self._untuned[uuid] = domain
+                break
+            except VirtstatdError:
+                self._limits.pop(uuid, None)
+                continue
+            self._inventory.tune(domain, self._tunables.readings(domain, of))
+            self._changed.add(uuid)
+
+    def send(self, of: Collection[str] | None = None) -> None:
+        """Send the descriptions as they are known, of all domains or of some."""
+        readings = self._inventory.descriptions(of)
+        self._changed = set()
+        for uuid, (domain, *_) in list(self._limits.items()):
+            if self._inventory.get(uuid) is not domain:
+                del self._limits[uuid]
+        self._emit(
+            Batch(
+                source="inventory",
+                taken_at=time.time_ns(),
+                readings=readings,
+                groups=frozenset({"domain", "tunable"}),
+                lifetime_seconds=2 * EMIT_SECONDS,
+            )
+        )
+
+    async def _ask(self, question: Callable[[Session], T]) -> T:
+        return await self._lanes.run(question, self._deadline, monitor=True, patient=True)
+
+    def _compare(self, domain: Domain, root: ET.Element) -> None:
+        """Have the limits read where the XML's are not those of before, or that is long ago."""
+        elements = (element for name in LIMITS for element in root.iterfind(name))
+        written = "".join(ET.tostring(element, "unicode") for element in elements)
+        known, before, at = self._limits.get(domain.uuid, (None, "", 0.0))
+        if known is not domain or before != written or self._clock() - at >= LIMITS_AGAIN_SECONDS:
+            self._limits[domain.uuid] = (domain, written, self._clock())
+            self._untuned.pop(domain.uuid, None)  # to be the latest
+            self._untuned[domain.uuid] = domain
+
+    def _expect(self, uuid: str) -> None:
+        """Have a domain read again after a while, each at its own time."""
+        if uuid not in self._expected:
+            self._expected.add(uuid)
+            due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            heapq.heappush(self._again, (due, uuid))
+
+    def _look_again(self) -> None:
+        """Ask for what is due; a domain that has ended is forgotten by it."""
+        while self._again and self._again[0][0] <= self._clock():
+            _, uuid = heapq.heappop(self._again)
+            self._expected.discard(uuid)
+            self._inventory.change(uuid)
+
+
+def _xml(uuid: str, session: Session) -> str:
+    return str(session.domain(uuid).XMLDesc(0))
+
+
+def _parameters(uuid: str, session: Session) -> Parameters:
+    return parameters(session.domain(uuid))

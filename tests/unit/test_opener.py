@@ -151,6 +151,22 @@ def test_where_a_daemon_cannot_be_seen_it_is_always_tried():
     assert host.connects == 5
 
 
+def test_a_daemon_that_cannot_be_seen_is_connected_to_from_several_threads_at_once():
+    """While one connection is being opened another is neither late nor refused."""
+    host = Host(pid=7, hidden=True)
+
+    def connect(*_: object) -> Session:
+        session = host.connect()
+        if host.connects == 2:
+            opens()
+        return session
+
+    opens = Opener("", 5, 3, lambda *_: Seen(host), connect, host.clock, host.pause)
+    opens()
+    opens()
+    assert host.connects == 3
+
+
 def test_where_nobody_listens_it_is_always_tried():
     """Without systemd a connection is refused, and starts nothing."""
     host = Host(pid=7, listens=False)

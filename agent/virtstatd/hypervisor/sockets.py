@@ -79,6 +79,7 @@ class Opener:
         self._pause = pause
         self._pid = 0
         self._wake_at = -math.inf
+        self._unseen = False
 
     def __call__(self) -> Session:
         """Open one; raises `libvirt.libvirtError`, or `Disconnected` where it would wake."""
@@ -88,14 +89,15 @@ class Opener:
         if listener is None:
             return self._connect(uri, *self._keepalive)
         self._let_end(listener)
-        if listener.asleep():
+        if not self._unseen and listener.asleep():
             if self._clock() < self._wake_at:
                 raise Disconnected("the daemon has ended, and connecting would start it")
             self._wake_at = self._clock() + WAKE_SECONDS
         session = self._connect(uri, *self._keepalive)
         self._pid = listener.pid()
         # one that cannot be seen even while it runs could not be seen to be asleep either
-        self._wake_at = math.inf if self._pid else -math.inf
+        self._unseen = not self._pid
+        self._wake_at = math.inf
         return session
 
     def _let_end(self, listener: Listener) -> None:

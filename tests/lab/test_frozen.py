@@ -19,7 +19,7 @@ RSS = "libvirt_domain_memory_stats_rss_bytes"
 
 
 @pytest.mark.parametrize(
-    ("keepalive", "seconds"), [(1, 8.0), pytest.param(5, 60.0, marks=pytest.mark.soak)]
+    ("keepalive", "seconds"), [(1, 6.0), pytest.param(5, 60.0, marks=pytest.mark.soak)]
 )
 @pytest.mark.timeout(300)
 def test_a_frozen_daemon_is_noticed_and_the_page_answers(

@@ -32,7 +32,7 @@ def numbers_of(agent: Agent, domain: str) -> bool:
     return ("libvirt_domain_memory_stats_rss_bytes", (("domain", domain),)) in agent.samples()
 
 
-@pytest.mark.parametrize("restarts", [12, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("restarts", [8, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.timeout(1800)
 def test_restarts_are_survived_and_nothing_leaks(private_lab: Lab, tmp_path: Path, restarts: int):
     """Down is shown as down, numbers are back in time, and nothing piles up over the restarts."""

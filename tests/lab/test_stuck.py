@@ -119,11 +119,13 @@ def test_many_stuck_guests_lock_nobody_out(sixty: Lab, tmp_path: Path, count: in
             with probing(*asking) as answered:
                 agent.wait_for(lambda: polls(agent, since=begun) >= 11)
                 beside = asked(answered, 20)
+            told = len(shown(agent, READ) & healthy)
             if seen:
                 agent.wait_for(lambda: all(responsive(agent, each) == 0 for each in victims))
                 agent.wait_for(lambda: shown(agent, READ) == healthy)
         print(f"virsh dominfo, {count} of {GUESTS} guests stuck, without the agent: {alone}")
         print(f"with it: {beside}; {most} calls outstanding at most")
+        print(f"monitor statistics of {told} of {len(healthy)} healthy guests meanwhile")
         assert most <= 4
         assert seen or most >= 3, "nothing hung, so nothing was proven"
         # without a bound it waits for the stuck guests themselves: it would never end

@@ -70,7 +70,7 @@ def run(path: Path | None) -> None:
 def check(path: Path | None) -> None:
     """Report every fault of the configuration file at once."""
     path, config = loaded(path)
-    sinks = ", ".join(f"{each.name} ({each.delivery})" for each in config.sinks)
+    sinks = ", ".join(f"{each.name} ({each.sink.delivery})" for each in config.sinks)
     click.echo(f"{path or 'defaults'}: good; sinks: {sinks}")
 
 

@@ -45,7 +45,7 @@ from virtstatd.options import (
     shown,
     unknown,
 )
-from virtstatd.sink import Delivery, Sink
+from virtstatd.sink import Sink
 from virtstatd.sinks.find import find as find_sink
 from virtstatd.sinks.find import names as sink_names
 from virtstatd.toml_lines import Path, line_of, parsed, text_of
@@ -84,11 +84,6 @@ class SinkConfig(Struct, frozen=True, kw_only=True):
     type: str
     outlet: OutletConfig
     sink: Sink
-
-    @property
-    def delivery(self) -> Delivery:
-        """What is promised: the sink's own class, or that of a spool in front of it."""
-        return "spool" if self.outlet.spool_bytes else self.sink.delivery
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -249,9 +244,6 @@ def _sink(table: Table, path: Path, find: Find, names: Names) -> SinkConfig:
             raise _Faulty([Fault((*path, option), text)]) from None
         raise _Faulty([Fault(path, str(error) or type(error).__name__)]) from None
     outlet = build(OutletConfig, _only(options(OutletConfig), table))
-    if outlet.spool_bytes and sink.delivery != "memory":
-        text = f"a sink of delivery {sink.delivery} has nothing that could wait on a disk"
-        raise _Faulty([Fault((*path, "spool_bytes"), text)])
     return SinkConfig(name=str(table.get("name") or kind), type=kind, outlet=outlet, sink=sink)
 
 

@@ -189,13 +189,6 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float,
         Meta(description="Time for the sinks to empty their buffers at the end.", ge=0, le=25),
     ] = 5.0
-    state_directory: Annotated[
-        str,
-        Meta(
-            description="Directory of the spools; empty is `$STATE_DIRECTORY`, or"
-            " `/var/lib/virtstatd` where systemd sets none."
-        ),
-    ] = ""
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,35 +219,8 @@ class OutletConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         float, Meta(description="Time that one attempt to send may take.", ge=0.1, le=600)
     ] = 10.0
     max_age_seconds: Annotated[
-        float,
-        Meta(
-            description="Age at which a batch that waits is given up; 0 is 15 minutes, a day with"
-            " a spool.",
-            ge=0,
-            le=604800,
-        ),
-    ] = 0.0
-    spool_bytes: Annotated[
-        int,
-        Meta(
-            description="Disk for batches that wait, which then outlive the agent; 0 is no spool,"
-            " 268435456 a good size.",
-            ge=0,
-            le=1 << 40,
-        ),
-    ] = 0
-    spool_sync: Annotated[
-        Literal["none", "interval", "batch"],
-        Meta(
-            description="When the spool is made safe from power loss: never, each second, or with"
-            " every batch: none, interval, batch."
-        ),
-    ] = "interval"
-
-    @property
-    def age_seconds(self) -> float:
-        """`max_age_seconds`, or what it is by default."""
-        return self.max_age_seconds or (86400.0 if self.spool_bytes else 900.0)
+        float, Meta(description="Age at which a batch that waits is given up.", ge=1, le=604800)
+    ] = 900.0
 
 
 class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -44,11 +44,9 @@ from virtstatd.local.shapes import Shapes
 from virtstatd.local.survey import Survey
 from virtstatd.model import Batch, Domain
 from virtstatd.notify import Notify
-from virtstatd.pipeline.buffer import Buffer, Queue
+from virtstatd.pipeline.buffer import Buffer
 from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
-from virtstatd.pipeline.spool import Spool
-from virtstatd.pipeline.spooled import Spooled
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.calls import Calls
 from virtstatd.polling.cost import Meter, MeteredLanes
@@ -135,8 +133,7 @@ async def serve(
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     async with AsyncExitStack() as sinks:
         sinks.enter_context(short_searches())
-        state = state_directory(config)
-        outlets = [await _outlet(sinks, each, state, log, sockets) for each in config.sinks]
+        outlets = [await _outlet(sinks, each, log, sockets) for each in config.sinks]
         async with (
             draining(outlets, drain_seconds, log) as emit,
             asking(config, catalog, emit, log) as ask,
@@ -421,7 +418,6 @@ def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
 async def _outlet(
     stack: AsyncExitStack,
     each: SinkConfig,
-    state: Path,
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
 ) -> Outlet:
@@ -433,26 +429,10 @@ async def _outlet(
         send,
         bound,
         time.monotonic,
-        _queue(each, state, bound),
+        Buffer(each.outlet.buffer_bytes),
         attempt_seconds=each.outlet.attempt_seconds,
-        max_age_seconds=each.outlet.age_seconds,
-        delivery=each.delivery,
+        max_age_seconds=each.outlet.max_age_seconds,
     )
-
-
-def state_directory(config: Config) -> Path:
-    """Return where what outlives the agent is; systemd may name several, the first counts."""
-    given = config.agent.state_directory or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(given or "/var/lib/virtstatd")
-
-
-def _queue(each: SinkConfig, state: Path, log: FilteringBoundLogger) -> Queue:
-    options = each.outlet
-    if not options.spool_bytes:
-        return Buffer(options.buffer_bytes)
-    directory = state / "spool" / each.name
-    spool = Spool(directory, capacity=options.spool_bytes, sync=options.spool_sync)
-    return Spooled(spool, log, time.monotonic, capacity=options.buffer_bytes)
 
 
 @asynccontextmanager

@@ -195,32 +195,3 @@ def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float
     """At least one in as many looks as fit, also where looks are rarer than that."""
     text = f"[local]\ninterval_seconds = {interval}\ncgroup_interval_seconds = {cgroups}\n"
     assert parse(text, "virtstatd.toml").local.cgroup_looks == looks
-
-
-def test_a_spool_is_a_delivery_of_its_own() -> None:
-    """Where batches may wait on disk it is promised, and they may wait for a day."""
-    text = """
-    [[sink]]
-    type = "null"
-    name = "one"
-    [[sink]]
-    type = "null"
-    name = "two"
-    spool_bytes = 1000000
-    [[sink]]
-    type = "null"
-    name = "three"
-    spool_bytes = 1000000
-    max_age_seconds = 3600
-    """
-    config = parse(text, "f", find={"null": Null}.__getitem__, names=lambda: ("null",))
-    assert [each.delivery for each in config.sinks] == ["memory", "spool", "spool"]
-    assert [each.outlet.age_seconds for each in config.sinks] == [900, 86400, 3600]
-
-
-def test_what_cannot_wait_has_no_spool() -> None:
-    """A page that shows the latest has nothing to keep, and the fault has its place."""
-    text = '[[sink]]\ntype = "prometheus"\nspool_bytes = 1\n'
-    assert faults_of(text) == [
-        "f:3: sink[0].spool_bytes: a sink of delivery latest has nothing that could wait on a disk"
-    ]

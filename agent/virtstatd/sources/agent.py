@@ -19,7 +19,6 @@ from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.model import Batch, Number, Reading, Series
 from virtstatd.pipeline.outlet import Outlet
-from virtstatd.pipeline.spooled import Spooled
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.poller import Poller
 from virtstatd.polling.tier import CALL_BUCKETS, Tier
@@ -181,10 +180,6 @@ def _outlet(outlet: Outlet) -> Iterator[Row]:
     for outcome, count in outlet.attempts.items():
         yield "sink_attempts", {**labels, "outcome": outcome}, count
     yield "sink_buffer", labels, outlet.buffer_bytes
-    if isinstance(queue := outlet.queue, Spooled):
-        yield "sink_spool", labels, queue.disk_bytes
-        yield "sink_spool_batches", labels, queue.kept.batches
-        yield "sink_spool_failing", labels, int(queue.failing)
 
 
 def _process() -> Iterator[Row]:

@@ -55,7 +55,7 @@ from virtstatd.polling.poller import Poller
 from virtstatd.polling.processes import Daemon, Qemus, Unseen, socket_of
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.tier import LIFETIME_INTERVALS, Tier
-from virtstatd.polling.waiting import first_of
+from virtstatd.polling.waiting import first_of, until_stopped
 from virtstatd.sink import Opening, Send, Sink
 from virtstatd.sources.agent import AgentNumbers, LoopLag
 from virtstatd.sources.bulk import Bulk
@@ -169,10 +169,14 @@ async def serve(
                 "clocks": clocks.run(stop),
                 "connection": ask.connection.run(stop),
                 "poller": ask.poller.run(stop, up),
-                "reader": ask.reader.run(stop),
+                "reader": until_stopped(ask.reader.run(stop), stop),
                 **({"local": ask.local.run(stop)} if ask.local else {}),
                 **({"budget": ask.budget.run(stop)} if ask.budget else {}),
-                **({"cpu stats": ask.cpu_stats.run(stop, up)} if ask.cpu_stats else {}),
+                **(
+                    {"cpu stats": until_stopped(ask.cpu_stats.run(stop, up), stop)}
+                    if ask.cpu_stats
+                    else {}
+                ),
                 "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
                 "watchdog": watch(ask, outlets, notify, stop),
             }.items():

@@ -19,11 +19,8 @@ from virtstatd.polling.calls import Calls
 from virtstatd.polling.monitors import SMALL_LIST, Monitors, parts
 from virtstatd.polling.ticker import ticks
 from virtstatd.polling.tier import LIFETIME_INTERVALS, Poll, Tier
+from virtstatd.polling.waiting import STOP_SECONDS
 from virtstatd.sources.bulk import Answer
-
-
-STOP_SECONDS = 1.0
-"""What polls under way get to finish when the agent stops."""
 
 
 class Source(Protocol):

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+
+
+STOP_SECONDS = 1.0
+"""What calls under way get to finish when the agent stops."""
 
 
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
@@ -13,3 +19,17 @@ async def first_of(*events: asyncio.Event, seconds: float) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def until_stopped(running: Coroutine[None, None, None], stop: asyncio.Event) -> None:
+    """Await what ends by itself when `stop` is set; cancel it where libvirt keeps it from that."""
+    task = asyncio.ensure_future(running)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task}, timeout=STOP_SECONDS)
+    finally:
+        stopped.cancel()
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -16,7 +16,8 @@ from pathlib import Path
 from exposition_bench import batch_of, moved
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.codec import Decoder, Encoder, Shapes
+from virtstatd.pipeline.codec import Decoder, Encoder
+from virtstatd.pipeline.shapes import Shapes
 from virtstatd.pipeline.spool import Spool, Sync
 
 

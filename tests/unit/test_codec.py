@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from virtstatd.model import Batch, Domain, Reading
-from virtstatd.pipeline.codec import Decoder, Encoder, Shapes, Unreadable
+from virtstatd.pipeline.codec import Decoder, Encoder, Unreadable
+from virtstatd.pipeline.shapes import Shapes
 from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes
 
 

@@ -9,15 +9,14 @@ without any other.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.pipeline.shapes import Shapes, flat, raw, texts
 
 
 Told = TypeVar("Told", bound=Hashable)
@@ -84,43 +83,6 @@ _meanings = msgspec.msgpack.Decoder(_Meanings)
 _body = msgspec.msgpack.Decoder(_Body)
 
 
-class Shapes:
-    """
-    Every shape that is alive, by its content.
-
-    Encoders compile once per shape and find the result by identity: a shape that comes back from a
-    disk has to be the one that went there, as long as anybody holds it.
-    """
-
-    def __init__(self) -> None:
-        self._digests: WeakKeyDictionary[Shape, bytes] = WeakKeyDictionary()
-        self._shapes: WeakValueDictionary[bytes, Shape] = WeakValueDictionary()
-
-    def digest(self, shape: Shape) -> bytes:
-        """Return what stands for the content of a shape."""
-        known = self._digests.get(shape)
-        if known is None:
-            series = [
-                (_texts(each.field), each.field.exponent, _flat(each.labels), _raw(each.part))
-                for each in shape.series
-            ]
-            known = hashlib.blake2b(
-                _encoder.encode((_raw(shape.group), series)), digest_size=16
-            ).digest()
-            self._digests[shape] = known
-            self._shapes.setdefault(known, shape)
-        return known
-
-    def find(self, digest: bytes) -> Shape | None:
-        """Return the shape of this content, None where there is none."""
-        return self._shapes.get(digest)
-
-    def add(self, digest: bytes, shape: Shape) -> None:
-        """Learn of a shape that was read."""
-        self._digests[shape] = digest
-        self._shapes[digest] = shape
-
-
 class _Table(Generic[Told]):
     """Numbers for what is told, and whether it was told twice."""
 
@@ -172,10 +134,10 @@ class Encoder:
             known = settled.get(reading.shape)
             shapes.append(self._shape(reading.shape, told) if known is None else known)
         body = _Body(
-            _raw(batch.source),
+            raw(batch.source),
             batch.taken_at,
             batch.lifetime_seconds,
-            [_raw(group) for group in sorted(batch.groups)],
+            [raw(group) for group in sorted(batch.groups)],
             [self._domain(each, told) for each in batch.gone],
             domains,
             shapes,
@@ -191,20 +153,20 @@ class Encoder:
             for each in shape.series:
                 field, new = self._fields.number(each.field, self._records)
                 if new:
-                    told.fields.append(_Field(field, _texts(each.field), each.field.exponent))
+                    told.fields.append(_Field(field, texts(each.field), each.field.exponent))
                 labels, new = self._labels.number(each.labels, self._records)
                 if new:
-                    told.labels.append(_Labels(labels, _flat(each.labels)))
-                series += (field, labels, _raw(each.part))
+                    told.labels.append(_Labels(labels, flat(each.labels)))
+                series += (field, labels, raw(each.part))
             digest = self._known.digest(shape)
-            told.shapes.append(_Shape(number, digest, _raw(shape.group), series))
+            told.shapes.append(_Shape(number, digest, raw(shape.group), series))
         return number
 
     def _domain(self, domain: Domain, told: _Meanings) -> int:
         number, tell = self._domains.number(domain, self._records)
         if tell:
-            texts = _raw(domain.uuid), _raw(domain.name)
-            told.domains.append(_Domain(number, *texts, domain.id, _flat(domain.labels)))
+            texts = raw(domain.uuid), raw(domain.name)
+            told.domains.append(_Domain(number, *texts, domain.id, flat(domain.labels)))
         return number
 
 
@@ -300,26 +262,8 @@ def _numbers(values: tuple[bool | int | float | str, ...]) -> tuple[Number, ...]
     return values  # type: ignore[return-value]  # what was just looked for is not there
 
 
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogatepass")
-
-
-def _texts(field: Field) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    return (
-        _raw(field.prefix),
-        _raw(field.name),
-        _raw(field.kind.value),
-        _raw(field.unit),
-        _raw(field.help),
-    )
-
-
-def _flat(labels: Labels) -> list[bytes]:
-    return [_raw(text) for pair in labels for text in pair]
 
 
 def _pairs(texts: Iterable[bytes]) -> Labels:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.codec import Decoder, Shapes, Unreadable
+from virtstatd.pipeline.codec import Decoder, Unreadable
 from virtstatd.pipeline.files import Files
 from virtstatd.pipeline.segment import HEADER_BYTES, Place, next_record
+from virtstatd.pipeline.shapes import Shapes
 
 
 class Found(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Literal
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.checkpoint import UNREADABLE, Checkpoint
-from virtstatd.pipeline.codec import Encoder, Shapes
+from virtstatd.pipeline.codec import Encoder
 from virtstatd.pipeline.files import Files
 from virtstatd.pipeline.reader import Found, Reader, Segment, scan
 from virtstatd.pipeline.segment import (
@@ -30,6 +30,7 @@ from virtstatd.pipeline.segment import (
     next_record,
     record,
 )
+from virtstatd.pipeline.shapes import Shapes
 
 
 Sync = Literal["none", "interval", "batch"]

@@ -24,6 +24,7 @@ from virtstatd.pipeline.buffer import Tally
 from virtstatd.pipeline.reader import Found
 from virtstatd.pipeline.segment import Place
 from virtstatd.pipeline.spool import Spool
+from virtstatd.pipeline.writing import Entry, Writing
 from virtstatd.sinks.worker import Worker
 
 
@@ -44,18 +45,6 @@ APPEND_BYTES = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
-    """A batch in memory. `place` is where it is on disk, when it is known to be there."""
-
-    batch: Batch
-    place: Place | None = None
-    underway: bool = False
-    """On its way to the disk; it cannot be called back."""
-    unwanted: bool = False
-    """Need not or cannot be written."""
-
-
-@dataclass(slots=True, eq=False)
 class _Job:
     """One call on the spool's thread, and how the spool was after it."""
 
@@ -69,38 +58,6 @@ class _Job:
             self.call(spool)
         finally:
             self.forgotten, self.size = spool.forgotten, spool.size
-
-
-@dataclass(slots=True, eq=False)
-class _Writing:
-    """Batches on their way to the disk, and what has become of them."""
-
-    entries: list[_Entry]
-    anew: bool
-    opened: tuple[Place, Place] | None = None
-    """What was found when the spool was opened: settled, and end."""
-    places: dict[int, Place] = field(default_factory=dict)
-    """Where those are that were written, by their number in `entries`."""
-    refused: dict[int, Exception] = field(default_factory=dict)
-
-    def run(self, spool: Spool) -> None:  # on the thread
-        """Write them, up to the first failure of the disk."""
-        if self.anew:
-            spool.open()
-            self.opened = spool.settled, spool.end
-        for number, entry in enumerate(self.entries):
-            if entry.unwanted:
-                continue
-            before = spool.end
-            try:
-                spool.append(entry.batch)
-            except OSError:
-                raise
-            except Exception as error:  # noqa: BLE001 - this batch cannot be written, others can
-                self.refused[number] = error
-            finally:
-                if spool.end != before:
-                    self.places[number] = before
 
 
 class Spooled:
@@ -134,15 +91,15 @@ class Spooled:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._closed = False
-        self._held: deque[_Entry] = deque()
+        self._held: deque[Entry] = deque()
         self._holding = Tally()
-        self._unwritten: deque[_Entry] = deque()
+        self._unwritten: deque[Entry] = deque()
         self._behind = Tally()
         """What is on disk alone, from `_cursor` on."""
         self._cursor = Place()
-        self._back: _Entry | None = None
+        self._back: Entry | None = None
         """The oldest of it, read again."""
-        self._taken: _Entry | None = None
+        self._taken: Entry | None = None
         self._forgotten = Place()
         self._opened = False
         self._unreadable = False
@@ -180,7 +137,7 @@ class Spooled:
 
     def offer(self, batch: Batch) -> None:
         """Take a batch in; never wait."""
-        entry = _Entry(batch)
+        entry = Entry(batch)
         self._held.append(entry)
         self._holding.add(batch)
         self._unwritten.append(entry)
@@ -246,7 +203,7 @@ class Spooled:
         self._holding, self._behind = Tally(), kept
         return lost
 
-    def _next(self) -> _Entry | None:
+    def _next(self) -> Entry | None:
         """Return what may be taken now, oldest first."""
         if self._back:
             entry, self._back = self._back, None
@@ -262,7 +219,7 @@ class Spooled:
         self._holding.remove(entry.batch)
         return entry
 
-    def _overtaking(self) -> _Entry | None:
+    def _overtaking(self) -> Entry | None:
         """Return what came after the disk ceased to answer: what came before cannot be had."""
         for entry in self._held:
             if entry.place is None and not entry.underway:
@@ -288,7 +245,7 @@ class Spooled:
                 entry.unwanted = True
                 self.dropped["memory"].add(entry.batch)
 
-    def _leave(self, entry: _Entry, place: Place) -> None:
+    def _leave(self, entry: Entry, place: Place) -> None:
         """Have a batch on disk alone from now on."""
         if not self._behind.batches:
             self._cursor = place
@@ -311,7 +268,7 @@ class Spooled:
             if reason == "damaged":
                 self._log.error("spool.damaged", batches=lost.batches, samples=lost.samples)
 
-    def _on_disk(self, entry: _Entry) -> bool:
+    def _on_disk(self, entry: Entry) -> bool:
         return entry.place is not None and entry.place >= self._forgotten
 
     def _append(self, *, everything: bool = False) -> None:
@@ -319,7 +276,7 @@ class Spooled:
         if self._busy("append") or (self.failing and self._clock() < self._retry_at):
             return
         size = 0
-        writing = _Writing([], anew=self.failing or not self._opened)
+        writing = Writing([], anew=self.failing or not self._opened)
         while self._unwritten and (everything or size < APPEND_BYTES):
             entry = self._unwritten.popleft()
             if not entry.unwanted:
@@ -329,7 +286,7 @@ class Spooled:
         if writing.entries or writing.anew:
             self._submit("append", writing.run, lambda error: self._appended(writing, error))
 
-    def _appended(self, writing: _Writing, error: BaseException | None) -> None:
+    def _appended(self, writing: Writing, error: BaseException | None) -> None:
         if writing.opened and not self._opened:
             settled, end = writing.opened
             self._opened = True
@@ -383,7 +340,7 @@ class Spooled:
         if found and found.place == self._cursor:  # or it was forgotten meanwhile
             self._cursor = found.after
             self._behind.remove(found.batch)
-            self._back = _Entry(found.batch, found.place)
+            self._back = Entry(found.batch, found.place)
 
     def _settle(self, place: Place) -> None:
         """Have the disk know that everything before a place is settled."""

@@ -1,0 +1,68 @@
+"""The shapes that are alive, found by what they say."""
+
+from __future__ import annotations
+
+import hashlib
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import msgspec
+
+from virtstatd.model import Field, Labels, Shape
+
+
+class Shapes:
+    """
+    Every shape that is alive, by its content.
+
+    Encoders compile once per shape and find the result by identity: a shape that comes back from a
+    disk has to be the one that went there, as long as anybody holds it.
+    """
+
+    def __init__(self) -> None:
+        self._digests: WeakKeyDictionary[Shape, bytes] = WeakKeyDictionary()
+        self._shapes: WeakValueDictionary[bytes, Shape] = WeakValueDictionary()
+
+    def digest(self, shape: Shape) -> bytes:
+        """Return what stands for the content of a shape."""
+        known = self._digests.get(shape)
+        if known is None:
+            series = [
+                (texts(each.field), each.field.exponent, flat(each.labels), raw(each.part))
+                for each in shape.series
+            ]
+            known = hashlib.blake2b(
+                msgspec.msgpack.encode((raw(shape.group), series)), digest_size=16
+            ).digest()
+            self._digests[shape] = known
+            self._shapes.setdefault(known, shape)
+        return known
+
+    def find(self, digest: bytes) -> Shape | None:
+        """Return the shape of this content, None where there is none."""
+        return self._shapes.get(digest)
+
+    def add(self, digest: bytes, shape: Shape) -> None:
+        """Learn of a shape that was read."""
+        self._digests[shape] = digest
+        self._shapes[digest] = shape
+
+
+def raw(text: str) -> bytes:
+    """Return a text as bytes, whatever is in it."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def texts(field: Field) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Return what a field says in words."""
+    return (
+        raw(field.prefix),
+        raw(field.name),
+        raw(field.kind.value),
+        raw(field.unit),
+        raw(field.help),
+    )
+
+
+def flat(labels: Labels) -> list[bytes]:
+    """Return names and values in turn."""
+    return [raw(text) for pair in labels for text in pair]

@@ -152,6 +152,21 @@ async def test_the_last_that_may_hang_is_left_for_guests_known_good():
     await lanes.close(5)
 
 
+async def test_calls_have_their_turns_in_order_whatever_goes_on_beside_them():
+    """Calls of another kind that begin and end do not shuffle those that wait."""
+    lanes = Lanes(Opener(), 1)  # one lane of each kind, so that begins are in the order of turns
+    begun: dict[bool, list[int]] = {True: [], False: []}
+    asked = [
+        lanes.run(lambda _, n=n, monitor=monitor: begun[monitor].append(n), 10, monitor=monitor)
+        for n in range(40)
+        for monitor in (True, False)
+    ]
+    await asyncio.gather(*asked)
+    assert begun == {True: list(range(40)), False: list(range(40))}
+    assert (lanes.outstanding, lanes._waiting) == (0, [])
+    await lanes.close(5)
+
+
 async def test_a_cancelled_wait_passes_its_turn_on():
     """A caller that gives up while waiting for a lane leaves the turn to the next."""
     release = threading.Event()

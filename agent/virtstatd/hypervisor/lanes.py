@@ -73,7 +73,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    come: asyncio.Future[None]
+    come: asyncio.Future[bool]
     most: int
     patient: bool
 
@@ -233,22 +233,29 @@ class Lanes:
 
     async def _take(self, most: int, *, patient: bool) -> Lane:
         """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""
-        while not self._room(most):
-            if self._crowded(most):
-                raise Crowded(f"{self.stuck} calls hang in libvirt")
+        if self._room(most):
+            self._count(most, 1)
+        else:
             turn = _Turn(asyncio.get_running_loop().create_future(), most, patient)
             self._waiting.append(turn)
+            self._wake()
             try:
-                await turn.come
+                given = await turn.come
             except asyncio.CancelledError:
-                self._wake()  # the turn may have been ours already
+                if not turn.come.cancelled() and turn.come.result():
+                    self._count(most, -1)  # the turn was ours already
+                self._wake()
                 raise
-        self._busy += 1
-        self._asking += bool(most)
+            if not given:
+                raise Crowded(f"{self.stuck} calls hang in libvirt")
         if self._idle:
             return self._idle.pop()
         self._made += 1
         return Lane(f"lane {self._made}", self._open)
+
+    def _count(self, most: int, change: int) -> None:
+        self._busy += change
+        self._asking += change * bool(most)
 
     def _crowded(self, most: int) -> bool:
         return bool(most) and self.stuck >= most
@@ -261,15 +268,14 @@ class Lanes:
         return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
+        """Give turns in order, counted at once, so that nobody who comes later takes them."""
         for turn in sorted(self._waiting, key=lambda turn: turn.patient):
-            crowded = self._crowded(turn.most)
-            if turn.come.done() or crowded or self._room(turn.most):
+            crowded, given = self._crowded(turn.most), self._room(turn.most)
+            if turn.come.done() or crowded or given:
                 self._waiting.remove(turn)
-                if turn.come.done():
-                    continue
-                turn.come.set_result(None)
-                if not crowded:  # those only learn that there is no turn for them
-                    return
+                if not turn.come.done():
+                    turn.come.set_result(given)  # where it is crowded there is no room either
+                    self._count(turn.most, int(given))
 
     def _give(self, lane: Lane) -> None:
         # as many as can be in use at once: an idle one costs less than opening it again

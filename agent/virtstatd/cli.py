@@ -19,6 +19,7 @@ from virtstatd.errors import ConfigError, Disconnected, StartError
 from virtstatd.notify import Notify
 from virtstatd.options import noun
 from virtstatd.options import options as options_of
+from virtstatd.pipeline.promises import PROMISES
 from virtstatd.sinks.find import find, names
 
 
@@ -57,7 +58,7 @@ def run(path: Path | None) -> None:
     path, config = loaded(path)
     with logs.opened(config.log.level, config.log.format) as opened:
         try:
-            ended = on_loop(lambda: serve(config, path, opened.log, Notify()))
+            ended = on_loop(lambda: serve(config, path, opened, Notify()))
         except StartError as error:
             opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
             sys.exit(1)
@@ -70,8 +71,9 @@ def run(path: Path | None) -> None:
 def check(path: Path | None) -> None:
     """Report every fault of the configuration file at once."""
     path, config = loaded(path)
-    sinks = ", ".join(f"{each.name} ({each.sink.delivery})" for each in config.sinks)
-    click.echo(f"{path or 'defaults'}: good; sinks: {sinks}")
+    click.echo(f"{path or 'defaults'}: good; sinks:")
+    for each in config.sinks:
+        click.echo(f"    {each.name} ({each.delivery}): {PROMISES[each.delivery].text}")
 
 
 @main.command()

@@ -45,7 +45,7 @@ from virtstatd.options import (
     shown,
     unknown,
 )
-from virtstatd.sink import Sink
+from virtstatd.sink import Delivery, Sink
 from virtstatd.sinks.find import find as find_sink
 from virtstatd.sinks.find import names as sink_names
 from virtstatd.toml_lines import Path, line_of, parsed, text_of
@@ -72,6 +72,9 @@ __all__ = [
     "parse",
 ]
 
+MAX_AGE_SECONDS = {"memory": 900.0, "spool": 86400.0}
+SPOOL_BYTES_MIN = 1 << 20
+
 Table = dict[str, object]
 Find = Callable[[str], type[Sink]]
 Names = Callable[[], Sequence[str]]
@@ -84,6 +87,19 @@ class SinkConfig(Struct, frozen=True, kw_only=True):
     type: str
     outlet: OutletConfig
     sink: Sink
+
+    @property
+    def delivery(self) -> Delivery:
+        """What is promised of this sink."""
+        return "spool" if self.outlet.spool_bytes else self.sink.delivery
+
+    @property
+    def max_age_seconds(self) -> float:
+        """How old a batch may get that waits."""
+        if self.outlet.max_age_seconds:
+            return self.outlet.max_age_seconds
+        own = MAX_AGE_SECONDS["spool" if self.outlet.spool_bytes else "memory"]
+        return min(own, float(getattr(self.sink, "max_age_seconds", own)))
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -244,6 +260,12 @@ def _sink(table: Table, path: Path, find: Find, names: Names) -> SinkConfig:
             raise _Faulty([Fault((*path, option), text)]) from None
         raise _Faulty([Fault(path, str(error) or type(error).__name__)]) from None
     outlet = build(OutletConfig, _only(options(OutletConfig), table))
+    if outlet.spool_bytes and sink.delivery != "memory":
+        text = f"a sink of class {sink.delivery} has no use for a spool"
+        raise _Faulty([Fault((*path, "spool_bytes"), text)])
+    if 0 < outlet.spool_bytes < SPOOL_BYTES_MIN:
+        text = f"must be 0 or at least {SPOOL_BYTES_MIN}, is {outlet.spool_bytes}"
+        raise _Faulty([Fault((*path, "spool_bytes"), text)])
     return SinkConfig(name=str(table.get("name") or kind), type=kind, outlet=outlet, sink=sink)
 
 

@@ -189,6 +189,12 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float,
         Meta(description="Time for the sinks to empty their buffers at the end.", ge=0, le=25),
     ] = 5.0
+    state_directory: Annotated[
+        str,
+        Meta(
+            description="Directory of the spools; empty takes systemd's, else /var/lib/virtstatd."
+        ),
+    ] = ""
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,8 +225,29 @@ class OutletConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         float, Meta(description="Time that one attempt to send may take.", ge=0.1, le=600)
     ] = 10.0
     max_age_seconds: Annotated[
-        float, Meta(description="Age at which a batch that waits is given up.", ge=1, le=604800)
-    ] = 900.0
+        float,
+        Meta(
+            description="Age at which a batch that waits is given up; 0 is 15 minutes, with a spool"
+            " a day, or less where the sink's receivers refuse what is older.",
+            ge=0,
+            le=604800,
+        ),
+    ] = 0.0
+    spool_bytes: Annotated[
+        int,
+        Meta(
+            description="Disk for batches that wait, so that they outlive the agent; 0 is none.",
+            ge=0,
+            le=1 << 40,
+        ),
+    ] = 0
+    spool_sync: Annotated[
+        Literal["none", "interval", "batch"],
+        Meta(
+            description="When the disk is made to write what a power cut would lose: none leaves it"
+            " to the kernel, interval is each second, batch is each batch."
+        ),
+    ] = "interval"
 
 
 class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

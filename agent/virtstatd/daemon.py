@@ -42,11 +42,14 @@ from virtstatd.local.lane import LocalLane
 from virtstatd.local.place import Elsewhere, pid_files
 from virtstatd.local.shapes import Shapes
 from virtstatd.local.survey import Survey
+from virtstatd.logs import Logs
 from virtstatd.model import Batch, Domain
 from virtstatd.notify import Notify
-from virtstatd.pipeline.buffer import Buffer
+from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.pipeline.spool import Spool
+from virtstatd.pipeline.spooled import Spooled
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.calls import Calls
 from virtstatd.polling.cost import Meter, MeteredLanes
@@ -116,14 +119,13 @@ class Asking:
     unknown: set[str]
 
 
-async def serve(
-    config: Config, path: Path | None, log: FilteringBoundLogger, notify: Notify
-) -> Ended:
+async def serve(config: Config, path: Path | None, logs: Logs, notify: Notify) -> Ended:
     """
     Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
 
     Raises `StartError` when a sink cannot work here.
     """
+    log = logs.log
     loop = asyncio.get_running_loop()
     events = events_on(loop)
     stop = asyncio.Event()
@@ -133,9 +135,9 @@ async def serve(
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     async with AsyncExitStack() as sinks:
         sinks.enter_context(short_searches())
-        outlets = [await _outlet(sinks, each, log, sockets) for each in config.sinks]
+        outlets = [await _outlet(sinks, each, config, log, sockets) for each in config.sinks]
         async with (
-            draining(outlets, drain_seconds, log) as emit,
+            draining(outlets, drain_seconds) as emit,
             asking(config, catalog, emit, log) as ask,
             asyncio.TaskGroup() as tasks,
         ):
@@ -156,6 +158,7 @@ async def serve(
                 lambda: ask.reader.reads,
                 lambda: len(ask.unknown),
                 lambda: clocks.steps,
+                lambda: logs.dropped,
                 ask.budget,
                 ask.cpu_stats,
             )
@@ -422,6 +425,7 @@ def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
 async def _outlet(
     stack: AsyncExitStack,
     each: SinkConfig,
+    config: Config,
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
 ) -> Outlet:
@@ -433,10 +437,28 @@ async def _outlet(
         send,
         bound,
         time.monotonic,
-        Buffer(each.outlet.buffer_bytes),
+        _queue(each, state_directory(config), bound),
+        delivery=each.delivery,
         attempt_seconds=each.outlet.attempt_seconds,
-        max_age_seconds=each.outlet.max_age_seconds,
+        max_age_seconds=each.max_age_seconds,
     )
+
+
+def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
+    """Return what waits in front of a sink; a spool opens by itself, and may fail to."""
+    options = each.outlet
+    if not options.spool_bytes:
+        return Buffer(options.buffer_bytes)
+    spool = Spool(
+        directory / "spool" / each.name, capacity=options.spool_bytes, sync=options.spool_sync
+    )
+    return Spooled(spool, log, time.monotonic, capacity=options.buffer_bytes)
+
+
+def state_directory(config: Config) -> Path:
+    """Return where the agent keeps what is to outlive it, `STATE_DIRECTORY` of systemd.exec(5)."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(config.agent.state_directory or given or "/var/lib/virtstatd")
 
 
 @asynccontextmanager

@@ -54,7 +54,7 @@ def demonstrate(domains: int, address: str) -> None:
         config = parse(text, "demo")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             # SIGHUP, too, ends it: a demo has no file to read again
-            runner.run(serve(config, None, opened.log, Welcome(domains, address)))
+            runner.run(serve(config, None, opened, Welcome(domains, address)))
 
 
 class Welcome(Notify):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from virtstatd import catalog
 from virtstatd.config_text import markdown_tables
+from virtstatd.pipeline.promises import PROMISES
 from virtstatd.sinks.find import find, names
 
 
@@ -26,6 +27,7 @@ def renewed(text: str) -> str:
         "fields": _fields,
         "options": markdown_tables,
         "sinks": _sinks,
+        "promises": _promises,
         "template": _template,
     }
 
@@ -37,6 +39,21 @@ def renewed(text: str) -> str:
 
 def _fields() -> str:
     return catalog.load().table("markdown").strip() + "\n"
+
+
+def _promises() -> str:
+    of: dict[str, list[str]] = {}
+    for name in names():
+        of.setdefault(find(name).delivery, []).append(f"`{name}`")
+    of["spool"] = [f"{', '.join(of['memory'])}, each with `spool_bytes`"]
+    rows = ["| class | sinks | promise | held by |", "|---|---|---|---|"]
+    for delivery, promise in PROMISES.items():
+        tests = "<br>".join(
+            f"[{each.split('::')[1]}](tests/{each.split('::')[0]})" for each in promise.tests
+        )
+        text = promise.text[0].upper() + promise.text[1:]
+        rows.append(f"| {delivery} | {', '.join(of.get(delivery, []))} | {text}. | {tests} |")
+    return "\n".join(rows) + "\n"
 
 
 def _sinks() -> str:

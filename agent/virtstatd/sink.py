@@ -66,7 +66,8 @@ class Sink(Protocol):
     succeed later, `Rejected` when it never will. It is never called twice at once, may be cancelled
     at any await, and does not buffer. `open` raises `StartError` with one sentence that names the
     mend when the sink cannot work at all (a port in use); a destination that is merely away is for
-    `send` to find out.
+    `send` to find out. A sink whose destinations refuse what is old says from when on, in a class
+    variable `max_age_seconds`.
     """
 
     delivery: ClassVar[Delivery]

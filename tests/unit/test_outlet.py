@@ -55,7 +55,7 @@ async def test_everything_accepted_is_accounted_for_at_every_moment(seed: int):
                 await asyncio.sleep(3600)
 
     one = outlet(send, buffer_bytes=make_batch().bytes * 5, attempt_seconds=0.01)
-    async with draining([one], 0.2, LOG) as emit:
+    async with draining([one], 0.2) as emit:
         for _ in range(120):
             emit(make_batch(domains=chance.randrange(4)))
             assert conserved(one)
@@ -82,7 +82,7 @@ async def test_a_slow_sink_loses_only_its_own_oldest():
 
     outlets = [outlet(ok), outlet(stuck, buffer_bytes=make_batch().bytes * 2, attempt_seconds=60)]
     batches = [make_batch() for _ in range(10)]
-    async with draining(outlets, 0.05, LOG) as emit:
+    async with draining(outlets, 0.05) as emit:
         for each in batches:
             emit(each)
             await asyncio.sleep(0)
@@ -103,7 +103,7 @@ async def test_the_same_batch_is_tried_again_and_order_is_kept():
 
     one = outlet(flaky)
     first, second = make_batch(), make_batch()
-    async with draining([one], 1.0, LOG) as emit:
+    async with draining([one], 1.0) as emit:
         emit(first)
         emit(second)
         while one.delivered.batches < 2:
@@ -122,7 +122,7 @@ async def test_while_draining_nothing_is_tried_twice():
         raise TryLater("away", 3600.0)
 
     one = outlet(away, max_age_seconds=1e6)
-    async with draining([one], 5.0, LOG) as emit:
+    async with draining([one], 5.0) as emit:
         for _ in range(4):
             emit(make_batch())
         while not one.failing:
@@ -138,7 +138,7 @@ async def test_a_batch_that_grew_too_old_is_given_up():
         raise TryLater("away", 200.0)
 
     one = outlet(away, max_age_seconds=100.0)
-    async with draining([one], 0.1, LOG) as emit:
+    async with draining([one], 0.1) as emit:
         emit(make_batch())
         while not one.lost["expired"].batches:
             await asyncio.sleep(0)
@@ -152,7 +152,7 @@ async def test_a_sink_that_cancels_itself_is_contained():
         raise asyncio.CancelledError
 
     one = outlet(odd)
-    async with draining([one], 1.0, LOG) as emit:
+    async with draining([one], 1.0) as emit:
         emit(make_batch())
         emit(make_batch())
         while one.lost["error"].batches < 2:
@@ -172,7 +172,7 @@ async def test_trouble_is_logged_once_and_its_end_once():
 
     one = outlet(flaky)
     with capture_logs() as logs:
-        async with draining([one], 5.0, LOG) as emit:
+        async with draining([one], 5.0) as emit:
             for _ in range(60):
                 emit(make_batch())
     assert [each["event"] for each in logs] == ["sink.failing", "sink.recovered"]
@@ -188,7 +188,7 @@ async def test_a_batch_that_is_refused_in_part():
         raise Rejected("some", refusals.pop(0))
 
     one = outlet(picky)
-    async with draining([one], 5.0, LOG) as emit:
+    async with draining([one], 5.0) as emit:
         batches = [make_batch() for _ in refusals]
         for batch in batches:
             emit(batch)

@@ -75,8 +75,8 @@ class Queue(Protocol):
         """
         Keep on disk what can be kept, at the end; nothing is called after it.
 
-        What is on disk stays in `waiting`, and the batch that was taken and not settled comes back
-        to it. What is not on disk is returned: it is lost with the process.
+        What is on disk stays in `waiting`. The rest is returned, it is lost with the process: what
+        was waiting, and the batch that was taken and not settled unless it is on disk.
         """
         ...
 

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from structlog.typing import FilteringBoundLogger
-
 from virtstatd.model import Batch
 from virtstatd.pipeline.outlet import Outlet
 
@@ -25,13 +23,11 @@ class Fanout:
 
 
 @asynccontextmanager
-async def draining(
-    outlets: Sequence[Outlet], seconds: float, log: FilteringBoundLogger
-) -> AsyncIterator[Fanout]:
+async def draining(outlets: Sequence[Outlet], seconds: float) -> AsyncIterator[Fanout]:
     """
     Run the outlets; on leaving let what they hold flow out, at most `seconds`.
 
-    What a sink has not taken by then is counted as lost and logged.
+    What a sink has not taken by then is on disk or lost, which its outlet counts and logs.
     """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(o.run(), name=f"outlet {o.name}") for o in outlets]
@@ -43,6 +39,3 @@ async def draining(
             _, late = await asyncio.wait(running, timeout=seconds) if running else (set(), set())
             for task in late:
                 task.cancel()
-            for outlet, task in zip(outlets, running, strict=True):
-                if task in late:
-                    log.error("sink.abandoned", sink=outlet.name, batches=outlet.waiting.batches)

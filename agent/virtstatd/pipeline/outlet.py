@@ -81,7 +81,6 @@ class Outlet:
         self._poison = Poison(clock)
         self._offered = Tally()
         self._underway: Underway | None = None
-        self._out = Tally()  # of what the queue has kept at the end
         self._denied_until = 0.0
         self._closing = asyncio.Event()
         self._state = ""  # or what the last attempt came to, until one succeeds
@@ -99,7 +98,7 @@ class Outlet:
     @property
     def waiting(self) -> Tally:
         """What is in the queue or on its way to the sink."""
-        waiting = self.queue.waiting - self._out
+        waiting = self.queue.waiting
         return waiting + self._underway.left if self._underway else waiting
 
     @property
@@ -273,20 +272,25 @@ class Outlet:
 
     async def _finish(self) -> None:
         """Let the queue keep what it can, and count the rest as lost."""
+        before = self._inside
         try:
             async with asyncio.timeout(FINISH_SECONDS):
                 lost = await self.queue.finish()
         except TimeoutError:
             self._log.error("sink.unfinished", batches=self.waiting.batches)
             return
-        if it := self._underway:  # the queue has kept or lost all of it; some of it may be out
-            out = Tally(1, it.batch.samples, it.batch.bytes) - it.left
-            if lost.batches and lost.samples >= out.samples:
-                lost -= out
-            else:
-                self._out = out
+        if (it := self._underway) is not None and lost.batches + self._inside > before:
+            # the queue lost all of the batch, it knows nothing of pieces that were delivered
+            lost = lost - Tally(1, it.batch.samples, it.batch.bytes) + it.left
             self._underway = None
         self.lost["shutdown"] += lost
-        if self.waiting.batches or lost.batches:
-            write = self._log.error if lost.batches else self._log.info
-            write("sink.left", lost_batches=lost.batches, kept_batches=self.waiting.batches)
+        if lost.batches:
+            self._log.error("sink.abandoned", batches=lost.batches)
+        if self.waiting.batches:
+            self._log.info("sink.kept", batches=self.waiting.batches)
+
+    @property
+    def _inside(self) -> int:
+        """How many batches the queue has or has forgotten, without the one that was taken."""
+        forgotten = sum(each.batches for each in self.queue.dropped.values())
+        return self.queue.waiting.batches + forgotten

@@ -80,6 +80,7 @@ class RemoteWrite(Access):
     ] = 5000
 
     delivery: ClassVar[Delivery] = "memory"
+    max_age_seconds: ClassVar[float] = 3600.0  # what Prometheus takes into its head block
 
     def __post_init__(self) -> None:
         Access.__post_init__(self)

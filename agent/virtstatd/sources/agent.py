@@ -18,7 +18,8 @@ from virtstatd.hypervisor.connection import EVENTS, Connection
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.model import Batch, Number, Reading, Series
-from virtstatd.pipeline.outlet import Outlet
+from virtstatd.pipeline.outlet import LAG_BUCKETS, Outlet
+from virtstatd.pipeline.spooled import Spooled
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.poller import Poller
 from virtstatd.polling.tier import CALL_BUCKETS, Tier
@@ -71,6 +72,7 @@ class AgentNumbers:
         xml_reads: Callable[[], int],
         unknown_fields: Callable[[], int],
         clock_steps: Callable[[], int],
+        log_dropped: Callable[[], int],
         budget: Budget | None = None,
         cpu_stats: CpuStatsReader | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class AgentNumbers:
         self._xml_reads = xml_reads
         self._unknown_fields = unknown_fields
         self._clock_steps = clock_steps
+        self._log_dropped = log_dropped
         self._budget = budget
         self._started_at = time.time()
         self._catalog = catalog
@@ -104,6 +107,11 @@ class AgentNumbers:
         for tier in self._tiers:
             items += self._histogram(tier)
             values += [*accumulate(tier.durations), tier.seconds, sum(tier.durations)]
+        for outlet in self._outlets:
+            bounds = [str(bound) for bound in LAG_BUCKETS]
+            labels = {"sink": outlet.name}
+            items += self._catalog.histogram("agent", "sink_delivery_lag", bounds, labels)
+            values += [*accumulate(outlet.lags), outlet.lag_seconds, sum(outlet.lags)]
         if items != self._items:
             self._items, self._shape = items, self._catalog.shape("agent", items)
         reading = Reading(None, self._shape, tuple(values))
@@ -129,6 +137,7 @@ class AgentNumbers:
         yield "loop_lag_max", {}, self._lag.take()
         yield "loop_lag", {}, self._lag.total
         yield "clock_steps", {}, self._clock_steps()
+        yield "log_dropped", {}, self._log_dropped()
         yield "start_time", {}, self._started_at
         yield from _process()
         if self._budget is not None:
@@ -171,15 +180,24 @@ def _outlet(outlet: Outlet) -> Iterator[Row]:
     ):
         yield f"sink_{what}_batches", labels, tally.batches
         yield f"sink_{what}_samples", labels, tally.samples
+        yield f"sink_{what}_bytes", labels, tally.bytes
     for reason, tally in outlet.dropped.items():
         yield "sink_dropped_batches", {**labels, "reason": reason}, tally.batches
         yield "sink_dropped_samples", {**labels, "reason": reason}, tally.samples
+        yield "sink_dropped_bytes", {**labels, "reason": reason}, tally.bytes
     for reason, tally in outlet.lost.items():
         yield "sink_lost_batches", {**labels, "reason": reason}, tally.batches
         yield "sink_lost_samples", {**labels, "reason": reason}, tally.samples
+        yield "sink_lost_bytes", {**labels, "reason": reason}, tally.bytes
     for outcome, count in outlet.attempts.items():
         yield "sink_attempts", {**labels, "outcome": outcome}, count
     yield "sink_buffer", labels, outlet.buffer_bytes
+    yield "sink_circuit_open", labels, int(outlet.circuit_open)
+    if isinstance(outlet.queue, Spooled):
+        yield "sink_spool", labels, outlet.queue.disk_bytes
+        yield "sink_spool_usable", labels, int(not outlet.queue.failing)
+        yield "sink_recovered_batches", labels, outlet.queue.recovered.batches
+        yield "sink_recovered_samples", labels, outlet.queue.recovered.samples
 
 
 def _process() -> Iterator[Row]:

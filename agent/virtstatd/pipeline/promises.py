@@ -1,0 +1,48 @@
+"""What each class of delivery promises, and the tests that break things to hold it to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from virtstatd.sink import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One sentence for operators, and tests as `file::function`, relative to `tests`."""
+
+    text: str
+    tests: tuple[str, ...]
+
+
+PROMISES: Final[dict[Delivery, Promise]] = {
+    "latest": Promise(
+        "the last complete reading, at most two intervals old, else none; no history",
+        ("unit/test_prometheus_latest.py::test_an_old_reading_disappears",),
+    ),
+    "memory": Promise(
+        "delivered at least once, in order, while the agent lives and the batch is neither older"
+        " than `max_age_seconds` nor pushed out of `buffer_bytes`; every other fate is counted",
+        (
+            "unit/test_outlet.py::test_the_same_batch_is_tried_again_and_order_is_kept",
+            "unit/test_outlet.py::test_everything_accepted_is_accounted_for_at_every_moment",
+            "unit/test_outlet_policy.py::test_one_bad_series_is_found_and_lost_alone",
+        ),
+    ),
+    "spool": Promise(
+        "delivered at least once, in order, across restarts and kills of the agent, while the batch"
+        " is neither older than `max_age_seconds` nor pushed out of `spool_bytes`; across a power"
+        " cut all but what `spool_sync` leaves unsynced; a disk that fails makes it memory until it"
+        " is back; at most one batch is doubled",
+        (
+            "integration/test_outlet_spool.py::test_a_destination_that_is_away_loses_nothing",
+            "unit/test_spool_model.py::test_only_what_is_damaged_or_unsynced_is_lost",
+            "unit/test_spooled.py::test_a_full_disk_is_a_queue_in_memory_for_half_a_minute",
+        ),
+    ),
+    "fire-and-forget": Promise(
+        "sent at most once; nobody answers, so nobody knows",
+        ("contract/test_statsd.py::test_contract_without_a_server",),
+    ),
+}

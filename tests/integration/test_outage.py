@@ -54,7 +54,9 @@ def of_store(agent: Agent, name: str) -> float:
     )
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(120, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "seconds", [5, pytest.param(120, marks=[pytest.mark.soak, pytest.mark.timeout(400)])]
+)
 def test_a_server_that_is_killed_has_everything_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
 ):

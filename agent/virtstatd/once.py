@@ -9,8 +9,8 @@ from typing import BinaryIO
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
+from virtstatd.asking import asking
 from virtstatd.config import Config
-from virtstatd.daemon import asking
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.model import Batch
 from virtstatd.sinks.latest import Latest

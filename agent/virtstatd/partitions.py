@@ -8,8 +8,8 @@ import time
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
+from virtstatd.asking import asking
 from virtstatd.config import Config
-from virtstatd.daemon import asking
 from virtstatd.errors import StartError
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.hypervisor.loop import events_on

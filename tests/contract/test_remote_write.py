@@ -21,19 +21,23 @@ from virtstatd.testing.contract import opening
 from write_request import Labels, bits, wanted
 
 
-@asynccontextmanager
-async def prometheus(directory: Path) -> AsyncIterator[str]:
-    """Run a Prometheus that receives."""
+def prometheus_command(directory: Path, url: str) -> tuple[str, ...]:
+    """Return what runs a Prometheus that receives."""
     (directory / "prometheus.yml").touch()
-    url = f"http://127.0.0.1:{free_port()}"
-    command = (
+    return (
         "prometheus",
         f"--config.file={directory / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address={url.removeprefix('http://')}",
         "--web.enable-remote-write-receiver",
     )
-    async with serving(command, ready=f"{url}/-/ready"):
+
+
+@asynccontextmanager
+async def prometheus(directory: Path) -> AsyncIterator[str]:
+    """Run a Prometheus that receives."""
+    url = f"http://127.0.0.1:{free_port()}"
+    async with serving(prometheus_command(directory, url), ready=f"{url}/-/ready"):
         yield url
 
 

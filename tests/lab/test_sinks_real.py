@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import pickle
 import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -42,6 +40,7 @@ from httpstub import answering
 from lab.fixtures import HOSTILE_NAMES, opened
 from lab.hypervisor import Lab
 from lab.namespaces import Trace
+from recording import recording
 from running import Agent, running
 from serving import asked, fetched, free_port, serving
 from unit.test_otlp import points
@@ -49,24 +48,6 @@ from unit.test_otlp import wanted as wanted_points
 from virtstatd.model import Batch
 from virtstatd.sinks.lines import Lines
 
-
-RECORDER = """
-import pickle
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import ClassVar
-@dataclass(frozen=True)
-class Recorder:
-    path: str
-    delivery: ClassVar[str] = "memory"
-    @asynccontextmanager
-    async def open(self, opening):
-        with open(self.path, "wb", buffering=0) as file:
-            async def send(batch):
-                file.write(pickle.dumps(batch))
-            yield send
-"""
-"""A sink that keeps the batches themselves: what all others are compared with."""
 
 PROMETHEUS_QUERY = '{domain!=""}[1h]'
 
@@ -469,32 +450,6 @@ PLACES = (
     graphite,
     otlp,
 )
-
-
-@contextmanager
-def recording(folder: Path) -> Iterator[Callable[[], list[Batch]]]:
-    """Install the recorder, and yield what returns the batches of guests that it has."""
-    (folder / "recorder.py").write_text(RECORDER)
-    metadata = folder / "recorder-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: recorder\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[virtstatd.sinks]\nrecorder = recorder:Recorder\n")
-
-    def recorded() -> list[Batch]:
-        batches = []
-        with (folder / "batches").open("rb") as file:
-            while file.peek(1):
-                try:
-                    batches.append(pickle.load(file))
-                except (EOFError, pickle.UnpicklingError):
-                    break  # the last one is being written
-        guests = (
-            replace(each, readings=tuple(one for one in each.readings if one.domain))
-            for each in batches
-        )
-        return [each for each in guests if each.readings]
-
-    yield recorded
 
 
 def newest(batches: Sequence[Batch]) -> dict[tuple, float]:

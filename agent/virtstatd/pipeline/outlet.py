@@ -291,6 +291,6 @@ class Outlet:
 
     @property
     def _inside(self) -> int:
-        """How many batches the queue has or has forgotten, without the one that was taken."""
+        """How many of the offered batches the queue has or has forgotten, but the one taken."""
         forgotten = sum(each.batches for each in self.queue.dropped.values())
-        return self.queue.waiting.batches + forgotten
+        return self.queue.waiting.batches + forgotten - self.queue.recovered.batches

@@ -37,6 +37,8 @@ PROMISES: Final[dict[Delivery, Promise]] = {
         " is back; at most one batch is doubled",
         (
             "integration/test_outlet_spool.py::test_a_destination_that_is_away_loses_nothing",
+            "integration/test_outage.py::test_servers_that_are_killed_have_everything_in_the_end",
+            "integration/test_spool_kill.py::test_a_killed_agent_loses_nothing_that_was_accepted",
             "unit/test_spool_model.py::test_only_what_is_damaged_or_unsynced_is_lost",
             "unit/test_spooled.py::test_a_full_disk_is_a_queue_in_memory_for_half_a_minute",
         ),

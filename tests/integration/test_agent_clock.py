@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from running import Agent
+from serving import needs
 from simulating import simulated
 
 
@@ -58,7 +59,7 @@ def ticks(agent: Agent) -> float:
     return agent.value("virtstatd_ticks_total", tier="pulse") or 0
 
 
-@pytest.mark.skipif(not FAKETIME.exists(), reason="package faketime is not installed")
+@needs("faketime")
 def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
     """An hour or some seconds, forth and back: no burst, no gap, true times, each step counted."""
     with simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim:

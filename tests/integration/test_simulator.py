@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from serving import needs
 from simulating import LibvirtError, Python, Simulated, python, records, simulated, virsh, wire
 from virtstatd.simulator.rpc import MAX_PAYLOAD
 from virtstatd.simulator.xdr import pack_uint
@@ -17,9 +17,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "simulator"
 ALL = "{d.name(): p for d, p in c.getAllDomainStats(%d, %d)}"
 ENFORCE = 1 << 31
 
-needs_virsh = pytest.mark.skipif(
-    shutil.which("virsh") is None, reason="virsh (libvirt-clients) is not installed"
-)
+needs_virsh = needs("virsh")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from running import Agent, running
+from serving import needs
 from simulating import simulated, virsh
 from truth import compare, printed
 
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("virsh") is None, reason="virsh (libvirt-clients) is not installed"
-)
+pytestmark = needs("virsh")
 
 
 def read(uri: str) -> dict[str, dict[str, str]]:

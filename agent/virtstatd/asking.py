@@ -88,12 +88,16 @@ async def asking(
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     came_or_went = asyncio.Event()
+    stale = asyncio.Event()
     unknowns: set[str] = set()
 
     def gone(domain: Domain) -> None:  # on whichever thread found out
         decoder.forget(domain.uuid)
         batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
         loop.call_soon_threadsafe(cover, batch)
+
+    def outdated() -> None:  # on whichever thread found out
+        loop.call_soon_threadsafe(stale.set)
 
     def turned() -> None:
         changed.set()
@@ -110,7 +114,7 @@ async def asking(
     cgroup_cover = Cover(emit, _fresh(config.local.interval_seconds * config.local.cgroup_looks))
     cover = Cover(cgroup_cover, _fresh(config.local.interval_seconds))
     opened = Opener(options.uri, options.keepalive_seconds, options.keepalive_count)
-    inventory = Inventory(time.monotonic, gone, uuid=config.labels.uuid)
+    inventory = Inventory(time.monotonic, gone, outdated, uuid=config.labels.uuid)
     decoder = Decoder(catalog, unknown)
     percent = config.budget.host_cpu_percent
     meter = _meter(config, inventory) if percent else None
@@ -135,6 +139,8 @@ async def asking(
         emit,
         log,
         options.deadline_seconds,
+        stale,
+        lambda: budget.times if budget else 1,
     )
     cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
     tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]

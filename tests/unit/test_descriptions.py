@@ -15,7 +15,10 @@ from virtstatd.model import Batch
 from virtstatd.sources.describe import Describer, parsed
 from virtstatd.sources.descriptions import (
     AGAIN_SECONDS,
+    EMIT_SECONDS,
     LIMITS_AGAIN_SECONDS,
+    LIMITS_SECONDS,
+    TOGETHER_SECONDS,
     DescriptionReader,
 )
 from virtstatd.sources.tunables import Tunables
@@ -38,7 +41,9 @@ class World:
         self.trouble: Callable[[], None] = lambda: None
         self.asked: list[str] = []
         self.batches: list[Batch] = []
-        self.inventory = Inventory(self.clock, lambda _: None)
+        self.stale = asyncio.Event()
+        self.times = 1
+        self.inventory = Inventory(self.clock, lambda _: None, self.stale.set)
         for number in range(domains):
             self.inventory.see(f"u{number}", f"vm{number}", 1)
         self.reader = DescriptionReader(
@@ -49,6 +54,8 @@ class World:
             self.batches.append,
             structlog.get_logger(),
             5.0,
+            self.stale,
+            lambda: self.times,
             self.clock,
         )
 
@@ -193,9 +200,46 @@ async def test_a_change_sends_what_changed_alone():
     assert {r.domain.uuid for r in changed.readings if r.domain} == {"u1"}
     assert [r.values for r in changed.readings if r.shape.group == "tunable"] == [(2048,)]
     assert changed.groups == {"domain", "tunable"}
-    await world.pass_by(15)
+    await world.pass_by(EMIT_SECONDS)
     shown = {r.domain.uuid for r in world.batches[-1].readings if r.domain}
     assert shown == {"u0", "u1", "u2"}
+
+
+async def test_what_did_not_change_is_not_sent_before_its_time():
+    """XML that reads as before costs a question and nothing else."""
+    world = World(1)
+    await world.pass_by(0)
+    await world.settle()
+    sent, described = len(world.batches), world.inventory.descriptions()
+    world.inventory.change("u0")
+    assert await world.pass_by(EMIT_SECONDS / 2) == ["u0"]
+    assert len(world.batches) == sent
+    (before, *_), (after, *_) = described, world.inventory.descriptions()
+    assert after is before
+
+
+async def test_a_stretched_budget_slows_the_limits():
+    """They are read as many times more slowly as the intervals are longer."""
+    world = World(3)
+    world.times = 4
+    await world.pass_by(0)
+    for tuned in (1, 1, 1, 1, 2, 2, 2, 2, 3):
+        assert world.tuned == tuned
+        await world.pass_by(LIMITS_SECONDS)
+
+
+async def test_limits_of_many_travel_together():
+    """While more of them wait they are not sent one by one; news of the XML does not wait."""
+    world = World(100)
+    await world.pass_by(0)
+    sent = len(world.batches)
+    for _ in range(int(TOGETHER_SECONDS) - 1):
+        await world.pass_by(1)
+    assert (world.tuned, len(world.batches)) == (int(TOGETHER_SECONDS), sent)
+    world.inventory.see("new", "new", 1)
+    await world.pass_by(0)
+    assert "new" in {r.domain.uuid for r in world.batches[-1].readings if r.domain}
+    assert len(world.batches) == sent + 1
 
 
 async def test_a_domain_whose_xml_cannot_be_read_has_its_limits():

@@ -30,14 +30,21 @@ class Inventory:
     """
     The running domains by UUID. Safe to use from every thread.
 
-    `on_gone` is called with each incarnation that ended, on the thread that found out.
+    `on_gone` is called with each incarnation that ended and `on_stale` when the first domain is to
+    be described, on the thread that found out.
     """
 
     def __init__(
-        self, clock: Callable[[], float], on_gone: Callable[[Domain], None], *, uuid: bool = False
+        self,
+        clock: Callable[[], float],
+        on_gone: Callable[[Domain], None],
+        on_stale: Callable[[], None] = lambda: None,
+        *,
+        uuid: bool = False,
     ) -> None:
         self._clock = clock
         self._on_gone = on_gone
+        self._on_stale = on_stale
         self._uuid = uuid
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
@@ -80,7 +87,7 @@ class Inventory:
             domain = Domain(uuid, name, number, labels)
             before = self._entries.get(uuid)
             self._entries[uuid] = _Entry(domain, self._clock())
-            self._stale[uuid] = None
+            self._outdate((uuid,))
         if before is not None:
             self._on_gone(before.domain)
         return domain
@@ -118,7 +125,7 @@ class Inventory:
         uuids = {uuid for uuid, name, number in running if self.see(uuid, name, number)}
         self.reconcile(uuids, asked_at)
         with self._lock:
-            self._stale.update(dict.fromkeys(self._entries))
+            self._outdate(self._entries)
 
     # descriptions --------------------------------------------------------------------------
 
@@ -126,7 +133,7 @@ class Inventory:
         """Ask for a new description of a domain: its devices or its metadata changed."""
         with self._lock:
             if uuid in self._entries:
-                self._stale[uuid] = None
+                self._outdate((uuid,))
 
     def take_stale(self) -> Domain | None:
         """Return one domain to be described, None when all are."""
@@ -162,3 +169,10 @@ class Inventory:
                 if of is None or uuid in of
                 for reading in (*entry.described, *entry.tuned)
             )
+
+    def _outdate(self, uuids: Iterable[str]) -> None:
+        """Have domains described; whoever takes them is told once until all are taken."""
+        first = not self._stale
+        self._stale.update(dict.fromkeys(uuids))
+        if first and self._stale:
+            self._on_stale()

@@ -13,6 +13,11 @@ STOP_SECONDS = 1.0
 
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
     """Return when one of the events is set, or after `seconds`."""
+    if len(events) == 1:  # at a third of the cost
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await events[0].wait()
+        return
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

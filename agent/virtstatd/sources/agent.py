@@ -43,18 +43,27 @@ class LoopLag:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Measure until `stop`."""
-        clock = asyncio.get_running_loop().time
-        while not stop.is_set():
-            due = clock() + LAG_PERIOD_SECONDS
-            await asyncio.sleep(LAG_PERIOD_SECONDS)
-            late = max(0.0, clock() - due)
-            self.total += late
-            self._longest = max(self._longest, late)
+        self._begin(asyncio.get_running_loop())
+        try:
+            await stop.wait()
+        finally:
+            self._timer.cancel()
 
     def take(self) -> float:
         """Return the longest lag in seconds since the last call."""
         longest, self._longest = self._longest, 0.0
         return longest
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        # a timer and no task: nothing else wakes the process as often, and it costs half as much
+        due = loop.time() + LAG_PERIOD_SECONDS
+        self._timer = loop.call_at(due, self._look, loop, due)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        late = max(0.0, loop.time() - due)
+        self.total += late
+        self._longest = max(self._longest, late)
+        self._begin(loop)
 
 
 class AgentNumbers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,17 +24,17 @@ from virtstatd.sources.describe import Describer, Undescribable, parsed
 from virtstatd.sources.tunables import Parameters, Tunables, parameters
 
 
-EMIT_SECONDS = 15.0
+EMIT_SECONDS = 60.0
 """How often the descriptions are sent, changed or not: a reading does not live for ever."""
 
 PAUSE_SECONDS = 0.1
-"""How often changed domains are looked for."""
+"""Until it is tried again to read what libvirt cannot tell now."""
 
 LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
 """What the XML says of them; a change by libvirt's own calls shows there."""
 
 LIMITS_SECONDS = 0.5
-"""From one domain's limits to the next one's."""
+"""From one domain's limits to the next one's; so many times longer as the budget stretches."""
 
 LIMITS_AGAIN_SECONDS = 3600.0
 """When they are read again all the same: others than libvirt write to cgroups too."""
@@ -40,10 +42,23 @@ LIMITS_AGAIN_SECONDS = 3600.0
 CHANGES_SECONDS = 1.0
 """How often changes are sent at most; those that come together travel together."""
 
+TOGETHER_SECONDS = 15.0
+"""The same of limits alone while more of them wait; XML is read again at multiples of it."""
+
 AGAIN_SECONDS = 600.0
 """When a domain's XML is read again at the latest: of a changed memory limit no event tells."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was read of an incarnation: its XML, what that says of limits, and when those were."""
+
+    domain: Domain
+    xml: int
+    limits: str
+    tuned_at: float
 
 
 class DescriptionReader:
@@ -53,6 +68,9 @@ class DescriptionReader:
     One domain at a time and never on the way of a poll: a domain whose XML cannot be had keeps its
     numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
+
+    `stale` is set when there is a domain to be described. `times` tells how many times slower than
+    usual the limits are to be read.
     """
 
     def __init__(
@@ -64,14 +82,17 @@ class DescriptionReader:
         emit: Callable[[Batch], None],
         log: FilteringBoundLogger,
         deadline_seconds: float,
+        stale: asyncio.Event,
+        times: Callable[[], int] = lambda: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reads = 0
         self.failures = 0
         self._undescribed: set[str] = set()
         self._untuned: dict[str, Domain] = {}
-        self._limits: dict[str, tuple[Domain, str, float]] = {}
+        self._known: dict[str, _Known] = {}
         self._changed: set[str] = set()
+        self._news = False
         self._all_sent_at = self._sent_at = self._tuned_at = -EMIT_SECONDS
         self._again: list[tuple[float, str]] = []
         self._expected: set[str] = set()
@@ -82,38 +103,57 @@ class DescriptionReader:
         self._emit = emit
         self._log = log
         self._deadline = deadline_seconds
+        self._stale = stale
+        self._times = times
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read and send until `stop`."""
         while not stop.is_set():
+            self._stale.clear()
             self._look_again()
-            await self.read_all(stop)
+            done = await self.read_all(stop)
             now = self._clock()
-            if now - self._tuned_at >= LIMITS_SECONDS:
+            if now >= self._limits_due():
                 self._tuned_at = now
                 await self.tune(stop, 1)
-            if now - self._all_sent_at >= EMIT_SECONDS:
+            if now >= self._all_sent_at + EMIT_SECONDS:
                 self._all_sent_at = self._sent_at = now
                 self.send()
-            elif self._changed and now - self._sent_at >= CHANGES_SECONDS:
+            elif now >= self._changes_due():
                 self._sent_at = now
                 self.send(self._changed)
-            await first_of(stop, seconds=PAUSE_SECONDS)
+            if done:
+                await first_of(stop, self._stale, seconds=max(0.0, self._due() - self._clock()))
+            else:
+                await first_of(stop, seconds=PAUSE_SECONDS)
 
-    async def read_all(self, stop: asyncio.Event) -> None:
-        """Read what has changed."""
+    def _limits_due(self) -> float:
+        return self._tuned_at + LIMITS_SECONDS * self._times() if self._untuned else math.inf
+
+    def _changes_due(self) -> float:
+        if not self._changed:
+            return math.inf
+        alone = self._untuned and not self._news
+        return self._sent_at + (TOGETHER_SECONDS if alone else CHANGES_SECONDS)
+
+    def _due(self) -> float:
+        """Return when there is something to do, if nobody changes before."""
+        again = self._again[0][0] if self._again else math.inf
+        every = self._all_sent_at + EMIT_SECONDS
+        return min(again, every, self._limits_due(), self._changes_due())
+
+    async def read_all(self, stop: asyncio.Event) -> bool:
+        """Read what has changed; tell whether that was all."""
         while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
             domain = self._inventory.take_stale()
             if domain is None:
-                break
+                return True
             try:
-                root = parsed(await self._ask(partial(_xml, domain.uuid)))
-                self._inventory.describe(domain, self._describer.readings(domain, root))
-                self._compare(domain, root)
+                self._describe(domain, await self._ask(partial(_xml, domain.uuid)))
             except (Crowded, Disconnected, Overdue):
                 self._inventory.change(domain.uuid)
-                break
+                return False
             except (VirtstatdError, Undescribable) as error:
                 self.failures += 1
                 self._untuned[domain.uuid] = domain
@@ -121,8 +161,8 @@ class DescriptionReader:
                     self._undescribed.add(domain.uuid)
                     self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
             self.reads += 1
-            self._changed.add(domain.uuid)
             self._expect(domain.uuid)
+        return False
 
     async def tune(self, stop: asyncio.Event, most: int) -> None:
         """Read the limits of a few domains; where that fails, again when the domain is due."""
@@ -135,7 +175,7 @@ class DescriptionReader:
                 self._untuned[uuid] = domain
                 break
             except VirtstatdError:
-                self._limits.pop(uuid, None)
+                self._known.pop(uuid, None)
                 continue
             self._inventory.tune(domain, self._tunables.readings(domain, of))
             self._changed.add(uuid)
@@ -143,10 +183,10 @@ class DescriptionReader:
     def send(self, of: Collection[str] | None = None) -> None:
         """Send the descriptions as they are known, of all domains or of some."""
         readings = self._inventory.descriptions(of)
-        self._changed = set()
-        for uuid, (domain, *_) in list(self._limits.items()):
-            if self._inventory.get(uuid) is not domain:
-                del self._limits[uuid]
+        self._changed, self._news = set(), False
+        for uuid, known in list(self._known.items()):
+            if self._inventory.get(uuid) is not known.domain:
+                del self._known[uuid]
         self._emit(
             Batch(
                 source="inventory",
@@ -160,21 +200,32 @@ class DescriptionReader:
     async def _ask(self, question: Callable[[Session], T]) -> T:
         return await self._lanes.run(question, self._deadline, monitor=True, patient=True)
 
-    def _compare(self, domain: Domain, root: ET.Element) -> None:
-        """Have the limits read where the XML's are not those of before, or that is long ago."""
-        elements = (element for name in LIMITS for element in root.iterfind(name))
-        written = "".join(ET.tostring(element, "unicode") for element in elements)
-        known, before, at = self._limits.get(domain.uuid, (None, "", 0.0))
-        if known is not domain or before != written or self._clock() - at >= LIMITS_AGAIN_SECONDS:
-            self._limits[domain.uuid] = (domain, written, self._clock())
+    def _describe(self, domain: Domain, xml: str) -> None:
+        """Keep what the XML says; have the limits read where they changed, or that is long ago."""
+        before, now = self._known.get(domain.uuid), self._clock()
+        known = before if before is not None and before.domain is domain else None
+        text = hash(xml)  # keyed anew in each process: no guest's owner finds another of the same
+        limits = known.limits if known else ""
+        if known is None or known.xml != text:
+            root = parsed(xml)
+            self._inventory.describe(domain, self._describer.readings(domain, root))
+            self._changed.add(domain.uuid)
+            self._news = True
+            elements = (element for name in LIMITS for element in root.iterfind(name))
+            limits = "".join(ET.tostring(element, "unicode") for element in elements)
+        tuned_at = known.tuned_at if known and known.limits == limits else -math.inf
+        if now - tuned_at >= LIMITS_AGAIN_SECONDS:
+            tuned_at = now
             self._untuned.pop(domain.uuid, None)  # to be the latest
             self._untuned[domain.uuid] = domain
+        self._known[domain.uuid] = _Known(domain, text, limits, tuned_at)
 
     def _expect(self, uuid: str) -> None:
         """Have a domain read again after a while, each at its own time."""
         if uuid not in self._expected:
             self._expected.add(uuid)
             due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            due -= due % TOGETHER_SECONDS
             heapq.heappush(self._again, (due, uuid))
 
     def _look_again(self) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -29,11 +28,12 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from virtstatd.errors import TryLater
 from virtstatd.model import Domain, Series
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
+from virtstatd.sinks.link import Stream
 from virtstatd.sinks.listener import split_address
+from virtstatd.sinks.portions import packed
 from virtstatd.sinks.tls import Tls
 
 
@@ -80,11 +80,12 @@ class Graphite(Tls):
         """Connect with the first batch."""
         context = self.tls_context(tls=self.tls)
         lines = _Plain(self.prefix) if self.format == "plain" else _Tagged()
-        stream = _Stream(self.address, context, lines)
+        host, port = split_address(self.address)
+        stream = Stream(self.address, lambda: asyncio.open_connection(host, port, ssl=context))
         try:
-            yield stream.send
+            yield lambda batch: stream.send(packed(lines.of(batch), PIECE_BYTES))
         finally:
-            stream.close()
+            await stream.close()
 
 
 class _Plain:
@@ -94,13 +95,14 @@ class _Plain:
         self._prefix = prefix.replace("{host}", _short(platform.node()))
         self._flat = Flat(self._line)
 
-    def pieces(self, batch: Batch) -> Iterator[str]:
+    def of(self, batch: Batch) -> Iterator[bytes]:
         """Yield the lines, a reading at a time."""
         time = _seconds(batch)
         for reading in batch.readings:
             domain = reading.domain
             place = f"domain.{_short(domain.name)}" if domain else "host"
-            yield self._flat.render(reading, f"{self._prefix}.{place}.").replace(_TIME, time)
+            text = self._flat.render(reading, f"{self._prefix}.{place}.")
+            yield text.replace(_TIME, time).encode()
 
     def _line(self, series: Series) -> tuple[str, str]:
         words = [name_of(series), *(_short(text) for _, text in labels_of(series))]
@@ -114,12 +116,12 @@ class _Tagged:
         self._host = f";host={word(platform.node(), IN_TAGS)}"
         self._flat = Flat(self._line)
 
-    def pieces(self, batch: Batch) -> Iterator[str]:
+    def of(self, batch: Batch) -> Iterator[bytes]:
         """Yield the lines, a reading at a time."""
         time = _seconds(batch)
         for reading in batch.readings:
             tags = self._tags(reading.domain) + self._host
-            yield self._flat.render(reading, tags).replace(_TIME, time)
+            yield self._flat.render(reading, tags).replace(_TIME, time).encode()
 
     def _line(self, series: Series) -> tuple[str, str]:
         tags = "".join(_tag(key, text) for key, text in labels_of(series))
@@ -127,63 +129,6 @@ class _Tagged:
 
     def _tags(self, domain: Domain | None) -> str:
         return "".join(_tag(key, text) for key, text in domain.labels) if domain else ""
-
-
-class _Stream:
-    """A connection that is made when there is something to send."""
-
-    def __init__(
-        self, address: str, context: ssl.SSLContext | None, lines: _Plain | _Tagged
-    ) -> None:
-        self._address = address
-        self._context = context
-        self._lines = lines
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def send(self, batch: Batch) -> None:
-        """Write a batch; after a failure all of it goes to the next connection."""
-        waiting: list[str] = []
-        size = 0
-        try:
-            writer = await self._connected()
-            for text in self._lines.pieces(batch):
-                waiting.append(text)
-                size += len(text)
-                if size >= PIECE_BYTES:
-                    await _write(writer, waiting)
-                    size = 0
-            await _write(writer, waiting)
-        except OSError as error:
-            self.close()
-            raise TryLater(f"{self._address}: {error.strerror or error}") from error
-        except BaseException:
-            self.close()  # cut in the middle of a line
-            raise
-
-    def close(self) -> None:
-        """Cut the connection; what was sent is with the kernel already."""
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
-
-    async def _connected(self) -> asyncio.StreamWriter:
-        if self._streams is not None:
-            reader, writer = self._streams
-            if not reader.at_eof() and not writer.is_closing():
-                return writer
-            self.close()
-        host, port = split_address(self._address)
-        self._streams = await asyncio.open_connection(host, port, ssl=self._context)
-        _, writer = self._streams
-        writer.transport.set_write_buffer_limits(high=0)  # sent is what the kernel has
-        return writer
-
-
-async def _write(writer: asyncio.StreamWriter, waiting: list[str]) -> None:
-    writer.write("".join(waiting).encode())
-    waiting.clear()
-    await writer.drain()
-    await asyncio.sleep(0)  # a fast reader must not keep the loop
 
 
 def _seconds(batch: Batch) -> str:

@@ -16,6 +16,7 @@ from virtstatd.errors import TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.influx import Host, Prefix, Tags
 from virtstatd.sinks.line_protocol import LineProtocol
+from virtstatd.sinks.portions import packed
 
 
 BURST = 32
@@ -47,7 +48,7 @@ class InfluxUdp:
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Look the host's name up with the first batch."""
-        lines = LineProtocol(
+        encoder = LineProtocol(
             self.measurement_prefix,
             (("host", self.host or socket.gethostname()), *self.tags.items()),
         )
@@ -58,7 +59,8 @@ class InfluxUdp:
             nonlocal transport
             if transport is None or transport.is_closing():
                 transport = await self._connected()
-            for count, datagram in enumerate(self._datagrams(lines, batch), 1):
+            datagrams = packed(_lines(encoder, batch), self.datagram_bytes)
+            for count, datagram in enumerate(datagrams, 1):
                 transport.sendto(datagram)
                 if count % BURST == 0:
                     await asyncio.sleep(0)
@@ -80,16 +82,7 @@ class InfluxUdp:
             raise TryLater(f"{self.address}: {error.strerror or error}") from error
         return transport
 
-    def _datagrams(self, lines: LineProtocol, batch: Batch) -> Iterator[bytes]:
-        waiting: list[bytes] = []
-        size = 0
-        for reading in batch.readings:
-            for line in lines.lines(reading, batch.taken_at):
-                if waiting and size + len(line) > self.datagram_bytes:
-                    yield b"".join(waiting)
-                    waiting.clear()
-                    size = 0
-                waiting.append(line)
-                size += len(line)
-        if waiting:
-            yield b"".join(waiting)
+
+def _lines(encoder: LineProtocol, batch: Batch) -> Iterator[bytes]:
+    for reading in batch.readings:
+        yield from encoder.lines(reading, batch.taken_at)

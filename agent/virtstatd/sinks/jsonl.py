@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.errors import TryLater
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Delivery, Opening, Send
 from virtstatd.sinks.lines import Lines
+from virtstatd.sinks.link import Stream
 from virtstatd.sinks.outputs import File, Output, Stdout
 from virtstatd.sinks.worker import Handover, Worker
 
@@ -51,11 +51,13 @@ class Jsonl:
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Open the file at once, a socket with the first batch."""
         if self.target.startswith(UNIX):
-            socket = _Socket(self.target.removeprefix(UNIX))
+            path = self.target.removeprefix(UNIX)
+            stream = Stream(path, lambda: asyncio.open_unix_connection(path))
+            lines = Lines()
             try:
-                yield socket.send
+                yield lambda batch: stream.send(lines.pieces(batch))
             finally:
-                socket.close()
+                await stream.close()
             return
         output = Stdout() if self.target == STDOUT else self._file(opening)
         threaded = _Threaded(output, opening.name)
@@ -82,44 +84,3 @@ class _Threaded:
         closed = self._worker.submit(self._output.close)
         self._worker.close()
         await asyncio.wait([closed], timeout=CLOSE_SECONDS)
-
-
-class _Socket:
-    """A stream to whoever listens at a socket in the file system."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lines = Lines()
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def send(self, batch: Batch) -> None:
-        """Write a batch into the socket; after a failure all of it goes to the next connection."""
-        try:
-            writer = await self._connected()
-            for piece in self._lines.pieces(batch):
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(0)  # a fast reader must not keep the loop
-        except OSError as error:
-            self.close()
-            raise TryLater(f"{self._path}: {error.strerror or error}") from error
-        except BaseException:
-            self.close()  # cut in the middle of a line
-            raise
-
-    def close(self) -> None:
-        """Cut the connection; what was sent is with the kernel already."""
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
-
-    async def _connected(self) -> asyncio.StreamWriter:
-        if self._streams is not None:
-            reader, writer = self._streams
-            if not reader.at_eof() and not writer.is_closing():
-                return writer
-            self.close()
-        self._streams = await asyncio.open_unix_connection(self._path)
-        _, writer = self._streams
-        writer.transport.set_write_buffer_limits(high=0)  # sent is what the kernel has
-        return writer

@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
 from virtstatd.sinks.exposition import canonical, number
+from virtstatd.sinks.portions import packed
 
 
 DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
@@ -65,18 +66,8 @@ class Lines:
         self._templates: WeakKeyDictionary[Shape, Template] = WeakKeyDictionary()
 
     def pieces(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of a batch, some ten kilobytes at a time, always whole lines."""
-        waiting: list[str] = []
-        size = 0
-        for _, text in self.readings(batch):
-            waiting.append(text)
-            size += len(text)
-            if size >= PIECE_BYTES:
-                yield "".join(waiting).encode()
-                waiting.clear()
-                size = 0
-        if size:
-            yield "".join(waiting).encode()
+        """Return the lines of a batch, some ten kilobytes at a time, always whole lines."""
+        return packed((text.encode() for _, text in self.readings(batch)), PIECE_BYTES)
 
     def readings(self, batch: Batch) -> Iterator[tuple[Reading, str]]:
         """Yield each reading with its lines."""

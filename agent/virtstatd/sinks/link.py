@@ -1,12 +1,14 @@
-"""A connection that is made when it is needed, and given up at the first fault."""
+"""Connections that are made when they are needed, and given up at the first fault."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
+
+from virtstatd.errors import TryLater
 
 
 CLOSE_SECONDS = 2.0
@@ -16,6 +18,7 @@ MEND_SECONDS = 30.0
 """Pause after a user was refused before anything was sent: no batch is lost by that."""
 
 Connection = TypeVar("Connection")
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Link(Generic[Connection]):
@@ -75,6 +78,36 @@ class Link(Generic[Connection]):
         with suppress(Exception):  # it has failed before, or nobody wants it any more
             async with asyncio.timeout(self._close_seconds):
                 await self._close(connection)
+
+
+class Stream:
+    """Text to whoever listens, confirmed by nobody: what is sent is with the kernel."""
+
+    def __init__(self, name: str, connect: Callable[[], Awaitable[Streams]]) -> None:
+        self._name = name
+        self._link = Link(connect, _cut, _is_up)
+        self.close = self._link.close
+
+    async def send(self, pieces: Iterable[bytes]) -> None:
+        """Write all pieces; after a failure all of them go to the next connection."""
+        try:
+            async with self._link.held() as (_, writer):
+                writer.transport.set_write_buffer_limits(high=0)  # sent is what the kernel has
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)  # a fast reader must not keep the loop
+        except OSError as error:
+            raise TryLater(f"{self._name}: {error.strerror or error}") from error
+
+
+async def _cut(streams: Streams) -> None:
+    streams[1].transport.abort()
+
+
+def _is_up(streams: Streams) -> bool:
+    reader, writer = streams
+    return not reader.at_eof() and not writer.is_closing()
 
 
 def quieten(library: str) -> None:

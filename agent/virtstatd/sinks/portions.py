@@ -1,8 +1,8 @@
-"""Batches in requests of a size that the destination takes."""
+"""What is sent at once: batches in requests, and lines in pieces, of a size that is taken."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from virtstatd.errors import Denied, Rejected, TooLarge
@@ -77,3 +77,18 @@ class Portions:
             samples += counts[end]
             end += 1
         return end, samples
+
+
+def packed(texts: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Join texts up to a size; one that is longer than the limit goes alone."""
+    waiting: list[bytes] = []
+    size = 0
+    for text in texts:
+        if size and size + len(text) > limit:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+        waiting.append(text)
+        size += len(text)
+    if size:
+        yield b"".join(waiting)

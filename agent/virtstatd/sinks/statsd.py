@@ -27,6 +27,7 @@ from virtstatd.model import Labels, Series
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
 from virtstatd.sinks.listener import split_address
+from virtstatd.sinks.portions import packed
 
 
 IN_TAGS = "./@+"
@@ -76,7 +77,7 @@ class Statsd:
                 if sock is None:
                     sock = await _connected(self.address)
                 budget = BURST_BYTES
-                for datagram in _packed(gauges.lines(batch), self.datagram_bytes):
+                for datagram in packed(gauges.lines(batch), self.datagram_bytes):
                     if budget < len(datagram):
                         await asyncio.sleep(PAUSE_SECONDS)
                         budget = BURST_BYTES
@@ -106,13 +107,14 @@ class _Gauges:
         self._prefix = prefix
         self._flat = Flat(self._line)
 
-    def lines(self, batch: Batch) -> Iterator[str]:
+    def lines(self, batch: Batch) -> Iterator[bytes]:
         """Yield every line with its end."""
         for reading in batch.readings:
             domain = _tags(reading.domain.labels) if reading.domain else ""
             text = self._flat.render(reading, domain)
             # what has no tags at all has no mark for them
-            yield from text.replace("|#\n", "\n").replace("|#,", "|#").splitlines(keepends=True)
+            text = text.replace("|#\n", "\n").replace("|#,", "|#")
+            yield from text.encode().splitlines(keepends=True)
 
     def _line(self, series: Series) -> tuple[str, str]:
         return f"{self._prefix}{name_of(series)}:", f"|g|#{DOMAIN}{_tags(labels_of(series))}"
@@ -120,19 +122,6 @@ class _Gauges:
 
 def _tags(labels: Labels) -> str:
     return "".join(f",{word(key)}:{word(text, IN_TAGS)}" for key, text in labels)
-
-
-def _packed(lines: Iterator[str], limit: int) -> Iterator[bytes]:
-    """Yield datagrams of whole lines; a line that is longer than the limit goes alone."""
-    waiting = b""
-    for line in lines:
-        text = line.encode()
-        if waiting and len(waiting) + len(text) > limit:
-            yield waiting
-            waiting = b""
-        waiting += text
-    if waiting:
-        yield waiting
 
 
 async def _connected(address: str) -> socket.socket:

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -121,10 +122,13 @@ uri = {uri}
 {hypervisor}
 [poll.pulse]
 interval_seconds = {pulse}
+{groups[pulse]}
 [poll.monitor]
 interval_seconds = {monitor}
+{groups[monitor]}
 [poll.extra]
 interval_seconds = {extra}
+{groups[extra]}
 [local]
 enabled = {local}
 interval_seconds = {look}
@@ -138,6 +142,11 @@ drain_seconds = {drain}
 type = "prometheus"
 listen_address = "127.0.0.1:0"
 """
+LINES = """
+[[sink]]
+type = "jsonl"
+target = {lines}
+"""
 
 
 @contextmanager
@@ -148,27 +157,33 @@ def running(
     pulse: float = 1.0,
     monitor: float = 1.0,
     extra: float = 2.0,
+    groups: Mapping[str, Sequence[str]] | None = None,
     local: bool = False,
     look: float = 1.0,
     cgroup: float = 1.0,
     budget: float = 0.0,
     hypervisor: str = "",
     drain: float = 5.0,
+    lines: Path | None = None,
     more: str = "",
     python: tuple[str, ...] = (),
     inside: tuple[str, ...] = (),
+    **environ: str,
 ) -> Iterator[Agent]:
     """
     Run an agent against a hypervisor; it is stopped in the end, whatever happens.
 
-    `inside` is a command that becomes the one behind it.
+    `groups` are those of some tiers, `lines` is a file for JSON lines, and `inside` is a command
+    that becomes the one behind it.
     """
+    asked = {tier: f"groups = {json.dumps(each)}" for tier, each in (groups or {}).items()}
     file = folder / "virtstatd.toml"
     text = CONFIG.format(
         uri=json.dumps(uri),
         pulse=pulse,
         monitor=monitor,
         extra=extra,
+        groups=defaultdict(str, asked),
         local=json.dumps(local),
         look=look,
         cgroup=cgroup,
@@ -176,8 +191,10 @@ def running(
         hypervisor=hypervisor,
         drain=drain,
     )
+    if lines:
+        text += LINES.format(lines=json.dumps(str(lines)))
     file.write_text(text + more)
-    agent = Agent(file, python=python, inside=inside)
+    agent = Agent(file, python=python, inside=inside, **environ)
     try:
         yield agent
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent
+from running import Agent, running
 from serving import needs
 from simulating import simulated
 
@@ -21,37 +21,9 @@ from simulating import simulated
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 STEPS = (3600.0, -3600.0, -5.0, 5.0)
 GUESTS = 20
-CONFIG = """
-[hypervisor]
-uri = "{uri}"
-[poll.pulse]
-interval_seconds = 1.0
-[poll.monitor]
-interval_seconds = 1.0
-[poll.extra]
-groups = []
-[local]
-enabled = false
-[budget]
-host_cpu_percent = 0
-[agent]
-interval_seconds = 1.0
-[[sink]]
-type = "prometheus"
-listen_address = "127.0.0.1:0"
-[[sink]]
-type = "jsonl"
-target = "{lines}"
-"""
+NO_EXTRA = {"extra": []}
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def settings(folder: Path, uri: str) -> tuple[Path, Path]:
-    """Write a configuration that polls each second, and return it with the file of readings."""
-    config, lines = folder / "virtstatd.toml", folder / "lines"
-    config.write_text(CONFIG.format(uri=uri, lines=lines))
-    return config, lines
 
 
 def ticks(agent: Agent) -> float:
@@ -62,33 +34,32 @@ def ticks(agent: Agent) -> float:
 @needs("faketime")
 def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
     """An hour or some seconds, forth and back: no burst, no gap, true times, each step counted."""
-    with simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim:
-        config, lines = settings(tmp_path, sim.uri)
-        offset = tmp_path / "offset"
-        offset.write_text("+0")
-        agent = Agent(
-            config,
-            LD_PRELOAD=str(FAKETIME),
-            FAKETIME_TIMESTAMP_FILE=str(offset),
-            FAKETIME_NO_CACHE="1",
-            FAKETIME_DONT_FAKE_MONOTONIC="1",
-        )
-        try:
-            agent.wait_for(lambda: ticks(agent) >= 2)
-            began, at, moved = ticks(agent), time.monotonic(), 0.0
-            for count, step in enumerate(STEPS, 1):
-                moved += step
-                offset.write_text(f"{moved:+}")
-                agent.wait_for(lambda count=count: len(agent.events("clock.stepped")) == count)
-                due = ticks(agent)
-                agent.wait_for(lambda due=due: ticks(agent) >= due + 2)
-            due = ticks(agent) - began
-            assert abs(due - (time.monotonic() - at)) <= 2, "a burst, or a pause"
-            agent.wait_for(lambda: agent.value("virtstatd_clock_steps_total") == len(STEPS))
-            assert agent.value("libvirt_up") == 1
-            assert agent.value("libvirt_domains") == GUESTS
-        finally:
-            assert agent.stop() == 0
+    lines, offset = tmp_path / "lines", tmp_path / "offset"
+    offset.write_text("+0")
+    environ = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with (
+        simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim,
+        running(tmp_path, sim.uri, groups=NO_EXTRA, lines=lines, **environ) as agent,
+    ):
+        agent.wait_for(lambda: ticks(agent) >= 2)
+        began, at, moved = ticks(agent), time.monotonic(), 0.0
+        for count, step in enumerate(STEPS, 1):
+            moved += step
+            offset.write_text(f"{moved:+}")
+            agent.wait_for(lambda count=count: len(agent.events("clock.stepped")) == count)
+            due = ticks(agent)
+            agent.wait_for(lambda due=due: ticks(agent) >= due + 2)
+        due = ticks(agent) - began
+        assert abs(due - (time.monotonic() - at)) <= 2, "a burst, or a pause"
+        agent.wait_for(lambda: agent.value("virtstatd_clock_steps_total") == len(STEPS))
+        assert agent.value("libvirt_up") == 1
+        assert agent.value("libvirt_domains") == GUESTS
+        assert agent.stop() == 0
     logged = [each["seconds"] for each in agent.events("clock.stepped")]
     assert [round(float(str(each))) for each in logged] == [round(step) for step in STEPS]
     assert not any("exception" in line for line in agent.log)
@@ -114,25 +85,24 @@ def epochs_of(lines: Path) -> dict[str, list[float]]:
 
 def test_an_agent_that_was_stopped_goes_on_where_it_is(tmp_path: Path):
     """After a pause it polls once, counts what it skipped, and shows nothing old as current."""
-    seconds = 4
-    with simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim:
-        config, lines = settings(tmp_path, sim.uri)
-        agent = Agent(config)
-        try:
-            agent.wait_for(lambda: ticks(agent) >= 2)
-            os.kill(agent.pid, signal.SIGSTOP)
-            stopped_at = time.time()
-            signal.sigtimedwait([], seconds)  # it is time that is under test
-            os.kill(agent.pid, signal.SIGCONT)
-            went_on_at = time.time()
-            agent.wait_for(lambda: agent.value("virtstatd_ticks_skipped_total", tier="pulse"))
-            skipped = agent.value("virtstatd_ticks_skipped_total", tier="pulse") or 0
-            due = ticks(agent)
-            agent.wait_for(lambda: ticks(agent) >= due + 3)
-            assert agent.value("libvirt_up") == 1
-            assert agent.value("virtstatd_clock_steps_total") == 0
-        finally:
-            assert agent.stop() == 0
+    seconds, lines = 4, tmp_path / "lines"
+    with (
+        simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim,
+        running(tmp_path, sim.uri, groups=NO_EXTRA, lines=lines) as agent,
+    ):
+        agent.wait_for(lambda: ticks(agent) >= 2)
+        os.kill(agent.pid, signal.SIGSTOP)
+        stopped_at = time.time()
+        signal.sigtimedwait([], seconds)  # it is time that is under test
+        os.kill(agent.pid, signal.SIGCONT)
+        went_on_at = time.time()
+        agent.wait_for(lambda: agent.value("virtstatd_ticks_skipped_total", tier="pulse"))
+        skipped = agent.value("virtstatd_ticks_skipped_total", tier="pulse") or 0
+        due = ticks(agent)
+        agent.wait_for(lambda: ticks(agent) >= due + 3)
+        assert agent.value("libvirt_up") == 1
+        assert agent.value("virtstatd_clock_steps_total") == 0
+        assert agent.stop() == 0
     assert skipped >= seconds - 2
     times = sorted({round(at, 1) for of in epochs_of(lines).values() for at in of})
     # what was read when it was stopped may carry that time, nothing else lies in between

@@ -15,14 +15,13 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from running import Agent, idle_loop
+from running import Agent, idle_loop, running
 from simulating import Simulated, simulated
 
 
@@ -36,46 +35,13 @@ MISSING = 'virtstatd_missing_domains{tier="monitor"}'
 soak = pytest.mark.soak
 pytestmark = pytest.mark.timeout(900)
 
-CONFIG = """
-[hypervisor]
-uri = "{uri}"
-[poll.pulse]
-interval_seconds = {interval}
-groups = ["state"]
-[poll.monitor]
-interval_seconds = {interval}
-groups = {groups}
-[poll.extra]
-groups = []
-[local]
-enabled = false
-[budget]
-host_cpu_percent = 0
-[agent]
-interval_seconds = 1.0
-[[sink]]
-type = "prometheus"
-listen_address = "127.0.0.1:0"
-"""
-LINES = """
-[[sink]]
-type = "jsonl"
-target = "{file}"
-"""
 
-
-@contextmanager
-def running(
-    folder: Path, sim: Simulated, *, groups: str = '["block"]', more: str = ""
-) -> Iterator[Agent]:
+def polling(
+    folder: Path, sim: Simulated, *groups: str, lines: Path | None = None
+) -> AbstractContextManager[Agent]:
     """Run an agent that shows little of many guests."""
-    file = folder / "virtstatd.toml"
-    file.write_text(CONFIG.format(uri=sim.uri, interval=INTERVAL, groups=groups) + more)
-    agent = Agent(file)
-    try:
-        yield agent
-    finally:
-        agent.stop()
+    asked = {"pulse": ["state"], "monitor": groups or ["block"], "extra": []}
+    return running(folder, sim.uri, pulse=INTERVAL, monitor=INTERVAL, groups=asked, lines=lines)
 
 
 class Page:
@@ -188,7 +154,7 @@ def test_one_of_2000_hangs(tmp_path: Path, intervals: int):
     file = tmp_path / "lines"
     with (
         simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim,
-        running(tmp_path, sim, more=LINES.format(file=file)) as agent,
+        polling(tmp_path, sim, lines=file) as agent,
         Counted(sim) as counted,
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)
@@ -229,7 +195,7 @@ def test_several_of_2000_hang(tmp_path: Path, count: int, intervals: int):
     file = tmp_path / "lines"
     with (
         simulated(tmp_path, f"--domains={GUESTS}", "--profile=small") as sim,
-        running(tmp_path, sim, more=LINES.format(file=file)) as agent,
+        polling(tmp_path, sim, lines=file) as agent,
         Counted(sim) as counted,
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)
@@ -277,7 +243,7 @@ def test_2000_come_and_go_among_replies_that_are_cut_or_too_large(tmp_path: Path
     replay.write_text(json.dumps([RECORD | {"params": PARAMS}]))
     with (
         simulated(tmp_path, f"--domains={GUESTS}", "--profile=small", f"--replay={replay}") as sim,
-        running(tmp_path, sim, more=LINES.format(file=file)) as agent,
+        polling(tmp_path, sim, lines=file) as agent,
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)
         agent.wait_for(lambda: Page(agent).value("virtstatd_undecodable_records_total") > 0)
@@ -315,7 +281,7 @@ def test_2000_come_and_go_among_replies_that_are_cut_or_too_large(tmp_path: Path
     assert not any("exception" in line for line in agent.log)
 
 
-EVERYTHING = '["cpu_total", "balloon", "vcpu", "block"]'
+EVERYTHING = ("cpu_total", "balloon", "vcpu", "block")
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(60, marks=soak)])
@@ -323,7 +289,7 @@ def test_a_frozen_daemon_with_2000_guests(tmp_path: Path, seconds: int):
     """The page answers as ever, down is shown in time, and up again soon after the thaw."""
     with (
         simulated(tmp_path, f"--domains={GUESTS}", "--profile=hundred") as sim,
-        running(tmp_path, sim, groups=EVERYTHING) as agent,
+        polling(tmp_path, sim, *EVERYTHING) as agent,
         idle_loop() as idle,
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)
@@ -362,7 +328,7 @@ def test_the_loop_does_not_stall_with_2000_guests(tmp_path: Path, seconds: int):
     """Hung guests, churn and cut replies with 200,000 numbers a poll: nobody waits for the loop."""
     with (
         simulated(tmp_path, f"--domains={GUESTS}", "--profile=hundred") as sim,
-        running(tmp_path, sim, groups=EVERYTHING) as agent,
+        polling(tmp_path, sim, *EVERYTHING) as agent,
         idle_loop() as idle,
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)

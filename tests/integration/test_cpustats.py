@@ -9,17 +9,6 @@ from simulating import Simulated, python, simulated, virsh
 
 
 CPU_STATS = "[cpu_stats]\nenabled = true\ninterval_seconds = 1.0\n"
-NO_TOTALS = """
-[hypervisor]
-uri = "{uri}"
-[poll.monitor]
-groups = ["vcpu"]
-[agent]
-interval_seconds = 1.0
-[[sink]]
-type = "prometheus"
-listen_address = "127.0.0.1:0"
-"""
 NAME = "instance-00000001"
 
 
@@ -93,21 +82,18 @@ def test_a_host_that_refuses_keeps_its_totals(tmp_path: Path):
 def test_totals_that_nobody_else_asks_for(tmp_path: Path):
     """Where no poll asks for CPU totals, they come with the CPU statistics, refused or not."""
     options = ("--domains=3", "--no-percpu", "--profile=small")
-    file = tmp_path / "virtstatd.toml"
-    with simulated(tmp_path, *options) as host:
-        file.write_text(NO_TOTALS.format(uri=host.uri) + CPU_STATS)
-        agent = Agent(file)
-        try:
-            total = "libvirt_domain_info_cpu_time_seconds_total"
-            agent.wait_for(lambda: agent.value(total, domain=NAME))
-            settled(host, agent)
-            shown = virsh(host.uri, "cpu-stats", NAME, "--total")
-            for kind in ("time", "user", "system"):
-                value = agent.value(f"libvirt_domain_info_cpu_{kind}_seconds_total", domain=NAME)
-                assert f"{value:.9f} seconds" in shown
-            assert len(agent.events("cpu_stats.refused")) == 1
-        finally:
-            agent.stop()
+    with (
+        simulated(tmp_path, *options) as host,
+        running(tmp_path, host.uri, groups={"monitor": ["vcpu"]}, more=CPU_STATS) as agent,
+    ):
+        total = "libvirt_domain_info_cpu_time_seconds_total"
+        agent.wait_for(lambda: agent.value(total, domain=NAME))
+        settled(host, agent)
+        shown = virsh(host.uri, "cpu-stats", NAME, "--total")
+        for kind in ("time", "user", "system"):
+            value = agent.value(f"libvirt_domain_info_cpu_{kind}_seconds_total", domain=NAME)
+            assert f"{value:.9f} seconds" in shown
+        assert len(agent.events("cpu_stats.refused")) == 1
 
 
 def test_limits_follow_their_event(tmp_path: Path):

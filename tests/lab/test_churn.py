@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.hypervisor import Lab
-from lab.watching import JSONL, domains, polls, polls_kept, settled, times
+from lab.watching import domains, polls, polls_kept, settled, times
 from running import Agent, running
 
 
@@ -87,7 +87,6 @@ def test_polls_outlive_guests_that_come_and_go(
 ):
     """Guests are made, ended, saved and restored; no poll is lost to those that stay."""
     lines = tmp_path / "readings.jsonl"
-    more = JSONL.format(lines=lines)
     stay = set(private_lab.names())
     saved = tmp_path / "saved"
 
@@ -97,7 +96,7 @@ def test_polls_outlive_guests_that_come_and_go(
 
     with (
         ThreadPoolExecutor(4) as side_by_side,
-        running(tmp_path, private_lab.uri_readonly, pulse=1, monitor=1, extra=2, more=more) as a,
+        running(tmp_path, private_lab.uri_readonly, lines=lines) as a,
     ):
         a.wait_for(lambda: domains(a) == stay)
         private_lab.create(private_lab.definition("travels"))

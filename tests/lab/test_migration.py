@@ -11,7 +11,6 @@ import pytest
 
 from lab.hypervisor import Lab
 from lab.watching import (
-    JSONL,
     Watch,
     domains,
     polls,
@@ -62,10 +61,9 @@ def test_a_guest_that_moves_is_on_one_host_after_the_other(
         for lab, file, local in zip(two, files, (True, False), strict=True):
             folder = tmp_path / lab.directory.name
             folder.mkdir()
-            more = JSONL.format(lines=file)
             agents.append(
                 stack.enter_context(
-                    running(folder, lab.uri_readonly, **INTERVALS, local=local, more=more)
+                    running(folder, lab.uri_readonly, **INTERVALS, local=local, lines=file)
                 )
             )
         agents[0].wait_for(lambda: shown(agents[0], READ) == stay[0] | {"travels"})

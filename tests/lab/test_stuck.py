@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.hypervisor import Lab
-from lab.watching import JSONL, Watch, polls, shown, times
+from lab.watching import Watch, polls, shown, times
 from running import Agent, Waits, probing, running, unstalled
 
 
@@ -45,8 +45,7 @@ def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
     """The other 59 are on the page throughout, the stuck one is named, and comes back complete."""
     names = set(sixty.names())
     lines = tmp_path / "readings.jsonl"
-    more = JSONL.format(lines=lines)
-    with running(tmp_path, sixty.uri_readonly, **INTERVALS, more=more) as agent:
+    with running(tmp_path, sixty.uri_readonly, **INTERVALS, lines=lines) as agent:
         agent.wait_for(lambda: shown(agent, READ) == names)
         others = names - {"guest-7"}
         with unstalled(agent), Watch(agent, READ, others) as watch:

@@ -12,9 +12,6 @@ from pathlib import Path
 from running import Agent
 
 
-JSONL = "[[sink]]\ntype = 'jsonl'\ntarget = '{lines}'\n"
-
-
 def shown(agent: Agent, family: str) -> set[str]:
     """Return the domains of which a family is shown."""
     return {dict(labels)["domain"] for name, labels in agent.samples() if name == family}

@@ -32,7 +32,7 @@ T = TypeVar("T")
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # said by who reads it
     help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults where there is none.",
 )
 
@@ -101,7 +101,7 @@ def once(path: Path | None, form: str) -> None:
 @main.command()
 @config_option
 def partitions(path: Path | None) -> None:
-    """Print the tree of partitions: what each uses, against its limits."""
+    """Print what each partition uses, and its limits."""
     from virtstatd.partitions import shown
 
     path, config = loaded(path)
@@ -141,7 +141,7 @@ def address(_: click.Context, __: click.Parameter, value: str) -> str:
     help="Address and port of the page.",
 )
 def demo(domains: int, listen_address: str) -> None:
-    """Run the agent before simulated guests; no hypervisor is needed."""
+    """Run the agent on simulated guests, without a hypervisor."""
     from virtstatd.demo import demonstrate
 
     try:
@@ -153,7 +153,7 @@ def demo(domains: int, listen_address: str) -> None:
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulate(arguments: tuple[str, ...]) -> None:
-    """Run the simulator alone: a libvirtd on a unix socket whose guests are made up."""
+    """Run the simulator alone, on a socket like libvirtd's."""
     from virtstatd.simulator.command import simulate as command  # its options need the simulator
 
     command.main(arguments, prog_name="virtstatd simulate")
@@ -162,7 +162,7 @@ def simulate(arguments: tuple[str, ...]) -> None:
 @main.command()
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
 def fields(form: str) -> None:
-    """Print the catalog: every statistic with its name, kind, unit and origin."""
+    """Print every statistic: name, kind, unit, origin."""
     click.echo(catalog.load().table("markdown" if form == "markdown" else "text"))
 
 

@@ -35,7 +35,9 @@ _PLACE = re.compile(
     r"(?P<what>.+) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
 )
 _PLAIN: Final = {
-    "Invalid value": "invalid value, a string stands in quotes",
+    "Invalid value": "invalid value; strings stand in quotes, true and false in small letters",
+    "Expected newline or end of document": "text follows the value; strings stand in quotes",
+    "Illegal character '\\n'": "the string has no closing quote",
     "Cannot overwrite a value": "this option is written twice",
     "Cannot declare": "this table is written twice",
 }

@@ -125,7 +125,10 @@ def test_a_socket_without_permission_is_said(tmp_path: Path):
         listener.bind(str(path))  # and never listens: connecting is refused
         with running(tmp_path, f"qemu+unix:///system?socket={path}") as agent:
             agent.wait_for(lambda: agent.events("libvirt.unreachable"))
-            assert str(path) in str(agent.events("libvirt.unreachable")[0]["reason"])
+            reason = str(agent.events("libvirt.unreachable")[0]["reason"])
+            assert str(path) in reason
+            assert reason.endswith("; start libvirtd or virtqemud")
+            assert not agent.events("local.blind")  # no guest is known that could be seen
 
 
 def test_once_without_libvirt_says_so(file: Path):

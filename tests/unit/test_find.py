@@ -71,14 +71,14 @@ def test_a_sink_of_others():
             "needy",
             (
                 "the sink needy needs the Python module nowhere, which is not installed;"
-                " pip install 'others[needy]'"
+                f" {sinks.PIP} install 'others[needy]'"
             ),
         ),
         (
             "bare",
             (
                 "the sink bare needs the Python module nowhere, which is not installed;"
-                " pip install nowhere"
+                f" {sinks.PIP} install nowhere"
             ),
         ),
         ("crash", "the sink crash cannot be imported: ZeroDivisionError: division by zero"),

@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import gzip
 import resource
+import socket
 import ssl
 import time
 from dataclasses import replace
@@ -134,6 +135,17 @@ async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
             await client.post(stub.url, b"", {"X-Other": "1"})
     shown = [each.headers["Authorization"] for each in stub.requests]
     assert shown == ["Bearer old", "Bearer old", "Bearer new", "Basic bWU6bmV3"]
+
+
+async def test_a_destination_that_is_away_is_told_in_few_words():
+    """The place and the reason are said once, without what the library makes of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and never listens
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+        async with connected(Access(url=f"http://{place}")) as client:
+            with pytest.raises(TryLater) as caught:
+                await client.post(f"http://{place}", b"", {})
+    assert str(caught.value) == f"{place}: Connection refused"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,16 @@ def test_a_daemon_that_does_not_come_up_is_woken_seldom():
     assert host.connects == 300 / WAKE_SECONDS
 
 
+def test_what_kept_us_from_waking_a_daemon_is_what_is_told():
+    """Between two attempts the reason is that of the last one, which somebody can mend."""
+    host = Host(pid=0, starts=False)
+    opens = opener(host)
+    with pytest.raises(libvirt.libvirtError):
+        opens()
+    with pytest.raises(Disconnected, match="no daemon"):
+        opens()
+
+
 def test_a_daemon_that_is_about_to_end_is_waited_for():
     """It has hung up on everybody and still runs: to connect now would start it right after."""
     host = Host(pid=7)

@@ -160,6 +160,21 @@ async def test_a_sink_that_cancels_itself_is_contained():
     assert one.attempts["error"] == 2
 
 
+async def test_an_empty_batch_ends_no_trouble():
+    """A sink that has nothing to send says nothing about a destination that is away."""
+
+    async def send(batch: Batch) -> None:
+        if batch.readings:
+            raise Rejected("no")
+
+    one = outlet(send)
+    with capture_logs() as logs:
+        async with draining([one], 5.0) as emit:
+            for domains in (1, 0, 1):
+                emit(make_batch(domains=domains))
+    assert [each["event"] for each in logs] == ["sink.failing"]
+
+
 async def test_trouble_is_logged_once_and_its_end_once():
     """A sink that fails for an hour writes one line, and one when it is well again."""
     count = 0

@@ -15,12 +15,31 @@ TOO_LARGE = (
 )
 
 
+MENDS = (
+    ("no such file", "start libvirtd or virtqemud, or name its socket in hypervisor.uri"),
+    ("connection refused", "start libvirtd or virtqemud"),
+    ("permission denied", "libvirt's `unix_sock_ro_perms` must let the agent's user connect"),
+    ("authentication", "libvirt's `auth_unix_ro` or polkit must let the agent's user read"),
+)
+"""What to do where libvirt's socket does not open, by what its message says."""
+
+
 class Oversize(Refused):
     """The answer does not fit into one of libvirt's messages; ask for fewer domains at once."""
 
 
 class Gone(Refused):
     """The domain is not there any more, which is a race and no fault."""
+
+
+def unreachable(error: libvirt.libvirtError) -> Disconnected:
+    """Tell why no connection could be opened, and what to do where that is known."""
+    message = error.get_error_message() or str(error)
+    if "connect socket to" in message or "authentication" in message.casefold():
+        for said, mend in MENDS:
+            if said in message.casefold():
+                return Disconnected(f"{message}; {mend}")
+    return Disconnected(message)
 
 
 def translated(error: libvirt.libvirtError, *, alive: bool) -> VirtstatdError:

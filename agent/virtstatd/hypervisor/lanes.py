@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from virtstatd.errors import Crowded, Disconnected, Overdue
-from virtstatd.hypervisor.faults import translated
+from virtstatd.errors import Crowded, Overdue
+from virtstatd.hypervisor.faults import translated, unreachable
 
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class Lane:
             try:
                 self._session = self._open()
             except libvirt.libvirtError as error:
-                raise Disconnected(error.get_error_message() or str(error)) from None
+                raise unreachable(error) from None
         try:
             return function(self._session)
         except libvirt.libvirtError as error:

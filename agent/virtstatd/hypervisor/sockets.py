@@ -11,6 +11,7 @@ from pathlib import Path
 import libvirt
 
 from virtstatd.errors import Disconnected
+from virtstatd.hypervisor.faults import unreachable
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.hypervisor.listener import Listener, listener_of
 
@@ -20,6 +21,8 @@ SOCKETS = ("virtqemud-sock-ro", "libvirt-sock-ro")
 
 WAKE_SECONDS = 60.0
 """How often one that never answered is woken: systemd gives up what it starts too often."""
+
+ENDED = "the daemon has ended, and connecting would start it"
 
 ENDING_SECONDS, ENDING_STEP_SECONDS = 2.0, 0.05
 """How long a daemon that has hung up may need to end, and how often it is looked at."""
@@ -80,6 +83,7 @@ class Opener:
         self._pid = 0
         self._wake_at = -math.inf
         self._unseen = False
+        self._why = ENDED
 
     def __call__(self) -> Session:
         """Open one; raises `libvirt.libvirtError`, or `Disconnected` where it would wake."""
@@ -91,13 +95,17 @@ class Opener:
         self._let_end(listener)
         if not self._unseen and listener.asleep():
             if self._clock() < self._wake_at:
-                raise Disconnected("the daemon has ended, and connecting would start it")
+                raise Disconnected(self._why)
             self._wake_at = self._clock() + WAKE_SECONDS
-        session = self._connect(uri, *self._keepalive)
+        try:
+            session = self._connect(uri, *self._keepalive)
+        except libvirt.libvirtError as error:
+            self._why = str(unreachable(error))
+            raise
         self._pid = listener.pid()
         # one that cannot be seen even while it runs could not be seen to be asleep either
         self._unseen = not self._pid
-        self._wake_at = math.inf
+        self._wake_at, self._why = math.inf, ENDED
         return session
 
     def _let_end(self, listener: Listener) -> None:

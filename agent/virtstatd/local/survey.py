@@ -95,16 +95,7 @@ class Survey:
         began = time.thread_time()
         second = Second(time.time_ns())
         running = {domain.uuid: (domain, described) for domain, described in self._running()}
-        try:
-            self._finder.look()
-        except OSError as error:
-            second.blind["pid files"] = str(error)
-        self._unseen = self._unseen + 1 if running and not self._finder.found else 0
-        if self._unseen >= UNSEEN_LOOKS and not second.blind:
-            if self._finder.strays:
-                second.blind["processes"] = "none of the guests' is in the /proc that the agent has"
-            else:
-                second.blind["pid files"] = f"there are none in {self._directory}"
+        self._find(second, expected=bool(running))
         self._looks += 1
         now = self._clock()
         summing = now - self._summed_at >= SUMMARY_NANOSECONDS
@@ -135,6 +126,20 @@ class Survey:
         self._guests.clear()
         self._seen = []
         self._finder.close()
+
+    def _find(self, second: Second, *, expected: bool) -> None:
+        """Find the processes; where libvirt says that there are some, tell when none is seen."""
+        try:
+            self._finder.look()
+        except OSError as error:
+            if expected:  # before libvirt's first answer there is nothing to be seen
+                second.blind["pid files"] = str(error)
+        self._unseen = self._unseen + 1 if expected and not self._finder.found else 0
+        if self._unseen >= UNSEEN_LOOKS and not second.blind:
+            if self._finder.strays:
+                second.blind["processes"] = "none of the guests' is in the /proc that the agent has"
+            else:
+                second.blind["pid files"] = f"there are none in {self._directory}"
 
     def _read(
         self, process: Process, domain: Domain, second: Second, *, whole: bool

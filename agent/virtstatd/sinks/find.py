@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -15,6 +17,9 @@ from virtstatd.sink import Delivery, Sink
 
 
 GROUP = "virtstatd.sinks"
+
+PIP = Path(sys.prefix, "bin/pip")
+"""That of the environment in which the agent runs, which is seldom the one on the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
         package = f"'{distribution.name}[{extra}]'"
     return (
         f"the sink {entry.name} needs the Python module {error.name}, which is not installed;"
-        f" pip install {package}"
+        f" {PIP} install {package}"
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -147,6 +148,13 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no connection in time"
     text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
+        error, aiohttp.ClientSSLError
+    ):
+        # aiohttp's text repeats the place, and names SSL where there is none
+        cause = error.os_error
+        number = cause.errno or 0
+        text = os.strerror(number) if number > 0 else cause.strerror or text
     return _CONTROL.sub(" ", text)[:SHOWN_BYTES]
 
 

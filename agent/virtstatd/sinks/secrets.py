@@ -73,7 +73,8 @@ def secret(name: str) -> str:
             text = file.read(SECRET_BYTES + 1).decode().strip()
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else "is not text"
-        raise StartError(f"cannot read {path}: {cause}") from error
+        mend = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
+        raise StartError(f"cannot read {path}: {cause}; {mend}") from error
     if not text or not text.isprintable() or len(text) > SECRET_BYTES:
         raise StartError(f"{path} must hold one line of text")
     return text

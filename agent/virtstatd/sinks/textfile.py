@@ -47,9 +47,10 @@ class Textfile:
         """Yield a send that writes the page, and remove the file at the end."""
         path = Path(self.path)
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise StartError(
-                f"cannot write {path}; create {path.parent} and let the agent's user write there"
+            mend = (
+                "let the agent's user write in" if path.parent.is_dir() else "create the directory"
             )
+            raise StartError(f"cannot write {path}; {mend} {path.parent}")
         file = _File(path, Worker(f"sink {opening.name}"))
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)

@@ -14,6 +14,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
+from serving import Moody
+
 
 THREADS = 4
 METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -33,7 +35,7 @@ def retry_info(seconds: int, nanos: int) -> bytes:
 
 
 @dataclass
-class Receiver(grpc.GenericRpcHandler):
+class Receiver(Moody, grpc.GenericRpcHandler):
     """Answer every call with `status`; a status that is not OK keeps nothing."""
 
     tls: grpc.ServerCredentials | None = None
@@ -48,8 +50,8 @@ class Receiver(grpc.GenericRpcHandler):
     port: int = 0
 
     def __post_init__(self) -> None:
-        self._speaking = threading.Event()
-        self._speaking.set()
+        self.speaking = threading.Event()
+        self.speaking.set()
 
     @property
     def url(self) -> str:
@@ -66,7 +68,7 @@ class Receiver(grpc.GenericRpcHandler):
             ExportMetricsServiceResponse.SerializeToString,
         )
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Listen, at the same port as before."""
         self._threads = ThreadPoolExecutor(THREADS)
         begun = threading.Barrier(THREADS + 1)  # so that none begins later, and is counted then
@@ -82,16 +84,16 @@ class Receiver(grpc.GenericRpcHandler):
             self.port = self._server.add_insecure_port(place)
         self._server.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Cut all connections and listen no more."""
-        self._speaking.set()
+        self.speaking.set()
         self._server.stop(0).wait()
         self._threads.shutdown()
 
     def _export(
         self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
     ) -> ExportMetricsServiceResponse:
-        self._speaking.wait()
+        self.speaking.wait()
         status = self.decide(request) if self.decide else self.status
         if status is not grpc.StatusCode.OK:
             if self.details:
@@ -102,15 +104,6 @@ class Receiver(grpc.GenericRpcHandler):
         return self.response
 
     @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Nobody listens."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
-
-    @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
         """Answer that the request is bad."""
         self.status = grpc.StatusCode.INVALID_ARGUMENT
@@ -118,15 +111,6 @@ class Receiver(grpc.GenericRpcHandler):
             yield
         finally:
             self.status = grpc.StatusCode.OK
-
-    @asynccontextmanager
-    async def silent(self) -> AsyncIterator[None]:
-        """Accept, and never answer."""
-        self._speaking.clear()
-        try:
-            yield
-        finally:
-            self._speaking.set()
 
     async def count(self) -> int:
         """Return how many requests were accepted."""
@@ -139,11 +123,11 @@ async def receiving(
 ) -> AsyncIterator[Receiver]:
     """Run a receiver."""
     receiver = Receiver(tls, options)
-    receiver.start()
+    await receiver.start()
     try:
         yield receiver
     finally:
-        receiver.stop()
+        await receiver.stop()
 
 
 def credentials(files: tuple[Path, Path], client: Path | None = None) -> grpc.ServerCredentials:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from serving import Moody
+
 
 @dataclass
 class Received:
@@ -22,7 +24,7 @@ class Received:
 
 
 @dataclass
-class Stub:
+class Stub(Moody):
     """Answer every request with `status`; `decide` may choose one by the request."""
 
     status: int = 204
@@ -35,8 +37,8 @@ class Stub:
 
     def __post_init__(self) -> None:
         self._runner: web.AppRunner | None = None
-        self._speaking = asyncio.Event()
-        self._speaking.set()
+        self.speaking = asyncio.Event()
+        self.speaking.set()
 
     @property
     def url(self) -> str:
@@ -62,21 +64,12 @@ class Stub:
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        await self._speaking.wait()
+        await self.speaking.wait()
         received = Received(request.path, dict(request.query), dict(request.headers), body)
         status = self.decide(received) if self.decide else self.status
         if status < 300:
             self.requests.append(received)
         return web.Response(status=status, headers=self.headers, body=self.text)
-
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Nobody listens."""
-        await self.stop()
-        try:
-            yield
-        finally:
-            await self.start()
 
     @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
@@ -96,15 +89,6 @@ class Stub:
             yield
         finally:
             self.decide = None
-
-    @asynccontextmanager
-    async def silent(self) -> AsyncIterator[None]:
-        """Accept, and never answer."""
-        self._speaking.clear()
-        try:
-            yield
-        finally:
-            self._speaking.set()
 
     async def count(self) -> int:
         """Return how many requests were accepted."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -39,7 +40,39 @@ def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:
     return ["setpriv", *other, "--pdeathsig", "KILL", *command]
 
 
-class Server:
+class Moody:
+    """A server that can be gone for a while, and silent where it waits for `speaking`."""
+
+    speaking: asyncio.Event | threading.Event
+
+    async def start(self) -> None:
+        """Listen, at the same place as before."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Cut all connections and listen no more."""
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Be gone for a while."""
+        await self.stop()
+        try:
+            yield
+        finally:
+            await self.start()
+
+    @asynccontextmanager
+    async def silent(self) -> AsyncIterator[None]:
+        """Accept, and never answer."""
+        self.speaking.clear()
+        try:
+            yield
+        finally:
+            self.speaking.set()
+
+
+class Server(Moody):
     """
     A process that can be killed, started again and frozen.
 
@@ -86,15 +119,6 @@ class Server:
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
-
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Be gone for a while."""
-        await self.stop()
-        try:
-            yield
-        finally:
-            await self.start()
 
     @asynccontextmanager
     async def silent(self) -> AsyncIterator[None]:

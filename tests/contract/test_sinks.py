@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from httpstub import answering
+from serving import Moody
 from virtstatd.sinks import find as sinks
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
@@ -45,14 +46,14 @@ async def test_contract(name: str, tmp_path: Path):
         await check_sink(lambda: cls(**options))
 
 
-class Listener:
+class Listener(Moody):
     """A socket in the file system whose listener has moods."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = 0
-        self.reading = asyncio.Event()
-        self.reading.set()
+        self.speaking = asyncio.Event()
+        self.speaking.set()
         self.server: asyncio.Server | None = None
         self.writers: set[asyncio.StreamWriter] = set()
         self.reads: set[asyncio.Task[None]] = set()
@@ -82,7 +83,7 @@ class Listener:
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                await self.reading.wait()
+                await self.speaking.wait()
                 if not (piece := await reader.read(65536)):
                     return
                 self.lines += piece.count(b"\n")
@@ -91,15 +92,6 @@ class Listener:
         finally:
             self.writers.discard(writer)
             writer.transport.abort()
-
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Nobody listens."""
-        await self.stop()
-        try:
-            yield
-        finally:
-            await self.start()
 
     @asynccontextmanager
     async def flapping(self) -> AsyncIterator[None]:
@@ -118,15 +110,6 @@ class Listener:
         finally:
             calm.set()
             await task
-
-    @asynccontextmanager
-    async def silent(self) -> AsyncIterator[None]:
-        """Accept, and read nothing."""
-        self.reading.clear()
-        try:
-            yield
-        finally:
-            self.reading.set()
 
 
 async def test_contract_of_jsonl_through_a_socket(tmp_path: Path):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import CapturingLogger
 
+from serving import needs
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
 from virtstatd.sinks.archive import Archive, Limits
@@ -371,7 +372,7 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", directory], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
+@needs("root")
 @pytest.mark.parametrize("free_bytes", [0, 100_000])
 async def test_a_full_disk(tmp_path: Path, free_bytes: int):
     """A disk that is full refuses batches, keeps what it has readable, and goes on with room."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from structlog.testing import capture_logs
 
+from serving import needs
 from spooling import SIZE, queued
 from virtstatd.pipeline.buffer import Tally
 from virtstatd.pipeline.spooled import RETRY_SECONDS
@@ -18,7 +17,7 @@ from virtstatd.pipeline.spooled import RETRY_SECONDS
 
 MIB = 1 << 20
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting is for root")
+pytestmark = needs("root")  # which mounts
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The agent as a service of a booted machine: fixtures and what the tests ask of it."""
 
 import os
-import shutil
 import sys
 import sysconfig
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving import needs
 from system.machine import Machine, booted, may_boot
 
 
@@ -29,14 +29,11 @@ main()
 """
 
 NEEDS = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="booting a container needs root"),
+    needs("root", "systemd-nspawn", PYTHON),
     pytest.mark.skipif(
-        shutil.which("systemd-nspawn") is None, reason="systemd-container is not installed"
+        os.geteuid() == 0 and not may_boot(),
+        reason="this kernel or container does not let root make namespaces",
     ),
-    pytest.mark.skipif(
-        not may_boot(), reason="this kernel or container does not let root make namespaces"
-    ),
-    pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"the service needs {PYTHON}"),
 ]
 """Marks of every module that asks for a machine."""
 

@@ -6,11 +6,11 @@ and their pid file.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from serving import needs
 from system.machine import Machine, until
 from system.service import CONFIGURATION, NAME, NEEDS, scrape, start
 
@@ -45,10 +45,7 @@ EVERY_SECOND = "".join(
     for table in ("poll.pulse", "poll.monitor", "poll.extra", "agent")
 )
 
-pytestmark = [
-    *NEEDS,
-    pytest.mark.skipif(shutil.which("libvirtd") is None, reason="libvirtd is not installed"),
-]
+pytestmark = [*NEEDS, needs("libvirtd")]
 
 
 @pytest.fixture

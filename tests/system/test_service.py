@@ -1,11 +1,11 @@
 """The service under a real systemd: the unit as shipped, its sandbox, and its whole life."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
+from serving import needs
 from system.machine import Machine, until
 from system.service import (
     CONFIGURATION,
@@ -69,7 +69,7 @@ def test_what_the_sandbox_lets_be_written_it_does_not_let_run(machine: Machine):
         assert "Read-only file system" in refused.stderr
 
 
-@pytest.mark.skipif(shutil.which("libvirtd") is None, reason="libvirtd is not installed")
+@needs("libvirtd")
 def test_the_sandbox_leaves_the_way_to_libvirt_open(machine: Machine):
     """A user without any group opens libvirt's read-only socket from inside the sandbox."""
     machine.run("systemctl", "stop", "libvirtd*.socket")  # where the host has its units

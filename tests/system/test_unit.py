@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from serving import needs
+
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "virtstatd.service"
 DROP_INS = sorted(SYSTEMD.glob("drop-ins/*.conf"))
 EXECUTABLE = "/opt/virtstatd/bin/virtstatd"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
-)
+pytestmark = needs("systemd-analyze")
 
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import tomllib
 from importlib import resources
@@ -6,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serving import needs
 from virtstatd.catalog import Catalog, load
 from virtstatd.errors import ConfigError
 from virtstatd.model import Kind
@@ -131,11 +131,9 @@ def test_no_match(catalog: Catalog, key: str):
     assert catalog.match(key) is None
 
 
+@needs("promtool")
 def test_promtool(catalog: Catalog):
     """Every metric that can appear passes Prometheus' linter."""
-    promtool = shutil.which("promtool")
-    if not promtool:
-        pytest.skip("promtool is not installed")
     text = []
     for field in dict.fromkeys(line.field for line in catalog.fields if line.field):
         name = metric(field.family, field.kind)
@@ -146,7 +144,7 @@ def test_promtool(catalog: Catalog):
         else:
             text.append(f"{name} 1")
     lint = subprocess.run(
-        [promtool, "check", "metrics"],
+        ["promtool", "check", "metrics"],
         input="\n".join(text) + "\n",
         capture_output=True,
         text=True,

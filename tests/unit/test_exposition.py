@@ -1,7 +1,6 @@
 """The text format and OpenMetrics, checked by the parsers of others."""
 
 import math
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -13,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from serving import needs
 from virtstatd.model import Batch, Domain, Field, Kind, Number, Reading, Series, Shape
 from virtstatd.sinks.exposition import (
     END_OF_OPENMETRICS,
@@ -225,7 +225,7 @@ def test_escapes_stay_on_one_line(name: str):
     assert '"' not in text.replace("\\\\", "").replace('\\"', "")
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+@needs("promtool")
 def test_promtool_has_no_complaint():
     """Prometheus' own linter accepts names, help, types and samples without a word."""
     domains = [make_domain(number, name) for number, name in enumerate(HOSTILE_NAMES)]

@@ -4,18 +4,19 @@ import asyncio
 import gzip
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 import structlog
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from serving import needs
 from virtstatd.errors import StartError
 from virtstatd.sink import Opening, Send
 from virtstatd.sinks.listener import Limits, Request, Response, inherited, listening, split_address
@@ -354,15 +355,19 @@ def test_bad_addresses(address: str):
         Prometheus(listen_address=address)
 
 
+def has_ipv6() -> bool:
+    """Tell whether the loopback has its address of version 6."""
+    table = Path("/proc/net/if_inet6")
+    return table.exists() and f"{1:032x}" in table.read_text(encoding="ascii")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 async def test_ipv6():
     """The endpoint listens at an IPv6 address too."""
     log = structlog.testing.CapturingLogger()
-    try:
-        async with Prometheus(listen_address="[::1]:0").open(Opening("p", log)):
-            _, writer = await asyncio.open_connection("::1", log.calls[0].kwargs["port"])
-            writer.transport.abort()
-    except StartError:
-        pytest.skip("no IPv6 here")
+    async with Prometheus(listen_address="[::1]:0").open(Opening("p", log)):
+        _, writer = await asyncio.open_connection("::1", log.calls[0].kwargs["port"])
+        writer.transport.abort()
 
 
 async def test_ports_are_free_again():
@@ -416,7 +421,7 @@ def test_sockets_of_others_are_left_alone(environ: dict[str, str]):
     assert inherited("scrape", environ) is None
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+@needs("promtool")
 async def test_promtool_has_no_complaint_about_the_page():
     """Prometheus' linter has nothing to say about what the endpoint gives."""
     async with opened() as (send, port):

@@ -71,6 +71,19 @@ async def test_calls_share_no_more_lanes_than_allowed():
     assert all(each.closed for each in opener.opened)
 
 
+async def test_connections_are_kept_while_calls_wait():
+    """With all lanes busy and calls in line, as many are opened as there may be, and no more."""
+    opener = Opener()
+    lanes = Lanes(opener, OUTSTANDING_MAX // 2)
+    together = threading.Barrier(OUTSTANDING_MAX, timeout=10)  # they return at the same time
+    await asyncio.gather(
+        *(lanes.run(lambda _: together.wait(), 10, monitor=number % 2 == 0) for number in range(80))
+    )
+    assert len(opener.opened) == OUTSTANDING_MAX
+    await lanes.close(5)
+    assert all(each.closed for each in opener.opened)
+
+
 async def test_a_call_past_its_deadline_is_abandoned_and_replaced():
     """Others are answered while one hangs; its late result is discarded, its lane comes back."""
     opener, release = Opener(), threading.Event()

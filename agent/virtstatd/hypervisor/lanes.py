@@ -73,7 +73,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    come: asyncio.Future[bool]
+    come: asyncio.Future[Lane | None]
     most: int
     patient: bool
 
@@ -213,8 +213,7 @@ class Lanes:
                 raise Overdue(f"no answer within {seconds:g} s")
             return future.result()
         finally:
-            self._busy -= 1
-            self._asking -= monitor
+            self._end(most)
             if future.done():
                 self._give(lane)
             else:
@@ -234,31 +233,34 @@ class Lanes:
     async def _take(self, most: int, *, patient: bool) -> Lane:
         """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""
         if self._room(most):
-            self._count(most, 1)
-        else:
-            turn = _Turn(asyncio.get_running_loop().create_future(), most, patient)
-            self._waiting.append(turn)
+            return self._begin(most)
+        turn = _Turn(asyncio.get_running_loop().create_future(), most, patient)
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            lane = await turn.come
+        except asyncio.CancelledError:
+            if not turn.come.cancelled() and (lane := turn.come.result()):  # ours already
+                self._end(most)
+                self._give(lane)
             self._wake()
-            try:
-                given = await turn.come
-            except asyncio.CancelledError:
-                if not turn.come.cancelled() and turn.come.result():
-                    self._count(most, -1)  # the turn was ours already
-                self._wake()
-                raise
-            if not given:
-                raise Crowded(f"{self.stuck} calls hang in libvirt")
+            raise
+        if lane is None:
+            raise Crowded(f"{self.stuck} calls hang in libvirt")
+        return lane
+
+    def _begin(self, most: int) -> Lane:
+        """Count a call and return the lane for it, the one that was idle last where one is."""
+        self._busy += 1
+        self._asking += bool(most)
         if self._idle:
             return self._idle.pop()
         self._made += 1
         return Lane(f"lane {self._made}", self._open)
 
-    def _count(self, most: int, change: int) -> None:
-        self._busy += change
-        self._asking += change * bool(most)
-
-    def _crowded(self, most: int) -> bool:
-        return bool(most) and self.stuck >= most
+    def _end(self, most: int) -> None:
+        self._busy -= 1
+        self._asking -= bool(most)
 
     def _room(self, most: int) -> bool:
         if self.outstanding >= OUTSTANDING_MAX:
@@ -268,21 +270,19 @@ class Lanes:
         return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
-        """Give turns in order, counted at once, so that nobody who comes later takes them."""
+        """Give turns in order, each with its lane at once: nobody who comes later takes either."""
         for turn in sorted(self._waiting, key=lambda turn: turn.patient):
-            crowded, given = self._crowded(turn.most), self._room(turn.most)
+            crowded, given = 0 < turn.most <= self.stuck, self._room(turn.most)
             if turn.come.done() or crowded or given:
                 self._waiting.remove(turn)
-                if not turn.come.done():
-                    turn.come.set_result(given)  # where it is crowded there is no room either
-                    self._count(turn.most, int(given))
+                if not turn.come.done():  # where it is crowded there is no room either
+                    turn.come.set_result(self._begin(turn.most) if given else None)
 
     def _give(self, lane: Lane) -> None:
-        # as many as can be in use at once: an idle one costs less than opening it again
-        if self._closed or len(self._idle) + self.outstanding >= OUTSTANDING_MAX:
+        if self._closed:
             lane.close()
         else:
-            self._idle.append(lane)
+            self._idle.append(lane)  # costs less than opening it again
 
     def _abandon(self, lane: Lane, future: asyncio.Future[Any], *, monitor: bool) -> None:
         self.abandoned += 1

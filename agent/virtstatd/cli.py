@@ -116,7 +116,7 @@ def partitions(path: Path | None) -> None:
 
 def address(_: click.Context, __: click.Parameter, value: str) -> str:
     """Check an address on the command line."""
-    from virtstatd.sinks.listener import split_address
+    from virtstatd.sinks.address import split_address
 
     try:
         split_address(value)

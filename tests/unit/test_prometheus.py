@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from serving import needs
 from virtstatd.errors import StartError
 from virtstatd.sink import Opening, Send
-from virtstatd.sinks.listener import Limits, Request, Response, inherited, listening, split_address
+from virtstatd.sinks.address import inherited, split_address
+from virtstatd.sinks.listener import Limits, Request, Response, listening
 from virtstatd.sinks.listener import text as text_answer
 from virtstatd.sinks.prometheus import Prometheus, prefers_openmetrics
 from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes

@@ -30,9 +30,9 @@ from msgspec import Meta
 
 from virtstatd.model import Domain, Series
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import check_server, split_address
 from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
 from virtstatd.sinks.link import Stream
-from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.portions import packed
 from virtstatd.sinks.tls import Tls
 
@@ -67,12 +67,7 @@ class Graphite(Tls):
     delivery: ClassVar[Delivery] = "fire-and-forget"
 
     def __post_init__(self) -> None:
-        try:
-            host, _ = split_address(self.address)
-        except ValueError as error:
-            raise ValueError(f"address: {error}") from None
-        if not host:
-            raise ValueError("address: must be host:port, like 127.0.0.1:2003")
+        check_server("address", self.address)
         self.check_tls(tls=self.tls)
 
     @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from msgspec import Meta
 
 from virtstatd.errors import TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import check_server, split_address
 from virtstatd.sinks.influx import Host, Prefix, Tags
 from virtstatd.sinks.line_protocol import LineProtocol
 from virtstatd.sinks.portions import packed
@@ -41,9 +41,7 @@ class InfluxUdp:
     delivery: ClassVar[Delivery] = "fire-and-forget"
 
     def __post_init__(self) -> None:
-        host, _, port = self.address.rpartition(":")
-        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65535:  # noqa: PLR2004
-            raise ValueError("address: must be a host and a port, such as 127.0.0.1:8089")
+        check_server("address", self.address)
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
@@ -72,11 +70,10 @@ class InfluxUdp:
                 transport.abort()
 
     async def _connected(self) -> asyncio.DatagramTransport:
-        host, _, port = self.address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_datagram_endpoint(
-                asyncio.DatagramProtocol, remote_addr=(host.strip("[]"), int(port))
+                asyncio.DatagramProtocol, remote_addr=split_address(self.address)
             )
         except OSError as error:
             raise TryLater(f"{self.address}: {error.strerror or error}") from error

@@ -24,9 +24,9 @@ from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import check_server
 from virtstatd.sinks.lines import Lines, portions
 from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
-from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.secrets import Login, Secret
 from virtstatd.sinks.tls import Tls
 
@@ -110,10 +110,7 @@ class Kafka(Login, Tls):
         if not self.brokers:
             raise ValueError("brokers: must have at least 1 element")
         for address in self.brokers:
-            try:
-                split_address(address)
-            except ValueError as error:
-                raise ValueError(f"brokers: {error}") from None
+            check_server("brokers", address)
         self.check_login()
         if self.username and self.mechanism == "PLAIN" and not self.tls:
             raise ValueError("mechanism: PLAIN shows the password, it needs tls = true")

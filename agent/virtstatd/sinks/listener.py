@@ -8,8 +8,6 @@ use, the one that has been waiting the longest for its client makes room.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -19,18 +17,13 @@ from http import HTTPStatus
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.errors import StartError
-
 
 HEADER_BYTES = 16384
 UNSENT_BYTES = 65536
-BACKLOG = 128
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
-LAST_PORT = 65535
-FIRST_INHERITED = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,65 +76,6 @@ def text(
     """Return an answer of one line of text."""
     body = f"{line}\n".encode()
     return Response((body,), len(body), status=status, headers=headers or {})
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split `host:port`, `[v6]:port` or `:port`; raise ValueError with what is wrong."""
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("must have an IPv6 address in brackets, like [::1]:9766")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > LAST_PORT:
-        raise ValueError("must be host:port, like 127.0.0.1:9766")
-    return host, int(port)
-
-
-def inherited(name: str, environ: Mapping[str, str] = os.environ) -> socket.socket | None:
-    """
-    Return the listening socket of that name which this process was started with, if any.
-
-    The protocol is systemd's, sd_listen_fds(3). It is a duplicate: the original stays open for the
-    program that this process may execute in its own place.
-    """
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    with suppress(ValueError):
-        count = int(environ.get("LISTEN_FDS", "0"))
-        if environ.get("LISTEN_PID") == str(os.getpid()) and name in names[:count]:
-            return socket.socket(fileno=os.dup(FIRST_INHERITED + names.index(name)))
-    return None
-
-
-async def bound(address: str) -> socket.socket:
-    """Return a socket that listens at `host:port`; raise StartError with the mend."""
-    host, port = split_address(address)
-    sock: socket.socket | None = None
-    try:
-        loop = asyncio.get_running_loop()
-        places = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        kind, _, _, _, place = places[0]
-        sock = socket.socket(kind, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        if sock is not None:
-            sock.close()
-        raise StartError(f"cannot listen at {address}: {_mend(error)}") from error
-    return sock
-
-
-def _mend(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"the host has no address ({error.strerror}); write an address of this machine"
-    mends = {
-        errno.EADDRINUSE: "the port is in use; stop what listens there or choose another port",
-        errno.EADDRNOTAVAIL: "the address is not one of this machine; choose one that is",
-        errno.EACCES: "not permitted; choose a port of 1024 or more",
-    }
-    return mends.get(error.errno or 0, f"{error.strerror or error}; choose another address")
 
 
 @asynccontextmanager

@@ -28,9 +28,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Domain
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import check_server, split_address
 from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
-from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.secrets import Login, Secret
 from virtstatd.sinks.tls import Tls
 from virtstatd.sinks.topics import Topics, check_template
@@ -68,12 +68,7 @@ class Mqtt(Login, Tls):
     delivery: ClassVar[Delivery] = "memory"
 
     def __post_init__(self) -> None:
-        try:
-            host, _ = split_address(self.address)
-        except ValueError as error:
-            raise ValueError(f"address: {error}") from None
-        if not host:
-            raise ValueError("address: must be host:port, like 127.0.0.1:1883")
+        check_server("address", self.address)
         check_template("topic", self.topic, "/")
         self.check_login()
         self.check_tls(tls=self.tls)

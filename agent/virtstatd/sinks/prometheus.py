@@ -13,16 +13,9 @@ from msgspec import Meta
 from virtstatd.clock import boottime
 from virtstatd.errors import StartError
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import bound, inherited, split_address
 from virtstatd.sinks.latest import Latest
-from virtstatd.sinks.listener import (
-    Request,
-    Response,
-    bound,
-    inherited,
-    listening,
-    split_address,
-    text,
-)
+from virtstatd.sinks.listener import Request, Response, listening, text
 from virtstatd.sinks.page import Pages
 
 

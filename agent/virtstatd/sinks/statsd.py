@@ -25,8 +25,8 @@ from msgspec import Meta
 from virtstatd.errors import Rejected
 from virtstatd.model import Labels, Series
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.address import check_server, split_address
 from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
-from virtstatd.sinks.listener import split_address
 from virtstatd.sinks.portions import packed
 
 
@@ -58,12 +58,7 @@ class Statsd:
     delivery: ClassVar[Delivery] = "fire-and-forget"
 
     def __post_init__(self) -> None:
-        try:
-            host, _ = split_address(self.address)
-        except ValueError as error:
-            raise ValueError(f"address: {error}") from None
-        if not host:
-            raise ValueError("address: must be host:port, like 127.0.0.1:8125")
+        check_server("address", self.address)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:

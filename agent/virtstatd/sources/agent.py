@@ -26,8 +26,8 @@ from virtstatd.polling.tier import CALL_BUCKETS, Tier
 from virtstatd.sources.cpustats import CpuStatsReader
 
 
-LAG_PERIOD_SECONDS = 0.1
-"""How often the loop is asked whether it is late."""
+LAG_PERIOD_SECONDS = 0.25
+"""How often the loop is asked whether it is late: an idle agent does nothing as often as this."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -55,7 +55,7 @@ class LoopLag:
         return longest
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # a timer and no task: nothing else wakes the process as often, and it costs half as much
+        # a timer and no task: half the cost
         due = loop.time() + LAG_PERIOD_SECONDS
         self._timer = loop.call_at(due, self._look, loop, due)
 

@@ -61,7 +61,7 @@ async def test_a_destination_that_is_away_loses_nothing(tmp_path: Path):
         for run, part in enumerate((offered[:40], offered[40:80], offered[80:])):
             one = outlet(tmp_path / "s", server)
             running = asyncio.create_task(one.run())
-            for number, batch in enumerate(part):
+            for number, batch in enumerate(part, 40 * run):
                 one.offer(batch)
                 while one.queue.kept.batches < number - 10:  # the disk may be slow
                     await asyncio.sleep(0.01)

@@ -10,9 +10,10 @@ import pytest
 
 from virtstatd.model import Batch
 from virtstatd.pipeline import segment
+from virtstatd.pipeline.directory import CORRUPT_KEPT
 from virtstatd.pipeline.files import Files, Space
 from virtstatd.pipeline.segment import HEADER_BYTES, SLOT_BYTES
-from virtstatd.pipeline.spool import CORRUPT_KEPT, Spool
+from virtstatd.pipeline.spool import Spool
 from virtstatd.testing import make_batch, make_shapes
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from modelled import Died, Modelled, Trouble
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.pipeline.buffer import Tally
+from virtstatd.pipeline.directory import CORRUPT_KEPT
 from virtstatd.pipeline.reader import Found
 from virtstatd.pipeline.segment import HEADER_BYTES, SLOT_BYTES, Place
-from virtstatd.pipeline.spool import CORRUPT_KEPT, Spool, Sync
+from virtstatd.pipeline.spool import Spool, Sync
 
 
 DIRECTORY = Path("/spool")

@@ -8,9 +8,7 @@ raised as OSError, and `open` starts anew from whatever is there then.
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,16 +16,13 @@ from typing import Literal
 from virtstatd.model import Batch
 from virtstatd.pipeline.checkpoint import UNREADABLE, Checkpoint
 from virtstatd.pipeline.codec import Encoder
+from virtstatd.pipeline.directory import Directory
 from virtstatd.pipeline.files import Files
-from virtstatd.pipeline.reader import Found, Reader, Segment, scan
+from virtstatd.pipeline.reader import Found, Reader, Segment
 from virtstatd.pipeline.segment import (
     HEADER_BYTES,
-    Foreign,
     Place,
-    Read,
-    first_place,
     header,
-    next_record,
     record,
 )
 from virtstatd.pipeline.shapes import Shapes
@@ -41,11 +36,6 @@ SEGMENTS_MIN = 8
 
 KEEP_FREE_SHARE = 0.05
 KEEP_FREE_BYTES = 512 << 20
-
-CORRUPT_KEPT = 4
-
-_NAME = re.compile(r"\d{20}\.segment")
-_CORRUPT = ".corrupt"
 
 
 class TooLarge(ValueError):  # noqa: N818 - named for what the batch is
@@ -93,6 +83,7 @@ class Spool:
         self._active: _Active | None = None
         self._reader: Reader | None = None
         self._lock: int | None = None
+        self._folder = Directory(directory, self._files)
         self._checkpoint = Checkpoint(directory, self._files)
 
     @property
@@ -201,15 +192,13 @@ class Spool:
                     self._files.close(file)
 
     def _load(self) -> None:
-        names = sorted(self._files.names(self.directory))
         known = self._checkpoint.open()
-        found = [self._found(self.directory / name) for name in names if _NAME.fullmatch(name)]
-        self._segments = sorted((each for each in found if each), key=lambda each: each.first)
+        self._segments = self._folder.segments()
         written = self.end = max(self.end, known.end if known else Place())
         while self._segments:
             last = self._segments[-1]
             self.end = max(self.end, last.first)
-            if scanned := self._scanned(last, written):
+            if scanned := self._folder.end_of(last, written, durable=self._sync != "none"):
                 self.end = max(self.end, scanned)
                 break
             self._segments.pop()
@@ -217,55 +206,6 @@ class Spool:
         self.settled = max(self.settled, known.settled if known else first)
         self._checkpoint.begin(self.settled, self.end)
         self._sweep()
-
-    def _found(self, path: Path) -> Segment | None:
-        """Return a segment that begins with a header, or with a record behind a damaged one."""
-        try:
-            with self._opened(path) as (_, read, size):
-                if (first := first_place(read)) is not None:
-                    return Segment(path, first, size)
-                if behind := next_record(read, 0, size):
-                    return Segment(path, behind.place, size, damaged=True)
-        except Foreign:
-            pass
-        except OSError as error:
-            if error.errno not in UNREADABLE:
-                raise
-        self._set_aside(path)
-        return None
-
-    def _scanned(self, segment: Segment, written: Place) -> Place | None:
-        """
-        Return where the last segment ends, None when there is nothing in it.
-
-        A tail that was not `written` is a write that was cut short, and is cut off.
-        """
-        place, offset = segment.first, segment.size
-        try:
-            with self._opened(segment.path) as (file, read, size):
-                place, offset = scan(segment, read, size)
-                if self._sync != "none":  # who wrote it may have been killed before doing so
-                    self._files.sync(file)
-        except OSError as error:
-            if error.errno not in UNREADABLE:
-                raise
-            segment.damaged = True
-        if place < written:
-            segment.damaged = True
-        elif offset < segment.size and place > segment.first and not segment.damaged:
-            self._cut(segment, offset)
-        if place > segment.first:
-            return place
-        self._let_go(segment)
-        return None
-
-    def _cut(self, segment: Segment, size: int) -> None:
-        file = self._files.open(segment.path)
-        try:
-            self._files.truncate(file, size)
-        finally:
-            self._files.close(file)
-        segment.size = size
 
     def _sweep(self) -> None:
         """Remove what is settled: the checkpoint is durable before a segment goes."""
@@ -279,7 +219,7 @@ class Spool:
                 self._checkpoint.sync()
                 durable = True
             self._segments.remove(oldest)
-            self._let_go(oldest)
+            self._folder.let_go(oldest)
 
     def _encoded(self, batch: Batch) -> tuple[_Active, bytes]:
         """Return a record, and the segment whose numbers it uses."""
@@ -295,7 +235,7 @@ class Spool:
         return active, content
 
     def _create(self) -> _Active:
-        path = self.directory / f"{self.end.batches:020}.segment"
+        path = self._folder.named(self.end)
         content = header(self.end)
         segment = Segment(path, self.end, len(content))
         self._active = _Active(segment, self._files.create(path), Encoder(self._shapes))
@@ -318,7 +258,7 @@ class Spool:
             self._files.close(active.file)
             if active.segment.first == self.end:
                 self._segments.remove(active.segment)
-                self._remove(active.segment.path)
+                self._folder.remove(active.segment.path)
 
     def _abandon(self) -> None:
         """Close the segment that could not be written to, at the end of what was."""
@@ -355,7 +295,7 @@ class Spool:
         self._checkpoint.write(self.settled, self.end)
         self._checkpoint.sync()
         self._segments.remove(oldest)
-        self._remove(oldest.path)
+        self._folder.remove(oldest.path)
 
     def _make_free(self) -> None:
         """Forget old segments for the sake of others on this file system, all but the newest."""
@@ -367,21 +307,6 @@ class Spool:
             self._forget()
             space = self._files.space(self.directory)
 
-    def _let_go(self, segment: Segment) -> None:
-        (self._set_aside if segment.damaged else self._remove)(segment.path)
-
-    def _remove(self, path: Path) -> None:
-        with suppress(FileNotFoundError):
-            self._files.remove(path)
-
-    def _set_aside(self, path: Path) -> None:
-        """Keep a file for whoever wants to know, and few of them."""
-        with suppress(FileNotFoundError):
-            self._files.rename(path, path.with_name(path.name + _CORRUPT))
-        every = [name for name in self._files.names(self.directory) if name.endswith(_CORRUPT)]
-        for name in sorted(every)[:-CORRUPT_KEPT]:
-            self._remove(self.directory / name)
-
     def _end(self, segment: Segment) -> Place:
         behind = self._segments.index(segment) + 1
         return self._segments[behind].first if behind < len(self._segments) else self.end
@@ -389,14 +314,6 @@ class Spool:
     def _segment(self, at: Place) -> Segment | None:
         ends = [each.first for each in self._segments[1:]] + [self.end]
         return next((s for s, end in zip(self._segments, ends, strict=False) if end > at), None)
-
-    @contextmanager
-    def _opened(self, path: Path) -> Iterator[tuple[int, Read, int]]:
-        file = self._files.open(path)
-        try:
-            yield file, lambda size, at: self._files.read(file, size, at), self._files.size(file)
-        finally:
-            self._files.close(file)
 
     def _reading(self, segment: Segment, at: Place) -> Reader:
         reader = self._reader

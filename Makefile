@@ -16,6 +16,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 PAGE := http://127.0.0.1:9766/metrics
 ETC := /etc/virtstatd
 UNIT := /etc/systemd/system/virtstatd.service
+COMMAND := /usr/local/bin/virtstatd
 
 # libvirt-python has no wheels: it is compiled against the host's own libvirt.
 RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-certificates
@@ -91,6 +92,7 @@ install: install-packages  ## install the service: PREFIX=/opt/virtstatd, its un
 	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
 	$(SUDO) install -d -m 755 $(ETC)
 	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
+	$(SUDO) ln -sfn '$(PREFIX)/bin/virtstatd' $(COMMAND)
 	sed 's#/opt/virtstatd#$(PREFIX)#g' systemd/virtstatd.service | $(SUDO) install -m 644 /dev/stdin $(UNIT)
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
 	echo 'Installed; configuration: $(ETC)/virtstatd.toml; start: systemctl enable --now virtstatd'
@@ -101,7 +103,7 @@ uninstall:  ## remove the service; its configuration stays
 		$(SUDO) systemctl disable --now virtstatd
 		$(SUDO) systemctl reset-failed virtstatd 2>/dev/null || true
 	fi
-	$(SUDO) rm -rf $(UNIT) '$(PREFIX)'
+	$(SUDO) rm -rf $(UNIT) $(COMMAND) '$(PREFIX)'
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
 
 .PHONY: clean

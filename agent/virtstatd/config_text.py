@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -39,6 +40,9 @@ BUILT_IN: Final = (
     "null",
 )
 
+SHARED_BY: Final = 3
+"""Types of sinks from which on an option that they have in common is described once."""
+
 _HEAD: Final = """\
 ## Every option of virtstatd with its default; `virtstatd check` names every fault of this file.
 ## Take the "# " away from an option to change it.
@@ -58,12 +62,17 @@ def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     parts: list[str] = []
     for table, cls, own in _flat():
         parts += [f"**`[{table}]`** {_summary(cls)}", _rows(own)]
+    classes: dict[str, type[Sink]] = {name: find(name) for name in sinks}
+    rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
+    shared = [row for row, count in rows.items() if count >= SHARED_BY]
     parts += ["**`[[sink]]`**, every type.", _rows(_common())]
-    for name in sinks:
-        sink: type[Sink] = find(name)
-        parts.append(f"**`type = {_toml(name)}`** {_summary(sink)} Delivery: {sink.delivery}.")
-        if special := options(sink):
-            parts.append(_rows(special))
+    parts += ["**`[[sink]]`**, several types, each of which names those it has.", _table(shared)]
+    for name, cls in classes.items():
+        parts.append(f"**`type = {_toml(name)}`** {_summary(cls)} Delivery: {cls.delivery}.")
+        if special := [row for row in map(_row, options(cls)) if row not in shared]:
+            parts.append(_table(special))
+        if also := [f"`{option.name}`" for option in options(cls) if _row(option) in shared]:
+            parts.append(f"And {', '.join(also)}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,12 +121,17 @@ def _lines(option: Option) -> list[str]:
 
 
 def _rows(own: Iterable[Option]) -> str:
-    lines = ["| Option | Default | Meaning |", "|---|---|---|"]
-    for option in own:
-        default = "required" if option.required else f"`{_toml(option.default)}`"
-        meaning = _meaning(option).replace("|", "\\|")
-        lines.append(f"| `{option.name}` | {default} | {meaning} |")
-    return "\n".join(lines)
+    return _table(map(_row, own))
+
+
+def _table(rows: Iterable[str]) -> str:
+    return "\n".join(("| Option | Default | Meaning |", "|---|---|---|", *rows))
+
+
+def _row(option: Option) -> str:
+    default = "required" if option.required else f"`{_toml(option.default)}`"
+    meaning = _meaning(option).replace("|", "\\|")
+    return f"| `{option.name}` | {default} | {meaning} |"
 
 
 def _meaning(option: Option) -> str:

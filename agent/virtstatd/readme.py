@@ -13,7 +13,7 @@ from pathlib import Path
 from virtstatd import catalog
 from virtstatd.config_text import markdown_tables
 from virtstatd.pipeline.promises import PROMISES
-from virtstatd.sinks.find import find, names
+from virtstatd.sinks.find import extra, find, names
 
 
 TEMPLATE = Path(__file__).parents[2] / "tests" / "template_sink" / "virtstatd_webhook.py"
@@ -57,11 +57,12 @@ def _promises() -> str:
 
 
 def _sinks() -> str:
-    rows = ["| type | delivery | what it does |", "|---|---|---|"]
+    rows = ["| type | delivery | needs | what it does |", "|---|---|---|---|"]
     for name in names():
         sink = find(name)
         summary = (sink.__doc__ or "").strip().splitlines()[0]
-        rows.append(f"| `{name}` | {sink.delivery} | {summary} |")
+        needs = f"`{extra(name)}`" if extra(name) else ""
+        rows.append(f"| `{name}` | {sink.delivery} | {needs} | {summary} |")
     return "\n".join(rows) + "\n"
 
 

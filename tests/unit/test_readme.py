@@ -1,12 +1,16 @@
 """What the README says is what the code does."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import structlog
 
+from serving import needs
 from virtstatd import catalog
 from virtstatd.catalog.decode import Decoder
+from virtstatd.config import parse
 from virtstatd.model import Batch
 from virtstatd.readme import PART, renewed
 from virtstatd.sinks.latest import Latest
@@ -65,10 +69,50 @@ async def test_a_new_field_is_on_the_page_without_any_code(tmp_path: Path):
     assert f'{name}{{domain="vm-0",target_device="vda"}} 5' in pages[1]
 
 
-def test_files_that_the_readme_names_exist():
-    """A link of the README leads somewhere."""
+def test_what_the_readme_links_to_exists():
+    """A link of the README leads to a file, or to one of its headings."""
     text = README.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    anchors = {f"#{re.sub(r'[^a-z0-9 -]', '', each.lower()).replace(' ', '-')}" for each in titles}
 
     assert links
-    assert all((TOP / link).exists() for link in links)
+    assert not [link for link in links if not (link in anchors or (TOP / link).exists())]
+
+
+def test_metrics_that_the_readme_names_are_in_the_catalog():
+    """Text, excerpts and queries use names that the agent gives."""
+    text = PART.sub("", README.read_text(encoding="utf-8"))
+    named = set(re.findall(r"\b(?:libvirt|virtstatd)_\w*[a-z](?![\w{.\[])", text))
+    known = set(re.findall(r"\b(?:libvirt|virtstatd)_\w+", catalog.load().table("text")))
+    known |= {f"{name}_{part}" for name in known for part in ("bucket", "count", "sum")}
+
+    assert len(named) > 10
+    assert named - known == {"virtstatd_webhook"}  # a module
+
+
+def test_excerpts_of_configuration_are_good():
+    """What the README shows of a configuration can be copied."""
+    excerpts = [each for each in blocks("toml") if re.match(r"\[(?!project)", each)]
+
+    assert excerpts
+    for each in excerpts:
+        parse(each, "README.md")
+
+
+@needs("promtool")
+def test_queries_are_good(tmp_path: Path):
+    """What the README shows of PromQL is understood by Prometheus."""
+    queries = [each for block in blocks("promql") for each in block.split("\n\n")]
+    rules = [{"record": f"q:{number}", "expr": each} for number, each in enumerate(queries)]
+    file = tmp_path / "rules.json"  # which is YAML
+    file.write_text(json.dumps({"groups": [{"name": "readme", "rules": rules}]}))
+
+    assert queries
+    subprocess.run(["promtool", "check", "rules", file], check=True, capture_output=True)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language that are not generated."""
+    text = PART.sub("", README.read_text(encoding="utf-8"))
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

@@ -61,6 +61,12 @@ def find(type_name: str) -> type[Sink]:
     return cls
 
 
+def extra(type_name: str) -> str:
+    """Return what has to be installed for a sink of that type, nothing where it is there."""
+    found = tuple(entry_points(group=GROUP, name=type_name))
+    return _extra(found[0]) if found else ""
+
+
 def options(cls: type[Sink]) -> list[Option]:
     """Return the options of a sink, in the order of their definition."""
     return [
@@ -71,18 +77,19 @@ def options(cls: type[Sink]) -> list[Option]:
 
 def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
     """Say what to install: the extra that has the sink's name, or the package that lacks."""
-    distribution = entry.dist
-    package = error.name or str(error)
-    extras: list[str] = []
-    if distribution is not None:
-        extras = distribution.metadata.get_all("Provides-Extra") or []
-    extra = entry.name.replace("_", "-")  # as packaging tools write it, but the old ones
-    if distribution is not None and {extra, entry.name} & set(extras):
-        package = f"'{distribution.name}[{extra}]'"
+    extra = _extra(entry)
+    package = f"'{extra}'" if extra else error.name or str(error)
     return (
         f"the sink {entry.name} needs the Python module {error.name}, which is not installed;"
         f" {PIP} install {package}"
     )
+
+
+def _extra(entry: EntryPoint) -> str:
+    """Return the extra that has the sink's name, nothing where there is none."""
+    extras = (entry.dist and entry.dist.metadata.get_all("Provides-Extra")) or ()
+    name = entry.name.replace("_", "-")  # as packaging tools write it, but the old ones
+    return f"{entry.dist.name}[{name}]" if entry.dist and {name, entry.name} & {*extras} else ""
 
 
 def _nearest(type_name: str) -> str:

@@ -1,87 +1,31 @@
-r"""
+"""
 PostgreSQL: a row per number, written by COPY in one transaction per batch.
 
-```sql
-CREATE TABLE virtstatd_samples (
-    time   timestamptz      NOT NULL,  -- when the question was asked; whole microseconds
-    host   text             NOT NULL,  -- the hypervisor's name
-    domain text,                       -- null for what belongs to the host
-    uuid   uuid,
-    run    integer,                    -- libvirt's number of this run of the guest
-    metric text             NOT NULL,  -- as in Prometheus: libvirt_domain_vcpu_exits_total
-    labels jsonb            NOT NULL,  -- {"vcpu": "0"}
-    value  double precision NOT NULL
-);
-```
-
-`create_table` makes it, with an index by metric and time; in TimescaleDB's layout it becomes a
-hypertable with chunks of a day, which TimescaleDB compresses and drops by itself. What PostgreSQL's
-text cannot hold is made visible: U+0000 becomes U+FFFD, a lone surrogate its number as `\udce9`. A
-batch whose confirmation was lost is written again, and is there twice then.
+`postgres_table.py` shows the table. A batch whose confirmation was lost is written again, and is
+there twice then.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import platform
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, ClassVar, Literal, Protocol, cast
+from typing import Annotated, ClassVar, Literal, cast
 from urllib.parse import parse_qs, urlsplit
-from weakref import WeakKeyDictionary
 
 import asyncpg  # type: ignore[import-untyped]
 from msgspec import Meta
 
 from virtstatd.errors import Rejected, TryLater
-from virtstatd.model import Domain, Labels, Shape
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.exposition import number
-from virtstatd.sinks.flat import labels_of, name_of
 from virtstatd.sinks.link import MEND_SECONDS, Link, told
+from virtstatd.sinks.postgres_table import Connection, Table
 from virtstatd.sinks.secrets import PasswordFile, Secret
 from virtstatd.sinks.tls import Tls
 
 
 CONNECT_SECONDS = 5.0
-ROWS_AT_ONCE = 500
-"""Rows after which others have the loop for a moment."""
-
-COLUMNS = ("time", "host", "domain", "uuid", "run", "metric", "labels", "value")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NUL = {0: "\N{REPLACEMENT CHARACTER}"}
-_TABLE = """
-CREATE TABLE IF NOT EXISTS {table} (
-    time timestamptz NOT NULL,
-    host text NOT NULL,
-    domain text,
-    uuid uuid,
-    run integer,
-    metric text NOT NULL,
-    labels jsonb NOT NULL,
-    value double precision NOT NULL
-)
-"""
-_INDEX = "CREATE INDEX IF NOT EXISTS {index} ON {table} (metric, time)"
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('virtstatd {table}'))"
-"""The agents of all hosts may begin at once, and IF NOT EXISTS is no promise then."""
-
-_EXISTS = "SELECT to_regclass('{table}') IS NOT NULL"
-_HYPERTABLE = "SELECT create_hypertable('{table}', 'time', chunk_time_interval => INTERVAL '1 day')"
-_COMPRESSED = """
-ALTER TABLE {table} SET (
-    timescaledb.compress,
-    timescaledb.compress_segmentby = 'host, uuid, metric',
-    timescaledb.compress_orderby = 'time'
-)
-"""
-_COMPRESSION = "SELECT add_compression_policy('{table}', INTERVAL '{days} days')"
-_KEPT = "SELECT add_retention_policy('{table}', INTERVAL '{days} days')"
 
 UNFIT = (
     asyncpg.DataError,
@@ -99,43 +43,6 @@ MENDED = ("28", "3D", "3F", "42")
 
 UNEXPLAINED = ("54", "P0", "XX")
 """Classes of SQLSTATE that a row may be to blame for: a limit, a trigger, the server itself."""
-
-Row = tuple[datetime, str, str | None, str | None, int | None, str, str, float]
-
-
-class Connection(Protocol):
-    """The parts of asyncpg's connection that are used."""
-
-    async def execute(self, query: str) -> str:
-        """Run a statement."""
-        ...
-
-    async def fetchval(self, query: str) -> object:
-        """Return the first value of the first row."""
-        ...
-
-    def transaction(self) -> AbstractAsyncContextManager[object]:
-        """Have all of a block happen, or nothing of it."""
-        ...
-
-    async def copy_records_to_table(
-        self,
-        table_name: str,
-        *,
-        schema_name: str | None,
-        columns: tuple[str, ...],
-        records: AsyncIterator[Row],
-    ) -> str:
-        """Write rows in one transaction."""
-        ...
-
-    def is_closed(self) -> bool:
-        """Whether it is of no use any more."""
-        ...
-
-    def terminate(self) -> None:
-        """Close without a farewell."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,26 +98,20 @@ class Postgres(Tls):
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
+        table = Table(self.table)
         context = self.tls_context(tls=self.tls)
         password = Secret(self.password_file)
         link = Link(
-            lambda: self._connect(context, password.read()),
+            lambda: self._connect(table, context, password.read()),
             _close,
             lambda each: not each.is_closed(),
         )
-        rows = _Rows()
-        schema, table = ["", *self.table.split(".")][-2:]
 
         async def send(batch: Batch) -> None:
             try:
                 async with link.held() as connection:
                     try:
-                        await connection.copy_records_to_table(
-                            table,
-                            schema_name=schema or None,
-                            columns=COLUMNS,
-                            records=rows.of(batch),
-                        )
+                        await table.write(connection, batch)
                     except UNFIT as error:
                         raise Rejected(f"table {self.table}: {told(error)}") from error
             except AWAY as error:
@@ -221,7 +122,9 @@ class Postgres(Tls):
         finally:
             await link.close()
 
-    async def _connect(self, context: ssl.SSLContext | None, password: str) -> Connection:
+    async def _connect(
+        self, table: Table, context: ssl.SSLContext | None, password: str
+    ) -> Connection:
         connection = cast(
             "Connection",
             await asyncpg.connect(
@@ -234,78 +137,16 @@ class Postgres(Tls):
         )
         try:
             if self.create_table:
-                async with connection.transaction():
-                    await self._create(connection)
+                await table.create(
+                    connection,
+                    hypertable=self.layout == "timescale",
+                    compress_days=self.compress_days,
+                    keep_days=self.keep_days,
+                )
         except BaseException:
             connection.terminate()
             raise
         return connection
-
-    async def _create(self, connection: Connection) -> None:
-        """Make the table unless it is there; one that is there stays as it is."""
-        table = self.table
-        await connection.execute(_LOCK.format(table=table))
-        existed = await connection.fetchval(_EXISTS.format(table=table))
-        await connection.execute(_TABLE.format(table=table))
-        index = f"{table.rpartition('.')[2]}_metric"
-        await connection.execute(_INDEX.format(index=index, table=table))
-        if existed or self.layout == "plain":
-            return
-        await connection.execute(_HYPERTABLE.format(table=table))
-        if self.compress_days:
-            await connection.execute(_COMPRESSED.format(table=table))
-            await connection.execute(_COMPRESSION.format(table=table, days=self.compress_days))
-        if self.keep_days:
-            await connection.execute(_KEPT.format(table=table, days=self.keep_days))
-
-
-class _Rows:
-    """The rows of batches, whose texts are made once per shape."""
-
-    def __init__(self) -> None:
-        self._texts: WeakKeyDictionary[Shape, list[tuple[str, str, int]]] = WeakKeyDictionary()
-
-    async def of(self, batch: Batch) -> AsyncIterator[Row]:
-        """Yield a row per number."""
-        time = _EPOCH + timedelta(microseconds=batch.taken_at // 1000)
-        host = platform.node()
-        count = 0
-        for reading in batch.readings:
-            whose = _whose(reading.domain)
-            for (name, labels, exponent), value in zip(
-                self._of(reading.shape), reading.values, strict=True
-            ):
-                base = float(number(value, exponent)) if exponent else float(value)
-                yield (time, host, *whose, name, labels, base)
-            count += len(reading.values)
-            if count >= ROWS_AT_ONCE:
-                count = 0
-                await asyncio.sleep(0)
-
-    def _of(self, shape: Shape) -> list[tuple[str, str, int]]:
-        texts = self._texts.get(shape)
-        if texts is None:
-            texts = self._texts[shape] = [
-                (
-                    name_of(series),
-                    _object(labels_of(series)),
-                    series.field.exponent if series.part in ("", "sum") else 0,
-                )
-                for series in shape.series
-            ]
-        return texts
-
-
-def _whose(domain: Domain | None) -> tuple[str | None, str | None, int | None]:
-    return (_text(domain.name), domain.uuid, domain.id) if domain else (None, None, None)
-
-
-def _object(labels: Labels) -> str:
-    return json.dumps({_text(key): _text(text) for key, text in labels})
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode().translate(_NUL)
 
 
 async def _close(connection: Connection) -> None:

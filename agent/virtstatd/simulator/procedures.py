@@ -7,7 +7,7 @@ does; numbers that libvirt does not have get its own "unknown procedure".
 
 from __future__ import annotations
 
-from virtstatd.simulator import connect, domains, node, stats, tuning
+from virtstatd.simulator import connect, cpus, domains, node, stats, tuning
 from virtstatd.simulator.calls import Procedure
 
 
@@ -36,7 +36,7 @@ TABLE: dict[int, Procedure] = {
     17: Procedure("DOMAIN_GET_MAX_MEMORY", domains.get_max_memory, urgent=True),
     18: Procedure("DOMAIN_GET_MAX_VCPUS", domains.get_vcpu_count, urgent=True),
     19: Procedure("DOMAIN_GET_OS_TYPE", domains.get_os_type, urgent=True),
-    20: Procedure("DOMAIN_GET_VCPUS", domains.get_vcpus, urgent=True),
+    20: Procedure("DOMAIN_GET_VCPUS", cpus.get_vcpus, urgent=True),
     21: Procedure("CONNECT_LIST_DEFINED_DOMAINS", connect.list_defined_domains, urgent=True),
     22: Procedure("DOMAIN_LOOKUP_BY_ID", connect.lookup_by_id, urgent=True),
     23: Procedure("DOMAIN_LOOKUP_BY_NAME", connect.lookup_by_name, urgent=True),
@@ -85,7 +85,7 @@ TABLE: dict[int, Procedure] = {
     253: Procedure("DOMAIN_GET_BLOCK_IO_TUNE", tuning.get_block_io_tune),
     255: Procedure("DOMAIN_GET_NUMA_PARAMETERS", tuning.get_numa_parameters),
     257: Procedure("DOMAIN_GET_INTERFACE_PARAMETERS", tuning.get_interface_parameters),
-    262: Procedure("DOMAIN_GET_CPU_STATS", domains.get_cpu_stats),
+    262: Procedure("DOMAIN_GET_CPU_STATS", cpus.get_cpu_stats),
     263: Procedure("DOMAIN_GET_DISK_ERRORS", domains.has_none),
     264: Procedure("DOMAIN_SET_METADATA", domains.set_metadata, writes=True),
     265: Procedure("DOMAIN_GET_METADATA", domains.get_metadata),

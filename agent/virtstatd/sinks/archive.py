@@ -13,13 +13,9 @@ again, or cleaned up, with the same outcome.
 from __future__ import annotations
 
 import math
-import os
-import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +24,14 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import TryLater
 from virtstatd.model import Batch
+from virtstatd.sinks.archive_folder import Folder, hour_text
 from virtstatd.sinks.archive_journal import HOUR_NS, Journal, read
 from virtstatd.sinks.archive_sort import (
     GROUP_ROWS,
     SLICE_ROWS,
-    Writer,
     flushes_in,
     readable,
     slices,
-    writer,
 )
 from virtstatd.sinks.archive_table import portions, runs_by_hour, table
 
@@ -49,13 +44,6 @@ PORTION_ROWS = 16384
 
 LATENESS_NS = 60 * 10**9
 """How long after its end an hour is waited for."""
-
-_FILE = re.compile(r"(\d{4,}-\d\d-\d\dT\d\dZ)(?:\.(\d+))?\.parquet")
-_JOURNAL = re.compile(r"\.(\d+)\.journal")
-_DRAFT = re.compile(rf"\.{_FILE.pattern}\.new")
-
-Files = dict[str, list[tuple[Path, int]]]
-"""The files of each hour with their sizes, in order of time."""
 
 
 class _Ended(Exception):  # noqa: N818 - nothing is wrong
@@ -91,7 +79,7 @@ class Archive:
     ) -> None:
         self.flushable = threading.Event()
         self.until = math.inf
-        self._directory = directory
+        self._folder = Folder(directory)
         self._host = host
         self._limits = limits
         self._flush_ns = flush_ns
@@ -101,9 +89,8 @@ class Archive:
         self._sorted_before: int | None = None
         self._failing = False
         self._trimming = threading.Lock()
-        names = [each.name for each in directory.iterdir()]
-        self._closed = deque(directory / name for name in sorted(filter(_JOURNAL.fullmatch, names)))
-        self._drafts = [directory / name for name in filter(_DRAFT.fullmatch, names)]
+        self._closed = deque(self._folder.journals())
+        self._drafts = self._folder.drafts()
         self._unchecked = True
 
     def append(self, batch: Batch) -> None:
@@ -114,10 +101,10 @@ class Archive:
             if self._free() < 0:
                 self._trim()
             if self._free() < 0:
-                raise TryLater(f"{self._directory}: its disk is full up to free_bytes")
+                raise TryLater(f"{self._folder.path}: its disk is full up to free_bytes")
             self._journal_for(batch).append(batch)
         except OSError as error:
-            raise TryLater(f"{self._directory}: {error.strerror or error}") from error
+            raise TryLater(f"{self._folder.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the journal, for `settle` to flush it."""
@@ -157,8 +144,7 @@ class Archive:
 
     def _free(self) -> int:
         """Return the bytes of the disk that may still be used."""
-        disk = os.statvfs(self._directory)
-        return disk.f_bavail * disk.f_frsize - self._limits.free_bytes
+        return self._folder.free() - self._limits.free_bytes
 
     def _journal_for(self, batch: Batch) -> Journal:
         hour = (batch.taken_at - LATENESS_NS) // HOUR_NS
@@ -172,8 +158,7 @@ class Archive:
             self.close()
         if self._journal is None:
             # a number that never comes again, whatever the batches' time
-            path = self._directory / f".{time.time_ns():020}.journal"
-            self._journal = Journal(path, batch.taken_at)
+            self._journal = Journal(self._folder.journal(time.time_ns()), batch.taken_at)
         self._hour = hour
         return self._journal
 
@@ -183,7 +168,7 @@ class Archive:
             return
         for draft in self._drafts:
             draft.unlink(missing_ok=True)
-        for hour in self._files():
+        for hour in self._folder.hours():
             self._flushes_of(hour)
         self._unchecked = False
 
@@ -191,14 +176,13 @@ class Archive:
         """Turn a journal into files, of two hours at the turn of one."""
         try:
             for hour, runs in runs_by_hour(read(journal), self._host).items():
-                name = f"{_hour_text(hour)}{journal.stem}.parquet"
-                with self._written(self._directory / name) as file:
+                with self._folder.written(self._folder.flush(hour, journal)) as file:
                     for some in portions(runs, PORTION_ROWS):
                         self._go_on()
                         file.write_table(table(some, self._host), row_group_size=GROUP_ROWS)
             journal.unlink()
         except FileNotFoundError:
-            if not self._directory.is_dir():
+            if not self._folder.path.is_dir():
                 raise
             self._log.error("archive.lost", file=str(journal), reason="was removed")
         except (OSError, _Ended):
@@ -206,12 +190,12 @@ class Archive:
         except Exception as error:  # noqa: BLE001 - it must not keep back those after it
             self._set_aside(journal, f"{type(error).__name__}: {error}")
         # a flush must not be sorted into its hour while its journal may come back
-        self._sync()
+        self._folder.sync()
 
     def _sort_before(self, hour: int | None) -> None:
         if hour is None or hour == self._sorted_before:
             return
-        over = [each for each in self._files() if each < _hour_text(hour)]
+        over = [each for each in self._folder.hours() if each < hour_text(hour)]
         for each in over:
             if flushes := self._flushes_of(each):
                 self._sort(each, flushes)
@@ -219,8 +203,8 @@ class Archive:
 
     def _flushes_of(self, hour: str) -> list[tuple[Path, int]]:
         """Return the flushes that the file of an hour does not hold, and remove those it does."""
-        whole = self._whole(hour)
-        flushes = [each for each in self._files().get(hour, ()) if each[0] != whole]
+        whole = self._folder.whole(hour)
+        flushes = [each for each in self._folder.hours().get(hour, ()) if each[0] != whole]
         if not flushes or not whole.exists():
             return flushes
         try:
@@ -233,17 +217,17 @@ class Archive:
         for path, _ in flushes:
             if path.name in held:
                 path.unlink(missing_ok=True)
-        self._sync()
+        self._folder.sync()
         return [each for each in flushes if each[0].name not in held]
 
     def _sort(self, hour: str, flushes: list[tuple[Path, int]]) -> None:
-        whole = self._whole(hour)
-        if self._free() < sum(size for _, size in self._files()[hour]):
+        whole = self._folder.whole(hour)
+        if self._free() < sum(size for _, size in self._folder.hours()[hour]):
             return  # it can be read as it is
         paths = [path for path, _ in flushes]
         sources = [*paths, whole] if whole.exists() else paths
         try:
-            with self._written(whole, paths) as file:
+            with self._folder.written(whole, paths) as file:
                 for rows in slices(sources):
                     self._go_on()
                     file.write_table(rows, row_group_size=2 * SLICE_ROWS)
@@ -256,16 +240,16 @@ class Archive:
             return
         for path in paths:
             path.unlink(missing_ok=True)
-        self._sync()
+        self._folder.sync()
 
     def _trim(self) -> None:
         """Remove the oldest hours, but never the newest, until all limits are kept."""
         with self._trimming:
-            files = self._files()
+            files = self._folder.hours()
             total = sum(size for of_hour in files.values() for _, size in of_hour)
             oldest = ""
             if self._limits.keep_ns and self._hour is not None:
-                oldest = _hour_text(self._hour - self._limits.keep_ns // HOUR_NS)
+                oldest = hour_text(self._hour - self._limits.keep_ns // HOUR_NS)
             removed = freed = 0
             for hour in list(files)[:-1]:
                 too_much = 0 < self._limits.keep_bytes < total
@@ -279,49 +263,7 @@ class Archive:
             if removed:
                 self._log.info("archive.trimmed", hours=removed, bytes=freed)
 
-    def _files(self) -> Files:
-        hours: Files = {}
-        with os.scandir(self._directory) as entries:
-            for entry in entries:
-                if found := _FILE.fullmatch(entry.name):
-                    with suppress(FileNotFoundError):
-                        size = entry.stat().st_size
-                        hours.setdefault(found[1], []).append((Path(entry.path), size))
-        return {hour: sorted(hours[hour]) for hour in sorted(hours)}
-
-    def _whole(self, hour: str) -> Path:
-        return self._directory / f"{hour}.parquet"
-
-    @contextmanager
-    def _written(self, path: Path, flushes: list[Path] | None = None) -> Iterator[Writer]:
-        """Yield what writes a file that is there, whole and on the disk, when the block is over."""
-        draft = path.with_name(f".{path.name}.new")
-        try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            try:
-                with writer(draft, [each.name for each in flushes or ()]) as file:
-                    yield file
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            draft.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                draft.unlink()
-            raise
-
     def _set_aside(self, path: Path, reason: str) -> None:
         """Take a damaged file out of the sight of readers; a person may want to look at it."""
-        path.rename(path.with_name(f"{path.name}.damaged"))
+        self._folder.set_aside(path)
         self._log.error("archive.damaged", file=str(path), reason=reason)
-
-    def _sync(self) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _hour_text(hour: int) -> str:
-    return time.strftime("%Y-%m-%dT%HZ", time.gmtime(hour * 3600))

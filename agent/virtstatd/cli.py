@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import sys
@@ -27,6 +28,8 @@ DEFAULT_FILE = Path("/etc/virtstatd/virtstatd.toml")
 CONFIG_EXIT = 78
 """EX_CONFIG of sysexits.h: the unit does not restart on it."""
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
 T = TypeVar("T")
 
 config_option = click.option(
@@ -37,10 +40,27 @@ config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Says in one line that what a command prints has no room; a closed pipe is click's to end."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno not in NO_ROOM or ctx.invoked_subcommand == "run":
+                raise
+            fail(f"cannot write: {error.strerror}", 1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Statistics daemon of a libvirt host."""
+    # the number of a standard stream that is closed would go to a socket or file of ours
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= logs.STANDARD_ERROR:
+        pass
+    os.close(descriptor)
     if sys.flags.optimize:
         # libvirtaio's asserts have side effects: without them handles leak
         fail(
@@ -93,7 +113,8 @@ def once(path: Path | None, form: str) -> None:
     path, config = loaded(path)
     with logs.opened("warning", config.log.format) as opened:
         try:
-            on_loop(lambda: poll_once(config, form, sys.stdout.buffer, opened.log))
+            with open(1, "wb", closefd=False) as out:
+                on_loop(lambda: poll_once(config, form, out, opened.log))
         except Disconnected as error:
             fail(f"libvirt cannot be reached: {error}", 1)
 

@@ -52,6 +52,33 @@ def test_run_refuses_a_bad_file_as_check_does():
     assert len(done.stderr.splitlines()) == 10
 
 
+@pytest.mark.parametrize("command", ["fields", "sinks", "check"])
+def test_output_without_room_is_one_line(command: str):
+    """A full disk under what a command prints is a sentence, and no stack of calls."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "virtstatd", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_standard_stream_is_no_ones_number(file: Path, closed: int):
+    """Whoever starts the command without a stream gets its result, not an abort of the loop."""
+    file.write_text("[hypervisor]\nuri = 'test:///default'\n")
+    command = f'exec "$0" -m virtstatd once --config "$1" {closed}>&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(file)], capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (b"\nlibvirt_domain_info_state{" in done.stdout) is (closed != 1)
+
+
 def test_a_good_file_is_called_good(file: Path):
     """`check` says which sinks there will be and what each of them promises."""
     file.write_text("[[sink]]\ntype = 'null'\n")

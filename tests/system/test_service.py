@@ -56,6 +56,22 @@ def test_an_account_of_that_name_is_used(machine: Machine):
     assert owner.strip() == account
 
 
+def test_node_exporter_gets_its_file(machine: Machine):
+    """With the drop-in and the account it asks for, everybody can read what `textfile` writes."""
+    folder = "/var/lib/prometheus/node-exporter"
+    drop_in = (REPOSITORY / "systemd/drop-ins/textfile.conf").read_text()
+    machine.write("/etc/sysusers.d/virtstatd.conf", ACCOUNT.read_text())
+    machine.run("systemd-sysusers", "/etc/sysusers.d/virtstatd.conf")
+    machine.run("install", "--directory", "--owner=virtstatd", folder)
+    machine.write(CONFIGURATION, '[[sink]]\ntype = "textfile"\n')
+    override(machine, *drop_in.splitlines())
+    start(machine)
+    read = ("setpriv", "--reuid=65534", "--clear-groups", "cat", f"{folder}/virtstatd.prom")
+    until(lambda: "libvirt_up" in machine.run(*read, check=False).stdout, "the file")
+    machine.run("systemctl", "stop", NAME)
+    machine.run("userdel", "virtstatd")
+
+
 def test_what_the_sandbox_lets_be_written_it_does_not_let_run(machine: Machine):
     """Inside, the host's files are read-only, and no folder that is not can hold a program."""
     start(machine)

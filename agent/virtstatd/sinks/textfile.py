@@ -48,7 +48,9 @@ class Textfile:
         path = Path(self.path)
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             mend = (
-                "let the agent's user write in" if path.parent.is_dir() else "create the directory"
+                "let the agent's user, and its unit by `ReadWritePaths=`, write in"
+                if path.parent.is_dir()
+                else "create the directory"
             )
             raise StartError(f"cannot write {path}; {mend} {path.parent}")
         file = _File(path, Worker(f"sink {opening.name}"))

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent, idle_loop, running
+from running import Agent, running
 from simulating import Simulated, simulated
+from waiting import idle_loop
 
 
 GUESTS = 2000

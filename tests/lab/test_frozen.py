@@ -9,7 +9,8 @@ import pytest
 
 from lab.hypervisor import Lab
 from lab.watching import shown
-from running import probing, running, unstalled
+from running import running
+from waiting import probing, unstalled
 
 
 NOTICED_SECONDS = 22.0

@@ -20,7 +20,8 @@ from lab.watching import (
     shown,
     times,
 )
-from running import running, unstalled
+from running import running
+from waiting import unstalled
 
 
 READ = "libvirt_domain_block_stats_read_bytes_total"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lab.hypervisor import Lab
-from running import Agent, running, unstalled
+from running import Agent, running
+from waiting import unstalled
 
 
 BACK_SECONDS = 5.0

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.hypervisor import Lab
-from running import Agent, idle_loop, running
+from running import Agent, running
+from waiting import idle_loop
 
 
 WARM_POLLS = 5

@@ -12,7 +12,8 @@ import pytest
 
 from lab.hypervisor import Lab
 from lab.watching import Watch, polls, shown, times
-from running import Agent, Waits, probing, running, unstalled
+from running import Agent, running
+from waiting import Waits, probing, unstalled
 
 
 GUESTS = 60

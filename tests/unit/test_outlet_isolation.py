@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from virtstatd.testing import make_batch
 
 
 LOG = structlog.get_logger()
-ROUNDS, BATCHES, PERIOD_SECONDS = 4, 100, 0.004
+ROUNDS, BATCHES, PERIOD_SECONDS = 5, 100, 0.004
 GROWTH_SECONDS = 0.1
 
 
@@ -117,19 +118,27 @@ async def delays(others: Sequence[Outlet]) -> list[float]:
     return waited
 
 
+def p99(seconds: list[float]) -> float:
+    """Return the 99th percentile."""
+    return sorted(seconds)[int(0.99 * len(seconds))]
+
+
 async def test_a_healthy_sink_feels_nothing_of_the_others():
-    """Beside nine kinds of bad sinks the 99th percentile of delivery grows by 0.1 s at most."""
-    alone: list[float] = []
-    beside: list[float] = []
+    """
+    Beside nine kinds of bad sinks the 99th percentile of delivery grows by 0.1 s at most.
+
+    In most rounds: what else the machine does for a moment falls into one or two of them.
+    """
+    growths: list[float] = []
     reader, writer = os.pipe()
     try:
         async with asyncio.timeout(120):
             with logs.opened("info", "json", writer) as flooded:
                 for _ in range(ROUNDS):  # by turns: the machine's moods are the same for both
-                    alone += await delays([])
+                    alone = p99(await delays([]))
                     bad = Bad(flooded.log)
                     others = [outlet(each.__name__, each, flooded.log) for each in bad.all]
-                    beside += await delays(others)
+                    growths.append(p99(await delays(others)) - alone)
                     assert bad.calls == 1, "called again while a call of it went on"
                     bad.over.set()
                     await asyncio.gather(*bad.leaked)
@@ -144,9 +153,5 @@ async def test_a_healthy_sink_feels_nothing_of_the_others():
         for each in (reader, writer):
             if each >= 0:
                 os.close(each)
-    alone.sort()
-    beside.sort()
-    at = int(0.99 * len(alone))
-    # a loaded machine makes both slower: what it does to the one alone may be doubled
-    assert beside[at] <= 2 * alone[at] + GROWTH_SECONDS
-    print(f"p99 alone {alone[at] * 1e3:.1f} ms, beside {beside[at] * 1e3:.1f} ms")
+    print("growth of p99 by rounds:", *(f"{growth * 1e3:.1f} ms" for growth in growths))
+    assert statistics.median(growths) <= GROWTH_SECONDS

@@ -171,6 +171,17 @@ def place(user: str | None = None) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@asynccontextmanager
+async def moved(directory: Path) -> AsyncIterator[None]:
+    """Have a directory be elsewhere for a while."""
+    elsewhere = directory.with_name("elsewhere")
+    shutil.move(directory, elsewhere)
+    try:
+        yield
+    finally:
+        shutil.move(elsewhere, directory)
+
+
 async def fetched(url: str, data: bytes | None = None) -> bytes | None:
     """Return what a URL gives, None when it gives nothing."""
 

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import CapturingLogger
 
-from serving import needs
+from serving import moved, needs
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
 from virtstatd.sinks.archive import Archive, Limits
@@ -471,19 +471,11 @@ async def test_contract(tmp_path: Path):
     """The archive keeps the contract when its directory comes and goes."""
     place = tmp_path / "place"
 
-    @asynccontextmanager
-    async def away() -> AsyncIterator[None]:
-        place.rename(tmp_path / "elsewhere")
-        try:
-            yield
-        finally:
-            (tmp_path / "elsewhere").rename(place)
-
     async def size() -> int:
         return sum(each.stat().st_size for each in place.iterdir())
 
     sink = Parquet(directory=str(place), free_bytes=0)
-    await check_sink(lambda: sink, moods={"random": away}, received=size)
+    await check_sink(lambda: sink, moods={"random": lambda: moved(place)}, received=size)
     settled(place)
     assert counted(place) > 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from httpstub import answering
-from serving import Moody
+from serving import Moody, moved
 from virtstatd.sinks import find as sinks
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
@@ -143,18 +143,12 @@ async def test_contract_of_jsonl_into_a_file(tmp_path: Path):
     place = tmp_path / "place"
     place.mkdir()
 
-    @asynccontextmanager
-    async def away() -> AsyncIterator[None]:
-        place.rename(tmp_path / "elsewhere")
-        try:
-            yield
-        finally:
-            (tmp_path / "elsewhere").rename(place)
-
     async def size() -> int:
         return sum(len(each.read_bytes()) for each in place.iterdir())
 
     await check_sink(
-        lambda: Jsonl(target=str(place / "out")), moods={"random": away}, received=size
+        lambda: Jsonl(target=str(place / "out")),
+        moods={"random": lambda: moved(place)},
+        received=size,
     )
     assert await size() > 0

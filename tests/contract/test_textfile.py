@@ -3,15 +3,14 @@
 import asyncio
 import math
 import stat
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from expecting import numbers
-from serving import free_port, needs, serving
+from serving import free_port, moved, needs, serving
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.textfile import Textfile
@@ -83,17 +82,9 @@ async def test_contract_when_the_directory_comes_and_goes(tmp_path: Path):
     directory = tmp_path / "collector"
     directory.mkdir()
 
-    @asynccontextmanager
-    async def away() -> AsyncIterator[None]:
-        directory.rename(tmp_path / "elsewhere")
-        try:
-            yield
-        finally:
-            (tmp_path / "elsewhere").rename(directory)
-
     sink = Textfile(path=str(directory / "v.prom"))
     async with sink.open(opening()) as send:
-        async with away():
+        async with moved(directory):
             with pytest.raises(TryLater, match="No such file"):
                 await send(make_batch(1))
         await send(make_batch(1))

@@ -371,5 +371,5 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     """Without the library gRPC is a fault of the configuration that names the mend."""
     monkeypatch.setattr("virtstatd.sinks.otlp.find_spec", lambda _: None)
     assert Otlp().protocol == "http"
-    with pytest.raises(ValueError, match=r"protocol: .* pip install 'virtstatd\[otlp-grpc\]'"):
+    with pytest.raises(ValueError, match=r"protocol: .*/pip install 'virtstatd\[otlp-grpc\]'"):
         sink("http://localhost:4317")

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
 from virtstatd.sinks.access import Access
+from virtstatd.sinks.find import PIP
 from virtstatd.sinks.http import connected
 from virtstatd.sinks.otlp_encoder import Encoder
 from virtstatd.sinks.portions import Portions
@@ -69,7 +70,7 @@ class Otlp(Access):
             if find_spec("h2") is None:
                 raise ValueError(
                     "protocol: grpc needs the Python module h2, which is not installed;"
-                    " pip install 'virtstatd[otlp-grpc]'"
+                    f" {PIP} install 'virtstatd[otlp-grpc]'"
                 )
 
     @asynccontextmanager

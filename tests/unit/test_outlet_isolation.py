@@ -1,6 +1,7 @@
 """What sinks that misbehave cost the others."""
 
 import asyncio
+import gc
 import os
 import statistics
 import sys
@@ -129,6 +130,8 @@ async def test_a_healthy_sink_feels_nothing_of_the_others():
 
     In most rounds: what else the machine does for a moment falls into one or two of them.
     """
+    gc.collect()
+    gc.freeze()  # what other tests have left is nothing that an agent would have to look through
     growths: list[float] = []
     reader, writer = os.pipe()
     try:
@@ -150,6 +153,7 @@ async def test_a_healthy_sink_feels_nothing_of_the_others():
                 os.close(reader)  # frees the thread that writes
                 reader = -1
     finally:
+        gc.unfreeze()
         for each in (reader, writer):
             if each >= 0:
                 os.close(each)

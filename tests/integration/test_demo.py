@@ -59,6 +59,23 @@ def test_a_signal_before_the_page_is_there_ends_everything(tmp_path: Path) -> No
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_simulator_that_nobody_waits_for_any_more_says_nothing(tmp_path: Path) -> None:
+    """Where its parent has gone before it was ready it ends without a word, and leaves nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "virtstatd.simulator.child", "8", "12"],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    os.close(writer)
+    _, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (1, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 def refused(*options: str, cwd: Path, **environ: str) -> tuple[int, str]:
     """Return code and complaint of a demo that does not start."""
     done = subprocess.run(

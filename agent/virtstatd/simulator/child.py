@@ -24,6 +24,8 @@ def simulate(domains: int, release: Release) -> int:
         with tempfile.TemporaryDirectory(prefix="virtstatd-demo-") as folder:
             options = Options(socket=Path(folder, "socket"), domains=domains, libvirt=release)
             run(options, until=sys.stdin.fileno())
+    except BrokenPipeError:  # who started it has gone before it was ready
+        return 1
     except (StartError, OSError) as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         return 1

@@ -65,7 +65,7 @@ def test_a_simulator_that_nobody_waits_for_any_more_says_nothing(tmp_path: Path)
     os.close(reader)
     child = subprocess.Popen(
         [sys.executable, "-m", "virtstatd.simulator.child", "8", "12"],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=writer,
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},

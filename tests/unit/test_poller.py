@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.polling.calls import Calls
@@ -269,6 +270,25 @@ async def test_up_means_that_the_last_call_succeeded():
     world.trouble = lambda *_: None
     await poller._poll(poller.tiers)
     assert poller.up
+
+
+@pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Refused, Disconnected]])
+async def test_what_recovers_was_said_to_fail(troubles: list[type[VirtstatdError]]):
+    """Failing is said once and so is its end, however often the connection dies meanwhile."""
+    world = World(2)
+    poller = world.poller("state")
+
+    def trouble(kind: type[VirtstatdError], *_: object) -> None:
+        raise kind("trouble")
+
+    with capture_logs() as logs:
+        for kind in troubles:
+            world.trouble = partial(trouble, kind)
+            await poller._poll(poller.tiers)
+        world.trouble = lambda *_: None
+        await poller._poll(poller.tiers)
+    said = ["poll.failing", "poll.recovered"] if Refused in troubles else []
+    assert [each["event"] for each in logs] == said
 
 
 async def test_a_vanished_domain_is_missing_and_nothing_else():

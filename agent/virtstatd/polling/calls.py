@@ -86,8 +86,10 @@ class Calls:
     def _report(self, error: VirtstatdError | None) -> None:
         """Remember whether the last bulk call succeeded; log the transitions."""
         self._set(up=error is None)
+        if isinstance(error, Disconnected):
+            return  # its own connection tells
         failing = error is not None
-        if failing and not self._failing and not isinstance(error, Disconnected):
+        if failing and not self._failing:
             self._log.warning("poll.failing", reason=str(error))
         elif self._failing and not failing:
             self._log.info("poll.recovered")

@@ -150,14 +150,17 @@ def test_no_interval_grows_beyond_its_bounds():
 
 def test_the_start_is_not_taken_for_the_rule():
     """What only the first seconds cost stretches nothing."""
-    there = host(0.01, 0.1, 0.1)
+    there = host(0.01, 5.0, 5.0)
     budget = there.budget(1.0)
     with capture_logs() as logs:
         there.total += 2.0  # descriptions are read, connections opened
         there.live(budget, int(SETTLING_SECONDS))
+        for tier in there.tiers[1:]:
+            tier.cost = 0.1
         there.live(budget, 600)
 
     assert logs == []
+    assert budget.ratio < 0.001 + 0.1 / 15
 
 
 def test_half_a_poll_is_not_judged():

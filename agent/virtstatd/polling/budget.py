@@ -96,10 +96,9 @@ class Budget:
         self._allowed = percent / 100 * self._cpus
         self._log = log
         self._clock = clock
-        self._since = self._at = clock()
-        self._spent = sum(meter.spent().values())
-        self._asked = meter.asked()
-        self._begun = [tier.ticker.begun for tier in tiers]
+        self._settled = False
+        self._since = clock()
+        self._mark()
         self._costs = [0.0] * len(tiers)
         self._own = 0.0
         self._exceeded = 0
@@ -135,9 +134,11 @@ class Budget:
                 self._log.warning("budget.blind", what=what, reason=reason)
         if self._halfway():
             return
-        self._learn()
-        if self._clock() - self._since < SETTLING_SECONDS:
+        if not self._settled:  # one dear first poll would keep a long interval long for hours
+            self._settled = self._clock() - self._since >= SETTLING_SECONDS
+            self._mark()
             return
+        self._learn()
         wanted = self._needed(self._allowed)
         if wanted > self.times:
             self._stretch(min(wanted, 2 * self.times))
@@ -158,14 +159,18 @@ class Budget:
         begun = (tier.ticker.begun for tier in self._tiers)
         return [new - old for new, old in zip(begun, self._begun, strict=True)]
 
-    def _learn(self) -> None:
-        now, spent = self._clock(), sum(self._meter.spent().values())
-        asked = self._meter.asked()
-        seconds, cost = now - self._at, asked - self._asked
-        between = spent - self._spent - cost
-        polls = self._polls()
-        self._at, self._asked, self._spent = now, asked, spent
+    def _mark(self) -> None:
+        """Begin to count anew."""
+        self._at = self._clock()
+        self._spent = sum(self._meter.spent().values())
+        self._asked = self._meter.asked()
         self._begun = [tier.ticker.begun for tier in self._tiers]
+
+    def _learn(self) -> None:
+        at, asked, spent, polls = self._at, self._asked, self._spent, self._polls()
+        self._mark()
+        seconds, cost = self._at - at, self._asked - asked
+        between = self._spent - spent - cost
         if any(polls):
             error = cost - sum(n * each for n, each in zip(polls, self._costs, strict=True))
             # what is asked rarely is taken to be what is dear; what is often is seen by itself

@@ -235,11 +235,11 @@ class World:
 def test_only_what_is_spent_while_we_ask_is_ours():
     """What libvirtd and the QEMUs do at other times, and would have done anyway, is not counted."""
     there = World(guests=2)
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.spend(1.0)
     for _ in range(60):
         there.spend(10.0, daemon=1.0, qemu=0.5, own=0.1)  # work for others
-        with there.meter:
+        with there.meter.asking(monitors=True):
             there.spend(1.0, daemon=0.1 + 0.3, qemu=0.05 + 0.2, own=0.05)
     spent = there.meter.spent()
 
@@ -252,7 +252,7 @@ def test_only_what_is_spent_while_we_ask_is_ours():
 def test_some_guests_stand_for_all():
     """Two QEMUs are looked at, the other 98 have spent as much."""
     there = World(guests=100)
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.spend(1.0, qemu=0.01)
 
     assert there.meter.spent()["qemu"] == pytest.approx(1.0)
@@ -261,19 +261,36 @@ def test_some_guests_stand_for_all():
 def test_calls_side_by_side_are_one():
     """Time in which two calls are in flight is not counted twice."""
     there = World()
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.spend(1.0, daemon=0.1)
-        with there.meter:
+        with there.meter.asking(monitors=True):
             there.spend(1.0, daemon=0.1)
         there.spend(1.0, daemon=0.1)
 
     assert there.meter.spent()["libvirtd"] == pytest.approx(0.3)
 
 
+def test_who_is_not_asked_is_not_looked_at():
+    """A call that asks libvirtd alone costs no look at QEMUs, nor does its end beside another."""
+    there = World()
+    there.qemus.times = lambda: pytest.fail("looked at")  # type: ignore[method-assign]
+    with there.meter.asking(monitors=False):
+        there.spend(1.0, daemon=0.1, qemu=0.5)
+    del there.qemus.times
+    with there.meter.asking(monitors=False):
+        there.spend(1.0, daemon=0.1, qemu=0.5)
+        with there.meter.asking(monitors=True):
+            there.spend(1.0, daemon=0.1, qemu=0.5)
+        there.spend(1.0, daemon=0.1, qemu=0.5)
+
+    assert there.meter.spent()["libvirtd"] == pytest.approx(0.4)
+    assert there.meter.spent()["qemu"] == pytest.approx(2 * 0.5)
+
+
 def test_a_call_that_hangs_counts_up_to_now():
     """What an endless call costs is known before it ends."""
     there = World()
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.spend(60.0, daemon=6.0)
         assert there.meter.spent()["libvirtd"] == pytest.approx(6.0)
 
@@ -281,9 +298,9 @@ def test_a_call_that_hangs_counts_up_to_now():
 def test_processes_that_come_and_go_are_no_cost():
     """A daemon that was started anew brings its own history, which is not ours."""
     there = World()
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.daemon.now = {2: 1000.0}
-    with there.meter:
+    with there.meter.asking(monitors=True):
         there.spend(1.0, daemon=0.1)
 
     assert there.meter.spent()["libvirtd"] == pytest.approx(0.1)
@@ -294,7 +311,7 @@ def test_a_blind_meter_says_why_and_counts_the_agent():
     own = iter((0.0, 1.0, 3.0, 4.0))
     unseen = Unseen("the hypervisor is remote")
     meter = Meter(unseen, unseen, lambda: 5, lambda: 0.0, own.__next__)
-    with meter:
+    with meter.asking(monitors=True):
         pass
 
     assert meter.spent() == {"agent": 4.0, "libvirtd": 0.0, "qemu": 0.0}

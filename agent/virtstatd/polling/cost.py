@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from virtstatd.hypervisor.lanes import Lanes, Open, Session
@@ -25,9 +25,41 @@ BACKGROUND_SECONDS: Final = 30.0
 T = TypeVar("T")
 
 
+class _Watch:
+    """The processes of one kind: what they use while calls of ours ask them, and at other times."""
+
+    def __init__(self, of: str, clock: Clock, all_of: Callable[[], int], now: float) -> None:
+        self.of = of
+        self.clock = clock
+        self.calls = 0
+        self.spent = 0.0
+        self._all_of = all_of
+        self._at = now
+        self._times: Times = {}
+        self._background = 0.0
+
+    def look(self, now: float) -> float:
+        """Read the clock; return the CPU seconds that calls of ours took since the last time."""
+        before, self._times = self._times, self.clock.times()
+        seconds, self._at = now - self._at, now
+        both = before.keys() & self._times.keys()
+        if not both:
+            return 0.0
+        used = sum(self._times[pid] - before[pid] for pid in both)
+        used *= max(1.0, self._all_of() / len(both))
+        if self.calls:
+            ours = max(0.0, used - self._background * seconds)
+            self.spent += ours
+            return ours
+        if seconds > 0:
+            weight = min(1.0, seconds / BACKGROUND_SECONDS)
+            self._background += weight * (used / seconds - self._background)
+        return 0.0
+
+
 class Meter:
     """
-    Adds up what the polling costs: `with meter:` around every call to libvirt.
+    Adds up what the polling costs: `with meter.asking(…):` around every call to libvirt.
 
     Calls side by side are one stretch of time, from the first one's begin to the last one's end.
     Used by the lanes' threads and the loop alike.
@@ -41,36 +73,37 @@ class Meter:
         clock: Callable[[], float] = time.monotonic,
         own: Callable[[], float] = time.process_time,
     ) -> None:
-        self._clocks: dict[str, Clock] = {"libvirtd": daemon, "qemu": qemus}
-        self._guests = guests
+        now = clock()
+        self._daemon = _Watch("libvirtd", daemon, lambda: 1, now)
+        self._watches = (self._daemon, _Watch("qemu", qemus, guests, now))
+        self._closed = False
         self._clock = clock
         self._own = own
         self._lock = threading.Lock()
-        self._calls = 0
-        self._at = clock()
         self._own_at = self._began = own()
-        self._times: dict[str, Times] = {"libvirtd": {}, "qemu": {}}
-        self._background = {"libvirtd": 0.0, "qemu": 0.0}
         self._asked = 0.0
-        self._spent = {"libvirtd": 0.0, "qemu": 0.0}
         self._blind: dict[str, str] = {}
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._calls:
-                self._look(asking=False)
-            self._calls += 1
+    @contextmanager
+    def asking(self, *, monitors: bool) -> Iterator[None]:
+        """
+        Meter a call.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+        A call that does not ask `monitors` costs QEMUs nothing: it is often cheaper than a look at
+        their clocks, which is then left out.
+        """
+        asked = self._watches if monitors else (self._daemon,)
         with self._lock:
-            self._calls -= 1
-            if not self._calls:
-                self._look(asking=True)
+            self._look([watch for watch in asked if not watch.calls])
+            for watch in asked:
+                watch.calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._look([watch for watch in asked if watch.calls == 1])
+                for watch in asked:
+                    watch.calls -= 1
 
     @property
     def blind(self) -> Mapping[str, str]:
@@ -80,9 +113,9 @@ class Meter:
     def spent(self) -> dict[str, float]:
         """Return the CPU seconds since the start, by whom; a call in flight counts up to now."""
         with self._lock:
-            if self._calls:
-                self._look(asking=True)
-            return {"agent": self._own() - self._began, **self._spent}
+            self._look([watch for watch in self._watches if watch.calls])
+            watched = {watch.of: watch.spent for watch in self._watches}
+            return {"agent": self._own() - self._began, **watched}
 
     def asked(self) -> float:
         """Return the CPU seconds of everybody, the agent's own too, while calls were in flight."""
@@ -92,37 +125,25 @@ class Meter:
     def close(self) -> None:
         """Let go of what is read; calls that return later are no longer metered."""
         with self._lock:
-            for clock in self._clocks.values():
-                clock.close()
-            self._clocks.clear()
+            self._closed = True
+            for watch in self._watches:
+                watch.clock.close()
 
-    def _look(self, *, asking: bool) -> None:
-        """Read all clocks; the time since the last look was spent on calls of ours, or not."""
-        now, own = self._clock(), self._own()
-        seconds = now - self._at
-        if asking:
-            self._asked += own - self._own_at
-        for of, clock in self._clocks.items():
-            before, after = self._times[of], clock.times()
-            self._times[of] = after
-            both = before.keys() & after.keys()
-            if both:
-                used = sum(after[pid] - before[pid] for pid in both)
-                if of == "qemu":
-                    used *= max(1.0, self._guests() / len(both))
-                self._account(of, used, seconds, asking=asking)
-            elif asking and clock.blind:
-                self._blind[of] = clock.blind
-        self._at, self._own_at = now, own
-
-    def _account(self, of: str, used: float, seconds: float, *, asking: bool) -> None:
-        if asking:
-            ours = max(0.0, used - self._background[of] * seconds)
-            self._spent[of] += ours
-            self._asked += ours
-        elif seconds > 0:
-            rate, weight = used / seconds, min(1.0, seconds / BACKGROUND_SECONDS)
-            self._background[of] += weight * (rate - self._background[of])
+    def _look(self, watches: Sequence[_Watch]) -> None:
+        """Account for what was spent since the last look at these."""
+        if self._closed or not watches:
+            return
+        now = self._clock()
+        if self._daemon in watches:  # every call asks it
+            before, self._own_at = self._own_at, self._own()
+            if self._daemon.calls:
+                self._asked += self._own_at - before
+        for watch in watches:
+            ours = watch.look(now)
+            if watch.calls:
+                self._asked += ours
+                if watch.clock.blind:
+                    self._blind[watch.of] = watch.clock.blind
 
 
 class MeteredLanes(Lanes):
@@ -144,7 +165,7 @@ class MeteredLanes(Lanes):
         """Run `function` as `Lanes.run` does, and meter it."""
 
         def metered(session: Session) -> T:
-            with self._meter:
+            with self._meter.asking(monitors=monitor and not patient):
                 return function(session)
 
         return await super().run(metered, seconds, monitor=monitor, patient=patient, proven=proven)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import libvirt
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -40,6 +41,7 @@ class World:
         self.tuned = 0
         self.trouble: Callable[[], None] = lambda: None
         self.asked: list[str] = []
+        self.refused: set[str] = set()
         self.batches: list[Batch] = []
         self.stale = asyncio.Event()
         self.times = 1
@@ -73,7 +75,13 @@ class World:
     def lookupByUUIDString(self, uuid: str) -> "World":  # noqa: N802 - libvirt's name
         """Return a handle."""
         self.asked.append(uuid)
+        if uuid in self.refused:
+            raise libvirt.libvirtError("refused")
         return self
+
+    def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
+        """Be there."""
+        return True
 
     def XMLDesc(self, _: int) -> str:  # noqa: N802 - libvirt's name
         """Describe the domain, with its limits, as libvirt does."""
@@ -298,6 +306,18 @@ async def test_limits_are_asked_for_again_after_a_loss(error: type[Exception]):
     world.trouble = lambda: None
     await world.settle()
     assert world.groups("u0") == world.groups("u1") == {"domain", "tunable"}
+
+
+async def test_a_domain_that_libvirt_does_not_tell_of_costs_itself_alone():
+    """Those that were asked for in the same turn are described."""
+    world = World(3)
+    world.refused = {"u1"}
+    with capture_logs() as logs:
+        await world.reader.read_all(asyncio.Event())
+    world.reader.send()
+    shown = {r.domain.uuid for r in world.batches[-1].readings if r.domain}
+    assert shown == {"u0", "u2"}
+    assert [(entry["event"], entry["uuid"]) for entry in logs] == [("domain.undescribed", "u1")]
 
 
 async def test_a_refusal_is_counted_and_looked_at_later():

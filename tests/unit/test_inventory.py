@@ -75,15 +75,13 @@ def test_a_connect_begins_anew():
     world = World()
     world.inventory.see("stays", "stays", 1)
     world.inventory.see("ended", "ended", 2)
-    while world.inventory.take_stale():
-        pass
+    assert len(world.inventory.take_stale(9)) == 2
     world.now = 5.0
     world.inventory.restart([("stays", "stays", 1), ("came", "came", 3)])
 
     assert world.gone == [("ended", 2)]
-    stale = {world.inventory.take_stale().name for _ in range(2)}  # type: ignore[union-attr]
-    assert stale == {"stays", "came"}
-    assert world.inventory.take_stale() is None
+    assert {domain.name for domain in world.inventory.take_stale(9)} == {"stays", "came"}
+    assert world.inventory.take_stale(9) == []
 
 
 def test_a_description_of_the_past_is_not_kept():
@@ -105,5 +103,18 @@ def test_a_change_asks_for_one_new_description():
         world.inventory.change("u1")
     world.inventory.change("nobody")
 
-    assert world.inventory.take_stale() is not None
-    assert world.inventory.take_stale() is None
+    assert len(world.inventory.take_stale(9)) == 1
+    assert world.inventory.take_stale(9) == []
+
+
+def test_whoever_describes_is_told_once_until_all_are_taken():
+    """However many domains come, one call; the next one after the last of them was taken."""
+    told: list[int] = []
+    inventory = Inventory(lambda: 0.0, lambda _: None, lambda: told.append(len(inventory)))
+    for number in range(3):
+        inventory.see(f"u{number}", "vm", 1)
+    assert (len(inventory.take_stale(2)), len(told)) == (2, 1)
+    inventory.change("u0")
+    assert (len(inventory.take_stale(2)), len(told)) == (2, 1)
+    inventory.change("u0")
+    assert len(told) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from virtstatd.model import Domain, Reading
 
@@ -135,16 +136,13 @@ class Inventory:
             if uuid in self._entries:
                 self._outdate((uuid,))
 
-    def take_stale(self) -> Domain | None:
-        """Return one domain to be described, None when all are."""
+    def take_stale(self, most: int) -> list[Domain]:
+        """Return so many domains to be described, longest known first; none when all are."""
         with self._lock:
-            while self._stale:
-                uuid = next(iter(self._stale))
+            taken = list(islice(self._stale, most))
+            for uuid in taken:
                 del self._stale[uuid]
-                entry = self._entries.get(uuid)
-                if entry is not None:
-                    return entry.domain
-        return None
+            return [self._entries[uuid].domain for uuid in taken]
 
     def describe(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
         """Keep what the XML says of an incarnation that still runs."""

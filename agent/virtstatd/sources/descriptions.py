@@ -8,14 +8,16 @@ import math
 import random
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import libvirt
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
+from virtstatd.hypervisor.faults import translated
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain
@@ -38,6 +40,9 @@ LIMITS_SECONDS = 0.5
 
 LIMITS_AGAIN_SECONDS = 3600.0
 """When they are read again all the same: others than libvirt write to cgroups too."""
+
+TURN_DOMAINS = 10
+"""XML in one turn of a lane, which costs more than the call; each may bring megabytes."""
 
 CHANGES_SECONDS = 1.0
 """How often changes are sent at most; those that come together travel together."""
@@ -65,7 +70,7 @@ class DescriptionReader:
     """
     Read the XML and the limits of each domain once per change, and rarely else; send them.
 
-    One domain at a time and never on the way of a poll: a domain whose XML cannot be had keeps its
+    Some domains at a time and never on the way of a poll: one whose XML cannot be had keeps its
     numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
 
@@ -146,22 +151,20 @@ class DescriptionReader:
     async def read_all(self, stop: asyncio.Event) -> bool:
         """Read what has changed; tell whether that was all."""
         while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
-            domain = self._inventory.take_stale()
-            if domain is None:
+            domains = self._inventory.take_stale(TURN_DOMAINS)
+            if not domains:
                 return True
+            answers: Sequence[str | VirtstatdError]
             try:
-                self._describe(domain, await self._ask(partial(_xml, domain.uuid)))
+                answers = await self._ask(partial(_xml, [domain.uuid for domain in domains]))
             except (Crowded, Disconnected, Overdue):
-                self._inventory.change(domain.uuid)
+                for domain in domains:
+                    self._inventory.change(domain.uuid)
                 return False
-            except (VirtstatdError, Undescribable) as error:
-                self.failures += 1
-                self._untuned[domain.uuid] = domain
-                if domain.uuid not in self._undescribed:
-                    self._undescribed.add(domain.uuid)
-                    self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
-            self.reads += 1
-            self._expect(domain.uuid)
+            except VirtstatdError as error:
+                answers = [error] * len(domains)
+            for domain, answer in zip(domains, answers, strict=True):
+                self._take(domain, answer)
         return False
 
     async def tune(self, stop: asyncio.Event, most: int) -> None:
@@ -200,6 +203,20 @@ class DescriptionReader:
     async def _ask(self, question: Callable[[Session], T]) -> T:
         return await self._lanes.run(question, self._deadline, monitor=True, patient=True)
 
+    def _take(self, domain: Domain, answer: str | VirtstatdError) -> None:
+        try:
+            if isinstance(answer, VirtstatdError):
+                raise answer
+            self._describe(domain, answer)
+        except (VirtstatdError, Undescribable) as error:
+            self.failures += 1
+            self._untuned[domain.uuid] = domain
+            if domain.uuid not in self._undescribed:
+                self._undescribed.add(domain.uuid)
+                self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+        self.reads += 1
+        self._expect(domain.uuid)
+
     def _describe(self, domain: Domain, xml: str) -> None:
         """Keep what the XML says; have the limits read where they changed, or that is long ago."""
         before, now = self._known.get(domain.uuid), self._clock()
@@ -236,8 +253,17 @@ class DescriptionReader:
             self._inventory.change(uuid)
 
 
-def _xml(uuid: str, session: Session) -> str:
-    return str(session.domain(uuid).XMLDesc(0))
+def _xml(uuids: Sequence[str], session: Session) -> list[str | VirtstatdError]:
+    """Return the XML of each, or what libvirt has against it."""
+    answers: list[str | VirtstatdError] = []
+    for uuid in uuids:
+        try:
+            answers.append(str(session.domain(uuid).XMLDesc(0)))
+        except libvirt.libvirtError as error:
+            if not session.connection.isAlive():
+                raise
+            answers.append(translated(error, alive=True))
+    return answers
 
 
 def _parameters(uuid: str, session: Session) -> Parameters:

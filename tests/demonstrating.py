@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def at_the_terminal() -> None:
+    """Have Ctrl-C end the process, also where whoever runs the tests ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Demo:
     """`virtstatd demo` at a terminal of its own; its temporary files are in `folder`."""
 
@@ -46,7 +53,7 @@ class Demo:
             cwd=folder,
             env={**os.environ, "TMPDIR": str(folder), **environ},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads
+            preexec_fn=at_the_terminal,  # noqa: PLW1509 - no threads
         )
         os.close(its_end)
 

@@ -66,17 +66,22 @@ class Watch:
 
 
 def records(lines: Path, group: str, source: str = "bulk") -> list[dict[str, object]]:
-    """Return what a JSON lines sink wrote of a group of domains."""
-    each = map(json.loads, lines.read_text().splitlines())
+    """Return what a JSON lines sink wrote of a group of domains, a line under way left out."""
+    each = map(json.loads, lines.read_text().rpartition("\n")[0].splitlines())
     return [e for e in each if (e["source"], e["group"]) == (source, group) and "domain" in e]
 
 
-def times(lines: Path, group: str, field: str = "") -> Counter[str]:
+def newest(lines: Path) -> str:
+    """Return when the newest numbers were taken."""
+    return max(str(each["time"]) for each in records(lines, "state"))
+
+
+def times(lines: Path, group: str, field: str = "", since: str = "") -> Counter[str]:
     """Count the times at which each domain had a group, with a field where one is named."""
     taken = {
         (each["domain"], each["time"])
         for each in records(lines, group)
-        if not field or field in each["fields"]  # type: ignore[operator]
+        if str(each["time"]) > since and (not field or field in each["fields"])  # type: ignore[operator]
     }
     return Counter(str(domain) for domain, _ in taken)
 

@@ -10,6 +10,7 @@ The side that asks libvirt and the kernel: built from the configuration, wired, 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -43,7 +44,7 @@ from virtstatd.sources.bulk import Bulk
 from virtstatd.sources.control import Stalls, Verdicts
 from virtstatd.sources.cpustats import GROUPS, CpuStats, CpuStatsReader
 from virtstatd.sources.describe import Describer
-from virtstatd.sources.descriptions import DescriptionReader
+from virtstatd.sources.descriptions import DescriptionReader, limits_seconds
 from virtstatd.sources.tunables import Tunables
 
 
@@ -140,7 +141,7 @@ async def asking(
         log,
         options.deadline_seconds,
         stale,
-        lambda: budget.times if budget else 1,
+        limits_seconds(percent / 100 * (os.cpu_count() or 1)),
     )
     cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
     tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]

@@ -18,9 +18,11 @@ from virtstatd.sources.descriptions import (
     AGAIN_SECONDS,
     EMIT_SECONDS,
     LIMITS_AGAIN_SECONDS,
+    LIMITS_CPU_SECONDS,
     LIMITS_SECONDS,
     TOGETHER_SECONDS,
     DescriptionReader,
+    limits_seconds,
 )
 from virtstatd.sources.tunables import Tunables
 from virtstatd.testing import FakeClock
@@ -33,7 +35,7 @@ XML = "<domain type='kvm'><uuid>u</uuid></domain>"
 class World:
     """Some domains; every question is answered from here."""
 
-    def __init__(self, domains: int) -> None:
+    def __init__(self, domains: int, limits_seconds: float = LIMITS_SECONDS) -> None:
         self.clock = FakeClock()
         self.stuck = 0
         self.xml = XML
@@ -44,7 +46,6 @@ class World:
         self.refused: set[str] = set()
         self.batches: list[Batch] = []
         self.stale = asyncio.Event()
-        self.times = 1
         self.inventory = Inventory(self.clock, lambda _: None, self.stale.set)
         for number in range(domains):
             self.inventory.see(f"u{number}", f"vm{number}", 1)
@@ -57,7 +58,7 @@ class World:
             structlog.get_logger(),
             5.0,
             self.stale,
-            lambda: self.times,
+            limits_seconds,
             self.clock,
         )
 
@@ -226,10 +227,16 @@ async def test_what_did_not_change_is_not_sent_before_its_time():
     assert after is before
 
 
-async def test_a_stretched_budget_slows_the_limits():
-    """They are read as many times more slowly as the intervals are longer."""
-    world = World(3)
-    world.times = 4
+def test_limits_take_a_tenth_of_the_budget_at_most():
+    """Where little is allowed they are read more slowly, elsewhere as fast as ever."""
+    small, large = 0.004, 6.4  # 0.2 % of two CPUs, 10 % of 64
+    assert LIMITS_CPU_SECONDS / limits_seconds(small) == pytest.approx(0.1 * small)
+    assert limits_seconds(large) == limits_seconds(0.0) == LIMITS_SECONDS
+
+
+async def test_limits_are_read_as_slowly_as_told():
+    """One domain's, then nobody's until its time has come."""
+    world = World(3, 4 * LIMITS_SECONDS)
     await world.pass_by(0)
     for tuned in (1, 1, 1, 1, 2, 2, 2, 2, 3):
         assert world.tuned == tuned

@@ -137,6 +137,7 @@ class Budget:
         if not self._settled:  # one dear first poll would keep a long interval long for hours
             self._settled = self._clock() - self._since >= SETTLING_SECONDS
             self._mark()
+            self._since = self._at if self._settled else self._since
             return
         self._learn()
         wanted = self._needed(self._allowed)
@@ -183,7 +184,9 @@ class Budget:
         else:
             between += cost  # descriptions, and calls that hang
         if seconds > 0:
-            self._own += min(1.0, seconds / OWN_SECONDS) * (between / seconds - self._own)
+            # the first minute is averaged evenly: from nothing it would seem too cheap for long
+            over = min(OWN_SECONDS, self._at - self._since)
+            self._own += min(1.0, seconds / over) * (between / seconds - self._own)
 
     def _rate(self, times: int) -> float:
         """Return the CPU seconds per second with the intervals at so many times their length."""

@@ -36,7 +36,13 @@ LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
 """What the XML says of them; a change by libvirt's own calls shows there."""
 
 LIMITS_SECONDS = 0.5
-"""From one domain's limits to the next one's; so many times longer as the budget stretches."""
+"""From one domain's limits to the next one's, at the fastest."""
+
+LIMITS_CPU_SECONDS = 0.0025
+"""What a domain's limits cost libvirtd and us together."""
+
+LIMITS_SHARE = 0.1
+"""The part of the cost budget that they may take until those of all domains are read."""
 
 LIMITS_AGAIN_SECONDS = 3600.0
 """When they are read again all the same: others than libvirt write to cgroups too."""
@@ -74,8 +80,8 @@ class DescriptionReader:
     numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
 
-    `stale` is set when there is a domain to be described. `times` tells how many times slower than
-    usual the limits are to be read.
+    `stale` is set when there is a domain to be described, `limits_seconds` lie between two reads of
+    limits.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class DescriptionReader:
         log: FilteringBoundLogger,
         deadline_seconds: float,
         stale: asyncio.Event,
-        times: Callable[[], int] = lambda: 1,
+        limits_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reads = 0
@@ -109,7 +115,7 @@ class DescriptionReader:
         self._log = log
         self._deadline = deadline_seconds
         self._stale = stale
-        self._times = times
+        self._limits_seconds = limits_seconds
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -134,7 +140,7 @@ class DescriptionReader:
                 await first_of(stop, seconds=PAUSE_SECONDS)
 
     def _limits_due(self) -> float:
-        return self._tuned_at + LIMITS_SECONDS * self._times() if self._untuned else math.inf
+        return self._tuned_at + self._limits_seconds if self._untuned else math.inf
 
     def _changes_due(self) -> float:
         if not self._changed:
@@ -251,6 +257,17 @@ class DescriptionReader:
             _, uuid = heapq.heappop(self._again)
             self._expected.discard(uuid)
             self._inventory.change(uuid)
+
+
+def limits_seconds(allowed: float) -> float:
+    """
+    Return how long to wait from one domain's limits to the next one's.
+
+    `allowed` is what monitoring may cost, in CPU seconds per second; 0 for no budget.
+    """
+    if not allowed:
+        return LIMITS_SECONDS
+    return max(LIMITS_SECONDS, LIMITS_CPU_SECONDS / (LIMITS_SHARE * allowed))
 
 
 def _xml(uuids: Sequence[str], session: Session) -> list[str | VirtstatdError]:

@@ -55,7 +55,7 @@ class LoopLag:
         return longest
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # a timer and no task: half the cost
+        # a timer and no task: a third less
         due = loop.time() + LAG_PERIOD_SECONDS
         self._timer = loop.call_at(due, self._look, loop, due)
 

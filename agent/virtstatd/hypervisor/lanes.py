@@ -34,6 +34,9 @@ STUCK_MAX = 3
 UNPROVEN_STUCK_MAX = 2
 """Such calls with guests that are not known good: the last is left for those that are."""
 
+IDLE_SECONDS = 60.0
+"""A lane that nobody needed for so long is closed: its connection is kept alive by both sides."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -86,6 +89,7 @@ class Lane:
         self._session: Session | None = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
+        self.idle_since = 0.0
         self.ended: asyncio.Future[None] = self._loop.create_future()
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
@@ -281,8 +285,11 @@ class Lanes:
     def _give(self, lane: Lane) -> None:
         if self._closed:
             lane.close()
-        else:
-            self._idle.append(lane)  # costs less than opening it again
+            return
+        lane.idle_since = now = asyncio.get_running_loop().time()
+        self._idle.append(lane)  # costs less than opening it again
+        while now - self._idle[0].idle_since > IDLE_SECONDS:
+            self._idle.pop(0).close()
 
     def _abandon(self, lane: Lane, future: asyncio.Future[Any], *, monitor: bool) -> None:
         self.abandoned += 1

@@ -41,8 +41,10 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
         self.loop = loop
 
     def _soon(self, function: Callable[..., None], *args: object) -> None:
+        # waking the loop from within itself would cost it a turn more: each keepalive does so
+        ours = asyncio._get_running_loop() is self.loop  # noqa: SLF001 - documented, None elsewhere
         try:
-            self.loop.call_soon_threadsafe(function, *args)
+            (self.loop.call_soon if ours else self.loop.call_soon_threadsafe)(function, *args)
         except RuntimeError:  # the loop is closed: the process is about to end
             self.log.debug("event loop closed, %r not called", function)
 

@@ -10,7 +10,6 @@ The side that asks libvirt and the kernel: built from the configuration, wired, 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +37,7 @@ from virtstatd.polling.cost import Meter, MeteredLanes
 from virtstatd.polling.monitors import Monitors
 from virtstatd.polling.poller import Poller
 from virtstatd.polling.processes import Daemon, Qemus, Unseen, socket_of
+from virtstatd.polling.sweep import Sweep
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.tier import Tier
 from virtstatd.sources.bulk import Bulk
@@ -122,8 +122,7 @@ async def asking(
     lanes = MeteredLanes(opened, options.lanes, meter) if meter else Lanes(opened, options.lanes)
     connection = Connection(opened, inventory, log, turned)
     calls = Calls(lanes, changed.set, log, options.deadline_seconds)
-    poller = Poller(
-        _tiers(config, catalog),
+    sweep = Sweep(
         calls,
         Bulk(inventory, decoder, _stalls(config)),
         Monitors(Verdicts(catalog), log, time.monotonic),
@@ -132,6 +131,10 @@ async def asking(
         time.monotonic,
         slice_domains=options.slice_domains,
     )
+    poller = Poller(_tiers(config, catalog), sweep, time.monotonic)
+    cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
+    tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]
+    budget = Budget(tiers, meter, percent, log) if meter else None
     reader = DescriptionReader(
         inventory,
         lanes,
@@ -141,12 +144,9 @@ async def asking(
         log,
         options.deadline_seconds,
         stale,
-        limits_seconds(percent / 100 * (os.cpu_count() or 1)),
+        limits_seconds(budget.allowed if budget else 0),
     )
-    cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
-    tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]
     local = _local(config, catalog, inventory, cover, cgroup_cover, log)
-    budget = Budget(tiers, meter, percent, log) if meter else None
     try:
         yield Asking(
             inventory,

@@ -24,7 +24,8 @@ class Tier:
 
     ticker: Ticker
     cost: float
-    busy: bool = False
+    asking: bool = False
+    asked: float = 0.0
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Host:
             for tier in self.tiers:
                 if tier.ticker.due <= self.now:
                     tier.ticker.advance(self.now)
+                    tier.asked += 1
                     self.total += tier.cost
                     self.asking += tier.cost
                     self.polls[tier.ticker.name] += 1
@@ -167,10 +169,10 @@ def test_half_a_poll_is_not_judged():
     """What a poll under way has cost so far waits until it is done."""
     there = host(0.0, 5.0, 0.0)
     budget = there.budget(0.5)
-    there.tiers[1].busy = True
+    there.tiers[1].asking = True
     there.live(budget, 40)
     assert budget.times == 1
-    there.tiers[1].busy = False
+    there.tiers[1].asking = False
     there.live(budget, 40)
     assert budget.times > 1
 
@@ -179,7 +181,7 @@ def test_a_host_on_which_a_poll_always_runs_is_judged_all_the_same():
     """Of several polls the one under way makes little difference."""
     there = host(0.0, 5.0, 0.0)
     budget = there.budget(0.5)
-    there.tiers[1].busy = True
+    there.tiers[1].asking = True
     there.live(budget, 300)
 
     assert budget.times > 1

@@ -15,6 +15,7 @@ from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.polling.calls import Calls
 from virtstatd.polling.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
 from virtstatd.polling.poller import Poller
+from virtstatd.polling.sweep import Sweep
 from virtstatd.polling.ticker import Ticker
 from virtstatd.polling.tier import Tier
 from virtstatd.sources.bulk import MONITOR, Answer
@@ -137,16 +138,17 @@ class World:
         tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
         log = structlog.get_logger()
         self.calls = Calls(self, lambda: None, log, 1.0)  # type: ignore[arg-type]
-        return Poller(
-            tiers,
+        self.monitors = Monitors(VERDICTS, log, lambda: self.now)
+        sweep = Sweep(
             self.calls,
             self,
-            Monitors(VERDICTS, log, lambda: self.now),
+            self.monitors,
             self.batches.append,
             log,
             lambda: self.now,
             slice_domains=size,
         )
+        return Poller(tiers, sweep, lambda: self.now)
 
 
 def domains(batches: list[Batch], group: str) -> set[str]:
@@ -431,7 +433,7 @@ async def test_everybody_who_hangs_a_call_is_named():
     await polled(world, poller)
 
     assert world.stuck == 3
-    assert poller._monitors.unresponsive.keys() == world.holding
+    assert world.monitors.unresponsive.keys() == world.holding
     assert domains(world.batches, "control") >= world.holding
 
 
@@ -480,7 +482,7 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     assert domains(world.batches, "block") == {"u000", "u002"}
     assert domains(world.batches, "control") == {"u000", "u001", "u002"}
     assert world.batches[0].groups == {"block", "control"}
-    assert poller._monitors.unresponsive == {"u001": "its process is stopped"}
+    assert world.monitors.unresponsive == {"u001": "its process is stopped"}
 
 
 async def test_the_size_that_fits_is_remembered():

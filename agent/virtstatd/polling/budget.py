@@ -41,6 +41,9 @@ POLLS: Final = 4
 GAIN: Final = 0.5
 """How much of an error of the estimate one more observation takes away."""
 
+PARTS: Final = 2
+"""Half a poll teaches as much as a whole one; parts differ, as few QEMUs stand for all."""
+
 OWN_SECONDS: Final = 60.0
 """Over how long a time it is seen what the agent uses between the polls."""
 
@@ -56,8 +59,13 @@ class Polled(Protocol):
         ...
 
     @property
-    def busy(self) -> bool:
-        """Whether a poll is under way."""
+    def asking(self) -> bool:
+        """Whether calls of its poll are in flight."""
+        ...
+
+    @property
+    def asked(self) -> float:
+        """How many polls were asked, one that is spread over its interval by how much of it."""
         ...
 
 
@@ -93,7 +101,8 @@ class Budget:
         self._tiers = tiers
         self._meter = meter
         self._cpus = cpus or os.cpu_count() or 1
-        self._allowed = percent / 100 * self._cpus
+        self.allowed = percent / 100 * self._cpus
+        """What the polling may cost, in CPU seconds per second."""
         self._log = log
         self._clock = clock
         self._settled = False
@@ -114,7 +123,7 @@ class Budget:
     @property
     def allowed_ratio(self) -> float:
         """What it may cost, as a share of all CPUs."""
-        return self._allowed / self._cpus
+        return self.allowed / self._cpus
 
     def spent(self) -> dict[str, float]:
         """Return the CPU seconds that were spent since the start, by whom."""
@@ -140,32 +149,31 @@ class Budget:
             self._since = self._at if self._settled else self._since
             return
         self._learn()
-        wanted = self._needed(self._allowed)
+        wanted = self._needed(self.allowed)
         if wanted > self.times:
             self._stretch(min(wanted, 2 * self.times))
-        elif self._needed(ROOM * self._allowed) < self.times:
+        elif self._needed(ROOM * self.allowed) < self.times:
             self._stretch(self.times - 1)
-        self._exceeded = self._exceeded + 1 if self._rate(TIMES_MAX) > self._allowed else 0
+        self._exceeded = self._exceeded + 1 if self._rate(TIMES_MAX) > self.allowed else 0
         if self._exceeded == EXCEEDED_REVIEWS:
             self._log.warning("budget.exceeded", **self._percents(self._rate(TIMES_MAX)))
 
     def _halfway(self) -> bool:
         """Tell whether there is half a poll to judge, and not several whole ones beside it."""
         giving = [tier.ticker.name != PULSE for tier in self._tiers]
-        busy = any(tier.busy for tier, gives in zip(self._tiers, giving, strict=True) if gives)
+        asking = any(t.asking for t, gives in zip(self._tiers, giving, strict=True) if gives)
         polls = max((n for n, gives in zip(self._polls(), giving, strict=True) if gives), default=0)
-        return busy and polls < POLLS
+        return asking and polls < POLLS
 
-    def _polls(self) -> list[int]:
-        begun = (tier.ticker.begun for tier in self._tiers)
-        return [new - old for new, old in zip(begun, self._begun, strict=True)]
+    def _polls(self) -> list[float]:
+        return [tier.asked - old for tier, old in zip(self._tiers, self._polled, strict=True)]
 
     def _mark(self) -> None:
         """Begin to count anew."""
         self._at = self._clock()
         self._spent = sum(self._meter.spent().values())
         self._asked = self._meter.asked()
-        self._begun = [tier.ticker.begun for tier in self._tiers]
+        self._polled = [tier.asked for tier in self._tiers]
 
     def _learn(self) -> None:
         at, asked, spent, polls = self._at, self._asked, self._spent, self._polls()
@@ -175,10 +183,10 @@ class Budget:
         if any(polls):
             error = cost - sum(n * each for n, each in zip(polls, self._costs, strict=True))
             # what is asked rarely is taken to be what is dear; what is often is seen by itself
-            weights = [tier.ticker.configured**2 for tier in self._tiers]
+            weights = [tier.ticker.seconds**2 for tier in self._tiers]
             whole = sum(n * n * weight for n, weight in zip(polls, weights, strict=True))
             for at, (n, weight) in enumerate(zip(polls, weights, strict=True)):
-                gain = GAIN if self._costs[at] else 1.0
+                gain = GAIN * min(1.0, PARTS * n) if self._costs[at] else 1.0
                 better = self._costs[at] + gain * error * n * weight / whole
                 self._costs[at] = max(0.0, better)
         else:
@@ -209,7 +217,7 @@ class Budget:
             self._log.info("budget.restored", **self._percents(self._rate(1)))
 
     def _percents(self, rate: float) -> dict[str, float]:
-        percents = {"cost_percent": rate, "budget_percent": self._allowed}
+        percents = {"cost_percent": rate, "budget_percent": self.allowed}
         return {key: round(100 * each / self._cpus, 4) for key, each in percents.items()}
 
 

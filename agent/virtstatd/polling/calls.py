@@ -64,8 +64,7 @@ class Calls:
 
         tier = poll.tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
         # half an interval at most: what is asked again must still be of this cycle
-        half = min(tier.ticker.seconds for tier in poll.tiers) / 2
-        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, half))
+        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, poll.seconds / 2))
         for last in (False, True):
             try:
                 result, seconds = await self._lanes.run(

@@ -18,8 +18,7 @@ class Ticker:
     The deadlines of one interval; those that pass unused are counted, never made up for.
 
     All tickers of a process share one origin, so that a multiple of an interval falls on it.
-    `seconds` is the interval that is in force, `configured` the one that was asked for; `begun`
-    counts the ticks that were used.
+    `seconds` is the interval that is in force, `configured` the one that was asked for.
     """
 
     def __init__(self, name: str, seconds: float, origin: float) -> None:
@@ -27,8 +26,12 @@ class Ticker:
         self.configured = self.seconds = seconds
         self.due = self._last = origin
         self.ticks = 0
-        self.begun = 0
         self.skipped = 0
+
+    @property
+    def stretched(self) -> bool:
+        """Whether the interval is longer than was asked for."""
+        return self.seconds > self.configured
 
     def advance(self, now: float) -> None:
         """Take the deadline that has come and move to the next one that lies ahead."""
@@ -41,12 +44,10 @@ class Ticker:
     def take(self) -> None:
         """Count a tick, whether its deadline has come or not."""
         self.ticks += 1
-        self.begun += 1
 
     def skip(self) -> None:
         """Count the tick just taken as skipped: whoever it was for is still busy."""
         self.skipped += 1
-        self.begun -= 1
 
     def stretch(self, times: int, now: float) -> None:
         """

@@ -33,7 +33,8 @@ class Tier:
     Groups that are due together, and what became of their polls.
 
     `partial` and `missing` are of the last poll that ended, `stepped_over` and `unanswered` what
-    the one under way has found so far.
+    the one under way has found so far. A tier is `busy` while its poll is under way, and `pausing`
+    where that waits for its next turn; `asked` counts polls by how much of them has been asked.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Tier:
     groups: frozenset[str]
     ticker: Ticker
     busy: bool = False
+    pausing: bool = False
+    asked: float = 0.0
     completed_at: float | None = None
     partial: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
@@ -54,6 +57,11 @@ class Tier:
     def monitor(self) -> bool:
         """Whether a poll asks the guests' monitors, and so may hang."""
         return bool(self.bits & MONITOR)
+
+    @property
+    def asking(self) -> bool:
+        """Whether anybody is asked right now."""
+        return self.busy and not self.pausing
 
     def end(self) -> None:
         """End a poll: what it found is what is shown until the next one ends."""
@@ -75,3 +83,8 @@ class Poll:
     tiers: Sequence[Tier]
     begun: float
     monitor: bool
+
+    @property
+    def seconds(self) -> float:
+        """The shortest interval in force, after which the first of the tiers is due again."""
+        return min(tier.ticker.seconds for tier in self.tiers)

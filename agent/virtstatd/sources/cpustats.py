@@ -208,6 +208,7 @@ class CpuStatsReader:
                 await self.read_all(stop)
             finally:
                 self.tier.busy = False
+                self.tier.asked += 1
 
     def reconnected(self) -> None:
         """Ask anew, since another libvirt may have come."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.polling.waiting import first_of
+from virtstatd.polling.waiting import next_beat
 
 
 LOOK_SECONDS = 1.0
@@ -54,7 +54,7 @@ class Clocks:
     async def run(self, stop: asyncio.Event) -> None:
         """Look at the clocks until `stop`."""
         while not stop.is_set():
-            await first_of(stop, seconds=LOOK_SECONDS)
+            await next_beat(stop, LOOK_SECONDS)
             self.look()
 
     def look(self) -> None:

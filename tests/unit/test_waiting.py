@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from virtstatd.polling.waiting import until_stopped
+from virtstatd.polling.waiting import beat_after, until_stopped
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [(10.0, 12.0), (10.001, 12.0), (11.7, 12.0), (11.9995, 14.0), (12.0004, 14.0)],
+)
+def test_beats_fall_together_and_none_is_taken_twice(now: float, expected: float):
+    """Looks meet at the multiples of their periods; a timer that came early is not set again."""
+    assert beat_after(now, 2.0) == expected
 
 
 async def test_what_ends_by_itself_is_not_cancelled():

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.polling.ticker import Ticker
-from virtstatd.polling.waiting import first_of
+from virtstatd.polling.waiting import next_beat
 
 
 REVIEW_SECONDS: Final = 2.0
@@ -132,7 +132,7 @@ class Budget:
     async def run(self, stop: asyncio.Event) -> None:
         """Review the cost until `stop`."""
         while not stop.is_set():
-            await first_of(stop, seconds=REVIEW_SECONDS)
+            await next_beat(stop, REVIEW_SECONDS)
             self.review()
 
     def review(self) -> None:
@@ -149,6 +149,8 @@ class Budget:
             self._since = self._at if self._settled else self._since
             return
         self._learn()
+        if not any(self._costs[at] for at, gives in enumerate(self._giving()) if gives):
+            return  # nothing is known of what could give way
         wanted = self._needed(self.allowed)
         if wanted > self.times:
             self._stretch(min(wanted, 2 * self.times))
@@ -160,10 +162,13 @@ class Budget:
 
     def _halfway(self) -> bool:
         """Tell whether there is half a poll to judge, and not several whole ones beside it."""
-        giving = [tier.ticker.name != PULSE for tier in self._tiers]
+        giving = self._giving()
         asking = any(t.asking for t, gives in zip(self._tiers, giving, strict=True) if gives)
         polls = max((n for n, gives in zip(self._polls(), giving, strict=True) if gives), default=0)
         return asking and polls < POLLS
+
+    def _giving(self) -> list[bool]:
+        return [tier.ticker.name != PULSE for tier in self._tiers]
 
     def _polls(self) -> list[float]:
         return [tier.asked - old for tier, old in zip(self._tiers, self._polled, strict=True)]

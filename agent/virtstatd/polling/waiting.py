@@ -11,6 +11,10 @@ STOP_SECONDS = 1.0
 """What calls under way get to finish when the agent stops."""
 
 
+EARLY = 0.9
+"""From this part of a beat on a look is taken for the next one's: timers count milliseconds."""
+
+
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
     """Return when one of the events is set, or after `seconds`."""
     if len(events) == 1:  # no task, which costs more than the wait itself
@@ -24,6 +28,21 @@ async def first_of(*events: asyncio.Event, seconds: float) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def next_beat(stop: asyncio.Event, seconds: float) -> None:
+    """
+    Return at the next multiple of `seconds` on the loop's clock, or when `stop` is set.
+
+    Whoever looks at something now and then does it with all others: what costs is the wake-up.
+    """
+    now = asyncio.get_running_loop().time()
+    await first_of(stop, seconds=beat_after(now, seconds) - now)
+
+
+def beat_after(now: float, seconds: float) -> float:
+    """Return the next multiple of `seconds`; one that is near is the one a timer came early for."""
+    return (now // seconds + (1 if now % seconds < EARLY * seconds else 2)) * seconds
 
 
 async def until_stopped(running: Coroutine[None, None, None], stop: asyncio.Event) -> None:

@@ -23,10 +23,11 @@ from virtstatd.pipeline.spooled import Spooled
 from virtstatd.polling.budget import Budget
 from virtstatd.polling.poller import Poller
 from virtstatd.polling.tier import CALL_BUCKETS, Tier
+from virtstatd.polling.waiting import beat_after
 from virtstatd.sources.cpustats import CpuStatsReader
 
 
-LAG_PERIOD_SECONDS = 0.25
+LAG_PERIOD_SECONDS = 0.5
 """How often the loop is asked whether it is late: an idle agent does nothing as often as this."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -55,8 +56,8 @@ class LoopLag:
         return longest
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # a timer and no task: a third less
-        due = loop.time() + LAG_PERIOD_SECONDS
+        # a timer and no task: a third less; on the beat of all others, who share the wake-up
+        due = beat_after(loop.time(), LAG_PERIOD_SECONDS)
         self._timer = loop.call_at(due, self._look, loop, due)
 
     def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:

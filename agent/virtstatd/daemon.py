@@ -82,8 +82,8 @@ async def serve(config: Config, path: Path | None, logs: Logs, notify: Notify) -
         sinks.enter_context(short_searches())
         outlets = [await open_outlet(sinks, each, config, log, sockets) for each in config.sinks]
         async with (
-            draining(outlets, drain_seconds) as emit,
-            asking(config, catalog, emit, log) as ask,
+            draining(outlets, drain_seconds) as fanout,
+            asking(config, catalog, emit := lag.measuring(fanout), log) as ask,
             asyncio.TaskGroup() as tasks,
         ):
 
@@ -126,7 +126,7 @@ async def serve(config: Config, path: Path | None, logs: Logs, notify: Notify) -
                     else {}
                 ),
                 "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
-                "watchdog": watch(ask, outlets, notify, stop),
+                **({"watchdog": watch(ask, outlets, notify, stop)} if notify.wanted else {}),
             }.items():
                 tasks.create_task(running, name=name)
             notify.ready()

@@ -28,6 +28,11 @@ class Notify:
         elif address.startswith("@"):  # the abstract namespace, whose names begin with a NUL
             self._address = f"\0{address[1:]}"
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to tell."""
+        return bool(self._address)
+
     def ready(self, status: str = "") -> bool:
         """Say that the agent serves, or serves again after `reloading`."""
         return self._send("READY=1", *_status(status))

@@ -15,11 +15,8 @@ from running import Agent, running
 
 
 def used(pid: int) -> float:
-    """Return the CPU seconds of a process, all of its threads."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        total += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
-    return total / 1e9
+    """Return the CPU seconds of a process, those of threads that have ended too."""
+    return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
 class Outside:

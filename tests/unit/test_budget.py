@@ -165,6 +165,35 @@ def test_the_start_is_not_taken_for_the_rule():
     assert budget.ratio < 0.001 + 0.1 / 15
 
 
+def test_a_poll_that_is_spread_teaches_in_parts():
+    """A poll dearer than the first is known for what it costs before the next one begins."""
+    there = host(0.0, 1.5, 0.0)
+    monitor = there.tiers[1]
+    budget = there.budget(0.1)
+    there.live(budget, 60)
+    monitor.ticker.due = there.now + 3600  # from now on the test asks
+    asked, before = monitor.asked, budget.ratio * monitor.ticker.seconds
+    while monitor.asked < asked + 1:
+        there.now += 15
+        there.total += 3.0 * 15 / monitor.ticker.seconds
+        there.asking += 3.0 * 15 / monitor.ticker.seconds
+        monitor.asked += 15 / monitor.ticker.seconds
+        budget.review()
+
+    assert before < 2.0 / 10
+    assert budget.ratio * monitor.ticker.seconds == pytest.approx(3.0 / 10, rel=0.2)
+
+
+def test_nothing_gives_way_for_what_nothing_else_costs():
+    """Where no poll was seen yet, longer intervals are no answer to what the agent uses."""
+    there = host(0.0, 0.0, 0.0, own=1.0)
+    with capture_logs() as logs:
+        there.live(there.budget(0.5), 30)
+
+    assert [tier.ticker.stretched for tier in there.tiers] == [False] * 3
+    assert [line["event"] for line in logs] == []
+
+
 def test_half_a_poll_is_not_judged():
     """What a poll under way has cost so far waits until it is done."""
     there = host(0.0, 5.0, 0.0)

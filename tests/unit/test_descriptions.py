@@ -21,6 +21,7 @@ from virtstatd.sources.descriptions import (
     LIMITS_CPU_SECONDS,
     LIMITS_SECONDS,
     TOGETHER_SECONDS,
+    TURN_DOMAINS,
     DescriptionReader,
     limits_seconds,
 )
@@ -164,15 +165,16 @@ async def test_domains_are_not_all_read_again_at_once():
     assert sum(reads) >= 100
 
 
-async def test_limits_are_read_one_at_a_time_and_the_latest_change_first():
+async def test_limits_are_read_some_at_a_time_and_the_latest_change_first():
     """After the start everybody waits for its turn; whom an event tells of has the next one."""
-    world = World(20)
+    world = World(30)
     await world.pass_by(0)
     tuned = [uuid for uuid in world.inventory.uuids() if "tunable" in world.groups(uuid)]
-    assert len(tuned) == 1
+    assert len(tuned) == TURN_DOMAINS
+    assert "u5" not in tuned
     world.shares = 2048
     world.inventory.change("u5")
-    await world.pass_by(1)
+    await world.pass_by(TURN_DOMAINS * LIMITS_SECONDS)
     assert world.groups("u5") == {"domain", "tunable"}
     await world.settle()
     assert all(world.groups(uuid) == {"domain", "tunable"} for uuid in world.inventory.uuids())
@@ -204,7 +206,7 @@ async def test_a_change_sends_what_changed_alone():
     await world.settle()
     world.shares = 2048
     world.inventory.change("u1")
-    await world.pass_by(1)
+    await world.pass_by(3 * LIMITS_SECONDS)
     changed = world.batches[-1]
     assert {r.domain.uuid for r in changed.readings if r.domain} == {"u1"}
     assert [r.values for r in changed.readings if r.shape.group == "tunable"] == [(2048,)]
@@ -235,22 +237,28 @@ def test_limits_take_a_tenth_of_the_budget_at_most():
 
 
 async def test_limits_are_read_as_slowly_as_told():
-    """One domain's, then nobody's until its time has come."""
-    world = World(3, 4 * LIMITS_SECONDS)
+    """Those of some, then nobody's until the time of so many is over; a change alone soon."""
+    world = World(TURN_DOMAINS + 2, 4 * LIMITS_SECONDS)
     await world.pass_by(0)
-    for tuned in (1, 1, 1, 1, 2, 2, 2, 2, 3):
-        assert world.tuned == tuned
-        await world.pass_by(LIMITS_SECONDS)
+    for _ in range(TURN_DOMAINS):
+        assert world.tuned == TURN_DOMAINS
+        await world.pass_by(4 * LIMITS_SECONDS)
+    assert world.tuned == TURN_DOMAINS + 2
+    world.shares = 2048
+    world.inventory.change("u0")
+    await world.pass_by(8 * LIMITS_SECONDS)
+    assert world.tuned == TURN_DOMAINS + 3
 
 
 async def test_limits_of_many_travel_together():
-    """While more of them wait they are not sent one by one; news of the XML does not wait."""
+    """While more of them wait they are not sent turn by turn; news of the XML does not wait."""
     world = World(100)
     await world.pass_by(0)
     sent = len(world.batches)
     for _ in range(int(TOGETHER_SECONDS) - 1):
         await world.pass_by(1)
-    assert (world.tuned, len(world.batches)) == (int(TOGETHER_SECONDS), sent)
+    turns = 1 + int((TOGETHER_SECONDS - 1) / (TURN_DOMAINS * LIMITS_SECONDS))
+    assert (world.tuned, len(world.batches)) == (turns * TURN_DOMAINS, sent)
     world.inventory.see("new", "new", 1)
     await world.pass_by(0)
     assert "new" in {r.domain.uuid for r in world.batches[-1].readings if r.domain}

@@ -514,3 +514,155 @@ async def test_a_call_may_last_half_an_interval_at_most():
     await poller._poll(poller.tiers)
 
     assert world.deadlines == [1.0, 3.0]
+
+
+class Spread:
+    """A poller whose interval was stretched to a minute, on a clock that pauses move."""
+
+    def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
+        self.world = world
+        self.poller = world.poller("block")
+        self.tier = self.poller.tiers[0]
+        self.tier.ticker.stretch(12, 0.0)
+        self.pauses: list[float] = []
+        self.meanwhile: Callable[[int], None] = lambda _: None
+        patch.setattr("virtstatd.polling.sweep.first_of", self.pause)
+
+    async def pause(self, _: asyncio.Event, *, seconds: float) -> None:
+        """Let the time pass at once."""
+        assert self.tier.pausing
+        assert not self.tier.asking
+        self.pauses.append(seconds)
+        self.world.now += seconds
+        self.meanwhile(len(self.pauses))
+
+    @property
+    def turns(self) -> list[list[str]]:
+        """Who was asked in each call."""
+        return [uuids or [] for _, uuids in self.world.asked]
+
+
+async def test_a_stretched_poll_is_spread_over_its_interval(monkeypatch: pytest.MonkeyPatch):
+    """Each guest is asked once, so many at a time that the interval just suffices."""
+    spread = Spread(World(30), monkeypatch)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert [len(each) for each in spread.turns] == [8, 8, 7, 7]
+    assert spread.pauses == [15.0] * 3
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.asked == pytest.approx(1.0)
+    assert (spread.tier.completed_at, spread.tier.busy) == (46.0, False)
+    assert not spread.tier.missing
+
+
+async def test_who_comes_and_goes_between_turns(monkeypatch: pytest.MonkeyPatch):
+    """A guest that starts is asked in the same poll; one that ends is no longer, nor missing."""
+    spread = Spread(World(12), monkeypatch)
+
+    def meanwhile(turn: int) -> None:
+        if turn == 2:
+            spread.world.everybody.remove("u011")
+            spread.world.everybody.append("u100")
+
+    spread.meanwhile = meanwhile
+    await spread.poller._poll(spread.poller.tiers)
+
+    asked = [uuid for each in spread.turns for uuid in each]
+    assert sorted(asked) == sorted(spread.world.everybody)
+    assert not spread.tier.missing
+    assert spread.tier.completed_at is not None
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_could_not_be_asked_is_asked_when_libvirt_is_back(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A turn that falls into an outage, known of or not, is made up for by the others."""
+    spread = Spread(World(12), monkeypatch)
+    away = False
+
+    def meanwhile(turn: int) -> None:
+        nonlocal away
+        away = turn == 1
+
+    def trouble(*_: object) -> None:
+        if away:
+            assert not known, "asked though it was away"
+            raise Disconnected("gone")
+
+    spread.meanwhile, spread.world.trouble = meanwhile, trouble
+    spread.poller._connected = lambda: not (known and away)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.completed_at == 46.0
+
+
+async def test_a_stuck_guest_costs_its_turn_nothing(monkeypatch: pytest.MonkeyPatch):
+    """It is stepped over as in any other poll, and the others of all turns are there."""
+    spread = Spread(World(12), monkeypatch)
+    spread.world.hung = {"u004"}
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.partial == {"u004"}
+
+
+async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.MonkeyPatch):
+    """With room for all there is no reason to wait: the others are asked at the next turn."""
+    spread = Spread(World(12), monkeypatch)
+    spread.meanwhile = lambda _: spread.tier.ticker.stretch(1, spread.world.now)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert [len(each) for each in spread.turns] == [3, 9]
+
+
+async def test_the_end_does_not_wait_for_turns():
+    """A stop in a pause ends the poll; nobody else is asked."""
+    world = World(12)
+    poller = world.poller("block")
+    tier = poller.tiers[0]
+    tier.ticker.stretch(12, 0.0)
+    stop = asyncio.Event()
+    running = asyncio.create_task(poller.run(stop, lambda: True))
+    await settle(100)
+    assert (tier.busy, tier.asking) == (True, False)
+    stop.set()
+    async with asyncio.timeout(30):
+        await running
+
+    assert [len(uuids or []) for _, uuids in world.asked] == [3]
+    assert not tier.busy
+
+
+async def test_polls_that_are_spread_never_ask_the_same_guest_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Two tiers whose intervals do not fall together take turns: NOWAIT would step over guests."""
+    world = World(30)
+    poller = world.poller("block", "vm")
+    now = most = 0
+    ask = world.run
+
+    async def counted(*args: object, **options: object) -> object:
+        nonlocal now, most
+        now += bool(options["monitor"])
+        most = max(most, now)
+        try:
+            await asyncio.sleep(0)
+            return await ask(*args, **options)  # type: ignore[arg-type]
+        finally:
+            now -= bool(options["monitor"])
+
+    async def pause(_: asyncio.Event, *, seconds: float) -> None:
+        world.now += seconds / 2
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("virtstatd.polling.sweep.first_of", pause)
+    world.run = counted  # type: ignore[method-assign,assignment]
+    for tier in poller.tiers:
+        tier.ticker.stretch(12, 0.0)
+    await asyncio.gather(*(poller._poll([tier]) for tier in poller.tiers))
+
+    assert most == 1
+    assert domains(world.batches, "block") == domains(world.batches, "vm") == set(world.everybody)

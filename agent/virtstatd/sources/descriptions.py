@@ -48,7 +48,7 @@ LIMITS_AGAIN_SECONDS = 3600.0
 """When they are read again all the same: others than libvirt write to cgroups too."""
 
 TURN_DOMAINS = 10
-"""XML in one turn of a lane, which costs more than the call; each may bring megabytes."""
+"""Asked for in one turn of a lane, which costs more than a call; XML may bring megabytes."""
 
 CHANGES_SECONDS = 1.0
 """How often changes are sent at most; those that come together travel together."""
@@ -104,7 +104,7 @@ class DescriptionReader:
         self._known: dict[str, _Known] = {}
         self._changed: set[str] = set()
         self._news = False
-        self._all_sent_at = self._sent_at = self._tuned_at = -EMIT_SECONDS
+        self._all_sent_at = self._sent_at = self._tuned_until = -EMIT_SECONDS
         self._again: list[tuple[float, str]] = []
         self._expected: set[str] = set()
         self._inventory = inventory
@@ -126,8 +126,7 @@ class DescriptionReader:
             done = await self.read_all(stop)
             now = self._clock()
             if now >= self._limits_due():
-                self._tuned_at = now
-                await self.tune(stop, 1)
+                self._tuned_until = now + self._limits_seconds * await self.tune(stop, TURN_DOMAINS)
             if now >= self._all_sent_at + EMIT_SECONDS:
                 self._all_sent_at = self._sent_at = now
                 self.send()
@@ -140,7 +139,7 @@ class DescriptionReader:
                 await first_of(stop, seconds=PAUSE_SECONDS)
 
     def _limits_due(self) -> float:
-        return self._tuned_at + self._limits_seconds if self._untuned else math.inf
+        return self._tuned_until if self._untuned else math.inf
 
     def _changes_due(self) -> float:
         if not self._changed:
@@ -162,7 +161,7 @@ class DescriptionReader:
                 return True
             answers: Sequence[str | VirtstatdError]
             try:
-                answers = await self._ask(partial(_xml, [domain.uuid for domain in domains]))
+                answers = await self._ask(partial(_each, [d.uuid for d in domains], _xml))
             except (Crowded, Disconnected, Overdue):
                 for domain in domains:
                     self._inventory.change(domain.uuid)
@@ -173,21 +172,32 @@ class DescriptionReader:
                 self._take(domain, answer)
         return False
 
-    async def tune(self, stop: asyncio.Event, most: int) -> None:
-        """Read the limits of a few domains; where that fails, again when the domain is due."""
-        while most and self._untuned and not stop.is_set():
-            most -= 1
-            uuid, domain = self._untuned.popitem()
+    async def tune(self, stop: asyncio.Event, most: int) -> int:
+        """
+        Read the limits of so many domains; where that fails, again when the domain is due.
+
+        Returns how many were asked for.
+        """
+        asked = 0
+        while asked < most and self._untuned and not stop.is_set():
+            number = min(most - asked, TURN_DOMAINS, len(self._untuned))
+            domains = [self._untuned.popitem()[1] for _ in range(number)]
+            asked += number
+            answers: Sequence[Parameters | VirtstatdError]
             try:
-                of = await self._ask(partial(_parameters, uuid))
+                answers = await self._ask(partial(_each, [d.uuid for d in domains], parameters))
             except (Crowded, Disconnected):
-                self._untuned[uuid] = domain
+                self._untuned.update((domain.uuid, domain) for domain in reversed(domains))
                 break
-            except VirtstatdError:
-                self._known.pop(uuid, None)
-                continue
-            self._inventory.tune(domain, self._tunables.readings(domain, of))
-            self._changed.add(uuid)
+            except VirtstatdError as error:
+                answers = [error] * number
+            for domain, of in zip(domains, answers, strict=True):
+                if isinstance(of, VirtstatdError):
+                    self._known.pop(domain.uuid, None)
+                    continue
+                self._inventory.tune(domain, self._tunables.readings(domain, of))
+                self._changed.add(domain.uuid)
+        return asked
 
     def send(self, of: Collection[str] | None = None) -> None:
         """Send the descriptions as they are known, of all domains or of some."""
@@ -270,12 +280,14 @@ def limits_seconds(allowed: float) -> float:
     return max(LIMITS_SECONDS, LIMITS_CPU_SECONDS / (LIMITS_SHARE * allowed))
 
 
-def _xml(uuids: Sequence[str], session: Session) -> list[str | VirtstatdError]:
-    """Return the XML of each, or what libvirt has against it."""
-    answers: list[str | VirtstatdError] = []
+def _each(
+    uuids: Sequence[str], ask: Callable[[libvirt.virDomain], T], session: Session
+) -> list[T | VirtstatdError]:
+    """Return what each tells, or what libvirt has against it."""
+    answers: list[T | VirtstatdError] = []
     for uuid in uuids:
         try:
-            answers.append(str(session.domain(uuid).XMLDesc(0)))
+            answers.append(ask(session.domain(uuid)))
         except libvirt.libvirtError as error:
             if not session.connection.isAlive():
                 raise
@@ -283,5 +295,5 @@ def _xml(uuids: Sequence[str], session: Session) -> list[str | VirtstatdError]:
     return answers
 
 
-def _parameters(uuid: str, session: Session) -> Parameters:
-    return parameters(session.domain(uuid))
+def _xml(handle: libvirt.virDomain) -> str:
+    return str(handle.XMLDesc(0))

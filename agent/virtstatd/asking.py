@@ -10,6 +10,7 @@ The side that asks libvirt and the kernel: built from the configuration, wired, 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -44,7 +45,7 @@ from virtstatd.sources.bulk import Bulk
 from virtstatd.sources.control import Stalls, Verdicts
 from virtstatd.sources.cpustats import GROUPS, CpuStats, CpuStatsReader
 from virtstatd.sources.describe import Describer
-from virtstatd.sources.descriptions import DescriptionReader, limits_seconds
+from virtstatd.sources.descriptions import DescriptionReader
 from virtstatd.sources.tunables import Tunables
 
 
@@ -144,7 +145,7 @@ async def asking(
         log,
         options.deadline_seconds,
         stale,
-        limits_seconds(budget.allowed if budget else 0),
+        budget.allowed if budget else math.inf,
     )
     local = _local(config, catalog, inventory, cover, cgroup_cover, log)
     try:

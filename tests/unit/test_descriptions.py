@@ -1,6 +1,7 @@
 """When domains are described, and what a fault costs."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import libvirt
@@ -18,12 +19,10 @@ from virtstatd.sources.descriptions import (
     AGAIN_SECONDS,
     EMIT_SECONDS,
     LIMITS_AGAIN_SECONDS,
-    LIMITS_CPU_SECONDS,
     LIMITS_SECONDS,
     TOGETHER_SECONDS,
     TURN_DOMAINS,
     DescriptionReader,
-    limits_seconds,
 )
 from virtstatd.sources.tunables import Tunables
 from virtstatd.testing import FakeClock
@@ -36,12 +35,13 @@ XML = "<domain type='kvm'><uuid>u</uuid></domain>"
 class World:
     """Some domains; every question is answered from here."""
 
-    def __init__(self, domains: int, limits_seconds: float = LIMITS_SECONDS) -> None:
+    def __init__(self, domains: int, allowed: float = math.inf) -> None:
         self.clock = FakeClock()
         self.stuck = 0
         self.xml = XML
         self.shares = 1024
         self.tuned = 0
+        self.tuning_seconds = 0.0
         self.trouble: Callable[[], None] = lambda: None
         self.asked: list[str] = []
         self.refused: set[str] = set()
@@ -59,7 +59,7 @@ class World:
             structlog.get_logger(),
             5.0,
             self.stale,
-            limits_seconds,
+            allowed,
             self.clock,
         )
 
@@ -94,6 +94,7 @@ class World:
     def schedulerParametersFlags(self, _: int) -> dict[str, int]:  # noqa: N802 - libvirt's name
         """Tell its weight."""
         self.tuned += 1
+        self.clock.now += self.tuning_seconds
         return {"cpu_shares": self.shares}
 
     def memoryParameters(self, _: int) -> dict[str, int]:  # noqa: N802 - libvirt's name
@@ -229,24 +230,19 @@ async def test_what_did_not_change_is_not_sent_before_its_time():
     assert after is before
 
 
-def test_limits_take_a_tenth_of_the_budget_at_most():
-    """Where little is allowed they are read more slowly, elsewhere as fast as ever."""
-    small, large = 0.004, 6.4  # 0.2 % of two CPUs, 10 % of 64
-    assert LIMITS_CPU_SECONDS / limits_seconds(small) == pytest.approx(0.1 * small)
-    assert limits_seconds(large) == limits_seconds(0.0) == LIMITS_SECONDS
-
-
-async def test_limits_are_read_as_slowly_as_told():
-    """Those of some, then nobody's until the time of so many is over; a change alone soon."""
-    world = World(TURN_DOMAINS + 2, 4 * LIMITS_SECONDS)
+async def test_limits_take_a_tenth_of_the_budget_at_most():
+    """Those of some, then nobody's until that was little enough; a change alone is read soon."""
+    world = World(TURN_DOMAINS + 2, allowed=0.004)  # 0.2 % of two CPUs
+    world.tuning_seconds = 0.003
     await world.pass_by(0)
-    for _ in range(TURN_DOMAINS):
+    for _ in range(7):
         assert world.tuned == TURN_DOMAINS
-        await world.pass_by(4 * LIMITS_SECONDS)
+        await world.pass_by(10)
+    await world.pass_by(10)
     assert world.tuned == TURN_DOMAINS + 2
     world.shares = 2048
     world.inventory.change("u0")
-    await world.pass_by(8 * LIMITS_SECONDS)
+    await world.pass_by(16)
     assert world.tuned == TURN_DOMAINS + 3
 
 

@@ -38,11 +38,12 @@ LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
 LIMITS_SECONDS = 0.5
 """From one domain's limits to the next one's, at the fastest."""
 
-LIMITS_CPU_SECONDS = 0.0025
-"""What a domain's limits cost libvirtd and us together."""
-
 LIMITS_SHARE = 0.1
-"""The part of the cost budget that they may take until those of all domains are read."""
+"""
+The part of the cost budget that they may take until those of all domains are read.
+
+How long the calls take stands for their cost: libvirtd and we work by turns meanwhile.
+"""
 
 LIMITS_AGAIN_SECONDS = 3600.0
 """When they are read again all the same: others than libvirt write to cgroups too."""
@@ -80,8 +81,8 @@ class DescriptionReader:
     numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
 
-    `stale` is set when there is a domain to be described, `limits_seconds` lie between two reads of
-    limits.
+    `stale` is set when there is a domain to be described. `allowed` is what monitoring may cost in
+    CPU seconds per second, infinite where there is no budget.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class DescriptionReader:
         log: FilteringBoundLogger,
         deadline_seconds: float,
         stale: asyncio.Event,
-        limits_seconds: float,
+        allowed: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reads = 0
@@ -115,7 +116,7 @@ class DescriptionReader:
         self._log = log
         self._deadline = deadline_seconds
         self._stale = stale
-        self._limits_seconds = limits_seconds
+        self._limits_rate = LIMITS_SHARE * allowed
         self._clock = clock
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -126,7 +127,7 @@ class DescriptionReader:
             done = await self.read_all(stop)
             now = self._clock()
             if now >= self._limits_due():
-                self._tuned_until = now + self._limits_seconds * await self.tune(stop, TURN_DOMAINS)
+                self._tuned_until = now + await self.tune(stop, TURN_DOMAINS)
             if now >= self._all_sent_at + EMIT_SECONDS:
                 self._all_sent_at = self._sent_at = now
                 self.send()
@@ -172,20 +173,22 @@ class DescriptionReader:
                 self._take(domain, answer)
         return False
 
-    async def tune(self, stop: asyncio.Event, most: int) -> int:
+    async def tune(self, stop: asyncio.Event, most: int) -> float:
         """
         Read the limits of so many domains; where that fails, again when the domain is due.
 
-        Returns how many were asked for.
+        Returns for how many seconds that is enough.
         """
-        asked = 0
+        asked, seconds = 0, 0.0
         while asked < most and self._untuned and not stop.is_set():
             number = min(most - asked, TURN_DOMAINS, len(self._untuned))
             domains = [self._untuned.popitem()[1] for _ in range(number)]
             asked += number
             answers: Sequence[Parameters | VirtstatdError]
             try:
-                answers = await self._ask(partial(_each, [d.uuid for d in domains], parameters))
+                question = partial(_each, [d.uuid for d in domains], parameters)
+                answers, took = await self._ask(partial(self._timed, question))
+                seconds += took
             except (Crowded, Disconnected):
                 self._untuned.update((domain.uuid, domain) for domain in reversed(domains))
                 break
@@ -197,7 +200,11 @@ class DescriptionReader:
                     continue
                 self._inventory.tune(domain, self._tunables.readings(domain, of))
                 self._changed.add(domain.uuid)
-        return asked
+        return max(asked * LIMITS_SECONDS, seconds / self._limits_rate)
+
+    def _timed(self, question: Callable[[Session], T], session: Session) -> tuple[T, float]:
+        begun = self._clock()
+        return question(session), self._clock() - begun
 
     def send(self, of: Collection[str] | None = None) -> None:
         """Send the descriptions as they are known, of all domains or of some."""
@@ -267,17 +274,6 @@ class DescriptionReader:
             _, uuid = heapq.heappop(self._again)
             self._expected.discard(uuid)
             self._inventory.change(uuid)
-
-
-def limits_seconds(allowed: float) -> float:
-    """
-    Return how long to wait from one domain's limits to the next one's.
-
-    `allowed` is what monitoring may cost, in CPU seconds per second; 0 for no budget.
-    """
-    if not allowed:
-        return LIMITS_SECONDS
-    return max(LIMITS_SECONDS, LIMITS_CPU_SECONDS / (LIMITS_SHARE * allowed))
 
 
 def _each(

@@ -140,7 +140,7 @@ async def test_each_cpu_has_three_numbers():
     }
     assert world.reader.supported is True
     assert world.tier.outcomes["ok"] == 1
-    assert world.tier.completed_at is not None
+    assert world.tier.good_at is not None
 
 
 async def test_a_cpu_that_is_off_is_absent():
@@ -314,7 +314,7 @@ async def test_a_lost_connection_ends_the_poll():
     assert set(await world.read()) == {"u0"}
     assert world.guests["u2"].asked == []
     assert world.tier.missing == {"u1", "u2"}
-    assert world.tier.completed_at is None
+    assert world.tier.good_at is None
 
 
 async def test_guests_share_a_shape():

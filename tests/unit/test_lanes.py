@@ -71,6 +71,22 @@ async def test_calls_share_no_more_lanes_than_allowed():
     assert all(each.closed for each in opener.opened)
 
 
+async def test_lanes_that_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatch):
+    """Of those that a burst has opened one is left after a while, and gives no connection back."""
+    opener = Opener()
+    lanes = Lanes(opener, 3)
+    meet = threading.Barrier(3, timeout=10)
+    await asyncio.gather(*(lanes.run(lambda _: meet.wait(), 10) for _ in range(3)))
+    assert (len(lanes), sum(each.closed for each in opener.opened)) == (3, 0)
+    monkeypatch.setattr("virtstatd.hypervisor.lanes.IDLE_SECONDS", 0.0)
+    for _ in range(2):
+        await asyncio.sleep(0.02)
+        await lanes.run(lambda _: None, 10)
+    assert (len(lanes), len(opener.opened)) == (1, 3)
+    await lanes.close(5)
+    assert all(each.closed for each in opener.opened)
+
+
 async def test_connections_are_kept_while_calls_wait():
     """With all lanes busy and calls in line, as many are opened as there may be, and no more."""
     opener = Opener()

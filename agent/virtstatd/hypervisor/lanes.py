@@ -190,6 +190,10 @@ class Lanes:
         """Calls in flight now, abandoned ones included."""
         return self._busy + self.abandoned
 
+    def __len__(self) -> int:
+        """Return how many there are, idle, at work, or abandoned in libvirt."""
+        return len(self._idle) + self.outstanding
+
     async def run(
         self,
         function: Callable[[Session], T],

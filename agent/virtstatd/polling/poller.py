@@ -95,7 +95,7 @@ class Poller:
                     tier.asked += 1
             if complete:
                 for tier in tiers:
-                    tier.completed_at = self._clock()
+                    tier.good_at = poll.begun
         finally:
             for tier in tiers:
                 tier.end()

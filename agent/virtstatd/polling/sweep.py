@@ -101,10 +101,8 @@ class Sweep:
         Whoever comes meanwhile is asked too, and whoever could not be since libvirt was away is
         asked when it is back. Returns whether all were answered.
         """
-        try:
+        with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
             await self._calls.ask(replace(poll, monitor=False), self._source.running)
-        except VirtstatdError:
-            return False
         asked: set[str] = set()
         complete = True
         while not stop.is_set():

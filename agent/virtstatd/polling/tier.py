@@ -34,7 +34,8 @@ class Tier:
 
     `partial` and `missing` are of the last poll that ended, `stepped_over` and `unanswered` what
     the one under way has found so far. A tier is `busy` while its poll is under way, and `pausing`
-    where that waits for its next turn; `asked` counts polls by how much of them has been asked.
+    where that waits for its next turn; `asked` counts polls by how much of them has been asked, and
+    `good_at` is when the last one began whose every call was answered.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Tier:
     busy: bool = False
     pausing: bool = False
     asked: float = 0.0
-    completed_at: float | None = None
+    good_at: float | None = None
     partial: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     stepped_over: set[str] = field(default_factory=set)

@@ -164,6 +164,7 @@ class AgentNumbers:
         yield "xml_reads", {}, self._xml_reads()
         yield "unknown_fields", {}, self._unknown_fields()
         yield "undecodable_records", {}, self._poller.undecodable
+        yield "lanes", {}, len(self._lanes)
         yield "calls_outstanding", {}, self._lanes.outstanding
         yield "calls_abandoned", {}, self._lanes.abandoned_total
         yield "loop_lag_max", {}, self._lag.take()
@@ -190,8 +191,8 @@ class AgentNumbers:
         yield "configured_interval", labels, tier.ticker.configured
         yield "partial_domains", labels, len(tier.partial)
         yield "missing_domains", labels, len(tier.missing)
-        if tier.completed_at is not None:  # never before the first: absent, not zero
-            yield "age", labels, time.monotonic() - tier.completed_at
+        if tier.good_at is not None:  # never before the first: absent, not zero
+            yield "age", labels, time.monotonic() - tier.good_at
         for outcome, count in tier.outcomes.items():
             yield "calls", {**labels, "outcome": outcome}, count
 

@@ -238,7 +238,7 @@ class CpuStatsReader:
                 self._emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
         self.tier.missing = missing
         if not missing and self._asks:
-            self.tier.completed_at = begun
+            self.tier.good_at = begun
 
     @property
     def _asks(self) -> bool:

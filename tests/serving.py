@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -40,18 +41,18 @@ def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:
     return ["setpriv", *other, "--pdeathsig", "KILL", *command]
 
 
-class Moody:
+class Moody(ABC):
     """A server that can be gone for a while, and silent where it waits for `speaking`."""
 
     speaking: asyncio.Event | threading.Event
 
+    @abstractmethod
     async def start(self) -> None:
         """Listen, at the same place as before."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """Cut all connections and listen no more."""
-        raise NotImplementedError
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:

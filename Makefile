@@ -23,7 +23,7 @@ RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-c
 # What the service needs beside them: the `kill` of its reload, and a name for its dynamic user,
 # without which libvirt's client says "Failed to find user record".
 INSTALL_PACKAGES := procps libnss-systemd
-TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/packages.txt
+TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/support/packages.txt
 
 # The lab needs root. Root leaves no byte code behind in a user's checkout.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/virtstatd-hypothesis

@@ -1,6 +1,6 @@
 """`python -m virtstatd`."""
 
-from virtstatd.cli import main
+from virtstatd.commands.cli import main
 
 
 if __name__ == "__main__":

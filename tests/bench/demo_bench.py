@@ -16,7 +16,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demonstrating import demonstrated
+from support.demo import demonstrated
 
 
 RUNS = 5

@@ -18,14 +18,14 @@ from pathlib import Path
 import cramjam
 from exposition_bench import batch_of, moved
 
+from virtstatd.formats.json_lines import Lines
+from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.formats.otlp import Encoder as OtlpEncoder
+from virtstatd.formats.prometheus_text import Templates, label_text
+from virtstatd.formats.staleness import Plan
+from virtstatd.formats.write1 import Encoder as WriteEncoder
+from virtstatd.formats.write2 import Encoder as Write2Encoder
 from virtstatd.model import Batch
-from virtstatd.sinks.exposition import Templates, label_text
-from virtstatd.sinks.line_protocol import LineProtocol
-from virtstatd.sinks.lines import Lines
-from virtstatd.sinks.otlp_encoder import Encoder as OtlpEncoder
-from virtstatd.sinks.staleness import Plan
-from virtstatd.sinks.write2_encoder import Encoder as Write2Encoder
-from virtstatd.sinks.write_encoder import Encoder as WriteEncoder
 from virtstatd.testing import TAKEN_AT
 
 

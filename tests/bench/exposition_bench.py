@@ -10,8 +10,8 @@ import structlog
 import uvloop
 
 from virtstatd.model import Batch, Reading
-from virtstatd.sinks.latest import Latest
-from virtstatd.sinks.page import Pages
+from virtstatd.serving.latest import Latest
+from virtstatd.serving.page import Pages
 from virtstatd.testing import FakeClock, make_batch, make_domain, make_shapes
 
 

@@ -23,17 +23,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from lab.hypervisor import Lab
-from proctree import Tree
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
+from support.processes import Tree
 from virtstatd.catalog import load
-from virtstatd.local.cover import Cover
-from virtstatd.local.files import Descriptors
-from virtstatd.local.processes import UNSETTLED_NANOSECONDS
-from virtstatd.local.shapes import CGROUP_GROUPS, GROUPS, Shapes
-from virtstatd.local.survey import Survey
+from virtstatd.collect.kernel.processes import UNSETTLED_NANOSECONDS
+from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, Shapes
+from virtstatd.collect.kernel.survey import Survey
 from virtstatd.model import Batch, Domain, Reading
-from virtstatd.sinks.latest import Latest
+from virtstatd.pipeline.one_source import Cover
+from virtstatd.runtime.kernel_files import Descriptors
+from virtstatd.serving.latest import Latest
 
 
 LOOKS = 25

@@ -25,10 +25,10 @@ from typing import TypeVar
 
 import libvirt
 
-from virtstatd.simulator import rpc
-from virtstatd.simulator.procedures import STATS
-from virtstatd.simulator.rpc import Header
-from virtstatd.simulator.xdr import (
+from virtstatd_simulator.answers.table import STATS
+from virtstatd_simulator.wire import rpc
+from virtstatd_simulator.wire.rpc import Header
+from virtstatd_simulator.wire.xdr import (
     Reader,
     pack_array,
     pack_int,
@@ -48,7 +48,7 @@ Worker = TypeVar("Worker")
 def simulator(folder: Path, *arguments: str) -> Iterator[tuple[Path, int]]:
     """Run a simulator process; gives its socket and its pid."""
     path = folder / "simulator"
-    command = [sys.executable, "-m", "virtstatd.simulator", "--socket", str(path), *arguments]
+    command = [sys.executable, "-m", "virtstatd_simulator", "--socket", str(path), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:

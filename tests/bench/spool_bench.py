@@ -16,9 +16,9 @@ from pathlib import Path
 from exposition_bench import batch_of, moved
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.codec import Decoder, Encoder
-from virtstatd.pipeline.shapes import Shapes
-from virtstatd.pipeline.spool import Spool, Sync
+from virtstatd.pipeline.spool.codec import Decoder, Encoder
+from virtstatd.pipeline.spool.log import Spool, Sync
+from virtstatd.pipeline.spool.shapes import Shapes
 
 
 GUESTS = 35

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from expecting import finite
-from serving import Server, free_port, needs, place, serving
+from support.expectations import finite
+from support.servers import Server, free_port, needs, place, serving
+from virtstatd.formats.words import word
 from virtstatd.model import Batch, Labels, Reading
-from virtstatd.sinks.flat import word
 from virtstatd.sinks.graphite import IN_TAGS, Graphite
 from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening

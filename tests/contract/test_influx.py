@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from influx_rows import Rows, of_guests, wanted
-from serving import asked, fetched, free_port, needs, serving
+from support.servers import asked, fetched, free_port, needs, serving
+from support.wire.influx import Rows, of_guests, wanted
 from virtstatd.sink import Denied, Rejected
 from virtstatd.sinks.influx import Influx
 from virtstatd.sinks.influx_udp import InfluxUdp

@@ -12,14 +12,14 @@ import aiokafka
 import pytest
 
 from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
 from virtstatd.sinks.kafka import Kafka
-from virtstatd.sinks.lines import Lines
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-MOCK = Path(__file__).parents[1] / "kafka_mock.py"
+MOCK = Path(__file__).parents[1] / "support" / "kafka_mock.py"
 TOO_LARGE = 10
 NO_LEADER = 5
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import nats
 import pytest
 
-from certificates import certificate
-from serving import Server, free_port, needs, place, serving
+from support.certificates import certificate
+from support.servers import Server, free_port, needs, place, serving
 from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.formats.json_lines import Lines
+from virtstatd.formats.words import word
 from virtstatd.model import Batch
-from virtstatd.sinks.flat import word
-from virtstatd.sinks.lines import Lines
 from virtstatd.sinks.nats import Nats
 from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening

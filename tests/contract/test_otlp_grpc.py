@@ -16,14 +16,14 @@ from h2.exceptions import ProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certificates import certificate
-from grpcstub import credentials, receiving, retry_info
-from httpstub import scripted
-from otlp_points import points, wanted
+from support.certificates import certificate
+from support.grpc_stub import credentials, receiving, retry_info
+from support.http_stub import scripted
+from support.wire.otlp import points, wanted
 from virtstatd.model import Batch
+from virtstatd.sending.access import Access
+from virtstatd.sending.grpc import connected, retry_delay
 from virtstatd.sink import Denied, Rejected, TooLarge, TryLater
-from virtstatd.sinks.access import Access
-from virtstatd.sinks.grpc import connected, retry_delay
 from virtstatd.sinks.otlp import METHOD, Otlp
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import CapturingLogger
 
-from serving import moved, needs
+from support.servers import moved, needs
+from virtstatd.archive.archive import Archive, Limits
+from virtstatd.archive.journal import HOUR_NS
 from virtstatd.errors import StartError, TryLater
+from virtstatd.formats.words import labels_of, name_of
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
-from virtstatd.sinks.archive import Archive, Limits
-from virtstatd.sinks.archive_journal import HOUR_NS
-from virtstatd.sinks.flat import labels_of, name_of
 from virtstatd.sinks.parquet import Parquet
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_shapes
 from virtstatd.testing.contract import opening
@@ -216,8 +216,8 @@ def test_what_comes_late_finds_its_hour(tmp_path: Path):
 
 def test_many_rows_are_sorted_by_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Slices of the series lose and double nothing at their borders."""
-    monkeypatch.setattr("virtstatd.sinks.archive_sort.SLICE_ROWS", 300)
-    monkeypatch.setattr("virtstatd.sinks.archive.GROUP_ROWS", 50)
+    monkeypatch.setattr("virtstatd.archive.sorting.SLICE_ROWS", 300)
+    monkeypatch.setattr("virtstatd.archive.archive.GROUP_ROWS", 50)
     kept = archive(tmp_path)
     batches = [*minutes(0, 8, domains=7), next(minutes(2, 3, hour=1))]
     for batch in batches:

@@ -17,8 +17,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from expecting import numbers
-from serving import Server, dying_with_us, free_port, place, serving
+from support.expectations import numbers
+from support.servers import Server, dying_with_us, free_port, place, serving
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.postgres import Postgres

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from serving import asked, free_port, needs, serving
+from support.servers import asked, free_port, needs, serving
 from virtstatd.sink import Batch, Opening
 from virtstatd.sinks.prometheus import Prometheus
 from virtstatd.testing import hostile_batch

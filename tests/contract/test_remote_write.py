@@ -12,13 +12,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from serving import asked, fetched, free_port, needs, serving
+from support.servers import asked, fetched, free_port, needs, serving
+from support.wire.remote_write import Labels, bits, wanted
 from virtstatd.model import Batch
 from virtstatd.sink import Rejected
 from virtstatd.sinks.remote_write import RemoteWrite
 from virtstatd.testing import hostile_batch, make_batch
 from virtstatd.testing.contract import opening
-from write_request import Labels, bits, wanted
 
 
 def prometheus_command(directory: Path, url: str) -> tuple[str, ...]:

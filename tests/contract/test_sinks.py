@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from httpstub import answering
-from serving import Moody, moved
-from virtstatd.sinks import find as sinks
+from support.http_stub import answering
+from support.servers import Moody, moved
+from virtstatd.config import plugins as sinks
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from expecting import finite
+from support.expectations import finite
 from virtstatd.errors import Rejected
 from virtstatd.model import Batch
 from virtstatd.sinks.statsd import BURST_BYTES, Statsd

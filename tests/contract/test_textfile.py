@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from expecting import numbers
-from serving import free_port, moved, needs, serving
+from support.expectations import numbers
+from support.servers import free_port, moved, needs, serving
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.textfile import Textfile

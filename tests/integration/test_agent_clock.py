@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent, running
-from serving import needs
-from simulating import simulated
+from support.agent import Agent, running
+from support.servers import needs
+from support.simulator import simulated
 
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

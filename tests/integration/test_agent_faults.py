@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent, running
-from simulating import Simulated, simulated
-from waiting import idle_loop
+from support.agent import Agent, running
+from support.simulator import Simulated, simulated
+from support.waits import idle_loop
 
 
 GUESTS = 2000

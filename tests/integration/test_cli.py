@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from running import running
+from support.agent import running
 from virtstatd.pipeline.promises import PROMISES
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from running import Agent, running
-from simulating import Simulated, python, simulated, virsh
+from support.agent import Agent, running
+from support.simulator import Simulated, python, simulated, virsh
 
 
 CPU_STATS = "[cpu_stats]\nenabled = true\ninterval_seconds = 1.0\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from demonstrating import MODULE, Demo, demonstrated, wait_until_gone
+from support.demo import MODULE, Demo, demonstrated, wait_until_gone
 
 
 ENDINGS: dict[str, tuple[Callable[[Demo], None], int]] = {
@@ -64,7 +64,7 @@ def test_a_simulator_that_nobody_waits_for_any_more_says_nothing(tmp_path: Path)
     reader, writer = os.pipe()
     os.close(reader)
     child = subprocess.Popen(
-        [sys.executable, "-m", "virtstatd.simulator.child", "8", "12"],
+        [sys.executable, "-m", "virtstatd_simulator.child", "8", "12"],
         stdin=subprocess.PIPE,
         stdout=writer,
         stderr=subprocess.PIPE,

@@ -14,20 +14,20 @@ from pathlib import Path
 import nats
 import pytest
 
-import write_request
 from contract.test_nats import server as nats_server
 from contract.test_nats import stored, stream
 from contract.test_nats import url as nats_url
 from contract.test_postgres import PASSWORD, database, files, key_of, query, visible
 from contract.test_postgres import url as postgres_url
 from contract.test_remote_write import prometheus_command
-from expecting import numbers
-from recording import recording
-from running import Agent, running
-from serving import Server, asked, free_port, needs, serving
-from simulating import simulated
+from support.agent import Agent, running
+from support.expectations import numbers
+from support.recorder import recording
+from support.servers import Server, asked, free_port, needs, serving
+from support.simulator import simulated
+from support.wire import remote_write
+from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
-from virtstatd.sinks.lines import Lines
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -123,7 +123,7 @@ async def write(stack: AsyncExitStack, folder: Path) -> Place:
             (
                 frozenset(pair for pair in each["metric"].items() if pair[1]),
                 round(seconds * 1000),
-                write_request.bits(float(number)),
+                remote_write.bits(float(number)),
             )
             for each in answer["data"]["result"]  # type: ignore[index]
             for seconds, number in each["values"]
@@ -132,7 +132,7 @@ async def write(stack: AsyncExitStack, folder: Path) -> Place:
     def wanted(batch: Batch) -> Items:
         return Counter(
             (frozenset(labels), batch.taken_at // 10**6, number)
-            for labels, number in write_request.wanted(batch.readings).items()
+            for labels, number in remote_write.wanted(batch.readings).items()
         )
 
     table = (

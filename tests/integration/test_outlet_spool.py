@@ -9,8 +9,8 @@ import structlog
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.outlet import Outlet
-from virtstatd.pipeline.spool import Spool
-from virtstatd.pipeline.spooled import Spooled
+from virtstatd.pipeline.spool.log import Spool
+from virtstatd.pipeline.spool.queue import Spooled
 from virtstatd.sink import TryLater
 from virtstatd.testing import make_batch
 

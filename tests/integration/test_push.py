@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
-from grpcstub import receiving
-from httpstub import answering
-from otlp_points import points
-from running import Agent
-from running import running as running_agent
-from serving import asked, free_port, needs, serving
-from simulating import Simulated, simulated
-from write_request import read, read2, understanding, version
+from support.agent import Agent
+from support.agent import running as running_agent
+from support.grpc_stub import receiving
+from support.http_stub import answering
+from support.servers import asked, free_port, needs, serving
+from support.simulator import Simulated, simulated
+from support.wire.otlp import points
+from support.wire.remote_write import read, read2, understanding, version
 
 
 Labels = tuple[str, tuple[tuple[str, str], ...]]

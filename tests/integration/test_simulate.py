@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simulating import python
+from support.simulator import python
 
 
 SIMULATE = (sys.executable, "-m", "virtstatd", "simulate")

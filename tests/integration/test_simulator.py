@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from serving import needs
-from simulating import LibvirtError, Python, Simulated, python, records, simulated, virsh, wire
-from virtstatd.simulator.rpc import MAX_PAYLOAD
-from virtstatd.simulator.xdr import pack_uint
+from support.servers import needs
+from support.simulator import (
+    LibvirtError,
+    Python,
+    Simulated,
+    python,
+    records,
+    simulated,
+    virsh,
+    wire,
+)
+from virtstatd_simulator.wire.rpc import MAX_PAYLOAD
+from virtstatd_simulator.wire.xdr import pack_uint
 
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "simulator"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from simulating import LibvirtError, Simulated, Wire, python, records, simulated, virsh, wire
-from virtstatd.simulator import CommandError, Options, Simulator
-from virtstatd.simulator.rpc import KEEPALIVE_PROGRAM, MESSAGE, PING, PONG
-from virtstatd.simulator.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
+from support.simulator import LibvirtError, Simulated, Wire, python, records, simulated, virsh, wire
+from virtstatd_simulator import CommandError, Options, Simulator
+from virtstatd_simulator.wire.rpc import KEEPALIVE_PROGRAM, MESSAGE, PING, PONG
+from virtstatd_simulator.wire.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
 
 
 NOWAIT = 1 << 29

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulating import Simulated, simulated
-from virtstatd.simulator import rpc
-from virtstatd.simulator.guests import random_guests
-from virtstatd.simulator.procedures import LAST, TABLE
-from virtstatd.simulator.profiles import PROFILES
-from virtstatd.simulator.rpc import Frames, Header
-from virtstatd.simulator.xdr import pack_array, pack_optional, pack_uint
+from support.simulator import Simulated, simulated
+from virtstatd_simulator.answers.table import LAST, TABLE
+from virtstatd_simulator.guests.guests import random_guests
+from virtstatd_simulator.guests.profiles import PROFILES
+from virtstatd_simulator.wire import rpc
+from virtstatd_simulator.wire.rpc import Frames, Header
+from virtstatd_simulator.wire.xdr import pack_array, pack_optional, pack_uint
 
 
 often = settings(max_examples=80, deadline=None)

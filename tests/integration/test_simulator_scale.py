@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent
-from simulating import LibvirtError, Simulated, Wire, records, simulated, wire
-from virtstatd.simulator.procedures import STATS
-from virtstatd.simulator.rpc import MAX_PAYLOAD
-from virtstatd.simulator.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
+from support.agent import Agent
+from support.simulator import LibvirtError, Simulated, Wire, records, simulated, wire
+from virtstatd_simulator.answers.table import STATS
+from virtstatd_simulator.wire.rpc import MAX_PAYLOAD
+from virtstatd_simulator.wire.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
 
 
 LIST = 273

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from running import Agent, running
-from serving import needs
-from simulating import simulated, virsh
-from truth import compare, printed
+from support.agent import Agent, running
+from support.servers import needs
+from support.simulator import simulated, virsh
+from support.truth import compare, printed
 
 
 pytestmark = needs("virsh")

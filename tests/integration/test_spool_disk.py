@@ -9,10 +9,10 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from serving import needs
-from spooling import SIZE, queued
+from support.servers import needs
+from support.spool import SIZE, queued
 from virtstatd.pipeline.buffer import Tally
-from virtstatd.pipeline.spooled import RETRY_SECONDS
+from virtstatd.pipeline.spool.queue import RETRY_SECONDS
 
 
 MIB = 1 << 20

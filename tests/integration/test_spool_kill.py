@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from httpstub import Received, Stub, answering
-from running import Agent
-from simulating import Simulated, simulated
-from virtstatd.pipeline.spool import Spool
-from virtstatd.sinks.line_protocol import LineProtocol
+from support.agent import Agent
+from support.http_stub import Received, Stub, answering
+from support.simulator import Simulated, simulated
+from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.pipeline.spool.log import Spool
 from virtstatd.testing import make_batch, make_domain, make_shapes
 
 

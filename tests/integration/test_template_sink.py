@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from httpstub import Stub, answering
-from running import Agent
-from simulating import simulated
+from support.agent import Agent
+from support.http_stub import Stub, answering
+from support.simulator import simulated
 
 
 TEMPLATE = Path(__file__).parents[1] / "template_sink"

@@ -1,6 +1,6 @@
 """Makes the lab's fixtures known to the tests of this directory."""
 
-from lab.fixtures import (
+from lab.support.fixtures import (
     lab,
     many,
     private_lab,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
 
 
 def used(pid: int) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.watching import domains, polls, polls_kept, settled, times
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from lab.support.watcher import domains, polls, polls_kept, settled, times
+from support.agent import Agent, running
 
 
 def devices(agent: Agent, domain: str, family: str) -> set[str]:

@@ -10,10 +10,10 @@ from subprocess import DEVNULL, Popen
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.keeper import cgroup_versions
-from lab.machine import wait_until
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from lab.support.keeper import cgroup_versions
+from lab.support.machine import wait_until
+from support.agent import Agent, running
 
 
 CPU_STATS = "[cpu_stats]\nenabled = true\ninterval_seconds = 1.0\n"

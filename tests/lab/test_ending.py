@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lab.hypervisor import Lab
-from lab.watching import polls
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from lab.support.watcher import polls
+from support.agent import Agent, running
 
 
 DRAIN_SECONDS = 5.0

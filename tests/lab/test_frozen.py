@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.watching import shown
-from running import running
-from waiting import probing, unstalled
+from lab.support.hypervisor import Lab
+from lab.support.watcher import shown
+from support.agent import running
+from support.waits import probing, unstalled
 
 
 NOTICED_SECONDS = 22.0

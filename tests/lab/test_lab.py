@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from lab.fixtures import HOSTILE_NAMES, MANY
-from lab.hypervisor import Lab
-from lab.keeper import cgroup_versions
-from lab.machine import LabError, check_machine, wait_until
-from lab.namespaces import Trace
+from lab.support.fixtures import HOSTILE_NAMES, MANY
+from lab.support.hypervisor import Lab
+from lab.support.keeper import cgroup_versions
+from lab.support.machine import LabError, check_machine, wait_until
+from lab.support.namespaces import Trace
 
 
 OWNER = """
 import json, signal
-from lab.hypervisor import Lab
+from lab.support.hypervisor import Lab
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it came as ignored
 with Lab() as lab:
     lab.paused_guests(2)

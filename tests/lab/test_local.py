@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from running import Agent, Series, running
+from lab.support.hypervisor import Lab
+from support.agent import Agent, Series, running
 
 
 TICKS = 0.02

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from lab.hypervisor import Lab
-from running import Agent, running
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
 
 
 # What a host may hide, each made in a mount namespace of the agent's own, and what is missed then.

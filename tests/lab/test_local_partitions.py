@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.keeper import cgroup_versions
-from running import Agent, Series, running
+from lab.support.hypervisor import Lab
+from lab.support.keeper import cgroup_versions
+from support.agent import Agent, Series, running
 
 
 GUESTS = {"/prod": 1, "/prod/db": 2, "/machine": 1}

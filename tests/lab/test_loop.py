@@ -10,7 +10,7 @@ import time
 import libvirt
 import pytest
 
-from lab.hypervisor import Lab
+from lab.support.hypervisor import Lab
 from virtstatd.hypervisor.lanes import Lane, Lanes, Session
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.hypervisor.sockets import open_session

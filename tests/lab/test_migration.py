@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.watching import (
+from lab.support.hypervisor import Lab
+from lab.support.watcher import (
     Watch,
     domains,
     polls,
@@ -20,8 +20,8 @@ from lab.watching import (
     shown,
     times,
 )
-from running import running
-from waiting import unstalled
+from support.agent import running
+from support.waits import unstalled
 
 
 READ = "libvirt_domain_block_stats_read_bytes_total"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from running import Agent, running
-from waiting import unstalled
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
+from support.waits import unstalled
 
 
 BACK_SECONDS = 5.0

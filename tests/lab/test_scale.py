@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from running import Agent, running
-from waiting import idle_loop
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
+from support.waits import idle_loop
 
 
 WARM_POLLS = 5

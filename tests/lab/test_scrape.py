@@ -13,9 +13,9 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 
-from lab.hypervisor import Lab
-from running import parsed, running
-from serving import asked, free_port, serving
+from lab.support.hypervisor import Lab
+from support.agent import parsed, running
+from support.servers import asked, free_port, serving
 
 
 SCRAPE = """

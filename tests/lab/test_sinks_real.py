@@ -19,8 +19,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-import influx_rows
-import write_request
 from contract.test_graphite import carbon, kept, plain
 from contract.test_influx import influxdb
 from contract.test_kafka import cluster
@@ -35,18 +33,20 @@ from contract.test_remote_write import prometheus, victoria
 from contract.test_statsd import GAUGE
 from contract.test_textfile import collected, shown
 from contract.test_textfile import key_of as page_key
-from expecting import finite, numbers
-from httpstub import answering
-from lab.fixtures import HOSTILE_NAMES, opened
-from lab.hypervisor import Lab
-from lab.namespaces import Trace
-from recording import recording
-from running import Agent, running
-from serving import asked, fetched, free_port, serving
-from unit.test_otlp import points
-from unit.test_otlp import wanted as wanted_points
+from lab.support.fixtures import HOSTILE_NAMES, opened
+from lab.support.hypervisor import Lab
+from lab.support.namespaces import Trace
+from support.agent import Agent, running
+from support.expectations import finite, numbers
+from support.http_stub import answering
+from support.recorder import recording
+from support.servers import asked, fetched, free_port, serving
+from support.wire import influx as influx_rows
+from support.wire import remote_write as write_request
+from unit.formats.test_otlp import points
+from unit.formats.test_otlp import wanted as wanted_points
+from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
-from virtstatd.sinks.lines import Lines
 
 
 PROMETHEUS_QUERY = '{domain!=""}[1h]'

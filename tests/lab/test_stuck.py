@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from lab.watching import Watch, newest, polls, shown, times
-from running import Agent, running
-from waiting import Waits, probing, unstalled
+from lab.support.hypervisor import Lab
+from lab.support.watcher import Watch, newest, polls, shown, times
+from support.agent import Agent, running
+from support.waits import Waits, probing, unstalled
 
 
 GUESTS = 60

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.hypervisor import Lab
-from running import running
-from truth import compare
+from lab.support.hypervisor import Lab
+from support.agent import running
+from support.truth import compare
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Makes the machine known to the tests of this directory."""
 
-from system.service import host, machine
+from system.support.service import host, machine
 
 
 __all__ = ["host", "machine"]

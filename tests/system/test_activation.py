@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving import needs
-from system.machine import Machine, until
-from system.service import CONFIGURATION, NAME, NEEDS, scrape, start
+from support.servers import needs
+from system.support.machine import Machine, until
+from system.support.service import CONFIGURATION, NAME, NEEDS, scrape, start
 
 
 DAEMON = "libvirtd.service"

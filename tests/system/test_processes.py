@@ -4,8 +4,17 @@ import json
 
 import pytest
 
-from system.machine import Machine, until
-from system.service import CONFIGURATION, ENVIRONMENT, NAME, NEEDS, PYTHON, override, scrape, start
+from system.support.machine import Machine, until
+from system.support.service import (
+    CONFIGURATION,
+    ENVIRONMENT,
+    NAME,
+    NEEDS,
+    PYTHON,
+    override,
+    scrape,
+    start,
+)
 
 
 SOCKET = "/run/simulated/libvirt-sock-ro"

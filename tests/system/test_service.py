@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import needs
-from system.machine import Machine, until
-from system.service import (
+from support.servers import needs
+from system.support.machine import Machine, until
+from system.support.service import (
     CONFIGURATION,
     NAME,
     NEEDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import needs
+from support.servers import needs
 
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from virtstatd.config import parse
+from virtstatd.config.file import parse
 from virtstatd.errors import ConfigError
 from virtstatd.pipeline.promises import PROMISES
 from virtstatd.sink import Delivery

@@ -19,15 +19,15 @@ class Promise:
 PROMISES: Final[dict[Delivery, Promise]] = {
     "latest": Promise(
         "the last complete reading, at most two intervals old, else none; no history",
-        ("unit/test_prometheus_latest.py::test_an_old_reading_disappears",),
+        ("unit/serving/test_latest.py::test_an_old_reading_disappears",),
     ),
     "memory": Promise(
         "delivered at least once, in order, while the agent lives and the batch is neither older"
         " than `max_age_seconds` nor pushed out of `buffer_bytes`; every other fate is counted",
         (
-            "unit/test_outlet.py::test_the_same_batch_is_tried_again_and_order_is_kept",
-            "unit/test_outlet.py::test_everything_accepted_is_accounted_for_at_every_moment",
-            "unit/test_outlet_policy.py::test_one_bad_series_is_found_and_lost_alone",
+            "unit/pipeline/test_outlet.py::test_the_same_batch_is_tried_again_and_order_is_kept",
+            "unit/pipeline/test_outlet.py::test_everything_accepted_is_accounted_for_at_every_moment",
+            "unit/pipeline/test_outlet_policy.py::test_one_bad_series_is_found_and_lost_alone",
         ),
     ),
     "spool": Promise(
@@ -39,8 +39,8 @@ PROMISES: Final[dict[Delivery, Promise]] = {
             "integration/test_outlet_spool.py::test_a_destination_that_is_away_loses_nothing",
             "integration/test_outage.py::test_servers_that_are_killed_have_everything_in_the_end",
             "integration/test_spool_kill.py::test_a_killed_agent_loses_nothing_that_was_accepted",
-            "unit/test_spool_model.py::test_only_what_is_damaged_or_unsynced_is_lost",
-            "unit/test_spooled.py::test_a_full_disk_is_a_queue_in_memory_for_half_a_minute",
+            "unit/pipeline/spool/test_model.py::test_only_what_is_damaged_or_unsynced_is_lost",
+            "unit/pipeline/spool/test_queue.py::test_a_full_disk_is_a_queue_in_memory_for_half_a_minute",
         ),
     ),
     "fire-and-forget": Promise(

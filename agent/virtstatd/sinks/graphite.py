@@ -28,13 +28,13 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from virtstatd.formats.chunks import packed
+from virtstatd.formats.words import DOMAIN, Flat, labels_of, name_of, word
 from virtstatd.model import Domain, Series
+from virtstatd.sending.address import check_server, split_address
+from virtstatd.sending.link import Stream
+from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import check_server, split_address
-from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
-from virtstatd.sinks.link import Stream
-from virtstatd.sinks.portions import packed
-from virtstatd.sinks.tls import Tls
 
 
 PIECE_BYTES = 65536

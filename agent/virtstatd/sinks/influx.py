@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
+from virtstatd.formats.chunks import Portions
+from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.sending.access import Access
+from virtstatd.sending.http import connected
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.access import Access
-from virtstatd.sinks.http import connected
-from virtstatd.sinks.line_protocol import LineProtocol
-from virtstatd.sinks.portions import Portions
 
 
 Prefix = Annotated[

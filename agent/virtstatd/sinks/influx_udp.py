@@ -12,11 +12,11 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from virtstatd.errors import TryLater
+from virtstatd.formats.chunks import packed
+from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.sending.address import check_server, split_address
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import check_server, split_address
 from virtstatd.sinks.influx import Host, Prefix, Tags
-from virtstatd.sinks.line_protocol import LineProtocol
-from virtstatd.sinks.portions import packed
 
 
 BURST = 32

@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from virtstatd.formats.json_lines import Lines
+from virtstatd.runtime.worker import Handover, Worker
+from virtstatd.sending.files import File, Output, Stdout
+from virtstatd.sending.link import Stream
 from virtstatd.sink import Delivery, Opening, Send
-from virtstatd.sinks.lines import Lines
-from virtstatd.sinks.link import Stream
-from virtstatd.sinks.outputs import File, Output, Stdout
-from virtstatd.sinks.worker import Handover, Worker
 
 
 STDOUT = "stdout"

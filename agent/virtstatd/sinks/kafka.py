@@ -23,12 +23,12 @@ from aiokafka import errors
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.formats.json_lines import Lines, portions
+from virtstatd.sending.address import check_server
+from virtstatd.sending.link import MEND_SECONDS, Link, quieten, told
+from virtstatd.sending.secrets import Login, Secret
+from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import check_server
-from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
-from virtstatd.sinks.secrets import Login, Secret
-from virtstatd.sinks.tls import Tls
 
 
 REQUEST_SECONDS = 5.0

@@ -26,14 +26,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
+from virtstatd.formats.json_lines import Lines
+from virtstatd.formats.topics import Topics, check_template
 from virtstatd.model import Domain
+from virtstatd.sending.address import check_server, split_address
+from virtstatd.sending.link import MEND_SECONDS, Link, quieten, told
+from virtstatd.sending.secrets import Login, Secret
+from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import check_server, split_address
-from virtstatd.sinks.lines import Lines
-from virtstatd.sinks.link import MEND_SECONDS, Link, quieten, told
-from virtstatd.sinks.secrets import Login, Secret
-from virtstatd.sinks.tls import Tls
-from virtstatd.sinks.topics import Topics, check_template
 
 
 ANSWER_SECONDS = 3.0

@@ -33,12 +33,12 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.formats.json_lines import Lines, portions
+from virtstatd.formats.topics import Topics, check_template
+from virtstatd.sending.link import CLOSE_SECONDS, MEND_SECONDS, Link, quieten, told
+from virtstatd.sending.secrets import FILE, Login, Secret, path_of
+from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.lines import Lines, portions
-from virtstatd.sinks.link import CLOSE_SECONDS, MEND_SECONDS, Link, quieten, told
-from virtstatd.sinks.secrets import FILE, Login, Secret, path_of
-from virtstatd.sinks.tls import Tls
-from virtstatd.sinks.topics import Topics, check_template
 
 
 CONNECT_SECONDS = 3

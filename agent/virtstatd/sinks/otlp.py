@@ -18,13 +18,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
+from virtstatd.config.plugins import PIP
+from virtstatd.formats.chunks import Portions
+from virtstatd.formats.otlp import Encoder
+from virtstatd.formats.runs import Runs
+from virtstatd.sending.access import Access
+from virtstatd.sending.http import connected
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
-from virtstatd.sinks.access import Access
-from virtstatd.sinks.find import PIP
-from virtstatd.sinks.http import connected
-from virtstatd.sinks.otlp_encoder import Encoder
-from virtstatd.sinks.portions import Portions
-from virtstatd.sinks.runs import Runs
 
 
 SHOWN_CHARACTERS = 256
@@ -115,7 +115,7 @@ class Otlp(Access):
     async def _exporting(self) -> AsyncIterator[Export]:
         """Yield what sends a request and returns the answer to it."""
         if self.protocol == "grpc":
-            from virtstatd.sinks import grpc
+            from virtstatd.sending import grpc
 
             async with grpc.connected(self, METHOD) as calling:
                 yield functools.partial(calling.call, compress=self.compress)

@@ -23,10 +23,10 @@ from typing import Annotated, ClassVar
 import pyarrow as pa  # type: ignore[import-untyped]
 from msgspec import Meta
 
+from virtstatd.archive.archive import Archive, Limits
 from virtstatd.errors import StartError
+from virtstatd.runtime.worker import Handover, Worker
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.archive import Archive, Limits
-from virtstatd.sinks.worker import Handover, Worker
 
 
 CLOSE_SECONDS = 0.9

@@ -18,11 +18,11 @@ import asyncpg  # type: ignore[import-untyped]
 from msgspec import Meta
 
 from virtstatd.errors import Rejected, TryLater
+from virtstatd.formats.postgres_rows import Connection, Table
+from virtstatd.sending.link import MEND_SECONDS, Link, told
+from virtstatd.sending.secrets import PasswordFile, Secret
+from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.link import MEND_SECONDS, Link, told
-from virtstatd.sinks.postgres_table import Connection, Table
-from virtstatd.sinks.secrets import PasswordFile, Secret
-from virtstatd.sinks.tls import Tls
 
 
 CONNECT_SECONDS = 5.0

@@ -10,13 +10,13 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.clock import boottime
 from virtstatd.errors import StartError
+from virtstatd.runtime.clock import boottime
+from virtstatd.sending.address import bound, inherited, split_address
+from virtstatd.serving.latest import Latest
+from virtstatd.serving.listener import Request, Response, listening, text
+from virtstatd.serving.page import Pages
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import bound, inherited, split_address
-from virtstatd.sinks.latest import Latest
-from virtstatd.sinks.listener import Request, Response, listening, text
-from virtstatd.sinks.page import Pages
 
 
 OPENMETRICS = "application/openmetrics-text"

@@ -20,16 +20,16 @@ from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Denied, Rejected, TryLater
+from virtstatd.formats.chunks import Portions
+from virtstatd.formats.runs import Runs
+from virtstatd.formats.staleness import MILLISECOND, Plan, Staleness
+from virtstatd.formats.write1 import Encoder
+from virtstatd.formats.write2 import Encoder as Encoder2
 from virtstatd.model import Labels
+from virtstatd.sending.access import Access
+from virtstatd.sending.http import Answer, Client, connected
+from virtstatd.sending.link import MEND_SECONDS
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.access import Access
-from virtstatd.sinks.http import Answer, Client, connected
-from virtstatd.sinks.link import MEND_SECONDS
-from virtstatd.sinks.portions import Portions
-from virtstatd.sinks.runs import Runs
-from virtstatd.sinks.staleness import MILLISECOND, Plan, Staleness
-from virtstatd.sinks.write2_encoder import Encoder as Encoder2
-from virtstatd.sinks.write_encoder import Encoder
 
 
 Version = Literal["1.0", "2.0"]

@@ -23,11 +23,11 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from virtstatd.errors import Rejected
+from virtstatd.formats.chunks import packed
+from virtstatd.formats.words import DOMAIN, Flat, labels_of, name_of, word
 from virtstatd.model import Labels, Series
+from virtstatd.sending.address import check_server, split_address
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.address import check_server, split_address
-from virtstatd.sinks.flat import DOMAIN, Flat, labels_of, name_of, word
-from virtstatd.sinks.portions import packed
 
 
 IN_TAGS = "./@+"

@@ -12,12 +12,12 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.clock import boottime
 from virtstatd.errors import StartError, TryLater
+from virtstatd.runtime.clock import boottime
+from virtstatd.runtime.worker import Worker
+from virtstatd.serving.latest import Latest
+from virtstatd.serving.page import Page, Pages
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.latest import Latest
-from virtstatd.sinks.page import Page, Pages
-from virtstatd.sinks.worker import Worker
 
 
 CLOSE_SECONDS = 1.0

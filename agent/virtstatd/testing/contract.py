@@ -23,9 +23,9 @@ from typing import Literal, get_args
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.config.options import options
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch, Shape
-from virtstatd.options import options
 from virtstatd.sink import Delivery, Opening, Send, Sink
 from virtstatd.testing.batches import hostile_batch, make_batch, make_shapes
 from virtstatd.testing.clock import settle

@@ -1,0 +1,1 @@
+"""The Parquet store: flushes of minutes, sorted into a file per hour."""

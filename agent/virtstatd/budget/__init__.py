@@ -1,0 +1,1 @@
+"""What polling may cost the host, and what it does cost."""

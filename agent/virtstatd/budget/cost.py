@@ -1,0 +1,171 @@
+"""
+What the polling costs the host: CPU time of the agent, of libvirtd, and of the guests' QEMUs.
+
+All that the agent uses is ours, sinks and scrapes included. Of libvirtd and the QEMUs it is what
+they use while a call of ours is in flight, less what they use at other times in as long a time:
+libvirtd serves others too, and a QEMU's main loop serves its guest. So what others happen to ask in
+the very same moments counts as ours, and what libvirtd tidies up after it has answered does not.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from virtstatd.budget.processes import Clock, Times
+from virtstatd.hypervisor.lanes import Lanes, Open, Session
+
+
+BACKGROUND_SECONDS: Final = 30.0
+"""Over how long a time it is seen what libvirtd and the QEMUs use without us."""
+
+T = TypeVar("T")
+
+
+class _Watch:
+    """The processes of one kind: what they use while calls of ours ask them, and at other times."""
+
+    def __init__(self, of: str, clock: Clock, all_of: Callable[[], int], now: float) -> None:
+        self.of = of
+        self.clock = clock
+        self.calls = 0
+        self.spent = 0.0
+        self._all_of = all_of
+        self._at = now
+        self._times: Times = {}
+        self._background = 0.0
+
+    def look(self, now: float) -> float:
+        """Read the clock; return the CPU seconds that calls of ours took since the last time."""
+        before, self._times = self._times, self.clock.times()
+        seconds, self._at = now - self._at, now
+        both = before.keys() & self._times.keys()
+        if not both:
+            return 0.0
+        used = sum(self._times[pid] - before[pid] for pid in both)
+        used *= max(1.0, self._all_of() / len(both))
+        if self.calls:
+            ours = max(0.0, used - self._background * seconds)
+            self.spent += ours
+            return ours
+        if seconds > 0:
+            weight = min(1.0, seconds / BACKGROUND_SECONDS)
+            self._background += weight * (used / seconds - self._background)
+        return 0.0
+
+
+class Meter:
+    """
+    Adds up what the polling costs: `with meter.asking(…):` around every call to libvirt.
+
+    Calls side by side are one stretch of time, from the first one's begin to the last one's end.
+    Used by the lanes' threads and the loop alike.
+    """
+
+    def __init__(
+        self,
+        daemon: Clock,
+        qemus: Clock,
+        guests: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        own: Callable[[], float] = time.process_time,
+    ) -> None:
+        now = clock()
+        self._daemon = _Watch("libvirtd", daemon, lambda: 1, now)
+        self._watches = (self._daemon, _Watch("qemu", qemus, guests, now))
+        self._closed = False
+        self._clock = clock
+        self._own = own
+        self._lock = threading.Lock()
+        self._own_at = self._began = own()
+        self._asked = 0.0
+        self._blind: dict[str, str] = {}
+
+    @contextmanager
+    def asking(self, *, monitors: bool) -> Iterator[None]:
+        """
+        Meter a call.
+
+        A call that does not ask `monitors` costs QEMUs nothing: it is often cheaper than a look at
+        their clocks, which is then left out.
+        """
+        asked = self._watches if monitors else (self._daemon,)
+        with self._lock:
+            self._look([watch for watch in asked if not watch.calls])
+            for watch in asked:
+                watch.calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._look([watch for watch in asked if watch.calls == 1])
+                for watch in asked:
+                    watch.calls -= 1
+
+    @property
+    def blind(self) -> Mapping[str, str]:
+        """What could not be seen while calls were in flight, and why."""
+        return self._blind
+
+    def spent(self) -> dict[str, float]:
+        """Return the CPU seconds since the start, by whom; a call in flight counts up to now."""
+        with self._lock:
+            self._look([watch for watch in self._watches if watch.calls])
+            watched = {watch.of: watch.spent for watch in self._watches}
+            return {"agent": self._own() - self._began, **watched}
+
+    def asked(self) -> float:
+        """Return the CPU seconds of everybody, the agent's own too, while calls were in flight."""
+        with self._lock:
+            return self._asked
+
+    def close(self) -> None:
+        """Let go of what is read; calls that return later are no longer metered."""
+        with self._lock:
+            self._closed = True
+            for watch in self._watches:
+                watch.clock.close()
+
+    def _look(self, watches: Sequence[_Watch]) -> None:
+        """Account for what was spent since the last look at these."""
+        if self._closed or not watches:
+            return
+        now = self._clock()
+        if self._daemon in watches:  # every call asks it
+            before, self._own_at = self._own_at, self._own()
+            if self._daemon.calls:
+                self._asked += self._own_at - before
+        for watch in watches:
+            ours = watch.look(now)
+            if watch.calls:
+                self._asked += ours
+                if watch.clock.blind:
+                    self._blind[watch.of] = watch.clock.blind
+
+
+class MeteredLanes(Lanes):
+    """Lanes whose calls are metered on their own threads, abandoned ones until they return."""
+
+    def __init__(self, open_session: Open, width: int, meter: Meter) -> None:
+        super().__init__(open_session, width)
+        self._meter = meter
+
+    async def run(
+        self,
+        function: Callable[[Session], T],
+        seconds: float,
+        *,
+        monitor: bool = False,
+        patient: bool = False,
+        proven: bool = False,
+    ) -> T:
+        """Run `function` as `Lanes.run` does, and meter it."""
+
+        def metered(session: Session) -> T:
+            with self._meter.asking(monitors=monitor and not patient):
+                return function(session)
+
+        return await super().run(metered, seconds, monitor=monitor, patient=patient, proven=proven)

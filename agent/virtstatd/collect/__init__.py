@@ -1,0 +1,1 @@
+"""Left side: what can be asked, one collector per file or folder."""

@@ -1,0 +1,1 @@
+"""Bulk statistics of libvirt: every group of many domains in one call."""

@@ -1,0 +1,199 @@
+"""
+The bulk call: every group of many domains in one answer.
+
+Runs on a lane's thread: asks, recognises the domains and decodes, so that the loop sees nothing
+but finished readings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import libvirt
+
+from virtstatd.catalog.decode import Decoder
+from virtstatd.collect.bulk.control import Control, Stalls, occupied
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Session
+from virtstatd.model import Domain, Reading
+
+
+NOWAIT = 1 << 29
+FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
+"""Always: of an inactive domain libvirtd would open the image files with its lock held."""
+
+MONITOR = 2 | 4 | 8 | 32 | 128 | 512 | 1024
+"""The groups for which libvirt asks the guest's monitor."""
+
+LOOKUPS = 10
+"""So many new domains are looked up; a list of all is dearer than that on a host with many."""
+
+BALLOON = 4
+BLOCK = 32
+
+Value = int | float | bool | str
+
+
+@dataclass(slots=True)
+class Answer:
+    """
+    What one call brought; `taken_at` is Unix time in nanoseconds before it was made.
+
+    `partial` are the domains that NOWAIT stepped over, with what libvirt says of their monitors;
+    `stalled` those that were not asked, with the reason.
+    """
+
+    taken_at: int
+    readings: list[Reading] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    partial: dict[str, Control | None] = field(default_factory=dict)
+    domains: dict[str, Domain] = field(default_factory=dict)
+    stalled: dict[str, str] = field(default_factory=dict)
+    undecodable: dict[str, str] = field(default_factory=dict)
+
+
+class Bulk:
+    """Ask for the statistics of all running domains, or of some, and decode them."""
+
+    def __init__(
+        self, inventory: Inventory, decoder: Decoder, stalls: Stalls | None = None
+    ) -> None:
+        self._inventory = inventory
+        self._decoder = decoder
+        self._stalls = stalls
+
+    def known(self) -> int:
+        """Return how many domains are believed to run."""
+        return len(self._inventory)
+
+    def uuids(self) -> list[str]:
+        """Return whom it believes to run, without asking."""
+        return self._inventory.uuids()
+
+    def running(self, session: Session) -> list[str]:
+        """Return the UUIDs of the running domains; answered even when all workers are stuck."""
+        asked_at = time.monotonic()
+        self._list(session)
+        known = {
+            uuid
+            for uuid, domain in session.domains.items()
+            if self._inventory.see(uuid, domain.name(), domain.ID()) is not None
+        }
+        self._inventory.reconcile(known, asked_at)
+        return sorted(known)
+
+    def everyone(self, session: Session, bits: int) -> Answer:
+        """Ask for the groups in `bits` of every running domain, and confirm who runs."""
+        asked_at = time.monotonic()
+        if bits & MONITOR and self._stalled(self._inventory.uuids()):
+            answer = self.some(session, bits, self.running(session))
+        else:
+            answer = Answer(time.time_ns())
+            self._decode(answer, bits, session.connection.getAllDomainStats(bits, FLAGS))
+        self._inventory.reconcile(answer.seen | set(answer.stalled), asked_at)
+        return answer
+
+    def some(self, session: Session, bits: int, uuids: list[str]) -> Answer:
+        """
+        Ask for the groups in `bits` of these domains.
+
+        Those that have vanished are missing from the answer, which is matched by UUID.
+        """
+        self._find(session, uuids)
+        stalled = self._stalled(uuids) if bits & MONITOR else {}
+        answer = Answer(time.time_ns(), stalled=stalled)
+        well = [uuid for uuid in uuids if uuid not in stalled]
+        for asked, groups in ((well, bits), (stalled, bits & ~MONITOR)):
+            domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
+            if domains and groups:
+                records = session.connection.domainListGetStats(domains, groups, FLAGS)
+                self._decode(answer, groups, records)
+        for uuid in stalled:
+            if known := self._inventory.get(uuid):
+                answer.domains[uuid] = known
+        return answer
+
+    def held(self, session: Session, uuids: list[str]) -> Answer:
+        """
+        Tell of which of these domains somebody has waited long for the monitor, asking no monitor.
+
+        Answered even when all workers are stuck.
+        """
+        self._find(session, uuids)
+        answer = Answer(time.time_ns())
+        for uuid in uuids:
+            known, handle = self._inventory.get(uuid), session.domains.get(uuid)
+            control = _control(handle) if known and handle else None
+            if known and control and occupied(control):
+                answer.domains[uuid] = known
+                answer.partial[uuid] = control
+                answer.seen.add(uuid)
+        return answer
+
+    def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:
+        if self._stalls is None:
+            return {}
+        known = (self._inventory.get(uuid) for uuid in uuids)
+        return self._stalls.among(domain for domain in known if domain)
+
+    def _find(self, session: Session, uuids: list[str]) -> None:
+        """Get the handles that a session does not have yet: one by one, or all when many lack."""
+        unknown = [uuid for uuid in uuids if uuid not in session.domains]
+        stale = len(session.domains) > 2 * len(self._inventory) + LOOKUPS
+        if len(unknown) > LOOKUPS or (unknown and stale):
+            self._list(session)
+            return
+        for uuid in unknown:
+            with suppress(libvirt.libvirtError):  # it has ended
+                session.domains[uuid] = session.connection.lookupByUUIDString(uuid)
+
+    @staticmethod
+    def _list(session: Session) -> None:
+        active = session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        session.domains = {domain.UUIDString(): domain for domain in active}
+
+    def _decode(
+        self,
+        answer: Answer,
+        bits: int,
+        records: list[tuple[libvirt.virDomain, dict[str, Value]]],
+    ) -> None:
+        for handle, record in records:
+            uuid = handle.UUIDString()
+            answer.seen.add(uuid)
+            domain = self._inventory.see(uuid, handle.name(), handle.ID())
+            if domain is None:
+                continue
+            answer.domains[uuid] = domain
+            try:
+                answer.readings.extend(self._decoder.readings(domain, record))
+            except ValueError as error:  # one record costs itself alone
+                answer.undecodable[uuid] = str(error)
+            if stepped_over(record, bits):
+                answer.partial[uuid] = _control(handle)
+
+
+def _control(handle: libvirt.virDomain) -> Control | None:
+    """Ask what occupies the monitor: answered at once, by libvirtd's own workers for such calls."""
+    try:
+        state, details, milliseconds = handle.controlInfo()
+    except libvirt.libvirtError:  # the domain has ended, or the driver does not know
+        return None
+    return state, details, milliseconds
+
+
+def stepped_over(record: Mapping[str, Value], bits: int) -> bool:
+    """
+    Tell whether NOWAIT stepped over a domain whose monitor was busy.
+
+    Libvirt says so by leaving out what the monitor would have told: the resident size of a domain
+    with a balloon record, the counters of a disk that it names.
+    """
+    if bits & BALLOON and "balloon.current" in record:
+        return "balloon.rss" not in record
+    return bool(
+        bits & BLOCK and "block.0.backingIndex" in record and "block.0.rd.reqs" not in record
+    )

@@ -1,0 +1,131 @@
+"""
+What is known of the guests' monitors: who answers, who does not, and whom to ask while calls hang.
+
+A guest that hangs is found only by asking it, and each one found holds a call. The last call that
+may hang is therefore kept for guests that are known good: they have answered since the poll in
+which the first of those calls was made. The others are left out until a call returns, or until a
+pause is over; then they are tried, and pauses grow with each trial that hangs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.collect.bulk.call import Answer
+from virtstatd.collect.bulk.control import Verdicts, occupied
+from virtstatd.hypervisor.lanes import STUCK_MAX, UNPROVEN_STUCK_MAX
+from virtstatd.model import Reading
+
+
+SMALL_LIST: Final = 10
+"""Domains asked for in one call when it is the last that may hang."""
+
+LITTLE: Final = 0.02
+"""With a smaller share of the domains known good there is little to lose by trying the others."""
+
+TRIAL_SECONDS: Final = (300.0, 3600.0)
+"""First and longest pause before guests that are not known good are tried on the last call."""
+
+Part = tuple[list[str], bool]
+"""Domains to ask for in one call, and whether it may be the last one that hangs."""
+
+
+class Monitors:
+    """Remember who answered when, name who does not, and plan whom to ask while calls hang."""
+
+    def __init__(
+        self, verdicts: Verdicts, log: FilteringBoundLogger, clock: Callable[[], float]
+    ) -> None:
+        self.unresponsive: dict[str, str] = {}
+        """Who does not answer, and why."""
+        self._verdicts = verdicts
+        self._log = log
+        self._clock = clock
+        self._suspects: set[str] = set()
+        self._answered: dict[str, float] = {}
+        self._running = 0
+        self._since = math.inf
+        self._pause = TRIAL_SECONDS[0]
+        self._trial_at = math.inf
+
+    def keep(self, uuids: Iterable[str]) -> None:
+        """Forget all others: these are the domains that run."""
+        running = set(uuids)
+        for known in (self.unresponsive, self._answered):
+            for uuid in known.keys() - running:
+                del known[uuid]
+        self._suspects &= running
+        self._running = len(running)
+
+    def in_order(self, uuids: Iterable[str]) -> list[str]:
+        """Return who answered last first: who may hang a call stands behind those who do not."""
+        return sorted(uuids, key=lambda uuid: (-self._answered.get(uuid, -math.inf), uuid))
+
+    def hung(self, uuids: Iterable[str], stuck: int, begun: float) -> None:
+        """Take note of a call that hangs, the latest of `stuck`, made in a poll begun then."""
+        self._suspects.update(uuids)
+        if stuck <= 1 or self._since == math.inf:
+            self._since = begun
+            self._pause = TRIAL_SECONDS[0]
+        elif stuck == STUCK_MAX:
+            self._pause = min(2 * self._pause, TRIAL_SECONDS[1])
+        self._trial_at = self._clock() + self._pause
+
+    def suspects(self, uuids: Iterable[str]) -> list[str]:
+        """Return who of these may be what a call hangs for."""
+        return [uuid for uuid in uuids if uuid in self._suspects or uuid in self.unresponsive]
+
+    def plan(
+        self, uuids: Sequence[str], stuck: int, slice_domains: int
+    ) -> tuple[list[Part], list[str]]:
+        """
+        Return whom to ask in which lists while `stuck` calls hang, and whom only as a trial.
+
+        Those known good come first: they are to lose nothing by what happens to the others.
+        """
+        good: list[str] = []
+        others: list[str] = []
+        for uuid in uuids:
+            proven = self._answered.get(uuid, -math.inf) >= self._since
+            (good if proven else others).append(uuid)
+        if stuck >= UNPROVEN_STUCK_MAX:
+            return [(part, True) for part in parts(good, SMALL_LIST)], others
+        return [
+            *((part, True) for part in parts(good, slice_domains)),
+            *((part, False) for part in parts(others, slice_domains)),
+        ], []
+
+    def may_try(self) -> bool:
+        """Tell whether those not known good may now have the last call that may hang."""
+        good = sum(at >= self._since for at in self._answered.values())
+        return good <= LITTLE * self._running or self._clock() >= self._trial_at
+
+    def judge(self, answer: Answer, begun: float) -> list[Reading]:
+        """Say of each domain in an answer whether its monitor answers; log the transitions."""
+        self._suspects -= answer.seen
+        # one that was stepped over is held by the call that hangs: it cannot hold another
+        self._answered.update(dict.fromkeys(answer.seen, begun))
+        verdicts = []
+        for uuid, domain in answer.domains.items():
+            reason = answer.stalled.get(uuid, "")
+            control = answer.partial.get(uuid)
+            if control and occupied(control):
+                reason = f"its monitor has not answered for {control[2] / 1000:.0f} s"
+            if reason and uuid not in self.unresponsive:
+                self._log.warning("domain.unresponsive", domain=domain.name, reason=reason)
+                self.unresponsive[uuid] = reason
+            elif not reason and uuid not in answer.partial and uuid in self.unresponsive:
+                self._log.info("domain.responsive", domain=domain.name)
+                del self.unresponsive[uuid]
+            responsive = uuid not in self.unresponsive
+            verdicts.append(self._verdicts.reading(domain, control, responsive=responsive))
+        return verdicts
+
+
+def parts(uuids: Sequence[str], size: int) -> list[list[str]]:
+    """Cut a list into parts of a size."""
+    return [list(uuids[at : at + size]) for at in range(0, len(uuids), max(1, size))]

@@ -1,0 +1,91 @@
+"""A tier: groups of statistics that are due together, and what became of their polls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from virtstatd.collect.bulk.call import MONITOR
+from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
+from virtstatd.hypervisor.faults import Gone, Oversize
+from virtstatd.runtime.ticker import Ticker
+
+
+CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the call duration histogram, in seconds."""
+
+LIFETIME_INTERVALS = 2.0
+"""How long a reading is shown as current."""
+
+OUTCOME: dict[type[VirtstatdError], str] = {
+    Overdue: "overdue",
+    Refused: "refused",
+    Gone: "refused",
+    Oversize: "oversize",
+    Disconnected: "disconnected",
+}
+OUTCOMES = ("ok", "overdue", "refused", "oversize", "disconnected", "withheld")
+
+
+@dataclass(slots=True)
+class Tier:
+    """
+    Groups that are due together, and what became of their polls.
+
+    `partial` and `missing` are of the last poll that ended, `stepped_over` and `unanswered` what
+    the one under way has found so far. A tier is `busy` while its poll is under way, and `pausing`
+    where that waits for its next turn; `asked` counts polls by how much of them has been asked, and
+    `good_at` is when the last one began whose every call was answered.
+    """
+
+    name: str
+    bits: int
+    groups: frozenset[str]
+    ticker: Ticker
+    busy: bool = False
+    pausing: bool = False
+    asked: float = 0.0
+    good_at: float | None = None
+    partial: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    stepped_over: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    durations: list[int] = field(default_factory=lambda: [0] * (len(CALL_BUCKETS) + 1))
+    seconds: float = 0.0
+
+    @property
+    def monitor(self) -> bool:
+        """Whether a poll asks the guests' monitors, and so may hang."""
+        return bool(self.bits & MONITOR)
+
+    @property
+    def asking(self) -> bool:
+        """Whether anybody is asked right now."""
+        return self.busy and not self.pausing
+
+    def end(self) -> None:
+        """End a poll: what it found is what is shown until the next one ends."""
+        self.partial, self.stepped_over = self.stepped_over, set()
+        self.missing, self.unanswered = self.unanswered, set()
+        self.busy = False
+
+    def observe(self, seconds: float) -> None:
+        """Count a finished call in the histogram of durations."""
+        at = next((i for i, bound in enumerate(CALL_BUCKETS) if seconds <= bound), -1)
+        self.durations[at] += 1
+        self.seconds += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll under way: the tiers that travel together, and when it began."""
+
+    tiers: Sequence[Tier]
+    begun: float
+    monitor: bool
+
+    @property
+    def seconds(self) -> float:
+        """The shortest interval in force, after which the first of the tiers is due again."""
+        return min(tier.ticker.seconds for tier in self.tiers)

@@ -1,0 +1,276 @@
+"""
+CPU time of every guest on each CPU of its host, which libvirt tells one guest at a time.
+
+libvirt-python asks for 128 CPUs in a call, after two calls for the sizes. None of them takes the
+guest's job or asks its monitor: libvirt reads cgroups (qemu_driver.c). Where the host's cgroups do
+not count CPU time by CPU, as those of version 2, libvirt refuses: that is said once, and not asked
+again before it is connected anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import libvirt
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.catalog import Catalog
+from virtstatd.collect.bulk.tier import LIFETIME_INTERVALS, OUTCOME, Tier
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes, Session
+from virtstatd.model import Batch, Domain, Reading, Shape
+from virtstatd.runtime.ticker import ticks
+
+
+SOURCE: Final = "cpu_stats"
+GROUPS: Final = frozenset({"cpu_stats", "cpu"})
+
+TURN_SECONDS: Final = 0.25
+"""How long guests are asked in one turn on a lane; others wait for it that long at most."""
+
+UNSUPPORTED: Final = frozenset(
+    {
+        libvirt.VIR_ERR_NO_SUPPORT,
+        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    }
+)
+UNMOUNTED: Final = "CPUACCT controller is not mounted"
+
+TOTALS: Final = {"cpu_time": "time", "user_time": "user", "system_time": "system"}
+"""Libvirt's names, and those of the same numbers in the bulk call."""
+
+Times = Sequence[Mapping[str, int]]
+Online = Sequence[bool]
+
+
+@dataclass(slots=True)
+class Told:
+    """
+    What one turn brings, filled while it goes on, so that what precedes a call that hangs is there.
+
+    `taken_at` is Unix time in nanoseconds before it; `silent` are those of `asked` that told
+    nothing; `refused` is libvirt's reason where this host does not count by CPU.
+    """
+
+    taken_at: int = 0
+    readings: list[Reading] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    refused: str = ""
+
+
+class CpuStats:
+    """Ask for the CPU time of domains, one after another, and decode it; runs on a lane."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        catalog: Catalog,
+        *,
+        totals: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inventory = inventory
+        self._catalog = catalog
+        self._clock = clock
+        self._shape = lru_cache(64)(self._compiled)
+        self._sums = lru_cache(8)(self._compiled_sums)
+        self._overheads: dict[Domain, dict[int, int]] = {}
+        self.totals = totals
+        """Whether to ask for the sums too, for the bulk call does not."""
+
+    def some(self, session: Session, uuids: Sequence[str], told: Told, *, per_cpu: bool) -> None:
+        """Ask for as many of these domains as a turn is long; one that fails costs itself alone."""
+        told.taken_at = time.time_ns()
+        until = self._clock() + TURN_SECONDS
+        online = _online(session) if per_cpu else ()
+        for uuid in uuids:
+            domain = self._inventory.get(uuid)
+            told.asked.append(uuid)
+            if domain is not None:
+                try:
+                    self._ask(session, domain, told, () if told.refused else online)
+                except libvirt.libvirtError:
+                    if not session.connection.isAlive():
+                        raise
+                    told.silent.add(uuid)
+            if self._clock() >= until or (told.refused and not self.totals):
+                return
+
+    def forget(self) -> None:
+        """Drop what is kept of domains that have ended."""
+        running = {domain for domain, _ in self._inventory.domains()}
+        for domain in list(self._overheads):  # a turn that hung may end in mid-loop
+            if domain not in running:
+                del self._overheads[domain]
+
+    def _ask(self, session: Session, domain: Domain, told: Told, online: Online) -> None:
+        handle = session.domain(domain.uuid)
+        readings = []
+        if online:
+            try:
+                readings.append(self._times(domain, handle.getCPUStats(False), online))
+            except LookupError as error:  # how the binding fails at a host without some CPU
+                told.refused = f"libvirt-python: {error}"
+            except libvirt.libvirtError as error:
+                message = error.get_error_message() or ""
+                if error.get_error_code() not in UNSUPPORTED and UNMOUNTED not in message:
+                    raise
+                told.refused = message
+        if self.totals:
+            (sums,) = handle.getCPUStats(True)
+            told_of = tuple([name for name in TOTALS if name in sums])
+            values = tuple([sums[name] for name in told_of])
+            readings.append(Reading(domain, self._sums(told_of), values))
+        if self._inventory.get(domain.uuid) is domain:  # or these may be another run's numbers
+            told.readings += readings
+
+    def _times(self, domain: Domain, times: Times, online: Online) -> Reading:
+        """Decode what libvirt says of each CPU; it says 0 of one that is switched off."""
+        cpus = tuple([cpu for cpu, on in enumerate(online[: len(times)]) if on])
+        used = [times[cpu]["cpu_time"] for cpu in cpus]
+        ran = [times[cpu]["vcpu_time"] for cpu in cpus if "vcpu_time" in times[cpu]]
+        if len(ran) < len(used):
+            return Reading(domain, self._shape(cpus, ("cpu_time",)), tuple(used))
+        # libvirt reads the vCPUs' later than the whole: the difference may be too small, never less
+        highest = self._overheads.setdefault(domain, {})
+        for cpu, whole, part in zip(cpus, used, ran, strict=True):
+            highest[cpu] = max(highest.get(cpu, 0), whole - part)
+        shape = self._shape(cpus, ("cpu_time", "vcpu_time", "overhead"))
+        return Reading(domain, shape, (*used, *ran, *(highest[cpu] for cpu in cpus)))
+
+    def _compiled(self, cpus: tuple[int, ...], keys: tuple[str, ...]) -> Shape:
+        labels = [{"cpu": str(cpu)} for cpu in cpus]
+        return self._catalog.shape("cpu_stats", [(key, each) for key in keys for each in labels])
+
+    def _compiled_sums(self, names: tuple[str, ...]) -> Shape:
+        return self._catalog.shape("cpu", [(TOTALS[name], ()) for name in names])
+
+
+def _online(session: Session) -> Online:
+    """Return for each CPU of the host whether it is switched on."""
+    _, online, _ = session.connection.getCPUMap()
+    return tuple(online)
+
+
+class CpuStatsReader:
+    """
+    Read the CPU statistics of all domains at every tick, a turn at a time.
+
+    A turn is taken when no poll waits for a lane, and counts among the calls that may hang: should
+    one of ours do so, the last of them is left to the polls. `supported` is None until libvirt has
+    told time per CPU, or has refused to.
+    """
+
+    def __init__(
+        self,
+        source: CpuStats,
+        inventory: Inventory,
+        lanes: Lanes,
+        tier: Tier,
+        emit: Callable[[Batch], None],
+        log: FilteringBoundLogger,
+        *,
+        slice_domains: int,
+        deadline_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tier = tier
+        self.supported: bool | None = None
+        self.nudge = asyncio.Event()
+        self._source = source
+        self._inventory = inventory
+        self._lanes = lanes
+        self._emit = emit
+        self._log = log
+        self._slice = slice_domains
+        self._deadline = deadline_seconds
+        self._clock = clock
+        self._suspects: set[str] = set()
+        self._said = ""
+
+    async def run(self, stop: asyncio.Event, connected: Callable[[], bool]) -> None:
+        """Read until `stop`."""
+        async for _ in ticks([self.tier.ticker], stop, self.nudge, self._clock):
+            if not connected():
+                self.tier.ticker.skip()
+                continue
+            self.tier.busy = True
+            try:
+                await self.read_all(stop)
+            finally:
+                self.tier.busy = False
+                self.tier.asked += 1
+
+    def reconnected(self) -> None:
+        """Ask anew, since another libvirt may have come."""
+        self.supported = None
+        self.nudge.set()
+
+    async def read_all(self, stop: asyncio.Event) -> None:
+        """Ask for every domain once, a batch for each turn."""
+        begun = self._clock()
+        if not self._lanes.stuck:
+            self._suspects.clear()
+        uuids = self._inventory.uuids()
+        missing = self._suspects.intersection(uuids)
+        pending = [uuid for uuid in uuids if uuid not in missing]
+        self._source.forget()
+        while pending and self._asks and not stop.is_set():
+            told = await self._turn(pending[: self._slice])
+            if not told.asked:
+                missing.update(pending)
+                break
+            pending = pending[len(told.asked) :]
+            missing |= told.silent
+            self._judge(told)
+            if told.readings:
+                lifetime_seconds = LIFETIME_INTERVALS * self.tier.ticker.seconds
+                readings = tuple(told.readings)
+                self._emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
+        self.tier.missing = missing
+        if not missing and self._asks:
+            self.tier.good_at = begun
+
+    @property
+    def _asks(self) -> bool:
+        return self._source.totals or self.supported is not False
+
+    async def _turn(self, uuids: list[str]) -> Told:
+        """Ask on a lane; where the call fails, what was told before is kept."""
+        told = Told()
+
+        def turn(session: Session) -> float:
+            started = time.monotonic()
+            self._source.some(session, uuids, told, per_cpu=self.supported is not False)
+            return time.monotonic() - started
+
+        try:
+            seconds = await self._lanes.run(turn, self._deadline, monitor=True, patient=True)
+        except (Crowded, Overdue, Refused, Disconnected) as error:
+            self.tier.outcomes[OUTCOME.get(type(error), "withheld")] += 1
+            told.silent.update(told.asked[-1:])
+            if isinstance(error, Overdue):
+                self._suspects.update(told.asked[-1:])
+        else:
+            self.tier.outcomes["ok"] += 1
+            self.tier.observe(seconds)
+        return told
+
+    def _judge(self, told: Told) -> None:
+        """Take note of whether libvirt tells time per CPU; log where it does not, once."""
+        if told.refused:
+            self.supported = False
+            if told.refused != self._said:
+                self._said = told.refused
+                self._log.warning("cpu_stats.refused", reason=told.refused)
+        elif self.supported is None and any(r.shape.group == SOURCE for r in told.readings):
+            self.supported = True

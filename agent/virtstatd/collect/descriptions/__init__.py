@@ -1,0 +1,1 @@
+"""Descriptions of domains: what their XML and their limits say."""

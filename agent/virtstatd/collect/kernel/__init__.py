@@ -1,0 +1,1 @@
+"""Numbers of the host and its local guests that the kernel has."""

@@ -1,0 +1,288 @@
+"""One guest's readings of a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from virtstatd.collect.kernel.cgroup import Cgroup, Hierarchies
+from virtstatd.collect.kernel.controllers import THROTTLING, USAGE, Fact
+from virtstatd.collect.kernel.links import Link, counters, links_of
+from virtstatd.collect.kernel.partitions import Totals
+from virtstatd.collect.kernel.processes import Process
+from virtstatd.collect.kernel.shapes import Shapes
+from virtstatd.collect.kernel.storms import Shares
+from virtstatd.collect.kernel.threads import EMULATOR, Role, Threads, Times
+from virtstatd.model import Domain, Number, Reading, Shape
+from virtstatd.runtime.kernel_files import Descriptors, File
+
+
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+# fields of /proc/PID/stat behind the name, as proc(5) lists them
+_STATE, _MINOR, _MAJOR, _THREADS, _RESIDENT = 0, 7, 9, 17, 21
+
+OVERHEAD: Final[Fact] = ("local", "overhead", ())
+_RISING: Final = (OVERHEAD, *THROTTLING)
+
+LOST_LOOKS: Final = 10
+"""After how many looks an interface is missing, and not just being plugged."""
+
+PLACE_NANOSECONDS: Final = 60_000_000_000
+"""How often a guest's cgroup is looked for anew: limits come and go."""
+
+_NO_STATISTICS = "the kernel keeps no scheduler statistics"
+
+
+Made = tuple[tuple[object, ...], Reading]
+"""What a reading was made of, and the reading: it is made anew when something of it changes."""
+
+
+class Ended(Exception):  # noqa: N818 - a state, not a fault
+    """The guest's process has ended."""
+
+
+class Unseen(Exception):  # noqa: N818 - a state, not a fault
+    """The kernel does not show this process' times; the message says why."""
+
+
+class Guest:
+    """
+    A guest's process, kept open, and what its seconds were like.
+
+    `turn` is the look, of those between two of its cgroup, at which that is read.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        turn: int,
+        shapes: Shapes,
+        descriptors: Descriptors,
+        peak_seconds: float,
+    ) -> None:
+        self.process = process
+        self.turn = turn
+        self._shapes = shapes
+        self._descriptors = descriptors
+        self._threads = Threads(process, descriptors)
+        self._stat = File(process.folder, "stat", descriptors)
+        self._text = b""
+        self._count = -1
+        self._memory = 0, 0, 0
+        self._vcpus = 0
+        self._known_times: Times | None = None
+        self._vcpu_times: Times = [], []
+        self._times_made: Made | None = None
+        self._shape: Shape | None = None
+        self._described: Sequence[Reading] = ()
+        self._links: tuple[Link, ...] = ()
+        self._present: tuple[Link, ...] = ()
+        self._incomplete = 0
+        self._links_shape: Shape | None = None
+        self._links_made: Made | None = None
+        self._roles: tuple[Role, ...] = ()
+        self._before: tuple[int, list[int], list[int]] | None = None
+        self._ended = 0
+        self.folders: dict[str, Path] = {}
+        self.totals: Totals = (1, 0, 0, 0, 0, 0)
+        self._cgroup: Cgroup | None = None
+        self._placed_at = 0
+        self._facts: tuple[Fact, ...] = ()
+        self._facts_shape: Shape | None = None
+        self._facts_made: Made | None = None
+        self._order: tuple[int, ...] = ()
+        self._highest: dict[Fact, Number] = {}
+        self._steal = Shares(peak_seconds)
+        self._saturation = Shares(peak_seconds)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._threads.close()
+        self._stat.close()
+        if self._cgroup:
+            self._cgroup.close()
+
+    def read(self, domain: Domain, now: int) -> Reading:
+        """
+        Return the times of the threads and the memory of the process, as they are now.
+
+        `now` is monotonic, in nanoseconds. Raises `Ended` or `Unseen`.
+        """
+        try:
+            text = self._stat.read()
+            if text != self._text:
+                self._see(text)
+            times = self._times()
+        except PermissionError as error:
+            raise Unseen(error.strerror) from None
+        except (OSError, IndexError):
+            raise Ended from None
+        self._text = text
+        if times is not self._known_times:
+            self._known_times = times
+            self._vcpu_times = times[0][: self._vcpus], times[1][: self._vcpus]
+        self._observe(now, *self._vcpu_times)
+        of = domain, self._shape, times, text
+        if self._times_made is None or self._times_made[0] != of:
+            self._times_made = of, self._of_times(domain, *times)
+        return self._times_made[1]
+
+    def _see(self, text: bytes) -> None:
+        """Take the process' memory from its `stat`, and notice threads that come and go."""
+        stat = text.rpartition(b")")[2].split(None, _RESIDENT + 1)
+        if stat[_STATE] in (b"Z", b"X"):
+            raise Ended
+        if int(stat[_THREADS]) != self._count:
+            self._look(int(stat[_THREADS]))
+        self._memory = int(stat[_RESIDENT]) * PAGE_BYTES, int(stat[_MINOR]), int(stat[_MAJOR])
+
+    def _of_times(self, domain: Domain, run: list[int], delay: list[int]) -> Reading:
+        vcpus = self._vcpus
+        ran, waited = self._vcpu_times
+        self.totals = (1, vcpus, self.totals[2], sum(ran), sum(waited), self._memory[0])
+        assert self._shape  # noqa: S101 - made with the first look at the threads
+        return Reading(
+            domain,
+            self._shape,
+            (
+                *ran,
+                *waited,
+                *waited,  # libvirt's "wait" is the same span by another of the kernel's files
+                *run[vcpus:-1],
+                *delay[vcpus:-1],
+                run[-1],
+                delay[-1],
+                *self._memory,
+            ),
+        )
+
+    def links(
+        self, domain: Domain, described: Sequence[Reading], rows: Mapping[bytes, bytes]
+    ) -> Reading | None:
+        """Return the counters of the interfaces that are among the rows of the kernel's table."""
+        if described is not self._described:
+            self._described, self._links = described, links_of(described)
+        present = tuple([link for link in self._links if link[0] in rows])
+        self._incomplete = 0 if len(present) == len(self._links) else self._incomplete + 1
+        if not present:
+            return None
+        if present != self._present or self._links_shape is None:
+            self._links_shape = self._shapes.links([name.decode() for name, _ in present])
+            self._present = present
+        of = domain, self._links_shape, [rows[name] for name, _ in present]
+        if self._links_made is None or self._links_made[0] != of:
+            numbers = [counters(rows[name], shared=shared) for name, shared in present]
+            values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
+            self._links_made = of, Reading(domain, self._links_shape, values)
+        return self._links_made[1]
+
+    def lost_link(self, rows: Mapping[bytes, bytes]) -> str | None:
+        """Return an interface that has been missing for longer than unplugging one takes."""
+        if self._incomplete < LOST_LOOKS:
+            return None
+        return next((name.decode() for name, _ in self._links if name not in rows), None)
+
+    def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
+        """
+        Return what the guest's cgroup counts, after `read`; None where it has none.
+
+        Raises `Unseen` where there should be one.
+        """
+        try:
+            if self._cgroup is None or now - self._placed_at >= PLACE_NANOSECONDS:
+                self._place(domain, hierarchies, now)
+            rows = self._cgroup.read() if self._cgroup else {}
+        except (OSError, LookupError, ValueError) as error:
+            self._placed_at = -PLACE_NANOSECONDS
+            raise Unseen(str(error) or type(error).__name__) from None
+        if not rows:
+            return None
+        of = domain, rows, self._before and self._before[1]
+        if self._facts_made is None or self._facts_made[0] != of:
+            self._facts_made = of, self._of_facts(domain, dict(rows))
+        return self._facts_made[1]
+
+    def _of_facts(self, domain: Domain, rows: dict[Fact, Number]) -> Reading:
+        if USAGE in rows:
+            self.totals = (*self.totals[:2], int(rows[USAGE]), *self.totals[3:])
+            if self._before is not None:
+                rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
+        for fact in _RISING:
+            if fact in rows:
+                # the files are read one after another: what comes out lower is the same as before
+                rows[fact] = self._highest[fact] = max(rows[fact], self._highest.get(fact, 0))
+        facts = tuple(rows)
+        if facts != self._facts or self._facts_shape is None:
+            self._facts = facts
+            self._order, self._facts_shape = self._shapes.facts(facts, "local_cgroup")
+        values = tuple(rows.values())
+        return Reading(domain, self._facts_shape, tuple([values[at] for at in self._order]))
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """What the guest's cgroup does not count here."""
+        return self._cgroup.missing if self._cgroup else frozenset()
+
+    def storms(self, domain: Domain) -> Reading:
+        """Return the histograms and the peaks of the guest's seconds."""
+        return Reading(
+            domain,
+            self._shapes.storms(),
+            (
+                *self._steal.histogram(),
+                *self._saturation.histogram(),
+                self._steal.peak(),
+                self._saturation.peak(),
+            ),
+        )
+
+    def _place(self, domain: Domain, hierarchies: Hierarchies, now: int) -> None:
+        self._placed_at = now
+        text = self.process.folder.read("cgroup").decode(errors="replace")
+        if self._cgroup:
+            self._cgroup.close()
+        self.folders = hierarchies.folders(text, domain.id)
+        self._cgroup = Cgroup(self.folders, self._descriptors)
+
+    def _look(self, count: int) -> None:
+        if self._threads.look():
+            self._end_vcpus()
+            self._before = None  # threads came or went: the next second counts again
+        self._count = count
+        roles = self._threads.roles
+        if not roles or roles[-1] != EMULATOR:
+            raise Unseen(_NO_STATISTICS)
+        if roles != self._roles or self._shape is None:
+            self._roles = roles
+            self._vcpus = sum(kind == "vcpu" for kind, _ in roles)
+            self._shape = self._shapes.times(roles)
+
+    def _end_vcpus(self) -> None:
+        """Remember how long those vCPUs ran that are gone: their cgroup still counts it."""
+        if self._before is not None:
+            former = [role for role in self._roles if role[0] == "vcpu"]
+            left = set(self._threads.roles)
+            times = zip(former, self._before[1], strict=True)
+            self._ended += sum(run for role, run in times if role not in left)
+
+    def _times(self) -> tuple[list[int], list[int]]:
+        try:
+            run, delay = self._threads.times()
+        except OSError:  # a vCPU or an iothread was unplugged
+            self._look(self._count)
+            run, delay = self._threads.times()
+        if not run or not run[-1]:
+            # a kernel without scheduler statistics says "0 0 0" of every thread
+            raise Unseen(_NO_STATISTICS)
+        return run, delay
+
+    def _observe(self, now: int, run: list[int], delay: list[int]) -> None:
+        if self._before is not None and run:
+            at, run_before, delay_before = self._before
+            seconds = now / 1e9
+            self._saturation.observe(run, run_before, now - at, seconds)
+            self._steal.observe(delay, delay_before, now - at, seconds)
+        self._before = now, run, delay

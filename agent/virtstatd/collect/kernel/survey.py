@@ -1,0 +1,221 @@
+"""One look at every guest of the host: finds them, reads them, and says what cannot be seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+from virtstatd.collect.kernel.cgroup import Hierarchies
+from virtstatd.collect.kernel.guest import Ended, Guest, Unseen
+from virtstatd.collect.kernel.links import table
+from virtstatd.collect.kernel.node import Node
+from virtstatd.collect.kernel.partitions import Partition, Partitions, fill, partition_of, rows_of
+from virtstatd.collect.kernel.processes import Finder, Process
+from virtstatd.collect.kernel.shapes import Shapes
+from virtstatd.model import Domain, Reading
+from virtstatd.runtime.kernel_files import Descriptors, Folder
+
+
+SUMMARY_NANOSECONDS = 5_000_000_000
+"""How often histograms and peaks are given: they are made for those who come rarely."""
+
+_UNCOUNTED = {"cgroups": "no cgroup of the guests' own is visible"}
+
+UNSEEN_LOOKS = 5
+"""After how many looks the guests are hidden, and not just starting or ending."""
+
+Running = Callable[[], Sequence[tuple[Domain, Sequence[Reading]]]]
+"""The running domains and what their descriptions say."""
+
+
+Seen = tuple[Guest, Domain, Sequence[Reading]]
+
+
+@dataclass(slots=True)
+class Second:
+    """
+    What one look brought; `taken_at` is Unix time in nanoseconds before it.
+
+    `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
+    cannot be seen.
+    """
+
+    taken_at: int
+    readings: list[Reading] = field(default_factory=list)
+    cgroups: list[Reading] = field(default_factory=list)
+    summaries: list[Reading] = field(default_factory=list)
+    blind: dict[str, str] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+
+
+class Survey:
+    """
+    Reads all guests one after another; made for a thread of its own, since procfs can stall.
+
+    A guest's cgroup has more files than all else together, and most of them are counters: they are
+    read at every `cgroup_looks`th look, another part of the guests at each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        running: Running,
+        shapes: Shapes,
+        descriptors: Descriptors,
+        peak_seconds: float,
+        cgroup_looks: int = 1,
+        proc: Path = Path("/proc"),
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        devices: Path = Path("/sys"),
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._hierarchies = Hierarchies(cgroups)
+        self._node = Node(proc, devices)
+        self._partitions = Partitions()
+        self._seen: list[Seen] = []
+        self._clock = clock
+        self._directory = directory
+        self._finder = Finder(directory, proc)
+        self._unseen = 0
+        self._running = running
+        self._shapes = shapes
+        self._descriptors = descriptors
+        self._peak_seconds = peak_seconds
+        self._cgroup_looks = cgroup_looks
+        self._looks = 0
+        self._turns = cycle(range(cgroup_looks))
+        self._guests: dict[int, Guest] = {}
+        self._summed_at = -SUMMARY_NANOSECONDS
+
+    def look(self, *, whole: bool = False) -> Second:
+        """Read everything once; with `whole` every guest's cgroup as well."""
+        began = time.thread_time()
+        second = Second(time.time_ns())
+        running = {domain.uuid: (domain, described) for domain, described in self._running()}
+        self._find(second, expected=bool(running))
+        self._looks += 1
+        now = self._clock()
+        summing = now - self._summed_at >= SUMMARY_NANOSECONDS
+        if summing:
+            self._summed_at = now
+        read: list[Seen] = []
+        for process in list(self._finder.found.values()):
+            domain, described = running.get(process.uuid, (None, ()))
+            if domain is None or process.number not in (None, domain.id):
+                continue
+            if guest := self._read(process, domain, second, whole=whole):
+                read.append((guest, domain, described))
+                if summing:
+                    second.summaries.append(guest.storms(domain))
+        self._seen = read
+        self._forget()
+        self._read_links(read, second)
+        if summing:
+            self._read_node(second)
+            self._read_partitions(second)
+        second.cpu_seconds = time.thread_time() - began
+        return second
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for guest in self._guests.values():
+            guest.close()
+        self._guests.clear()
+        self._seen = []
+        self._finder.close()
+
+    def _find(self, second: Second, *, expected: bool) -> None:
+        """Find the processes; where libvirt says that there are some, tell when none is seen."""
+        try:
+            self._finder.look()
+        except OSError as error:
+            if expected:  # before libvirt's first answer there is nothing to be seen
+                second.blind["pid files"] = str(error)
+        self._unseen = self._unseen + 1 if expected and not self._finder.found else 0
+        if self._unseen >= UNSEEN_LOOKS and not second.blind:
+            if self._finder.strays:
+                second.blind["processes"] = "none of the guests' is in the /proc that the agent has"
+            else:
+                second.blind["pid files"] = f"there are none in {self._directory}"
+
+    def _read(
+        self, process: Process, domain: Domain, second: Second, *, whole: bool
+    ) -> Guest | None:
+        guest = self._guests.get(process.pid)
+        try:
+            if guest is None or guest.process is not process:
+                guest = Guest(
+                    process, next(self._turns), self._shapes, self._descriptors, self._peak_seconds
+                )
+                whole = True
+                self._guests[process.pid] = guest
+            second.readings.append(guest.read(domain, self._clock()))
+        except Unseen as error:
+            second.blind["run times"] = str(error)
+            return None
+        except (Ended, OSError):
+            self._finder.lose(process)
+            return None
+        if whole or guest.turn == self._looks % self._cgroup_looks:
+            self._read_cgroup(guest, domain, second)
+        return guest
+
+    def _read_cgroup(self, guest: Guest, domain: Domain, second: Second) -> None:
+        try:
+            if reading := guest.cgroup(domain, self._hierarchies, self._clock()):
+                second.cgroups.append(reading)
+        except Unseen as error:
+            second.blind["cgroups"] = str(error)
+        for what in guest.missing:
+            second.blind[what] = _UNCOUNTED.get(what, "the guests' cgroups do not count it")
+
+    def _read_node(self, second: Second) -> None:
+        rows, blind = self._node.read()
+        second.blind |= blind
+        order, shape = self._shapes.facts(tuple(fact for fact, _ in rows), "node")
+        second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
+
+    def partitions(self) -> dict[str, Partition]:
+        """Return the partitions of the guests that the last look saw, as they are now."""
+        tree = self._partitions.tree(
+            {
+                guest.process.pid: (partition_of(described), guest.folders, guest.totals)
+                for guest, _, described in self._seen
+            }
+        )
+        for partition in tree.values():
+            fill(partition)
+        return tree
+
+    def _read_partitions(self, second: Second) -> None:
+        rows = [row for partition in self.partitions().values() for row in rows_of(partition)]
+        if rows:
+            order, shape = self._shapes.facts(tuple(fact for fact, _ in rows), "partition")
+            second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
+
+    def _forget(self) -> None:
+        """Let go of guests whose processes are gone."""
+        found = self._finder.found
+        for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
+            self._guests.pop(pid).close()
+
+    def _read_links(self, guests: Sequence[Seen], second: Second) -> None:
+        rows = self._rows([guest.process.folder for guest, _, _ in guests], second)
+        for guest, domain, described in guests:
+            if reading := guest.links(domain, described, rows):
+                second.readings.append(reading)
+            if rows and (lost := guest.lost_link(rows)):
+                second.blind["renamed interfaces"] = f"the host has no {lost} of {domain.name}"
+
+    @staticmethod
+    def _rows(folders: Sequence[Folder], second: Second) -> dict[bytes, bytes]:
+        """Return the kernel's table as the first guest sees it that has not ended."""
+        for folder in folders:
+            try:
+                return table(folder.read_whole("net/dev"))
+            except OSError as error:
+                second.blind["interfaces"] = str(error)
+        return {}

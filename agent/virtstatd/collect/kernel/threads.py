@@ -1,0 +1,109 @@
+"""
+What the threads of a QEMU are for, and how long each ran and waited for a CPU.
+
+`/proc/PID/task/TID/schedstat` has both in nanoseconds, whatever the kernel's tick is.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Final
+
+from virtstatd.collect.kernel.processes import Process
+from virtstatd.runtime.kernel_files import Descriptors, File, Files
+
+
+Times = tuple[list[int], list[int]]
+"""How long each thread ran, and how long each waited, in nanoseconds."""
+
+Role = tuple[str, int]
+"""What a thread does and for which vCPU or iothread; the main loop is `EMULATOR`."""
+
+EMULATOR: Role = ("emulator", 0)
+
+SIGHTS = 3
+"""After how many looks a thread's name is believed: QEMU names its threads after their start."""
+
+_NUMBERS: Final = 3
+"""In a row: time run, time waited, times run."""
+
+# as QEMU names them: "CPU 0/KVM", "CPU 0/TCG", "IO iothread1"
+_NAME = re.compile(rb"(?:(CPU) (\d{1,5})/|(IO) iothread(\d{1,5})$)")
+
+
+class Threads:
+    """The threads of one QEMU that do a guest's work, in the order of their roles."""
+
+    def __init__(self, process: Process, descriptors: Descriptors) -> None:
+        self._process = process
+        self._descriptors = descriptors
+        self._files: dict[tuple[str, Role], File] = {}
+        self._names: dict[str, Role | None] = {}
+        self._sights: dict[str, int] = {}
+        self.roles: tuple[Role, ...] = ()
+        self._read = Files(())
+        self._rows: list[bytes] = []
+        self._times: Times = [], []
+
+    def look(self) -> bool:
+        """
+        Find threads that came and forget those that went; return whether there were any.
+
+        Raises OSError when the process has ended.
+        """
+        folder = self._process.folder
+        listed = folder.names("task")
+        self._sights = {thread: self._sights.get(thread, 0) + 1 for thread in listed}
+        self._names = {thread: self._role(thread) for thread in listed}
+        wanted: dict[Role, str] = {EMULATOR: str(self._process.pid)}
+        for thread in sorted(listed, key=int):
+            if role := self._names[thread]:
+                wanted.setdefault(role, thread)
+        files: dict[tuple[str, Role], File] = {}
+        for role, thread in sorted(wanted.items(), key=_order):
+            key = thread, role
+            file = self._files.pop(key, None)
+            with suppress(FileNotFoundError, ProcessLookupError):
+                files[key] = file or File(folder, f"task/{thread}/schedstat", self._descriptors)
+        changed = bool(self._files) or len(files) != len(self._read)
+        self.close()
+        self._files = files
+        self.roles = tuple(role for _, role in files)
+        self._read = Files(tuple(files.values()))
+        self._rows = []
+        return changed
+
+    def _role(self, thread: str) -> Role | None:
+        if self._sights[thread] > SIGHTS:
+            return self._names.get(thread)
+        with suppress(OSError):
+            name = self._process.folder.read(f"task/{thread}/comm").rstrip(b"\n")
+            if match := _NAME.match(name):
+                return ("vcpu", int(match[2])) if match[1] else ("iothread", int(match[4]))
+        return None
+
+    def times(self) -> Times:
+        """
+        Return the times in the order of `roles`, the same objects as before where none changed.
+
+        Raises OSError when one of the threads has ended.
+        """
+        rows = self._read.read()
+        if rows != self._rows:
+            numbers = list(map(int, b" ".join(rows).split()))
+            if len(numbers) != _NUMBERS * len(rows):
+                raise ProcessLookupError
+            self._rows, self._times = rows, (numbers[0::_NUMBERS], numbers[1::_NUMBERS])
+        return self._times
+
+    def close(self) -> None:
+        """Let go of all."""
+        for file in self._files.values():
+            file.close()
+        self._files, self._read = {}, Files(())
+
+
+def _order(item: tuple[Role, str]) -> tuple[int, int]:
+    (kind, number), _ = item
+    return ("vcpu", "iothread", "emulator").index(kind), number

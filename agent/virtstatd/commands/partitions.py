@@ -1,0 +1,54 @@
+"""The tree of partitions, printed: what each level uses in a second, against its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd import catalog as catalogs
+from virtstatd.collect.kernel.tree import table
+from virtstatd.config.file import Config
+from virtstatd.errors import StartError
+from virtstatd.hypervisor.lanes import Session
+from virtstatd.hypervisor.loop import events_on
+from virtstatd.service.collecting import asking
+
+
+ACTIVE = 1
+"""VIR_CONNECT_LIST_DOMAINS_ACTIVE."""
+
+LOOK_SECONDS = 1.0
+"""The time between the two looks; what was used in it is shown."""
+
+
+async def shown(config: Config, log: FilteringBoundLogger) -> str:
+    """
+    Return the tree as text.
+
+    Raises `StartError` where the guests' processes are not on this host, `Disconnected` where
+    libvirt cannot be reached: who is in which partition is its to say.
+    """
+    events_on(asyncio.get_running_loop())
+    async with asking(config, catalogs.load(), lambda _: None, log) as ask:
+        if ask.local is None:
+            raise StartError("partitions are read from the kernel of the guests' own host")
+        survey = ask.local.survey
+        running = await ask.lanes.run(_running, config.hypervisor.deadline_seconds)
+        ask.inventory.restart(running)
+        await ask.reader.read_all(asyncio.Event())
+        try:
+            survey.look(whole=True)
+            before, began = survey.partitions(), time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+            survey.look(whole=True)
+            now, ended = survey.partitions(), time.monotonic()
+        finally:
+            survey.close()
+    return table(before, now.values(), ended - began)
+
+
+def _running(session: Session) -> list[tuple[str, str, int]]:
+    active = session.connection.listAllDomains(ACTIVE)
+    return [(domain.UUIDString(), domain.name(), domain.ID()) for domain in active]

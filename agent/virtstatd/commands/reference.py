@@ -1,0 +1,75 @@
+"""
+Rewrite the generated parts of a README: `python -m virtstatd.commands.reference README.md`.
+
+Each stands between `<!-- NAME: generated -->` and `<!-- end -->`; a test fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from virtstatd import catalog
+from virtstatd.config.plugins import extra, find, names
+from virtstatd.config.text import markdown_tables
+from virtstatd.pipeline.promises import PROMISES
+
+
+TEMPLATE = Path(__file__).parents[3] / "tests" / "template_sink" / "virtstatd_webhook.py"
+
+PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(text: str) -> str:
+    """Return the text with all of its generated parts as the code has them now."""
+    makers = {
+        "fields": _fields,
+        "options": markdown_tables,
+        "sinks": _sinks,
+        "promises": _promises,
+        "template": _template,
+    }
+
+    def renew(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{makers[found['name']]()}\n{found[3]}"
+
+    return PART.sub(renew, text)
+
+
+def _fields() -> str:
+    return catalog.load().table("markdown").strip() + "\n"
+
+
+def _promises() -> str:
+    of: dict[str, list[str]] = {}
+    for name in names():
+        of.setdefault(find(name).delivery, []).append(f"`{name}`")
+    of["spool"] = [f"{', '.join(of['memory'])}, each with `spool_bytes`"]
+    rows = ["| class | sinks | promise | held by |", "|---|---|---|---|"]
+    for delivery, promise in PROMISES.items():
+        tests = "<br>".join(
+            f"[{each.split('::')[1]}](tests/{each.split('::')[0]})" for each in promise.tests
+        )
+        text = promise.text[0].upper() + promise.text[1:]
+        rows.append(f"| {delivery} | {', '.join(of.get(delivery, []))} | {text}. | {tests} |")
+    return "\n".join(rows) + "\n"
+
+
+def _sinks() -> str:
+    rows = ["| type | delivery | needs | what it does |", "|---|---|---|---|"]
+    for name in names():
+        sink = find(name)
+        summary = (sink.__doc__ or "").strip().splitlines()[0]
+        needs = f"`{extra(name)}`" if extra(name) else ""
+        rows.append(f"| `{name}` | {sink.delivery} | {needs} | {summary} |")
+    return "\n".join(rows) + "\n"
+
+
+def _template() -> str:
+    return f"```python\n{TEMPLATE.read_text(encoding='utf-8')}```\n"
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")

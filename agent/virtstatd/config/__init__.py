@@ -1,0 +1,1 @@
+"""The configuration file: reading, checking and documenting it."""

@@ -1,0 +1,174 @@
+"""
+The documentation of the configuration, generated from its classes.
+
+`python -m virtstatd.config.text > config/virtstatd.toml` writes the reference file again, and
+`python -m virtstatd.config.text --markdown` prints the tables of the README.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import inspect
+
+from virtstatd.config.options import Option, options
+from virtstatd.config.plugins import find
+from virtstatd.config.tables import TABLES, OutletConfig, SinkHead
+from virtstatd.sink import Sink
+
+
+BUILT_IN: Final = (
+    "prometheus",
+    "remote_write",
+    "otlp",
+    "influx",
+    "influx_udp",
+    "graphite",
+    "statsd",
+    "textfile",
+    "jsonl",
+    "parquet",
+    "nats",
+    "kafka",
+    "mqtt",
+    "postgres",
+    "null",
+)
+
+SHARED_BY: Final = 3
+"""Types of sinks from which on an option that they have in common is described once."""
+
+_HEAD: Final = """\
+## Every option of virtstatd with its default; `virtstatd check` names every fault of this file.
+## Take the "# " away from an option to change it.
+"""
+_SINKS: Final = """\
+## Sinks: one [[sink]] table each, several of a type if wanted; without any, prometheus runs alone.
+"""
+
+
+def reference() -> str:
+    """Return the reference configuration file: every option, described, commented out."""
+    return "\n".join([_HEAD, *_plain_tables(), _SINKS, *_sink_tables()])
+
+
+def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
+    """Return the options as Markdown, one table per table of the file and per type of sink."""
+    parts: list[str] = []
+    for table, cls, own in _flat():
+        parts += [f"**`[{table}]`** {_summary(cls)}", _rows(own)]
+    classes: dict[str, type[Sink]] = {name: find(name) for name in sinks}
+    rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
+    shared = [row for row, count in rows.items() if count >= SHARED_BY]
+    parts += ["**`[[sink]]`**, every type.", _rows(_common())]
+    parts += ["**`[[sink]]`**, several types, each of which names those it has.", _table(shared)]
+    for name, cls in classes.items():
+        parts.append(f"**`type = {_toml(name)}`** {_summary(cls)} Delivery: {cls.delivery}.")
+        if special := [row for row in map(_row, options(cls)) if row not in shared]:
+            parts.append(_table(special))
+        if also := [f"`{option.name}`" for option in options(cls) if _row(option) in shared]:
+            parts.append(f"And {', '.join(also)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain_tables() -> Iterator[str]:
+    for name, cls, own in _flat():
+        lines = [f"## {_summary(cls)}", f"[{name}]"]
+        for option in own:
+            lines += _lines(option)
+        yield "\n".join(lines) + "\n"
+
+
+def _sink_tables() -> Iterator[str]:
+    for index, name in enumerate(BUILT_IN):
+        cls: type[Sink] = find(name)
+        lines = [f"## {_summary(cls)}", "# [[sink]]", f"# type = {_toml(name)}"]
+        for option in (*(_common() if index == 0 else ()), *options(cls)):
+            lines += _lines(option)
+        yield "\n".join(lines) + "\n"
+
+
+def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
+    """Yield each plain table of the file, with `[poll.pulse]` and its like on their own."""
+    for name, cls in TABLES.items():
+        own: list[Option] = []
+        inner: list[Option] = []
+        for option in options(cls):
+            (inner if isinstance(option.kind, inspect.StructType) else own).append(option)
+        if own:
+            yield name, cls, own
+        for option in inner:
+            yield f"{name}.{option.name}", type(option.default), options(type(option.default))
+
+
+def _common() -> list[Option]:
+    return [
+        option
+        for cls in (SinkHead, OutletConfig)
+        for option in options(cls)
+        if option.name != "type"
+    ]
+
+
+def _lines(option: Option) -> list[str]:
+    value = '"..."' if option.required else _toml(option.default)
+    return [f"## {_meaning(option)}", f"# {option.name} = {value}"]
+
+
+def _rows(own: Iterable[Option]) -> str:
+    return _table(map(_row, own))
+
+
+def _table(rows: Iterable[str]) -> str:
+    return "\n".join(("| Option | Default | Meaning |", "|---|---|---|", *rows))
+
+
+def _row(option: Option) -> str:
+    default = "required" if option.required else f"`{_toml(option.default)}`"
+    meaning = _meaning(option).replace("|", "\\|")
+    return f"| `{option.name}` | {default} | {meaning} |"
+
+
+def _meaning(option: Option) -> str:
+    """Return the description with its limits: `Calls that may run side by side; 1 to 3.`."""
+    kind = option.kind
+    if not isinstance(kind, inspect.IntType | inspect.FloatType):
+        return option.description
+    bounds = (
+        ("at least" if kind.le is None else "from", kind.ge),
+        ("more than", kind.gt),
+        ("at most" if kind.ge is None else "to", kind.le),
+        ("less than", kind.lt),
+    )
+    limits = " ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    return f"{option.description.rstrip('.')}; {limits}." if limits else option.description
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            pairs = (f"{_toml(key)} = {_toml(each)}" for key, each in value.items())
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        case int() | float():
+            return str(value)
+        case _:
+            return _toml(msgspec.to_builtins(value))
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown_tables() if "--markdown" in sys.argv[1:] else reference())

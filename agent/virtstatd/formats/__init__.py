@@ -1,0 +1,1 @@
+"""Readings to bytes: pure functions without files, sockets or event loops."""

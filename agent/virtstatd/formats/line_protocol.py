@@ -1,0 +1,180 @@
+r"""
+Influx line protocol: a line for each set of tags of a reading, rendered by one formatting call.
+
+```
+libvirt_block,host=n1,domain=web,target_device=vda block_stats_read_bytes=4096 1738324800123456789
+```
+
+The measurement is the group, tags are the host's, the domain's and the device's names, fields are
+named as in Prometheus without `libvirt_domain_`. Every number is a float, for ever: a database
+refuses a field that was another type before, and loses all of its point. What the database cannot
+hold, NaN and infinity, is left out. An info series is one text field for each of its labels that
+names no device: paths and addresses would be too many tags.
+
+The protocol has no way to write a line feed in a tag, nor a backslash where an escape could be
+meant. They become `␊` and a wide backslash, U+FF3C; all else arrives as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from virtstatd.formats.prometheus_text import number
+from virtstatd.formats.words import labels_of, name_of
+from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
+
+
+DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
+"""Labels that stay tags on info series."""
+
+_DOMAIN = "\0"
+_TIME = "\1"
+_MARKS = str.maketrans(dict.fromkeys((_DOMAIN, _TIME), "\N{REPLACEMENT CHARACTER}"))
+_SPECIAL = re.compile(r"([,= ])")
+_AMBIGUOUS = re.compile(r"\\+(?=[,= ]|$)")
+_QUOTED = re.compile(r'(["\\])')
+
+Tags = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """The lines of a shape with marks for the domain's tags and the time, but no numbers."""
+
+    integers: str
+    anything: str
+    exponents: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def render(self, values: tuple[Number, ...]) -> str:
+        """Return the lines with the numbers of a reading."""
+        ordered = tuple([values[index] for index in self.order])
+        if set(map(type, ordered)) <= {int}:
+            return self.integers % ordered
+        return self.anything % tuple(map(number, ordered, self.exponents))
+
+
+class LineProtocol:
+    """Encode readings, with a template for every shape that is alive, for what it last left out."""
+
+    def __init__(self, prefix: str, tags: Labels) -> None:
+        self._prefix = prefix
+        self._tags = dict(tags)
+        self._templates: WeakKeyDictionary[Shape, tuple[frozenset[int], Template]] = (
+            WeakKeyDictionary()
+        )
+
+    def item(self, reading: Reading, taken_at: int) -> tuple[int, Callable[[], bytes]]:
+        """Return what encodes a reading that was taken at a time in nanoseconds."""
+        return len(reading.values), functools.partial(self.encode, reading, taken_at)
+
+    def encode(self, reading: Reading, taken_at: int) -> bytes:
+        """Return the lines of a reading."""
+        text = self._rendered(reading).replace(_TIME, f" {taken_at}\n")
+        return text.replace(_DOMAIN, self._domain(reading)).encode()
+
+    def lines(self, reading: Reading, taken_at: int) -> list[bytes]:
+        """Return the lines of a reading one by one; a text in them may hold line feeds."""
+        domain = self._domain(reading)
+        *lines, _ = self._rendered(reading).split(_TIME)
+        return [f"{line.replace(_DOMAIN, domain)} {taken_at}\n".encode() for line in lines]
+
+    def _rendered(self, reading: Reading) -> str:
+        shape, values = reading.shape, reading.values
+        without: frozenset[int] = frozenset()
+        if float in set(map(type, values)):
+            without = frozenset(
+                [index for index, value in enumerate(values) if not math.isfinite(value)]
+            )
+        known, template = self._templates.get(shape, (without, None))
+        if template is None or known != without:
+            template = compiled(shape, self._prefix, without)
+            self._templates[shape] = without, template
+        return template.render(values)
+
+    def _domain(self, reading: Reading) -> str:
+        labels = dict(reading.domain.labels) if reading.domain else {}
+        return tags({**self._tags, **labels})
+
+
+def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -> Template:
+    """Compile the lines of a shape, leaving out the series with the indices of `without`."""
+    lines: dict[tuple[str, int], dict[str, int | str]] = {}
+    for index, series in enumerate(shape.series):
+        if index in without:
+            continue
+        name = field_name(series)
+        if series.field.kind is Kind.INFO:
+            own = {key: text for key, text in series.labels if key in DEVICES}
+            members: dict[str, int | str] = {
+                f"{name}_{_key(key)}": quoted(text)
+                for key, text in series.labels
+                if key not in DEVICES
+            } or {name: index}
+        else:
+            own = dict(labels_of(series))
+            members = {name: index}
+        place = tags(own).translate(_MARKS)
+        row = 0  # a field that is there already begins a line of its own
+        while members.keys() & lines.get((place, row), {}).keys():
+            row += 1
+        lines.setdefault((place, row), {}).update(members)
+    measurement = escaped(f"{prefix}{shape.group}").translate(_MARKS)
+    integers: list[str] = []
+    anything: list[str] = []
+    order: list[int] = []
+    exponents: list[int] = []
+    for (place, _), fields in lines.items():
+        head = f"{measurement}{_DOMAIN}{place} ".replace("%", "%%")
+        for name, value in fields.items():
+            if isinstance(value, str):
+                text = f"{head}{name}={value.translate(_MARKS).replace('%', '%%')}"
+                integers.append(text)
+                anything.append(text)
+            else:
+                exponent = _exponent(shape.series[value])
+                order.append(value)
+                exponents.append(exponent)
+                integers.append(f"{head}{name}=%s" + (f"e{exponent}" if exponent else ""))
+                anything.append(f"{head}{name}=%s")
+            head = ","
+        integers.append(_TIME)
+        anything.append(_TIME)
+    return Template("".join(integers), "".join(anything), tuple(exponents), tuple(order))
+
+
+def field_name(series: Series) -> str:
+    """Return the name of a field; neither commas nor spaces are in it."""
+    return name_of(series).removeprefix("libvirt_domain_")
+
+
+def tags(labels: dict[str, str]) -> str:
+    """Return labels as the tags of a line, each after its comma; empty ones are none."""
+    return "".join(f",{_key(name)}={escaped(text)}" for name, text in labels.items() if text)
+
+
+def escaped(text: str) -> str:
+    """Return a name or a tag's value as the protocol has it."""
+    text = (
+        text.encode("utf-8", "backslashreplace").decode().replace("\n", "\N{SYMBOL FOR LINE FEED}")
+    )
+    text = _AMBIGUOUS.sub(lambda run: "\N{FULLWIDTH REVERSE SOLIDUS}" * len(run[0]), text)
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def quoted(text: str) -> str:
+    """Return the value of a text field."""
+    return '"' + _QUOTED.sub(r"\\\1", text.encode("utf-8", "backslashreplace").decode()) + '"'
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_]", "_", name)
+
+
+def _exponent(series: Series) -> int:
+    return series.field.exponent if series.part in ("", "sum") else 0

@@ -1,0 +1,268 @@
+"""
+OTLP metrics, encoded without an object per number.
+
+What stays the same is encoded once per shape by the protocol buffers library: metrics, attributes,
+bounds of histograms. What changes has a fixed length in this protocol, so that the data points of
+a reading are one call of `struct`, and only then cut into metrics.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import truediv
+from struct import Struct, pack
+from weakref import WeakKeyDictionary
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from virtstatd import __version__
+from virtstatd.formats.prometheus_text import family
+from virtstatd.formats.protobuf import divisor, varint
+from virtstatd.model import Field, Kind, Labels, Number, Shape
+
+
+UNITS = {
+    "bytes": "By",
+    "seconds": "s",
+    "hertz": "Hz",
+    "joules": "J",
+    "watts": "W",
+    "celsius": "Cel",
+    "volts": "V",
+    "amperes": "A",
+    "percent": "%",
+}
+"""UCUM's words; all others go into braces, where UCUM has room for comments."""
+
+# tags of fields: number << 3 | wire type, as metrics.proto numbers them
+_GAUGE, _SUM, _HISTOGRAM = b"\x2a", b"\x3a", b"\x4a"
+_POINT = b"\x0a"
+_NUMBER_ATTRIBUTE, _HISTOGRAM_ATTRIBUTE = b"\x3a", b"\x4a"
+_START, _TIME, _DOUBLE = b"\x11", b"\x19", b"\x21"
+_COUNT, _TOTAL, _BUCKETS, _BOUNDS = b"\x21", b"\x29", b"\x32", b"\x3a"
+_CUMULATIVE = b"\x10" + bytes([AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE])
+_MONOTONIC = b"\x18\x01"
+_GAUGE_BYTES = 2 * 9
+_COUNTER_BYTES = 3 * 9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """What is before and after the data points of a metric."""
+
+    metric: bytes
+    tag: bytes
+    tail: bytes
+
+    def around(self, points: bytes) -> bytes:
+        """Return the metric as a member of its scope."""
+        size = len(points) + len(self.tail)
+        body = b"".join((self.metric, self.tag, varint(size), points, self.tail))
+        return b"\x12" + varint(len(body)) + body
+
+
+Points = tuple[Head, bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """One histogram of a shape: the places of its values, and what stays the same."""
+
+    head: Head
+    attributes: bytes
+    bounds: tuple[float, ...]
+    buckets: tuple[int, ...]
+    total: int | None
+    divisor: int | Fraction
+
+    def encode(self, domain: bytes, values: Sequence[Number], start: int, time: int) -> Points:
+        """Return the data point; in OTLP a bucket does not count what smaller ones hold."""
+        counts: list[int] = []
+        below = 0
+        for place in self.buckets:
+            value = values[place]
+            count = max(int(value), below) if math.isfinite(value) else below
+            counts.append(count - below)
+            below = count
+        parts = [
+            self.attributes,
+            domain,
+            pack("<cQcQcQ", _START, start, _TIME, time, _COUNT, below),
+        ]
+        if self.total is not None:
+            parts.append(pack("<cd", _TOTAL, values[self.total] / self.divisor))
+        parts += [_BUCKETS, varint(8 * len(counts)), pack(f"<{len(counts)}Q", *counts)]
+        if self.bounds:
+            bounds = pack(f"<{len(self.bounds)}d", *self.bounds)
+            parts += [_BOUNDS, varint(len(bounds)), bounds]
+        body = b"".join(parts)
+        return self.head, _POINT + varint(len(body)) + body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """The data points of a shape with holes for the domain's attributes, times and numbers."""
+
+    layout: Struct
+    arguments: tuple[bytes, ...]
+    picked: tuple[int, ...] | None
+    divisors: tuple[int | Fraction, ...]
+    counters: tuple[bool, ...]
+    cuts: tuple[tuple[Head, int, int], ...]
+    distributions: tuple[Distribution, ...]
+
+    def encode(
+        self, domain: tuple[bytes, bytes], values: Sequence[Number], start: int, time: int
+    ) -> list[Points]:
+        """Return the data points of one reading, by metric."""
+        points = [each.encode(domain[1], values, start, time) for each in self.distributions]
+        if not self.cuts:
+            return points
+        if self.picked is not None:
+            values = [values[index] for index in self.picked]
+        gauge = pack("<cQc", _TIME, time, _DOUBLE)
+        counter = pack("<cQ", _START, start) + gauge
+        arguments: list[bytes | Number] = list(self.arguments)
+        arguments[1::4] = [domain[0]] * len(self.counters)
+        arguments[2::4] = [counter if each else gauge for each in self.counters]
+        arguments[3::4] = map(truediv, values, self.divisors)
+        packed = self.layout.pack(*arguments)
+        points += [(head, packed[begin:end]) for head, begin, end in self.cuts]
+        return points
+
+
+class Encoder:
+    """Encode readings, with templates for all shapes that are alive, and put them together."""
+
+    def __init__(self, attributes: Labels) -> None:
+        self._templates: WeakKeyDictionary[Shape, dict[int, Template]] = WeakKeyDictionary()
+        self._heads: dict[Field, Head] = {}
+        resource = Resource(attributes=[_attribute(*each) for each in attributes])
+        scope = InstrumentationScope(name="virtstatd", version=__version__)
+        self._resource = _member(b"\x0a", resource.SerializeToString())
+        self._scope = _member(b"\x0a", scope.SerializeToString())
+
+    def encode(
+        self, shape: Shape, labels: Labels, values: Sequence[Number], start: int, time: int
+    ) -> list[Points]:
+        """Return the data points of a reading; times are in nanoseconds."""
+        domain = _attributes(labels)
+        templates = self._templates.get(shape)
+        if templates is None:
+            templates = self._templates[shape] = {}
+        size = len(domain[0])
+        template = templates.get(size)
+        if template is None:
+            template = templates[size] = self._compiled(shape, size)
+        return template.encode(domain, values, start, time)
+
+    def request(self, readings: Iterable[list[Points]]) -> bytes:
+        """Return the request that holds all these data points, each metric once."""
+        metrics: dict[Head, list[bytes]] = {}
+        for reading in readings:
+            for head, points in reading:
+                metrics.setdefault(head, []).append(points)
+        scope = [self._scope, *(head.around(b"".join(each)) for head, each in metrics.items())]
+        return _member(b"\x0a", self._resource + _member(b"\x12", b"".join(scope)))
+
+    def _compiled(self, shape: Shape, domain_bytes: int) -> Template:
+        arguments: list[bytes] = []
+        layout: list[str] = []
+        picked: list[int] = []
+        cuts: list[tuple[Head, int, int]] = []
+        end = 0
+        for index, series in enumerate(shape.series):
+            if series.part:
+                continue
+            counter = series.field.kind is Kind.COUNTER
+            own = b"".join(_member(_NUMBER_ATTRIBUTE, _pair(*each)) for each in series.labels)
+            rest = _COUNTER_BYTES if counter else _GAUGE_BYTES
+            point = _POINT + varint(len(own) + domain_bytes + rest) + own
+            arguments += (point, b"", b"", b"")
+            layout.append(f"{len(point)}s{domain_bytes}s{rest - 8}sd")
+            head = self._head(series.field)
+            begin, end = end, end + len(point) + domain_bytes + rest
+            if cuts and cuts[-1][0] is head:
+                begin = cuts.pop()[1]
+            cuts.append((head, begin, end))
+            picked.append(index)
+        return Template(
+            Struct(f"<{''.join(layout)}"),
+            tuple(arguments),
+            tuple(picked) if len(picked) < len(shape.series) else None,
+            tuple(divisor(shape.series[index].field.exponent) for index in picked),
+            tuple(shape.series[index].field.kind is Kind.COUNTER for index in picked),
+            tuple(cuts),
+            tuple(self._distributions(shape)),
+        )
+
+    def _distributions(self, shape: Shape) -> Iterable[Distribution]:
+        found: dict[tuple[Field, Labels], dict[str, list[int]]] = {}
+        for index, series in enumerate(shape.series):
+            if series.part:
+                labels = series.labels[:-1] if series.part == "bucket" else series.labels
+                parts = found.setdefault((series.field, labels), {})
+                parts.setdefault(series.part, []).append(index)
+        for (of, labels), parts in found.items():
+            buckets = parts.get("bucket", [])
+            bounds = [float(shape.series[each].labels[-1][1]) for each in buckets]
+            if not bounds or bounds[-1] != float("inf"):
+                buckets = buckets + parts.get("count", [])
+            own = b"".join(_member(_HISTOGRAM_ATTRIBUTE, _pair(*each)) for each in labels)
+            finite = tuple(each for each in bounds if each != float("inf"))[: len(buckets) - 1]
+            total = parts["sum"][0] if "sum" in parts else None
+            yield Distribution(
+                self._head(of), own, finite, tuple(buckets), total, divisor(of.exponent)
+            )
+
+    def _head(self, of: Field) -> Head:
+        head = self._heads.get(of)
+        if head is None:
+            head = self._heads[of] = _head(of)
+        return head
+
+
+def _head(of: Field) -> Head:
+    name = family(of).name + ("_info" if of.kind is Kind.INFO else "")
+    unit = UNITS.get(of.unit, f"{{{of.unit}}}" if of.unit else "")
+    metric = Metric(name=name, description=_text(of.help), unit=unit).SerializeToString()
+    match of.kind:
+        case Kind.COUNTER:
+            return Head(metric, _SUM, _CUMULATIVE + _MONOTONIC)
+        case Kind.HISTOGRAM:
+            return Head(metric, _HISTOGRAM, _CUMULATIVE)
+        case _:
+            return Head(metric, _GAUGE, b"")
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes(labels: Labels) -> tuple[bytes, bytes]:
+    """Return a domain's labels as attributes of a number, and of a histogram."""
+    pairs = [_pair(*each) for each in labels]
+    return (
+        b"".join(_member(_NUMBER_ATTRIBUTE, each) for each in pairs),
+        b"".join(_member(_HISTOGRAM_ATTRIBUTE, each) for each in pairs),
+    )
+
+
+def _pair(name: str, value: str) -> bytes:
+    encoded: bytes = _attribute(name, value).SerializeToString()
+    return encoded
+
+
+def _attribute(name: str, value: str) -> KeyValue:
+    return KeyValue(key=_text(name), value=AnyValue(string_value=_text(value)))
+
+
+def _member(tag: bytes, body: bytes) -> bytes:
+    return tag + varint(len(body)) + body
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,174 @@
+"""
+Remote write 2.0 without an object per number; 2.0-rc.4 is what it follows.
+
+In this version texts are written once per request, in a table of symbols, and series refer to them
+by number. Names, help, units and the sink's own labels are the beginning of the table of every
+request, so that what refers to them is compiled once per shape. The values of other labels have
+numbers of their own in each request, always written in as many bytes, and are filled in once per
+request and shape. A reading is one call of `struct` then.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from virtstatd.formats.chunks import Item
+from virtstatd.formats.staleness import Ended, Plan
+from virtstatd.formats.write1 import STALE, TIME, plain, time_field
+from virtstatd.formats.write2_template import Names, Template, Vocabulary, compiled, encoded, symbol
+from virtstatd.model import Labels, Number, Shape
+
+
+VOCABULARY = 4096
+"""Symbols that every request begins with, at most; beyond that they are collected anew."""
+
+_START = b"\x18"
+
+
+class Table:
+    """The symbols of one request beside those that all have, and what they have filled in."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._references: dict[bytes, bytes] = {}
+        self._filled: dict[Template, list[bytes | Number]] = {}
+
+    def reference(self, text: bytes) -> bytes:
+        """Return what refers to a symbol, always in as many bytes: a zero may be written long."""
+        found = self._references.get(text)
+        if found is None:
+            number = self._next
+            self._next += 1
+            found = bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
+            self._references[text] = found
+        return found
+
+    def filled(self, template: Template) -> list[bytes | Number]:
+        """Return the arguments of a template, for its other holes to be filled in."""
+        arguments = self._filled.get(template)
+        if arguments is None:
+            arguments = self._filled[template] = list(template.arguments)
+            own = [self.reference(text) for text in template.symbols]
+            pieces = [
+                b"".join([part if isinstance(part, bytes) else own[part] for part in piece])
+                for piece in template.pieces
+            ]
+            for place, which in template.dynamic:
+                arguments[place :: template.stride] = [pieces[number] for number in which]
+        return arguments
+
+    def symbols(self) -> bytes:
+        """Return the symbols as they follow those that all requests have."""
+        return b"".join(map(symbol, self._references))
+
+
+class Encoder:
+    """Encode readings as the time series of a Request, with templates for all live shapes."""
+
+    def __init__(self, external: Labels) -> None:
+        self._external = dict(external)
+        self._table: Table | None = None
+        self._forget()
+
+    def items(self, plan: Plan, starts: Sequence[int]) -> list[Item[bytes]]:
+        """
+        Return what encodes the readings and the marks; all is compiled before any is encoded.
+
+        `starts` are when the counters of each reading began, in milliseconds, 0 where that is not
+        known.
+        """
+        self._table = None
+        if len(self._vocabulary) > VOCABULARY:
+            self._forget()
+        items: list[Item[bytes]] = []
+        for reading, start in zip(plan.readings, starts, strict=True):
+            labels = reading.domain.labels if reading.domain else ()
+            template = self._template(reading.shape, labels, started=start > 0)
+            encode = functools.partial(
+                self._encode, template, labels, reading.values, plan.milliseconds, start
+            )
+            items.append((len(reading.values), encode))
+        for ended in plan.ended:
+            template = self._compiled(Shape("", ended.series), _names(ended.labels), started=False)
+            items.append((len(ended.series), functools.partial(self._marks, template, ended)))
+        return items
+
+    def request(self, series: list[bytes]) -> bytes:
+        """Return the request that holds all these time series, and begin another."""
+        own = self._table.symbols() if self._table else b""
+        self._table = None
+        return b"".join((self._vocabulary.symbols(), own, *series))
+
+    def _forget(self) -> None:
+        self._vocabulary = Vocabulary()
+        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Template]] = (
+            WeakKeyDictionary()
+        )
+
+    def _encode(
+        self,
+        template: Template,
+        labels: Labels,
+        values: Sequence[Number],
+        milliseconds: int,
+        start: int,
+    ) -> bytes:
+        return self._packed(template, labels, template.scaled(values), milliseconds, start)
+
+    def _marks(self, template: Template, ended: Ended) -> bytes:
+        """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
+        marks = (STALE,) * len(ended.series)
+        return self._packed(template, ended.labels, marks, ended.milliseconds, 0)
+
+    def _packed(
+        self,
+        template: Template,
+        labels: Labels,
+        values: Sequence[Number],
+        milliseconds: int,
+        start: int,
+    ) -> bytes:
+        if self._table is None:
+            self._table = Table(len(self._vocabulary))
+        arguments = self._table.filled(template)
+        stride = template.stride
+        count = len(values)
+        for place, text in enumerate(_values(labels)):
+            arguments[2 * place + 1 :: stride] = [self._table.reference(text)] * count
+        time = time_field(TIME, milliseconds)
+        times = [time] * count
+        if start:
+            both = time + time_field(_START, start)
+            times = [both if each else time for each in template.starting]
+        arguments[stride - 2 :: stride] = values
+        arguments[stride - 1 :: stride] = times
+        return template.layout.pack(*arguments)
+
+    def _template(self, shape: Shape, labels: Labels, *, started: bool) -> Template:
+        templates = self._templates.get(shape)
+        if templates is None:
+            templates = self._templates[shape] = {}
+        names = _names(labels)
+        template = templates.get((names, started))
+        if template is None:
+            template = templates[names, started] = self._compiled(shape, names, started=started)
+        return template
+
+    def _compiled(self, shape: Shape, names: Names, *, started: bool) -> Template:
+        return compiled(shape, names, self._external, self._vocabulary, started=started)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(labels: Labels) -> Names:
+    """Return the names of a domain's labels, and of those that have a value, sorted."""
+    named = {plain(name): value for name, value in labels}
+    return Names(frozenset(named), tuple(sorted(name for name in named if named[name])))
+
+
+@functools.lru_cache(maxsize=4096)
+def _values(labels: Labels) -> tuple[bytes, ...]:
+    """Return the values of a domain's labels in the order of their names."""
+    named = {plain(name): value for name, value in labels}
+    return tuple(encoded(value) for _, value in sorted(named.items()) if value)

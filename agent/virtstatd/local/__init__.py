@@ -1,1 +1,0 @@
-"""The local lane: what the kernel itself tells about the guests, without asking libvirt."""

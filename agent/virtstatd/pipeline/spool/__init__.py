@@ -1,0 +1,1 @@
+"""The queue on disk of a sink whose batches outlive the agent."""

@@ -1,0 +1,283 @@
+"""
+Batches as bytes and back.
+
+Shapes and domains rarely change, so a record names them by number and tells what the numbers mean
+where they are first used. Each meaning is told in the first two records that use it: one record
+that is damaged costs no other. Numbers are valid within one segment, which therefore can be read
+without any other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.pipeline.spool.shapes import Shapes, flat, raw, texts
+
+
+Told = TypeVar("Told", bound=Hashable)
+
+_LENGTH = struct.Struct("<I")
+_NOBODY = -1
+"""In place of a domain's number where a reading belongs to the host or to the agent."""
+
+
+class Unreadable(ValueError):  # noqa: N818 - named for what the record is
+    """A record that is not what an encoder made, or that needs one which is damaged."""
+
+
+class _Field(msgspec.Struct, array_like=True):
+    number: int
+    texts: tuple[bytes, bytes, bytes, bytes, bytes]
+    exponent: int
+
+
+class _Labels(msgspec.Struct, array_like=True):
+    number: int
+    texts: list[bytes]
+
+
+class _Shape(msgspec.Struct, array_like=True):
+    """`series` has three entries per series: the numbers of its field and labels, its part."""
+
+    number: int
+    digest: bytes
+    group: bytes
+    series: list[int | bytes]
+
+
+class _Domain(msgspec.Struct, array_like=True):
+    number: int
+    uuid: bytes
+    name: bytes
+    id: int
+    labels: list[bytes]
+
+
+class _Meanings(msgspec.Struct, array_like=True):
+    fields: list[_Field]
+    labels: list[_Labels]
+    shapes: list[_Shape]
+    domains: list[_Domain]
+
+
+class _Body(msgspec.Struct, array_like=True):
+    """`domains`, `shapes` and `values` have one entry per reading."""
+
+    source: bytes
+    taken_at: int
+    lifetime_seconds: int | float
+    groups: list[bytes]
+    gone: list[int]
+    domains: list[int]
+    shapes: list[int]
+    values: list[tuple[bool | int | float | str, ...]]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_meanings = msgspec.msgpack.Decoder(_Meanings)
+_body = msgspec.msgpack.Decoder(_Body)
+
+
+class _Table(Generic[Told]):
+    """Numbers for what is told, and whether it was told twice."""
+
+    def __init__(self) -> None:
+        self.settled: dict[Told, int] = {}
+        self._once: dict[Told, tuple[int, int]] = {}
+
+    def number(self, key: Told, record: int) -> tuple[int, bool]:
+        """Return the number of a key, and whether this record has to tell what it means."""
+        if (known := self.settled.get(key)) is not None:
+            return known, False
+        if key not in self._once:
+            number = len(self.settled) + len(self._once)
+            self._once[key] = number, record
+            return number, True
+        number, first = self._once[key]
+        if first == record:
+            return number, False
+        del self._once[key]
+        self.settled[key] = number
+        return number, True
+
+
+class Encoder:
+    """Make the records of one segment, every one of which has to get there."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._known = shapes
+        self._records = 0
+        self._fields: _Table[Field] = _Table()
+        self._labels: _Table[Labels] = _Table()
+        self._shapes: _Table[Shape] = _Table()
+        self._domains: _Table[Domain] = _Table()
+
+    def encode(self, batch: Batch) -> bytes:
+        """Return the next record."""
+        self._records += 1
+        told = _Meanings([], [], [], [])
+        domains: list[int] = []
+        shapes: list[int] = []
+        settled = self._shapes.settled
+        last: Domain | None = None
+        domain = _NOBODY
+        for reading in batch.readings:
+            if reading.domain is not last:  # the readings of a domain are neighbours
+                last = reading.domain
+                domain = self._domain(last, told) if last else _NOBODY
+            domains.append(domain)
+            known = settled.get(reading.shape)
+            shapes.append(self._shape(reading.shape, told) if known is None else known)
+        body = _Body(
+            raw(batch.source),
+            batch.taken_at,
+            batch.lifetime_seconds,
+            [raw(group) for group in sorted(batch.groups)],
+            [self._domain(each, told) for each in batch.gone],
+            domains,
+            shapes,
+            [reading.values for reading in batch.readings],
+        )
+        meanings = _encoder.encode(told)
+        return b"".join((_LENGTH.pack(len(meanings)), meanings, _fit(body)))
+
+    def _shape(self, shape: Shape, told: _Meanings) -> int:
+        number, tell = self._shapes.number(shape, self._records)
+        if tell:
+            series: list[int | bytes] = []
+            for each in shape.series:
+                field, new = self._fields.number(each.field, self._records)
+                if new:
+                    told.fields.append(_Field(field, texts(each.field), each.field.exponent))
+                labels, new = self._labels.number(each.labels, self._records)
+                if new:
+                    told.labels.append(_Labels(labels, flat(each.labels)))
+                series += (field, labels, raw(each.part))
+            digest = self._known.digest(shape)
+            told.shapes.append(_Shape(number, digest, raw(shape.group), series))
+        return number
+
+    def _domain(self, domain: Domain, told: _Meanings) -> int:
+        number, tell = self._domains.number(domain, self._records)
+        if tell:
+            texts = raw(domain.uuid), raw(domain.name)
+            told.domains.append(_Domain(number, *texts, domain.id, flat(domain.labels)))
+        return number
+
+
+class Decoder:
+    """Read the records of one segment, those that are there in their order."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._known = shapes
+        self._fields: dict[int, Field] = {}
+        self._labels: dict[int, Labels] = {}
+        self._shapes: dict[int, Shape] = {}
+        self._domains: dict[int, Domain] = {}
+
+    def learn(self, record: bytes) -> int:
+        """
+        Take in what a record tells the later ones; return where its own part begins.
+
+        Raises `Unreadable`.
+        """
+        try:
+            length: int = _LENGTH.unpack_from(record)[0]
+            begin = _LENGTH.size + length
+            told = _meanings.decode(memoryview(record)[_LENGTH.size : begin])
+            for field in told.fields:
+                prefix, name, kind, unit, text = map(_text, field.texts)
+                self._fields[field.number] = Field(
+                    prefix, name, Kind(kind), unit, text, field.exponent
+                )
+            for labels in told.labels:
+                self._labels[labels.number] = _pairs(labels.texts)
+            for shape in told.shapes:
+                self._shapes[shape.number] = self._known.find(shape.digest) or self._made(shape)
+            for each in told.domains:
+                self._domains[each.number] = Domain(
+                    _text(each.uuid), _text(each.name), each.id, _pairs(each.labels)
+                )
+        except (msgspec.MsgspecError, struct.error, LookupError, ValueError) as error:
+            raise Unreadable(str(error)) from error
+        return begin
+
+    def decode(self, record: bytes) -> Batch:
+        """Return the batch of a record. Raises `Unreadable`."""
+        begin = self.learn(record)
+        try:
+            body = _body.decode(memoryview(record)[begin:])
+            return Batch(
+                _text(body.source),
+                body.taken_at,
+                tuple(
+                    Reading(
+                        None if domain == _NOBODY else self._domains[domain],
+                        self._shapes[shape],
+                        _numbers(values),
+                    )
+                    for domain, shape, values in zip(
+                        body.domains, body.shapes, body.values, strict=True
+                    )
+                ),
+                frozenset(map(_text, body.groups)),
+                body.lifetime_seconds,
+                tuple(self._domains[each] for each in body.gone),
+            )
+        except (msgspec.MsgspecError, LookupError, ValueError) as error:
+            raise Unreadable(str(error)) from error
+
+    def _made(self, told: _Shape) -> Shape:
+        entries = iter(told.series)
+        series = tuple(
+            Series(self._fields[_int(field)], self._labels[_int(labels)], _text(_bytes(part)))
+            for field, labels, part in zip(entries, entries, entries, strict=True)
+        )
+        shape = Shape(_text(told.group), series)
+        self._known.add(told.digest, shape)
+        return shape
+
+
+def _fit(body: _Body) -> bytes:
+    try:
+        return _encoder.encode(body)
+    except OverflowError:  # integers beyond 64 bits go as text
+        body.values = [tuple(map(_small, values)) for values in body.values]
+        return _encoder.encode(body)
+
+
+def _small(value: bool | float | str) -> bool | int | float | str:  # noqa: FBT001 - a number
+    large = isinstance(value, int) and not -(1 << 63) <= value < 1 << 64
+    return str(value) if large else value
+
+
+def _numbers(values: tuple[bool | int | float | str, ...]) -> tuple[Number, ...]:
+    if str in set(map(type, values)):
+        return tuple(int(each) if isinstance(each, str) else each for each in values)
+    return values  # type: ignore[return-value]  # what was just looked for is not there
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _pairs(texts: Iterable[bytes]) -> Labels:
+    entries = map(_text, texts)
+    return tuple(zip(entries, entries, strict=True))
+
+
+def _int(entry: int | bytes) -> int:
+    if isinstance(entry, bytes):
+        raise Unreadable("a text in place of a number")
+    return entry
+
+
+def _bytes(entry: int | bytes) -> bytes:
+    if isinstance(entry, int):
+        raise Unreadable("a number in place of a text")
+    return entry

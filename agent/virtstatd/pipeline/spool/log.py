@@ -1,0 +1,329 @@
+"""
+Batches on disk: a log in segments, oldest first, whose damage is measured and never in the way.
+
+Nothing here waits for anybody but the disk; all of it is for one thread. What the disk cannot do is
+raised as OSError, and `open` starts anew from whatever is there then.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from virtstatd.model import Batch
+from virtstatd.pipeline.spool.checkpoint import UNREADABLE, Checkpoint
+from virtstatd.pipeline.spool.codec import Encoder
+from virtstatd.pipeline.spool.directory import Directory
+from virtstatd.pipeline.spool.files import Files
+from virtstatd.pipeline.spool.reader import Found, Reader, Segment
+from virtstatd.pipeline.spool.segment import (
+    HEADER_BYTES,
+    Place,
+    header,
+    record,
+)
+from virtstatd.pipeline.spool.shapes import Shapes
+
+
+Sync = Literal["none", "interval", "batch"]
+
+SEGMENT_BYTES = 8 << 20
+SEGMENTS_MIN = 8
+"""A small spool has small segments: what is forgotten at once is an eighth of it."""
+
+KEEP_FREE_SHARE = 0.05
+KEEP_FREE_BYTES = 512 << 20
+
+
+class TooLarge(ValueError):  # noqa: N818 - named for what the batch is
+    """A batch that is larger than the whole spool may be."""
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """The segment that is written to."""
+
+    segment: Segment
+    file: int
+    encoder: Encoder
+    dirty: bool = False
+
+
+class Spool:
+    """
+    The log of one sink, `capacity` bytes of it at most.
+
+    `settled` is before everything that has to be kept, `end` is behind everything that was written,
+    and what is before `forgotten` was dropped for want of room.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        capacity: int,
+        sync: Sync = "interval",
+        keep_free: tuple[float, int] = (KEEP_FREE_SHARE, KEEP_FREE_BYTES),
+        files: Files | None = None,
+    ) -> None:
+        self.directory = directory
+        self.settled = Place()
+        self.end = Place()
+        self.forgotten = Place()
+        self._capacity = capacity
+        self._segment_bytes = min(SEGMENT_BYTES, capacity // SEGMENTS_MIN)
+        self._sync = sync
+        self._keep_free = keep_free
+        self._files = files or Files()
+        self._shapes = Shapes()
+        self._segments: list[Segment] = []
+        self._active: _Active | None = None
+        self._reader: Reader | None = None
+        self._lock: int | None = None
+        self._folder = Directory(directory, self._files)
+        self._checkpoint = Checkpoint(directory, self._files)
+
+    @property
+    def size(self) -> int:
+        """The size of the segments."""
+        return sum(segment.size for segment in self._segments)
+
+    def open(self) -> None:
+        """Begin with what is in the directory; after a failure, begin again."""
+        self.close()
+        self._files.make_directory(self.directory)
+        try:
+            self._lock = self._files.lock(self.directory)
+        except BlockingIOError as error:
+            text = "another agent uses this spool"
+            raise OSError(errno.EBUSY, text, str(self.directory)) from error
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, batch: Batch) -> None:
+        """
+        Write a batch at `end`, and forget the oldest segments until there is room.
+
+        `end` says whether it was written, also when something failed after that.
+        """
+        if self._active and self._active.segment.size >= self._segment_bytes:
+            self._retire()
+        self._make_free()
+        active, content = self._encoded(batch)
+        try:
+            while self.size + len(content) > self._capacity:
+                self._forget()
+                if active is not self._active:
+                    active, content = self._encoded(batch)
+            self._files.write(active.file, content, active.segment.size)
+        except OSError:
+            self._abandon()
+            raise
+        active.segment.size += len(content)
+        active.dirty = True
+        self.end = self.end.after(batch)
+        self._checkpoint.write(self.settled, self.end)
+        if self._sync == "batch":
+            self._make_durable(active)
+
+    def read(self, at: Place, limit: Place) -> Found | None:
+        """
+        Return the first batch from a place on that can be read, None when there is none to a limit.
+
+        Places rise from call to call, or reading begins anew.
+        """
+        while segment := self._segment(at):
+            if segment.first >= limit:
+                return None
+            try:
+                if found := self._reading(segment, at).find(at, limit):
+                    return found
+            except OSError as error:
+                self._stop_reading()
+                if error.errno not in UNREADABLE:
+                    raise
+                segment.damaged = True
+            at = self._end(segment)
+        return None
+
+    def settle(self, place: Place) -> None:
+        """Learn that nothing before a place has to be kept."""
+        self.settled = max(self.settled, place)
+        if self._checkpoint.opened:
+            self._checkpoint.write(self.settled, self.end)
+            self._sweep()
+
+    def flush(self) -> None:
+        """Make durable what was written; raises also when the files were removed."""
+        if self._active:
+            if not self._files.linked(self._active.file):
+                self.close()
+                raise OSError(errno.ENOENT, "the spool was removed", str(self.directory))
+            if self._active.dirty and self._sync != "none":
+                self._make_durable(self._active)
+                self._checkpoint.sync()
+
+    def finish(self) -> None:
+        """Make everything durable, remove what is settled, and close."""
+        try:
+            if self._checkpoint.opened:
+                self._retire()
+                self._checkpoint.write(self.settled, self.end)
+                self._checkpoint.sync()
+                self._sweep()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of every file."""
+        self._stop_reading()
+        self._checkpoint.close()
+        held = [self._active.file if self._active else None, self._lock]
+        self._active = self._lock = None
+        for file in held:
+            if file is not None:
+                with suppress(OSError):
+                    self._files.close(file)
+
+    def _load(self) -> None:
+        known = self._checkpoint.open()
+        self._segments = self._folder.segments()
+        written = self.end = max(self.end, known.end if known else Place())
+        while self._segments:
+            last = self._segments[-1]
+            self.end = max(self.end, last.first)
+            if scanned := self._folder.end_of(last, written, durable=self._sync != "none"):
+                self.end = max(self.end, scanned)
+                break
+            self._segments.pop()
+        first = self._segments[0].first if self._segments else self.end
+        self.settled = max(self.settled, known.settled if known else first)
+        self._checkpoint.begin(self.settled, self.end)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what is settled: the checkpoint is durable before a segment goes."""
+        active = self._active.segment if self._active else None
+        durable = False
+        while self._segments:
+            oldest = self._segments[0]
+            if oldest is active or self._end(oldest) > self.settled:
+                return
+            if not durable:
+                self._checkpoint.sync()
+                durable = True
+            self._segments.remove(oldest)
+            self._folder.let_go(oldest)
+
+    def _encoded(self, batch: Batch) -> tuple[_Active, bytes]:
+        """Return a record, and the segment whose numbers it uses."""
+        active = self._active or self._create()
+        try:
+            content = record(self.end, batch, active.encoder.encode(batch))
+        except Exception:
+            self._retire()  # its numbers are not what is on disk any more
+            raise
+        if len(content) + HEADER_BYTES > self._capacity:
+            self._retire()
+            raise TooLarge(f"a batch of {len(content)} bytes does not fit into the spool")
+        return active, content
+
+    def _create(self) -> _Active:
+        path = self._folder.named(self.end)
+        content = header(self.end)
+        segment = Segment(path, self.end, len(content))
+        self._active = _Active(segment, self._files.create(path), Encoder(self._shapes))
+        self._segments.append(segment)
+        try:
+            self._files.write(self._active.file, content, 0)
+            if self._sync != "none":
+                self._files.sync_directory(self.directory)
+        except OSError:
+            self._abandon()
+            raise
+        return self._active
+
+    def _retire(self) -> None:
+        """Close the segment that is written to, durably."""
+        if active := self._active:
+            if active.dirty and self._sync != "none":
+                self._make_durable(active)
+            self._active = None
+            self._files.close(active.file)
+            if active.segment.first == self.end:
+                self._segments.remove(active.segment)
+                self._folder.remove(active.segment.path)
+
+    def _abandon(self) -> None:
+        """Close the segment that could not be written to, at the end of what was."""
+        if active := self._active:
+            self._active = None
+            with suppress(OSError):
+                self._files.truncate(active.file, active.segment.size)
+            with suppress(OSError):
+                self._files.close(active.file)
+            if active.segment.first == self.end:
+                self._segments.remove(active.segment)
+                with suppress(OSError):
+                    self._files.remove(active.segment.path)
+
+    def _make_durable(self, active: _Active) -> None:
+        try:
+            self._files.sync(active.file)
+            active.dirty = False
+        except OSError:
+            # The kernel may have thrown away what it could not write, and would not say so again.
+            self._active = None
+            with suppress(OSError):
+                self._files.close(active.file)
+            raise
+
+    def _forget(self) -> None:
+        """Drop the oldest segment."""
+        oldest = self._segments[0]
+        if self._active and self._active.segment is oldest:
+            self._files.close(self._active.file)
+            self._active = None
+        self.forgotten = self._end(oldest)
+        self.settled = max(self.settled, self.forgotten)
+        self._checkpoint.write(self.settled, self.end)
+        self._checkpoint.sync()
+        self._segments.remove(oldest)
+        self._folder.remove(oldest.path)
+
+    def _make_free(self) -> None:
+        """Forget old segments for the sake of others on this file system, all but the newest."""
+        share, least = self._keep_free
+        space = self._files.space(self.directory)
+        while space.free < max(share * space.total, least):
+            if len(self._segments) <= 1:
+                raise OSError(errno.ENOSPC, "the file system is full", str(self.directory))
+            self._forget()
+            space = self._files.space(self.directory)
+
+    def _end(self, segment: Segment) -> Place:
+        behind = self._segments.index(segment) + 1
+        return self._segments[behind].first if behind < len(self._segments) else self.end
+
+    def _segment(self, at: Place) -> Segment | None:
+        ends = [each.first for each in self._segments[1:]] + [self.end]
+        return next((s for s, end in zip(self._segments, ends, strict=False) if end > at), None)
+
+    def _reading(self, segment: Segment, at: Place) -> Reader:
+        reader = self._reader
+        if reader and reader.segment is segment and reader.place <= at:
+            return reader
+        self._stop_reading()
+        self._reader = Reader(segment, self._files, self._shapes)
+        return self._reader
+
+    def _stop_reading(self) -> None:
+        if self._reader:
+            self._reader.close()
+            self._reader = None

@@ -1,0 +1,1 @@
+"""Below everything: tickers, waiting, clocks, threads, kernel files and the log."""

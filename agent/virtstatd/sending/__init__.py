@@ -1,0 +1,1 @@
+"""Bytes to somewhere: HTTP, gRPC, files, TLS and credentials; knows no metric."""

@@ -1,0 +1,174 @@
+"""
+The HTTP client of the sinks that push: TLS, credentials, and what each status means to an outlet.
+
+| answer | raised |
+|---|---|
+| none: network error, timeout | `TryLater` |
+| 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said; 5xx are `answered` |
+| 413 | `TooLarge`: `Portions` halves the request |
+| 401, 403, 404 | `Denied` |
+| anything else but 2xx, redirects included | `Rejected` |
+
+No answer can hurt: 64 KiB of it are read, nothing is decompressed, and a body that drips is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from virtstatd import __version__
+from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
+from virtstatd.sending.access import Access
+from virtstatd.sending.secrets import Secret
+
+
+CONNECT_SECONDS = 3.0
+BODY_SECONDS = 2.0
+"""The status has said it all; the body is read for its text and to keep the connection."""
+
+BODY_BYTES = 65536
+SHOWN_BYTES = 256
+
+_LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
+_DENIED = frozenset({401, 403, 404})
+_CONTROL = re.compile(r"[^\x20-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: of the body the first 64 KiB, and what to raise unless it was accepted."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    fault: TryLater | Rejected | None
+
+
+class Client:
+    """One destination that is posted to."""
+
+    def __init__(self, session: aiohttp.ClientSession, access: Access) -> None:
+        self._session = session
+        self._access = access
+        self._place = urlsplit(access.url).netloc
+        self._secret = Secret(access.secret_file)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """
+        Post, and return the first 64 KiB of the answer to a request that was accepted.
+
+        Raises TryLater, Rejected or TooLarge as the table above has it.
+        """
+        answer = await self.ask(url, body, headers)
+        if answer.fault:
+            raise answer.fault
+        return answer.body
+
+    async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post, and return the answer, whatever it is; raise TryLater when there is none."""
+        secret = self._secret.read()
+        every = {**self._access.headers, **headers, **self._access.authorization(secret)}
+        try:
+            response = await self._session.post(
+                url, data=io.BytesIO(body), headers=every, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise TryLater(f"{self._place}: {_reason(error)}") from error
+        try:
+            text = await _read(response)
+        finally:
+            response.release()  # closes the connection when there is more to read
+        return Answer(response.status, response.headers, text, self._fault(response, text, secret))
+
+    def _fault(
+        self, response: aiohttp.ClientResponse, text: bytes, secret: str
+    ) -> TryLater | Rejected | None:
+        if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+            return None
+        said = sanitised(text, secret)
+        reason = f"{self._place} answers {response.status}" + (f": {said}" if said else "")
+        if response.status in _LATER:
+            wait = retry_after(response.headers.get("Retry-After", ""))
+            answered = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            return TryLater(reason, wait, answered=answered)
+        if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return TooLarge(reason)
+        return Denied(reason) if response.status in _DENIED else Rejected(reason)
+
+
+@asynccontextmanager
+async def connected(access: Access) -> AsyncIterator[Client]:
+    """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
+    context = await asyncio.to_thread(access.tls_context, tls=access.encrypted)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=2, ssl=context or True),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trust_env=False,
+    ) as session:
+        yield Client(session, access)
+
+
+def sanitised(text: bytes, secret: str) -> str:
+    """Return the beginning of an answer as one harmless line, without our own secret."""
+    line = text[: 4 * SHOWN_BYTES].decode("utf-8", "replace")
+    if secret:
+        line = line.replace(secret, "(secret)")
+    return _CONTROL.sub(" ", line)[:SHOWN_BYTES].strip()
+
+
+def retry_after(text: str) -> float | None:
+    """Return the seconds that a Retry-After header asks for, None when it makes no sense."""
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong in one line."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
+        error, aiohttp.ClientSSLError
+    ):
+        # aiohttp's text repeats the place, and names SSL where there is none
+        cause = error.os_error
+        number = cause.errno or 0
+        text = os.strerror(number) if number > 0 else cause.strerror or text
+    return _CONTROL.sub(" ", text)[:SHOWN_BYTES]
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read what the body has to say, within bounds of size and time."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while size < BODY_BYTES and (piece := await response.content.readany()):
+                pieces.append(piece)
+                size += len(piece)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        response.close()  # the status is known, the rest will not come
+    if size >= BODY_BYTES:
+        response.close()
+    return b"".join(pieces)[:BODY_BYTES]

@@ -1,0 +1,1 @@
+"""The listener and what it shows."""

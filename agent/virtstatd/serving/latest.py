@@ -1,0 +1,172 @@
+"""The newest reading of everything, and which of them may be shown now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from virtstatd.formats.prometheus_text import Template, Templates, compiled, label_text
+from virtstatd.model import Batch, Domain, Labels, Reading
+
+
+Key = tuple[str, str]
+"""Source and group: what a new reading of the same domain replaces."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A reading until a newer one replaces it, and its lines once they were asked for."""
+
+    reading: Reading
+    labels: bytes
+    arrival: int
+    until: float
+    template: Template | None = None
+    lines: tuple[bytes, ...] = ()
+
+    def rendered(self, template: Template) -> tuple[bytes, ...]:
+        """Return the lines of each family, rendered the first time only."""
+        if self.template is not template:
+            self.lines = tuple(template.render(self.reading.values, self.labels))
+            self.template = template
+        return self.lines
+
+
+class Latest:
+    """
+    Hold the latest reading per domain, source and group, each for the lifetime of its batch.
+
+    `clock` returns monotonic seconds. `version` rises when there may be something else to show.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._held: dict[str | None, dict[Key, Held]] = {}
+        self._label_texts: dict[str | None, tuple[Labels, bytes]] = {}
+        self._templates = Templates()
+        self._plans: dict[tuple[Template, ...], tuple[Template, ...]] = {}
+        self._former_plans: dict[tuple[Template, ...], tuple[Template, ...]] = {}
+        self._arrivals = 0
+        self._earliest_end = float("inf")
+
+    @property
+    def version(self) -> int:
+        """The number of the last change."""
+        if self._clock() >= self._earliest_end:
+            self._forget_the_old()
+        return self._arrivals
+
+    def put(self, batch: Batch) -> None:
+        """
+        Take over the readings of a batch and forget what it proves gone.
+
+        What arrives later is newer: within a source the order is right, and the wall clock's steps
+        must not decide between two.
+        """
+        self._arrivals += 1
+        until = self._clock() + batch.lifetime_seconds
+        self._earliest_end = min(self._earliest_end, until)
+        seen: dict[str | None, set[str]] = {}
+        for reading in batch.readings:
+            domain = reading.domain
+            uuid = domain.uuid if domain else None
+            if uuid not in seen:
+                seen[uuid] = set()
+                if domain:
+                    self._forget_earlier_runs(domain)
+            seen[uuid].add(reading.shape.group)
+            held = Held(reading, self._labels(domain), self._arrivals, until)
+            self._held.setdefault(uuid, {})[batch.source, reading.shape.group] = held
+        for uuid, groups in seen.items():
+            for group in batch.groups - groups:
+                self._held[uuid].pop((batch.source, group), None)
+        for domain in batch.gone:  # last: an incarnation that ended does not come back
+            self._forget_run(domain)
+
+    def together(self) -> list[list[Held]]:
+        """
+        Return what is held now, a list for all that stands under the same labels, newest first.
+
+        It is a snapshot: batches may arrive while it is worked through.
+        """
+        self._forget_the_old()
+        groups: dict[bytes, list[Held]] = {}
+        for members in self._held.values():
+            for held in members.values():
+                groups.setdefault(held.labels, []).append(held)
+        for group in groups.values():
+            group.sort(key=lambda held: -held.arrival)
+        self._former_plans, self._plans = self._plans, {}  # only those in use live on
+        return [groups[labels] for labels in sorted(groups)]
+
+    def planned(self, group: list[Held]) -> tuple[Template, ...]:
+        """
+        Return what of each reading is shown: where two hold the same series, the newer has it.
+
+        A page that has a series twice would be refused as a whole.
+        """
+        labelled = bool(group[0].labels)
+        templates = tuple(
+            self._templates.get(each.reading.shape, labelled=labelled) for each in group
+        )
+        plan = self._plans.get(templates) or self._former_plans.get(templates)
+        if plan is None:
+            plan = _plan(group, templates)
+        self._plans[templates] = plan
+        return plan
+
+    def _labels(self, domain: Domain | None) -> bytes:
+        if domain is None:
+            return b""
+        labels, text = self._label_texts.get(domain.uuid, ((), b""))
+        if labels != domain.labels:
+            text = label_text(domain.labels)
+            self._label_texts[domain.uuid] = (domain.labels, text)
+        return text
+
+    def _forget_earlier_runs(self, domain: Domain) -> None:
+        held = self._held.get(domain.uuid, {})
+        for key in [key for key, each in held.items() if _id(each) != domain.id]:
+            del held[key]
+
+    def _forget_run(self, domain: Domain) -> None:
+        held = self._held.get(domain.uuid, {})
+        for key in [key for key, each in held.items() if _id(each) == domain.id]:
+            del held[key]
+        self._sweep()
+
+    def _forget_the_old(self) -> None:
+        now = self._clock()
+        if now < self._earliest_end:
+            return
+        self._arrivals += 1
+        for held in self._held.values():
+            for key in [key for key, each in held.items() if each.until <= now]:
+                del held[key]
+        self._sweep()
+        ends = (each.until for held in self._held.values() for each in held.values())
+        self._earliest_end = min(ends, default=float("inf"))
+
+    def _sweep(self) -> None:
+        for uuid in [uuid for uuid, held in self._held.items() if not held]:
+            del self._held[uuid]
+            self._label_texts.pop(uuid, None)
+
+
+def _id(held: Held) -> int | None:
+    return held.reading.domain.id if held.reading.domain else None
+
+
+def _plan(members: list[Held], templates: tuple[Template, ...]) -> tuple[Template, ...]:
+    """Return templates that leave out what an earlier, newer one shows already."""
+    plan: list[Template] = []
+    taken: set[str] = set()
+    for held, template in zip(members, templates, strict=True):
+        twice = taken & template.claims
+        if twice:
+            shape = held.reading.shape
+            plan.append(compiled(shape, labelled=bool(held.labels), but=twice))
+        else:
+            plan.append(template)
+        taken |= template.claims
+    return tuple(plan)

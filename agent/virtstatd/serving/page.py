@@ -1,0 +1,109 @@
+"""The scrape page: every family in one block, rendered in steps and compressed off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.formats.prometheus_text import END_OF_OPENMETRICS, Family
+from virtstatd.serving.latest import Latest
+
+
+STEP_SECONDS = 0.004  # the loop belongs to others after that long
+SLICE_BYTES = 16384
+PARTS_AT_ONCE = 256
+GZIP = 16 + zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    One page, compressed; `length` is that of the plain text.
+
+    Only the compressed text is kept: a client that reads slowly, or never, holds a tenth.
+    """
+
+    compressed: bytes
+    length: int
+
+    def plain(self) -> Iterator[bytes]:
+        """Yield the page in slices, decompressed one by one."""
+        inflating = zlib.decompressobj(GZIP)
+        for start in range(0, len(self.compressed), SLICE_BYTES):
+            piece = self.compressed[start : start + SLICE_BYTES]
+            while piece:
+                yield inflating.decompress(piece, 4 * SLICE_BYTES)
+                piece = inflating.unconsumed_tail
+        yield inflating.flush()
+
+
+class Pages:
+    """Make the page of what is held now; whoever asks for the same one shares it."""
+
+    def __init__(self, latest: Latest, log: FilteringBoundLogger) -> None:
+        self._latest = latest
+        self._log = log
+        self._made: dict[bool, tuple[int, Page]] = {}
+        self._making = asyncio.Lock()
+        self._clashed: set[str] = set()
+
+    async def get(self, *, openmetrics: bool) -> Page:
+        """Return the page in one of the two formats."""
+        async with self._making:
+            version = self._latest.version
+            made, page = self._made.get(openmetrics, (-1, Page(b"", 0)))
+            if made != version:
+                blocks = await self._blocks()
+                parts = _joined(blocks, openmetrics=openmetrics)
+                page = await asyncio.get_running_loop().run_in_executor(None, _compressed, parts)
+                self._made[openmetrics] = (version, page)
+            return page
+
+    async def _blocks(self) -> dict[str, tuple[Family, list[bytes]]]:
+        """Sort the lines of everything that is shown into one block per family."""
+        blocks: dict[str, tuple[Family, list[bytes]]] = {}
+        step_ends = time.monotonic() + STEP_SECONDS
+        for group in self._latest.together():
+            for held, template in zip(group, self._latest.planned(group), strict=True):
+                for family, lines in zip(template.families, held.rendered(template), strict=True):
+                    block = blocks.get(family.name)
+                    if block is None:
+                        blocks[family.name] = (family, [lines])
+                    elif block[0].kind is family.kind:
+                        block[1].append(lines)
+                    elif family.name not in self._clashed:
+                        self._clashed.add(family.name)
+                        self._log.error("family.clashed", family=family.name, left_out=family.kind)
+            if time.monotonic() >= step_ends:
+                await asyncio.sleep(0)
+                step_ends = time.monotonic() + STEP_SECONDS
+        return blocks
+
+
+def _joined(blocks: dict[str, tuple[Family, list[bytes]]], *, openmetrics: bool) -> list[bytes]:
+    parts: list[bytes] = []
+    for name in sorted(blocks):
+        family, lines = blocks[name]
+        parts.append(family.openmetrics if openmetrics else family.text)
+        parts += lines
+    if openmetrics:
+        parts.append(END_OF_OPENMETRICS)
+    return parts
+
+
+def _compressed(parts: list[bytes]) -> Page:
+    """Compress a page; runs in a thread, and zlib works without the interpreter's lock."""
+    deflating = zlib.compressobj(level=1, wbits=GZIP)
+    pieces: list[bytes] = []
+    length = 0
+    for start in range(0, len(parts), PARTS_AT_ONCE):
+        plain = b"".join(parts[start : start + PARTS_AT_ONCE])
+        length += len(plain)
+        pieces.append(deflating.compress(plain))
+    pieces.append(deflating.flush())
+    return Page(b"".join(pieces), length)

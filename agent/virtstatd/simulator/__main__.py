@@ -1,9 +1,0 @@
-"""`python -m virtstatd.simulator`: the simulator alone."""
-
-from __future__ import annotations
-
-from virtstatd.simulator.command import simulate
-
-
-if __name__ == "__main__":
-    simulate(prog_name="virtstatd simulate")

@@ -1,0 +1,1 @@
+"""What the simulated libvirtd answers to each procedure."""

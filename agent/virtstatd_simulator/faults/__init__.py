@@ -1,0 +1,1 @@
+"""Faults of a libvirtd, and the control socket that arms them."""

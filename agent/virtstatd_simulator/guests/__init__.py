@@ -1,0 +1,1 @@
+"""Simulated guests and their host: layout, load and numbers as functions of time."""

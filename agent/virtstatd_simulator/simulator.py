@@ -1,0 +1,152 @@
+"""A simulated libvirtd as one block: `async with Simulator(socket=path) as simulator`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import uvloop
+
+from virtstatd.errors import StartError
+from virtstatd_simulator.faults.control import MAX_LINE, Control, Json, read_script
+from virtstatd_simulator.guests.host import Host
+from virtstatd_simulator.guests.profiles import PROFILES
+from virtstatd_simulator.options import Options
+from virtstatd_simulator.wire.server import Server, claimed
+
+
+class Simulator:
+    """
+    A simulated libvirtd that lives as long as its `async with` block.
+
+    What to simulate is given as `Options` or as their fields: `Simulator(socket=path, domains=60)`.
+    `clock` is the time, in seconds, that the guests' counters follow. Entering raises `StartError`
+    when a socket cannot be bound or a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        **fields: object,
+    ) -> None:
+        if options is None:
+            options = Options(**fields)  # type: ignore[arg-type]  # checked by Options itself
+        profile = PROFILES[options.profile]
+        if options.metadata is not None:
+            profile = replace(profile, metadata=options.metadata)
+        self.options = options
+        self.host = Host(
+            profile,
+            seed=options.seed,
+            release=options.libvirt,
+            cpus=options.cpus,
+            percpu=options.percpu,
+            clock=clock,
+        )
+        self.server = Server(
+            self.host,
+            options.socket,
+            readonly=options.readonly,
+            job_wait_seconds=options.job_wait_seconds,
+        )
+        self.host.emit = self.server.tell
+        self.control = Control(self.server)
+        self._control_server: asyncio.AbstractServer | None = None
+        self._script: asyncio.Task[None] | None = None
+
+    @property
+    def uri(self) -> str:
+        """What clients open."""
+        return f"qemu+unix:///system?socket={quote(str(self.options.socket.absolute()))}"
+
+    async def command(self, do: str, **arguments: object) -> Json:
+        """Carry out a command of the control socket; raises `CommandError`."""
+        return await self.control.carry_out({"do": do, **arguments})
+
+    async def __aenter__(self) -> Self:
+        options = self.options
+        at = options.socket
+        try:
+            if options.replay is not None:
+                at = options.replay
+                self.host.replay(at)
+            if options.script is not None:
+                at = options.script
+                read_script(at)
+            at = options.socket
+            self.host.populate(options.domains)
+            await self.server.open()
+            if options.control is not None:
+                at = options.control
+                self._control_server = await asyncio.start_unix_server(
+                    self.control.serve, sock=claimed(at), limit=MAX_LINE
+                )
+        except (OSError, ValueError) as error:
+            await self.__aexit__(None, None, None)
+            reason = str((isinstance(error, OSError) and error.strerror) or error)
+            where = "" if str(at) in reason else f"{at}: "
+            raise StartError(f"the simulator cannot start: {where}{reason}") from error
+        if options.churn_per_second:
+            await self.command("churn", per_second=options.churn_per_second)
+        if options.script is not None:
+            loop = asyncio.get_running_loop()
+            self._script = loop.create_task(
+                self.control.follow(options.script), name="simulator script"
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._script is not None:
+            self._script.cancel()
+            await asyncio.gather(self._script, return_exceptions=True)
+        if self._control_server is not None:
+            self._control_server.close()
+            _unlink(self.options.control)
+        await self.control.close()
+        await self.server.close()
+
+
+def _unlink(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
+
+
+async def serve(options: Options, until: int | None = None) -> None:
+    """
+    Simulate until SIGINT, SIGTERM, SIGHUP or the end of the descriptor `until`.
+
+    The first line of output says when clients may come.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stopped.set)
+    if until is not None:
+        loop.add_reader(until, stopped.set)
+    async with Simulator(options) as simulator:
+        ready = {"uri": simulator.uri, "domains": len(simulator.host.guests)}
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stopped.wait()
+
+
+def run(options: Options, until: int | None = None) -> None:
+    """Simulate in this process until it is told to end, as `serve` is; raises `StartError`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(options, until))

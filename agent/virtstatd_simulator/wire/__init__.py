@@ -1,0 +1,1 @@
+"""libvirt's protocol: XDR, RPC messages, connections and worker threads."""

@@ -1,0 +1,161 @@
+"""How long others wait for an agent, and how long its loop stands still."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from support.agent import Agent
+
+
+IDLE = """
+import asyncio, sys, threading
+from virtstatd.collect.own import LoopLag
+async def main():
+    lag, stop = LoopLag(), asyncio.Event()
+    task = asyncio.create_task(lag.run(stop))
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(lag.take(), flush=True)
+    stop.set()
+    await task
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def idle_loop() -> Iterator[Callable[[], float]]:
+    """
+    Run a loop without any work beside the agent.
+
+    Calling what is yielded returns its longest lag since the last call: what the machine, and not
+    the agent, does to a loop at this time.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+
+    def longest() -> float:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    try:
+        yield longest
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(10)
+
+
+PROBE = """
+import json, subprocess, sys, threading, time, urllib.request
+what = sys.argv[1:]
+taken, begun = [], time.monotonic()
+def ask():
+    if what[0].startswith("http"):
+        urllib.request.urlopen(what[0], timeout=300).read()
+    else:
+        subprocess.run(what, check=True, stdout=subprocess.DEVNULL)
+def probe():
+    global begun
+    while True:
+        begun = time.monotonic()
+        ask()
+        taken.append(time.monotonic() - begun)
+        time.sleep(0.05)
+threading.Thread(target=probe, daemon=True).start()
+for line in sys.stdin:
+    count = len(taken)
+    late = max(0.0, time.monotonic() - begun - 0.05)  # one that is not answered counts as well
+    print(json.dumps([*taken[:count], *([late] if late > 1 else [])]), flush=True)
+    del taken[:count]
+"""
+
+
+class Waits:
+    """How long answers took, in order."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds = sorted(seconds)
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __str__(self) -> str:
+        shares = "  ".join(f"{each}%: {self.share(each) * 1000:.1f} ms" for each in (50, 95, 99))
+        return f"{len(self)} answers  {shares}  longest: {self.seconds[-1] * 1000:.1f} ms"
+
+    def share(self, percent: int) -> float:
+        """Return how long so many percent of the answers took at most."""
+        return self.seconds[(len(self.seconds) - 1) * percent // 100]
+
+
+@contextmanager
+def probing(*what: str) -> Iterator[Callable[[], Waits]]:
+    """
+    Ask for a page or run a command again and again, in a process of its own.
+
+    Calling what is yielded returns how long the answers took since the last call.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROBE, *what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin
+    assert process.stdout
+
+    def taken() -> Waits:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return Waits(json.loads(process.stdout.readline()))
+
+    try:
+        yield taken
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # and the command that it waits for
+        process.communicate()
+
+
+STALL_SECONDS = 0.1
+"""How long the loop may stand still by itself."""
+
+
+@contextmanager
+def unstalled(agent: Agent) -> Iterator[None]:
+    """
+    Fail where the agent's loop stands still during a block for longer than it may.
+
+    What the machine does to a loop without any work at the same time is not the agent's doing. One
+    look in twenty may be bad: even a machine without other work has its moments.
+    """
+    lags: list[float] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.5):
+            lags.append(agent.value("virtstatd_loop_lag_max_seconds") or 0.0)
+
+    looking = threading.Thread(target=look)
+    with idle_loop() as idle:
+        idle()
+        looking.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            looking.join()
+        noise = idle()
+    lags.sort()
+    print(f"loop lag: median {lags[len(lags) // 2]:.4f} s, longest {lags[-1]:.4f} s,")
+    print(f"of a loop without work in the same time: longest {noise:.4f} s")
+    assert lags[-1 - len(lags) // 20] < STALL_SECONDS + noise

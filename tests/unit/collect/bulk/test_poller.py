@@ -1,0 +1,668 @@
+"""Tiers, slices and second questions, against lanes that answer what the test says."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from virtstatd.catalog import load
+from virtstatd.collect.bulk.call import MONITOR, Answer
+from virtstatd.collect.bulk.calls import Calls
+from virtstatd.collect.bulk.control import Verdicts
+from virtstatd.collect.bulk.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
+from virtstatd.collect.bulk.poller import Poller
+from virtstatd.collect.bulk.sweep import Sweep
+from virtstatd.collect.bulk.tier import Tier
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
+from virtstatd.hypervisor.faults import Oversize
+from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
+from virtstatd.runtime.ticker import Ticker
+from virtstatd.testing import settle
+
+
+SHAPES = {
+    group: Shape(group, (Series(Field("p", group, Kind.GAUGE, "", "Help.")),))
+    for group in ("state", "block", "vm", "strange")
+}
+BITS = {"state": 1, "block": 32, "vm": 1024}
+
+
+VERDICTS = Verdicts(load())
+
+
+class World:
+    """A hypervisor with some domains; `trouble` may raise for each question."""
+
+    def __init__(self, domains: int) -> None:
+        self.everybody = [f"u{i:03}" for i in range(domains)]
+        self.stuck = 0
+        self.deadlines: list[float] = []
+        self.stalled: dict[str, str] = {}
+        self.hung: set[str] = set()
+        self.holding: set[str] = set()
+        self.now = 1.0
+        self.asked: list[tuple[int, list[str] | None]] = []
+        self.trouble: Callable[[int, list[str] | None], None] = lambda *_: None
+        self.stepped_over: set[str] = set()
+        self.batches: list[Batch] = []
+
+    # as lanes
+    async def run(
+        self,
+        function: Callable[[None], object],
+        seconds: float,
+        *,
+        monitor: bool,
+        proven: bool,
+    ) -> object:
+        """Call at once, on this thread; one that hangs stays stuck until `freed`."""
+        self.deadlines.append(seconds)
+        await asyncio.sleep(0)
+        if monitor and self.stuck >= (3 if proven else 2):
+            raise Crowded
+        try:
+            return function(None)
+        except Overdue:
+            assert monitor
+            self.stuck += 1
+            raise
+
+    # as a source
+    def known(self) -> int:
+        """Return how many there are."""
+        return len(self.everybody)
+
+    def uuids(self) -> list[str]:
+        """Return all, as they are believed to be."""
+        return list(self.everybody)
+
+    def running(self, _: object) -> list[str]:
+        """Return all."""
+        return list(self.everybody)
+
+    def everyone(self, _: object, bits: int) -> Answer:
+        """Answer for all."""
+        return self._answer(bits, None)
+
+    def some(self, _: object, bits: int, uuids: list[str]) -> Answer:
+        """Answer for these."""
+        return self._answer(bits, uuids)
+
+    def held(self, _: object, uuids: list[str]) -> Answer:
+        """Tell whose monitors are held by calls that hang."""
+        answer = Answer(taken_at=len(self.asked))
+        for uuid in self.holding & set(uuids):
+            answer.domains[uuid] = Domain(uuid, uuid, 1, (("domain", uuid),))
+            answer.partial[uuid] = (2, 0, 9000)
+            answer.seen.add(uuid)
+        return answer
+
+    def free(self, *uuids: str) -> None:
+        """Let monitors answer again, and the calls that hang for them return."""
+        self.hung -= set(uuids)
+        self.stuck -= len(self.holding & set(uuids))
+        self.holding -= set(uuids)
+
+    def _hang(self, bits: int, uuids: list[str] | None) -> None:
+        """Hold the first whose monitor hangs and is not held already, as libvirt does."""
+        self.stepped_over = set(self.holding)
+        for uuid in self.everybody if uuids is None else uuids:
+            if bits & MONITOR and uuid in self.hung - self.holding:
+                self.holding.add(uuid)
+                raise Overdue("hung")
+
+    def _answer(self, bits: int, uuids: list[str] | None) -> Answer:
+        self.asked.append((bits, uuids))
+        self.trouble(bits, uuids)
+        if self.hung:
+            self._hang(bits, uuids)
+        answer = Answer(taken_at=len(self.asked))
+        for uuid in self.everybody if uuids is None else [u for u in uuids if u in self.everybody]:
+            domain = Domain(uuid, uuid, 1, (("domain", uuid),))
+            answer.domains[uuid] = domain
+            if uuid in self.stalled and bits & MONITOR:
+                answer.stalled[uuid] = self.stalled[uuid]
+                continue
+            groups = [group for group, bit in BITS.items() if bits & bit] + ["strange"]
+            answer.readings += [Reading(domain, SHAPES[group], (1,)) for group in groups]
+            answer.seen.add(uuid)
+            if uuid in self.stepped_over:
+                answer.partial[uuid] = (2, 0, 9000)
+        return answer
+
+    def poller(self, *groups: str, size: int = 10) -> Poller:
+        """Return a poller with one tier per group."""
+        tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
+        log = structlog.get_logger()
+        self.calls = Calls(self, lambda: None, log, 1.0)  # type: ignore[arg-type]
+        self.monitors = Monitors(VERDICTS, log, lambda: self.now)
+        sweep = Sweep(
+            self.calls,
+            self,
+            self.monitors,
+            self.batches.append,
+            log,
+            lambda: self.now,
+            slice_domains=size,
+        )
+        return Poller(tiers, sweep, lambda: self.now)
+
+
+def domains(batches: list[Batch], group: str) -> set[str]:
+    """Return whose readings of a group the batches hold."""
+    return {
+        reading.domain.uuid
+        for batch in batches
+        for reading in batch.readings
+        if reading.domain and reading.shape.group == group
+    }
+
+
+async def test_tiers_that_are_due_together_travel_in_one_call():
+    """One question holds the groups of both tiers; each tier's readings are a batch of its own."""
+    world = World(3)
+    poller = world.poller("block", "vm")
+    await poller._poll(poller.tiers)
+
+    assert world.asked == [(BITS["block"] | BITS["vm"], None)]
+    assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
+        (frozenset({"block", "control"}), 10.0),
+        (frozenset({"vm"}), 10.0),
+    ]
+    assert domains(world.batches[:1], "block") == domains(world.batches[1:], "vm")
+    assert domains(world.batches, "strange") == set(world.everybody)
+
+
+async def test_many_domains_are_asked_in_slices_and_none_is_left_out():
+    """Each domain is asked exactly once, whatever the size of the slices."""
+    world = World(25)
+    poller = world.poller("state")
+    await poller._poll(poller.tiers)
+
+    assert [len(uuids or []) for _, uuids in world.asked] == [10, 10, 5]
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert poller.tiers[0].good_at == 1.0
+
+
+async def test_a_slice_past_its_deadline_is_asked_again_in_the_same_cycle():
+    """One stuck guest costs the others nothing, and is counted as partial."""
+    world = World(25)
+    poller = world.poller("block")
+    hung = False
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        nonlocal hung
+        if uuids and "u004" in uuids and not hung:
+            hung = True
+            world.stepped_over = {"u004"}
+            raise Overdue("hung")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.everybody)
+    assert poller.tiers[0].partial == {"u004"}
+    assert (poller.tiers[0].outcomes["overdue"], poller.tiers[0].outcomes["ok"]) == (1, 4)
+
+
+async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
+    """When the call for all tiers is refused, each is asked by itself."""
+    world = World(3)
+    poller = world.poller("state", "vm")
+
+    def trouble(bits: int, _: list[str] | None) -> None:
+        if bits & BITS["vm"]:
+            raise Refused("one guest failed")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert domains(world.batches, "vm") == set()
+    assert all(batch.groups == {"state"} for batch in world.batches)
+
+
+async def test_an_answer_too_large_is_asked_in_halves():
+    """Slices halve until libvirt can answer; nobody is lost."""
+    world = World(40)
+    poller = world.poller("block", size=20)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 6:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.everybody)
+
+
+async def test_few_but_huge_domains_are_asked_in_halves_too():
+    """The call for everybody falls back to slices when its answer is too large."""
+    world = World(8)
+    poller = world.poller("block")
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 4:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == set(world.everybody)
+
+
+async def test_up_means_that_the_last_call_succeeded():
+    """A lost connection turns it off, the next answer on."""
+    world = World(2)
+    poller = world.poller("state")
+    await poller._poll(poller.tiers)
+    assert poller.up
+
+    def trouble(*_: object) -> None:
+        raise Disconnected("gone")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+    assert not poller.up
+    assert poller.tiers[0].outcomes["disconnected"] == 2
+    world.trouble = lambda *_: None
+    await poller._poll(poller.tiers)
+    assert poller.up
+
+
+@pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Refused, Disconnected]])
+async def test_what_recovers_was_said_to_fail(troubles: list[type[VirtstatdError]]):
+    """Failing is said once and so is its end, however often the connection dies meanwhile."""
+    world = World(2)
+    poller = world.poller("state")
+
+    def trouble(kind: type[VirtstatdError], *_: object) -> None:
+        raise kind("trouble")
+
+    with capture_logs() as logs:
+        for kind in troubles:
+            world.trouble = partial(trouble, kind)
+            await poller._poll(poller.tiers)
+        world.trouble = lambda *_: None
+        await poller._poll(poller.tiers)
+    said = ["poll.failing", "poll.recovered"] if Refused in troubles else []
+    assert [each["event"] for each in logs] == said
+
+
+async def test_a_vanished_domain_is_missing_and_nothing_else():
+    """A domain that ends between list and answer is counted as missing, and no fault."""
+    world = World(12)
+    poller = world.poller("state")
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids and "u011" in uuids:
+            world.everybody.remove("u011")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+
+    assert poller.tiers[0].missing == {"u011"}
+    assert poller.tiers[0].good_at == 1.0
+
+
+async def test_a_tier_that_is_busy_skips_its_tick():
+    """A poll that lasts longer than its interval is never doubled; the tick is counted."""
+    world = World(1)
+    poller = world.poller("state")
+    poller.tiers[0].busy = True
+    stop = asyncio.Event()
+    stopping = asyncio.create_task(poller.run(stop, lambda: True))
+    await settle(50)
+    assert poller.tiers[0].ticker.skipped == 1
+    stop.set()
+    await stopping
+
+    assert world.asked == []
+
+
+async def test_what_cannot_hang_travels_by_itself():
+    """Tiers that ask no monitor never share a call with those that do."""
+    poller = World(1).poller("state", "block", "vm")
+    state, block, vm = poller.tiers
+
+    assert poller._together([state, block, vm]) == [[state], [block, vm]]
+    assert poller._together([block]) == [[block]]
+
+
+async def polled(world: World, poller: Poller) -> set[str]:
+    """Poll once more, and return whose numbers came from a monitor."""
+    world.now += 5.0
+    world.batches.clear()
+    await poller._poll(poller.tiers)
+    return domains(world.batches, "block") - world.holding
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_as_many_as_may_hang_hide_nobody(count: int):
+    """When one guest hangs, or a second one later, all others are answered in every cycle."""
+    world = World(200)
+    poller = world.poller("block")
+    assert await polled(world, poller) == set(world.everybody)
+    for victim in ("u104", "u003")[:count]:
+        world.hung.add(victim)
+        for _ in range(3):
+            assert await polled(world, poller) == set(world.everybody) - world.hung
+    assert (world.stuck, world.holding) == (count, world.hung)
+    world.free(*world.hung)
+    assert await polled(world, poller) == set(world.everybody)
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+async def test_who_is_known_good_is_asked_while_many_hang(count: int):
+    """The last call that may hang is kept for those who answered; they miss no cycle."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    victims = world.everybody[60 : 60 + 10 * count : 10]
+    world.hung.update(victims)
+    good = await polled(world, poller)
+    assert (world.stuck, world.holding) == (2, set(victims[:2]))
+    assert good >= set(world.everybody[:60])
+    for _ in range(5):
+        world.asked.clear()
+        assert await polled(world, poller) >= good
+        assert max(len(uuids or []) for _, uuids in world.asked) <= SMALL_LIST
+        assert poller.tiers[0].missing.isdisjoint(good)
+    assert world.stuck == 2
+    world.free(*victims)
+    assert await polled(world, poller) == set(world.everybody)
+
+
+async def test_a_call_that_returns_makes_room_to_find_out_more():
+    """When one of those that hang answers again, the guests that were left out are asked."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(("u060", "u080", "u100"))
+    assert "u150" not in await polled(world, poller)
+    world.free("u060", "u100")
+    assert await polled(world, poller) == set(world.everybody) - {"u080"}
+
+
+async def test_who_is_not_known_good_is_tried_after_a_pause_that_grows():
+    """Left out for ever they could be well: they are tried, and more rarely when that hangs."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(("u060", "u080"))
+    assert "u150" not in await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    assert await polled(world, poller) == set(world.everybody) - world.hung
+
+    world.free("u060", "u080")
+    assert await polled(world, poller) == set(world.everybody)
+    world.hung.update(("u060", "u080", "u100"))
+    assert "u150" not in await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    await polled(world, poller)
+    assert world.stuck == 3
+    assert await polled(world, poller) == set(), "one call is always left for what cannot hang"
+    world.free("u100")
+    for pauses, tried in ((1, False), (2, True)):
+        world.now += pauses * TRIAL_SECONDS[0]
+        assert ("u150" in await polled(world, poller)) == tried
+
+
+async def test_with_nothing_to_lose_the_others_are_tried_at_once():
+    """When two hang before anybody has answered, some are asked with the last call."""
+    world = World(20)
+    world.hung.update(("u000", "u010"))
+    poller = world.poller("block")
+    good = await polled(world, poller)
+    assert 0 < len(good) <= SMALL_LIST
+    assert await polled(world, poller) == good
+
+
+async def test_everybody_who_hangs_a_call_is_named():
+    """Also the last, after whom no monitor is asked: libvirt says whose monitor is held."""
+    world = World(200)
+    poller = world.poller("block")
+    await polled(world, poller)
+    world.hung.update(world.everybody[::50])
+    await polled(world, poller)
+    world.now += TRIAL_SECONDS[0]
+    await polled(world, poller)
+
+    assert world.stuck == 3
+    assert world.monitors.unresponsive.keys() == world.holding
+    assert domains(world.batches, "control") >= world.holding
+
+
+async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
+    """With three calls stuck the monitors are left alone, and the rest goes on."""
+    world = World(25)
+    poller = world.poller("state", "block")
+    world.stuck = 3
+    for together in poller._together(poller.tiers):
+        await poller._poll(together)
+
+    assert {bits for bits, _ in world.asked} == {BITS["state"]}
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert poller.tiers[1].outcomes["withheld"] == 1
+    assert poller.tiers[1].missing == set(world.everybody)
+
+
+async def test_a_stuck_guest_is_named_once_and_its_return_once():
+    """Trouble of a guest is two lines of the log, and a number that turns."""
+    world = World(3)
+    poller = world.poller("block")
+    with capture_logs() as logs:
+        world.stepped_over = {"u001"}
+        await poller._poll(poller.tiers)
+        await poller._poll(poller.tiers)
+        world.stepped_over = set()
+        await poller._poll(poller.tiers)
+
+    assert [each["event"] for each in logs] == ["domain.unresponsive", "domain.responsive"]
+    verdicts = [
+        reading.values[-1]
+        for batch in world.batches
+        for reading in batch.readings
+        if reading.domain and reading.domain.uuid == "u001" and reading.shape.group == "control"
+    ]
+    assert verdicts == [0, 0, 1]
+
+
+async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back():
+    """A process that stands still is left alone; its batch says that its groups are no more."""
+    world = World(3)
+    world.stalled = {"u001": "its process is stopped"}
+    poller = world.poller("block")
+    await poller._poll(poller.tiers)
+
+    assert domains(world.batches, "block") == {"u000", "u002"}
+    assert domains(world.batches, "control") == {"u000", "u001", "u002"}
+    assert world.batches[0].groups == {"block", "control"}
+    assert world.monitors.unresponsive == {"u001": "its process is stopped"}
+
+
+async def test_the_size_that_fits_is_remembered():
+    """Once halved, the slices of later polls are small from the start."""
+    world = World(40)
+    poller = world.poller("block", size=20)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids is None or len(uuids) > 6:
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    await poller._poll(poller.tiers)
+    refused = poller.tiers[0].outcomes["oversize"]
+    await poller._poll(poller.tiers)
+
+    assert refused > 0
+    assert poller.tiers[0].outcomes["oversize"] == refused
+
+
+async def test_a_call_may_last_half_an_interval_at_most():
+    """What is asked again after a deadline still belongs to its cycle."""
+    world = World(2)
+    poller = world.poller("block")
+    poller.tiers[0].ticker.seconds = 1.6
+    world.calls._deadline = 5.0
+    await poller._poll(poller.tiers)
+    poller.tiers[0].ticker.seconds = 6.0
+    await poller._poll(poller.tiers)
+
+    assert world.deadlines == [1.0, 3.0]
+
+
+class Spread:
+    """A poller whose interval was stretched to a minute, on a clock that pauses move."""
+
+    def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
+        self.world = world
+        self.poller = world.poller("block")
+        self.tier = self.poller.tiers[0]
+        self.tier.ticker.stretch(12, 0.0)
+        self.pauses: list[float] = []
+        self.meanwhile: Callable[[int], None] = lambda _: None
+        patch.setattr("virtstatd.collect.bulk.sweep.first_of", self.pause)
+
+    async def pause(self, _: asyncio.Event, *, seconds: float) -> None:
+        """Let the time pass at once."""
+        assert self.tier.pausing
+        assert not self.tier.asking
+        self.pauses.append(seconds)
+        self.world.now += seconds
+        self.meanwhile(len(self.pauses))
+
+    @property
+    def turns(self) -> list[list[str]]:
+        """Who was asked in each call."""
+        return [uuids or [] for _, uuids in self.world.asked]
+
+
+async def test_a_stretched_poll_is_spread_over_its_interval(monkeypatch: pytest.MonkeyPatch):
+    """Each guest is asked once, so many at a time that the interval just suffices."""
+    spread = Spread(World(30), monkeypatch)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert [len(each) for each in spread.turns] == [8, 8, 7, 7]
+    assert spread.pauses == [15.0] * 3
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.asked == pytest.approx(1.0)
+    assert (spread.tier.good_at, spread.tier.busy) == (1.0, False)
+    assert not spread.tier.missing
+
+
+async def test_who_comes_and_goes_between_turns(monkeypatch: pytest.MonkeyPatch):
+    """A guest that starts is asked in the same poll; one that ends is no longer, nor missing."""
+    spread = Spread(World(12), monkeypatch)
+
+    def meanwhile(turn: int) -> None:
+        if turn == 2:
+            spread.world.everybody.remove("u011")
+            spread.world.everybody.append("u100")
+
+    spread.meanwhile = meanwhile
+    await spread.poller._poll(spread.poller.tiers)
+
+    asked = [uuid for each in spread.turns for uuid in each]
+    assert sorted(asked) == sorted(spread.world.everybody)
+    assert not spread.tier.missing
+    assert spread.tier.good_at is not None
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_could_not_be_asked_is_asked_when_libvirt_is_back(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A turn that falls into an outage, known of or not, is made up for by the others."""
+    spread = Spread(World(12), monkeypatch)
+    away = False
+
+    def meanwhile(turn: int) -> None:
+        nonlocal away
+        away = turn == 1
+
+    def trouble(*_: object) -> None:
+        if away:
+            assert not known, "asked though it was away"
+            raise Disconnected("gone")
+
+    spread.meanwhile, spread.world.trouble = meanwhile, trouble
+    spread.poller._connected = lambda: not (known and away)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.good_at == 1.0
+
+
+async def test_a_stuck_guest_costs_its_turn_nothing(monkeypatch: pytest.MonkeyPatch):
+    """It is stepped over as in any other poll, and the others of all turns are there."""
+    spread = Spread(World(12), monkeypatch)
+    spread.world.hung = {"u004"}
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert domains(spread.world.batches, "block") == set(spread.world.everybody)
+    assert spread.tier.partial == {"u004"}
+
+
+async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.MonkeyPatch):
+    """With room for all there is no reason to wait: the others are asked at the next turn."""
+    spread = Spread(World(12), monkeypatch)
+    spread.meanwhile = lambda _: spread.tier.ticker.stretch(1, spread.world.now)
+    await spread.poller._poll(spread.poller.tiers)
+
+    assert [len(each) for each in spread.turns] == [3, 9]
+
+
+async def test_the_end_does_not_wait_for_turns():
+    """A stop in a pause ends the poll; nobody else is asked."""
+    world = World(12)
+    poller = world.poller("block")
+    tier = poller.tiers[0]
+    tier.ticker.stretch(12, 0.0)
+    stop = asyncio.Event()
+    running = asyncio.create_task(poller.run(stop, lambda: True))
+    await settle(100)
+    assert (tier.busy, tier.asking) == (True, False)
+    stop.set()
+    async with asyncio.timeout(30):
+        await running
+
+    assert [len(uuids or []) for _, uuids in world.asked] == [3]
+    assert not tier.busy
+
+
+async def test_polls_that_are_spread_never_ask_the_same_guest_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Two tiers whose intervals do not fall together take turns: NOWAIT would step over guests."""
+    world = World(30)
+    poller = world.poller("block", "vm")
+    now = most = 0
+    ask = world.run
+
+    async def counted(*args: object, **options: object) -> object:
+        nonlocal now, most
+        now += bool(options["monitor"])
+        most = max(most, now)
+        try:
+            await asyncio.sleep(0)
+            return await ask(*args, **options)  # type: ignore[arg-type]
+        finally:
+            now -= bool(options["monitor"])
+
+    async def pause(_: asyncio.Event, *, seconds: float) -> None:
+        world.now += seconds / 2
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("virtstatd.collect.bulk.sweep.first_of", pause)
+    world.run = counted  # type: ignore[method-assign,assignment]
+    for tier in poller.tiers:
+        tier.ticker.stretch(12, 0.0)
+    await asyncio.gather(*(poller._poll([tier]) for tier in poller.tiers))
+
+    assert most == 1
+    assert domains(world.batches, "block") == domains(world.batches, "vm") == set(world.everybody)

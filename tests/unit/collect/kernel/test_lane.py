@@ -1,0 +1,154 @@
+"""The lane: a look at every tick, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from virtstatd.catalog import Catalog, load
+from virtstatd.collect.kernel.lane import LocalLane
+from virtstatd.collect.kernel.shapes import Shapes
+from virtstatd.collect.kernel.survey import Second
+from virtstatd.model import Batch, Domain, Reading
+from virtstatd.pipeline.one_source import Cover
+
+
+VM = Domain("u1", "vm", 1, (("domain", "vm"),))
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    """Load the package's catalog."""
+    return load()
+
+
+class Log:
+    """Remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[tuple[str, object]] = []
+
+    def warning(self, event: str, **values: object) -> None:
+        """Take note."""
+        assert values.get("mend") or "field" in values, "whoever reads it wants to know what to do"
+        self.warnings.append((event, values.get("what") or values.get("field")))
+
+
+class Scene:
+    """A lane whose looks are made by the test."""
+
+    def __init__(self, catalog: Catalog, look: Callable[[], Second]) -> None:
+        self.sent: list[Batch] = []
+        self.looked = asyncio.Event()
+        self.running = [(VM, ())]
+        self.closed = threading.Event()
+        self.log = Log()
+        self.look = look
+        shapes = Shapes(catalog)
+        self.shape = shapes.times((("vcpu", 0), ("emulator", 0)))
+        survey: Any = self
+        log: Any = self.log
+        cgroup_cover = Cover(self.take, 15.0)
+        cover = Cover(cgroup_cover, 5.0)
+        self.lane = LocalLane(survey, lambda: self.running, cover, cgroup_cover, shapes, log, 0.01)
+
+    def close(self) -> None:
+        """Be closed as a survey is, on the lane's thread."""
+        self.closed.set()
+
+    def take(self, batch: Batch) -> None:
+        """Take a batch as sinks do."""
+        self.sent.append(batch)
+        self.looked.set()
+
+    async def looks(self, count: int) -> None:
+        """Wait until so many looks have been passed on."""
+        while sum(batch.source == "local" for batch in self.sent) < count:
+            self.looked.clear()
+            await self.looked.wait()
+
+    def domains(self) -> list[str]:
+        """Return whose readings were in the last batch."""
+        return [r.domain.name for r in self.sent[-1].readings if r.domain]
+
+
+async def test_a_look_that_hangs_holds_up_nothing_but_looks(catalog: Catalog):
+    """While the kernel does not answer, ticks are skipped and counted, and the loop goes on."""
+    go, hangs = threading.Event(), threading.Event()
+
+    def look() -> Second:
+        hangs.set()
+        go.wait(10)
+        return Second(1)
+
+    scene, stop = Scene(catalog, look), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.lane.run(stop))
+        while scene.lane._ticker.skipped < 5:
+            await asyncio.sleep(0)
+        assert hangs.is_set()
+        assert not scene.sent
+        go.set()
+        await scene.looks(2)
+        stop.set()
+    assert scene.closed.wait(10)
+
+
+async def test_a_domain_that_ended_meanwhile_is_not_sent(catalog: Catalog):
+    """What was read of a domain does not bring it back when libvirt has told of its end."""
+    scene = Scene(catalog, lambda: Second(1, [Reading(VM, scene.shape, (1,) * 8)]))
+    stop = asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.lane.run(stop))
+        await scene.looks(2)
+        assert scene.domains() == ["vm"]
+        scene.running = []
+        await scene.looks(len(scene.sent) + 1)
+        assert scene.domains() == []
+        stop.set()
+
+
+async def test_cgroups_are_current_for_longer(catalog: Catalog):
+    """What is read in turn is a batch of its own, which stays current until the next turn."""
+    order, shape = Shapes(catalog).facts((("cpu", "time", ()),), "local_cgroup")
+    readings = [Reading(VM, shape, (1,))]
+    scene = Scene(catalog, lambda: Second(1, cgroups=readings))
+    stop = asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.lane.run(stop))
+        await scene.looks(3)
+        stop.set()
+    assert order == (0,)
+    first, second = [batch for batch in scene.sent if batch.source == "local cgroup"][:2]
+    assert first.readings == (), "the first reading is held back"
+    assert (second.readings, second.groups) == (tuple(readings), {"local_cgroup"})
+    lifetimes = {batch.source: batch.lifetime_seconds for batch in scene.sent}
+    assert lifetimes == {"local": 5.0, "local cgroup": 15.0}
+
+
+async def test_what_is_not_seen_is_said_once(catalog: Catalog):
+    """A lack is one line in the log, however many seconds it lasts."""
+    scene = Scene(catalog, lambda: Second(1, blind={"interfaces": "gone", "processes": "hidden"}))
+    stop = asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.lane.run(stop))
+        await scene.looks(3)
+        stop.set()
+    said = [("local.blind", "interfaces"), ("local.blind", "processes")]
+    assert sorted(scene.log.warnings) == said
+
+
+async def test_a_fault_of_ours_ends_the_agent(catalog: Catalog):
+    """What no kernel can cause is not hidden."""
+
+    def look() -> Second:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(Scene(catalog, look).lane.run(asyncio.Event()))
+    assert caught.group_contains(ZeroDivisionError)

@@ -1,0 +1,448 @@
+"""The HTTP client takes every answer for what it is, and lets none hurt."""
+
+import asyncio
+import email.utils
+import gzip
+import resource
+import socket
+import ssl
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.certificates import certificate
+from support.http_stub import Stub, answering, scripted
+from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
+from virtstatd.formats.chunks import Portions
+from virtstatd.model import Batch
+from virtstatd.sending.access import Access
+from virtstatd.sending.http import connected, retry_after
+from virtstatd.testing import make_batch
+
+
+BATCH = Batch("bulk", 0, ())
+
+
+async def outcome(stub: Stub) -> BaseException | None:
+    """Post once, with a client of its own, and return what was raised."""
+    async with connected(Access(url=stub.url)) as client:
+        try:
+            await client.post(stub.url, b"body", {})
+        except (TryLater, Rejected) as error:
+            return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [
+        (200, None),
+        (204, None),
+        (301, Rejected),
+        (400, Rejected),
+        (401, Denied),
+        (403, Denied),
+        (404, Denied),
+        (408, TryLater),
+        (410, Rejected),
+        (413, TooLarge),
+        (415, Rejected),
+        (422, Rejected),
+        (429, TryLater),
+        (500, TryLater),
+        (501, Rejected),
+        (502, TryLater),
+        (503, TryLater),
+        (504, TryLater),
+        (505, Rejected),
+    ],
+)
+async def test_each_status(status: int, raised: type[Exception] | None):
+    """A status means one thing to the outlet, and its text is told."""
+    async with answering() as stub:
+        stub.status = status
+        stub.headers = {"Location": "/elsewhere"} if status == 301 else {}
+        stub.text = b"because" if status != 204 else b""
+        error = await outcome(stub)
+    assert type(error) is (raised or type(None))
+    if error:
+        assert f"answers {status}: because" in str(error)
+    if isinstance(error, TryLater):
+        assert error.answered == (status >= 500)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0", 0), ("1000000000", 1e9), ("soon", None), ("-7", None), ("", None)],
+)
+async def test_retry_after_seconds(header: str, seconds: float | None):
+    """Seconds are passed on as they are, rubbish as nothing: the outlet has its own bound."""
+    async with answering() as stub:
+        stub.status, stub.headers = 429, {"Retry-After": header}
+        error = await outcome(stub)
+    assert isinstance(error, TryLater)
+    assert error.after_seconds == seconds
+
+
+async def test_retry_after_date():
+    """A date is as many seconds away as it is; one that has passed is now."""
+    async with answering() as stub:
+        stub.status = 503
+        stub.headers = {"Retry-After": email.utils.formatdate(time.time() + 100, usegmt=True)}
+        error = await outcome(stub)
+    assert isinstance(error, TryLater)
+    assert error.after_seconds is not None
+    assert 50 < error.after_seconds <= 101
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("Wed, 99 Oct 2015 07:28:00 GMT") is None
+
+
+async def test_answers_are_shown_harmlessly(tmp_path: Path):
+    """Of an answer the log gets one short line, without control characters and own secrets."""
+    secret = tmp_path / "token"
+    secret.write_text("s3cret-token\n")
+    async with (
+        answering() as stub,
+        connected(Access(url=stub.url, token_file=str(secret))) as client,
+    ):
+        stub.status = 400
+        stub.text = b"\x1b[31mno\n\0 s3cret-token \xff" + b"x" * 5000
+        with pytest.raises(Rejected) as caught:
+            await client.post(stub.url, b"", {})
+    text = str(caught.value)
+    assert text.isprintable()
+    assert "s3cret" not in text
+    assert len(text) < 400
+
+
+async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A token or password is what its file says now, and what it said while it is away."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    token = tmp_path / "token"
+    token.write_text("old\n")
+    async with answering() as stub:
+        access = Access(url=stub.url, token_file="credential:token")
+        async with connected(access) as client:
+            await client.post(stub.url, b"", {})
+            token.unlink()
+            await client.post(stub.url, b"", {})
+            token.write_text("new\n")
+            await client.post(stub.url, b"", {})
+        access = Access(url=stub.url, username="me", password_file=str(token))
+        async with connected(access) as client:
+            await client.post(stub.url, b"", {"X-Other": "1"})
+    shown = [each.headers["Authorization"] for each in stub.requests]
+    assert shown == ["Bearer old", "Bearer old", "Bearer new", "Basic bWU6bmV3"]
+
+
+async def test_a_destination_that_is_away_is_told_in_few_words():
+    """The place and the reason are said once, without what the library makes of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and never listens
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+        async with connected(Access(url=f"http://{place}")) as client:
+            with pytest.raises(TryLater) as caught:
+                await client.post(f"http://{place}", b"", {})
+    assert str(caught.value) == f"{place}: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"token_file": "/nowhere/token"}, "cannot read /nowhere/token: No such file"),
+        ({"token_file": "credential:token"}, "no credential:token"),
+        ({"token_file": "credential:../token"}, "no credential:"),
+        ({"ca_file": "/nowhere/ca"}, "ca_file: cannot use /nowhere/ca"),
+        ({"certificate_file": "/nowhere/crt"}, "certificate_file: cannot use /nowhere/crt"),
+    ],
+)
+async def test_files_that_cannot_be_read(
+    options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What cannot be read is one sentence at the start."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(StartError, match=words):
+        async with connected(Access(url="https://localhost", **options)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "ftp://localhost"},
+        {"url": "localhost:9090"},
+        {"url": "http://"},
+        {"url": "http://user:pass@localhost"},
+        {"url": "http://localhost:port"},
+        {"url": "http://local host"},
+        {"url": "http://localhost", "username": "me"},
+        {"url": "http://localhost", "password_file": "/x"},
+        {"url": "https://localhost", "key_file": "/x"},
+        {"url": "http://localhost", "ca_file": "/x"},
+        {"url": "http://localhost", "token_file": "/x", "username": "me", "password_file": "/x"},
+        {"url": "http://localhost", "headers": {"Authorization": "Bearer x"}},
+        {"url": "http://localhost", "headers": {"X-A": "1\r\nX-B: 2"}},
+        {"url": "http://localhost", "headers": {"X A": "1"}},
+    ],
+)
+def test_options_that_are_wrong(options: dict):
+    """A fault of the options is found without connecting, and does not repeat a password."""
+    with pytest.raises(ValueError, match=r"^\w+: ") as caught:
+        Access(**options)
+    assert "pass@" not in str(caught.value)
+
+
+async def heads(reader: asyncio.StreamReader) -> None:
+    """Read the head of a request."""
+    await reader.readuntil(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_server_that_never_answers(begin: bytes):
+    """A half-open connection is given up with the attempt, and its descriptor with it."""
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begin)
+        while await reader.read(65536):
+            pass
+        gone.set()
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.post(url, b"x" * 100, {})
+        async with asyncio.timeout(10):
+            await gone.wait()
+
+
+async def test_a_server_that_hangs_up():
+    """A connection that ends without an answer is for later."""
+
+    async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await heads(reader)
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        with pytest.raises(TryLater):
+            await client.post(url, b"x", {})
+
+
+async def test_an_answer_of_one_byte_a_second(monkeypatch: pytest.MonkeyPatch):
+    """What was accepted is delivered, though the text of the answer never comes to its end."""
+    monkeypatch.setattr("virtstatd.sending.http.BODY_SECONDS", 0.05)
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heads(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx")
+        while await reader.read(1):
+            pass
+        gone.set()
+
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        async with asyncio.timeout(10):
+            assert await client.post(url, b"", {}) == b"x"
+            await gone.wait()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+async def test_an_endless_answer(status: str):
+    """Of an answer without end 64 KiB are read, compressed or not, and memory stays as it is."""
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await heads(reader)
+        head = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\n\r\n"
+        writer.write(head.encode())
+        while True:
+            writer.write(b"\x1f\x8b" * 32768)
+            await writer.drain()
+            sent += 65536
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with scripted(script) as url, connected(Access(url=url)) as client:
+        if status.startswith("2"):
+            assert len(await client.post(url, b"", {})) == 65536
+        else:
+            with pytest.raises(Rejected) as caught:
+                await client.post(url, b"", {})
+            assert str(caught.value).isprintable()
+    assert sent < 64 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # in KiB
+
+
+async def test_a_bomb():
+    """An answer that would grow when it is decompressed is not."""
+    bomb = gzip.compress(bytes(64 << 20))
+    async with answering() as stub, connected(Access(url=stub.url)) as client:
+        stub.status, stub.text, stub.headers = 200, bomb, {"Content-Encoding": "gzip"}
+        assert await client.post(stub.url, b"", {}) == bomb[:65536]
+
+
+def serving(paths: tuple[Path, Path]) -> ssl.SSLContext:
+    """Return a server's context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*paths)
+    return context
+
+
+async def test_tls(tmp_path: Path):
+    """A certificate counts if it is trusted, of this host and in date; all else is for later."""
+    good = certificate(tmp_path)
+    async with answering(serving(good)) as stub:
+        async with connected(Access(url=stub.url, ca_file=str(good[0]))) as client:
+            await client.post(stub.url, b"", {})
+        async with connected(Access(url=stub.url)) as client:
+            with pytest.raises(TryLater, match="certificate verify failed"):
+                await client.post(stub.url, b"", {})
+    for bad, words in (
+        (certificate(tmp_path, days=-1), "certificate has expired"),
+        (certificate(tmp_path, host="elsewhere"), "not valid for 'localhost'"),
+    ):
+        async with (
+            answering(serving(bad)) as stub,
+            connected(Access(url=stub.url, ca_file=str(bad[0]))) as client,
+        ):
+            with pytest.raises(TryLater, match=words):
+                await client.post(stub.url, b"", {})
+        assert not stub.requests
+
+
+async def test_tls_with_a_client_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server that wants a certificate gets the one of the files, from systemd if so named."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    server, own = certificate(tmp_path), certificate(tmp_path, host="agent")
+    context = serving(server)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(own[0])
+    async with answering(context) as stub:
+        access = Access(
+            url=stub.url,
+            ca_file=str(server[0]),
+            certificate_file=str(own[0]),
+            key_file=f"credential:{own[1].name}",
+        )
+        async with connected(access) as client:
+            await client.post(stub.url, b"", {})
+        async with connected(Access(url=stub.url, ca_file=str(server[0]))) as client:
+            with pytest.raises(TryLater):
+                await client.post(stub.url, b"", {})
+    assert len(stub.requests) == 1
+
+
+async def test_too_large_is_halved():
+    """A 413 halves the request, and those after it; only what cannot be halved is lost."""
+    bodies: list[bytes] = []
+
+    async def post(body: bytes, _: int) -> None:
+        if len(body) > 3 or b"X" in body:
+            raise TooLarge("413")
+        bodies.append(body)
+
+    portions = Portions(100)
+    items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"abc", b"def"]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies[2:] == [b"abc", b"def"]
+    bodies.clear()
+    with pytest.raises(Rejected) as caught:
+        await portions.send(BATCH, [(1, lambda: b"X"), *items], b"".join, post)
+    assert caught.value.samples == 1
+    assert b"".join(bodies) == b"abcdef"
+
+
+async def test_a_rejected_request_takes_no_other_with_it():
+    """What was rejected is told at the end with its sum, when all others have been delivered."""
+    bodies: list[bytes] = []
+    faults = {b"b": Rejected("bad"), b"d": Rejected("some", 2)}
+
+    async def post(body: bytes, samples: int) -> None:
+        assert samples == 5
+        if fault := faults.get(body):
+            raise fault
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d")]
+    with pytest.raises(Rejected, match="some") as caught:
+        await Portions(5).send(BATCH, items, b"".join, post)
+    assert caught.value.samples == 7
+    assert bodies == [b"a", b"c"]
+    with pytest.raises(Rejected, match="bad") as caught:
+        await Portions(5).send(BATCH, items[1:2], b"".join, post)
+    assert caught.value.samples is None
+
+
+async def test_denied_ends_a_batch():
+    """Who is not let in does not try the rest of the batch; the next one begins anew."""
+    bodies: list[bytes] = []
+    faults: list[BaseException] = [Denied("who are you?")]
+
+    async def post(body: bytes, _: int) -> None:
+        bodies.append(body)
+        if faults:
+            raise faults.pop()
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b")]
+    portions = Portions(5)
+    with pytest.raises(Denied):
+        await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a"]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a", b"a", b"b"]
+
+
+async def test_the_other_half_is_another_batch():
+    """What was done of one half of a batch is not taken as done of the other."""
+    batch = make_batch(4)
+    half = len(batch.readings) // 2
+    halves = [
+        replace(batch, readings=each) for each in (batch.readings[:half], batch.readings[half:])
+    ]
+    assert halves[0].samples == halves[1].samples
+    bodies: list[bytes] = []
+
+    async def post(body: bytes, _: int) -> None:
+        if body == b"b" and len(bodies) == 1:
+            raise TryLater("away")
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
+    portions = Portions(5)
+    with pytest.raises(TryLater):
+        await portions.send(halves[0], items, b"".join, post)
+    await portions.send(halves[1], items, b"".join, post)
+    assert bodies == [b"a", b"a", b"b", b"c"]
+
+
+async def test_an_interrupted_batch_goes_on_where_it_was():
+    """What was delivered before a fault is not sent again; another batch begins anew."""
+    bodies: list[bytes] = []
+    faults: list[BaseException] = [TryLater("away"), asyncio.CancelledError(), Rejected("bad")]
+
+    async def post(body: bytes, _: int) -> None:
+        if body == b"b" and faults:
+            raise faults.pop(0)
+        bodies.append(body)
+
+    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
+    portions = Portions(5)
+    with pytest.raises(TryLater):
+        await portions.send(BATCH, items, b"".join, post)
+    with pytest.raises(asyncio.CancelledError):
+        await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a"]
+    with pytest.raises(Rejected) as caught:
+        await portions.send(BATCH, items, b"".join, post)
+    assert caught.value.samples == 5
+    assert bodies == [b"a", b"c"]
+    await portions.send(BATCH, items, b"".join, post)
+    assert bodies == [b"a", b"c", b"a", b"b", b"c"]
+    faults.append(TryLater("away"))
+    with pytest.raises(TryLater):
+        await portions.send(BATCH, items, b"".join, post)
+    await portions.send(Batch("bulk", 1, ()), items, b"".join, post)
+    assert bodies[5:] == [b"a", b"a", b"b", b"c"]

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.collector import Row
 from virtstatd.runtime.ticker import Ticker
 from virtstatd.runtime.waiting import next_beat
 
@@ -101,7 +102,7 @@ class Budget:
         self._tiers = tiers
         self._meter = meter
         self._cpus = cpus or os.cpu_count() or 1
-        self.allowed = percent / 100 * self._cpus
+        self.allowed = self.seconds_of(percent, self._cpus)
         """What the polling may cost, in CPU seconds per second."""
         self._log = log
         self._clock = clock
@@ -114,6 +115,11 @@ class Budget:
         self._blind: set[str] = set()
         self.times = 1
         """How many times their configured intervals the tiers are stretched to."""
+
+    @staticmethod
+    def seconds_of(percent: float, cpus: int | None = None) -> float:
+        """Return what a share of all CPUs together is in CPU seconds per second."""
+        return percent / 100 * (cpus or os.cpu_count() or 1)
 
     @property
     def ratio(self) -> float:
@@ -128,6 +134,13 @@ class Budget:
     def spent(self) -> dict[str, float]:
         """Return the CPU seconds that were spent since the start, by whom."""
         return self._meter.spent()
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield what polling costs and may cost, and the CPU seconds spent, by process."""
+        yield "cost", {}, self.ratio
+        yield "budget", {}, self.allowed_ratio
+        for of, seconds in self.spent().items():
+            yield "cost_cpu", {"of": of}, seconds
 
     async def run(self, stop: asyncio.Event) -> None:
         """Review the cost until `stop`."""

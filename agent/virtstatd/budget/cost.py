@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from virtstatd.budget.processes import Clock, Times
+from virtstatd.budget.processes import CpuClock, Times
+from virtstatd.collector import Up
 from virtstatd.hypervisor.lanes import Lanes, Open, Session
 
 
@@ -28,7 +29,7 @@ T = TypeVar("T")
 class _Watch:
     """The processes of one kind: what they use while calls of ours ask them, and at other times."""
 
-    def __init__(self, of: str, clock: Clock, all_of: Callable[[], int], now: float) -> None:
+    def __init__(self, of: str, clock: CpuClock, all_of: Callable[[], int], now: float) -> None:
         self.of = of
         self.clock = clock
         self.calls = 0
@@ -67,8 +68,8 @@ class Meter:
 
     def __init__(
         self,
-        daemon: Clock,
-        qemus: Clock,
+        daemon: CpuClock,
+        qemus: CpuClock,
         guests: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
         own: Callable[[], float] = time.process_time,
@@ -149,8 +150,8 @@ class Meter:
 class MeteredLanes(Lanes):
     """Lanes whose calls are metered on their own threads, abandoned ones until they return."""
 
-    def __init__(self, open_session: Open, width: int, meter: Meter) -> None:
-        super().__init__(open_session, width)
+    def __init__(self, open_session: Open, width: int, meter: Meter, up: Up | None = None) -> None:
+        super().__init__(open_session, width, up)
         self._meter = meter
 
     async def run(

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from virtstatd.hypervisor.listener import Listener
+from virtstatd.hypervisor.processes import LOOK_SECONDS, Processes
 from virtstatd.runtime.kernel_files import Folder
 
 
@@ -27,7 +28,6 @@ SAMPLE: Final = 16
 SAMPLE_SECONDS: Final = 60.0
 """How often they are chosen anew; those that have ended are left out meanwhile."""
 
-COMMAND_BYTES: Final = 1 << 17
 NANOSECONDS: Final = 1e9
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -35,7 +35,7 @@ Times = Mapping[int, float]
 """CPU seconds by process, so that only what was there before and after is compared."""
 
 
-class Clock(Protocol):
+class CpuClock(Protocol):
     """Reads CPU times; `blind` says why there are none."""
 
     blind: str
@@ -49,7 +49,7 @@ class Clock(Protocol):
         ...
 
 
-class Unseen:
+class UnseenClock:
     """A clock of processes that cannot be seen from here."""
 
     def __init__(self, blind: str) -> None:
@@ -60,7 +60,7 @@ class Unseen:
         return {}
 
     def close(self) -> None:
-        """Have nothing to let go of."""
+        """Do nothing."""
 
 
 class Daemon:
@@ -116,15 +116,9 @@ class Daemon:
 class Qemus:
     """The CPU times of some guests' QEMUs, main loop and monitor thread."""
 
-    def __init__(
-        self,
-        directory: Path,
-        proc: Path = Path("/proc"),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, processes: Processes, clock: Callable[[], float] = time.monotonic) -> None:
         self.blind = ""
-        self._directory = directory
-        self._proc = proc
+        self._processes = processes
         self._clock = clock
         self._chosen_at = -SAMPLE_SECONDS
         self._chosen: dict[int, tuple[Folder, tuple[str, ...]]] = {}
@@ -143,33 +137,22 @@ class Qemus:
         return times
 
     def close(self) -> None:
-        """Let go of the processes."""
-        for folder, _ in self._chosen.values():
-            folder.close()
+        """Forget the processes."""
         self._chosen.clear()
 
     def _choose(self) -> None:
         self.close()
         self._chosen_at = self._clock()
-        try:
-            names = sorted(n for n in os.listdir(self._directory) if n.endswith(".pid"))
-        except OSError as error:
-            self.blind = str(error)
-            return
-        for name in names[:: -(-len(names) // SAMPLE) or 1]:
+        self._processes.look(at_most_seconds=LOOK_SECONDS)
+        found = sorted(self._processes.found.values(), key=lambda process: process.uuid)
+        self.blind = self._processes.error
+        for process in found[:: -(-len(found) // SAMPLE) or 1]:
             try:
-                pid = int((self._directory / name).read_text(encoding="ascii"))
-                folder = Folder(self._proc / str(pid))
-            except (OSError, ValueError) as error:
-                self.blind = str(error)
-                continue
-            try:
-                if b"\0-uuid\0" in folder.read("cmdline", COMMAND_BYTES):
-                    self._chosen[pid] = folder, ("schedstat", *_monitor_threads(folder))
-                    continue
+                files = ("schedstat", *_monitor_threads(process.folder))
             except OSError as error:
                 self.blind = str(error)
-            folder.close()
+            else:
+                self._chosen[process.pid] = process.folder, files
 
 
 def _monitor_threads(folder: Folder) -> list[str]:

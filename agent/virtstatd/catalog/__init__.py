@@ -10,6 +10,7 @@ line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from virtstatd.errors import ConfigError
 from virtstatd.model import Kind, Labels, Series, Shape
 
 
-__all__ = ["Catalog", "Group", "Line", "load"]
+__all__ = ["Catalog", "Group", "Line", "load", "shipped"]
 
 _HEAD = ("metric", "kind", "unit", "key", "since", "help")
 
@@ -128,6 +129,12 @@ class Catalog:
         """Return every series that can appear, as aligned text or as a Markdown table."""
         rows = [_row(line, self.groups[line.group]) for line in self.fields]
         return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
+
+
+@cache
+def shipped() -> Catalog:
+    """Return the package's own catalog, read once in a process: it never changes."""
+    return load()
 
 
 def load(extra: Path | None = None) -> Catalog:

@@ -17,7 +17,10 @@ What a line may say, by its `kind`:
 - `histogram`, `start`, `size`: the count of a bin, its lower bound in units of `10 ** exponent`,
   and the number of bins.
 
-A group that is not libvirt's has no `bit`; its keys are names and its lines list their `labels`.
+A header has the group's `bit` in libvirt's flags, `monitor` where libvirt must ask the guest's
+monitor for it, the `tier` that polls it by default, and `option`, its name in the configuration
+where that is not the group's own. A group that is not libvirt's has no `bit`; its keys are names
+and its lines list their `labels`.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ class Group:
     The header of a file.
 
     `bit` is the group's value among VIR_DOMAIN_STATS_*, 0 for a group that is not libvirt's.
-    `monitor` says that libvirt must ask the guest's monitor, which can block.
+    `monitor` says that libvirt must ask the guest's monitor, which can block. `option` is what the
+    configuration and `virsh domstats` call it, `tier` the one that polls it by default.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Group:
     since: str
     monitor: bool
     prefix: str
+    option: str = ""
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,6 +55,8 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     bit: int = 0
     since: str = ""
     monitor: bool = False
+    option: str = ""
+    tier: Literal["", "pulse", "monitor", "extra"] = ""
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,7 +104,15 @@ class Reader:
             if header.prefix is None:
                 self.faults.append(f"{file}: prefix: a new group needs one")
                 return
-            known = Group(header.group, header.bit, header.since, header.monitor, header.prefix)
+            known = Group(
+                header.group,
+                header.bit,
+                header.since,
+                header.monitor,
+                header.prefix,
+                (header.option or header.group) if header.bit else "",
+                header.tier,
+            )
             self.groups[header.group] = known
         for key, value in header.fields.items():
             if (known.name, key) in self.lines:

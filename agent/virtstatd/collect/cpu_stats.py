@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
 import libvirt
+from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
-from virtstatd.collect.bulk.tier import LIFETIME_INTERVALS, OUTCOME, Tier
+from virtstatd.collect.bulk.tier import OUTCOME, Tier
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Reading, Shape
-from virtstatd.runtime.ticker import ticks
+from virtstatd.runtime.ticker import Ticker, ticks
 
 
 SOURCE: Final = "cpu_stats"
@@ -161,14 +164,27 @@ def _online(session: Session) -> Online:
     return tuple(online)
 
 
-class CpuStatsReader:
+class CpuStatsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """CPU time of every guest on each CPU of the host, where its cgroups are of version 1."""
+
+    enabled: Annotated[
+        bool, Meta(description="Ask for it: three numbers per guest and CPU, a guest at a time.")
+    ] = False
+    interval_seconds: Annotated[
+        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
+    ] = 60.0
+
+
+class CpuStatsCollector:
     """
     Read the CPU statistics of all domains at every tick, a turn at a time.
 
     A turn is taken when no poll waits for a lane, and counts among the calls that may hang: should
     one of ours do so, the last of them is left to the polls. `supported` is None until libvirt has
-    told time per CPU, or has refused to.
+    given time per CPU, or has refused to.
     """
+
+    name = "cpu_stats"
 
     def __init__(
         self,
@@ -176,7 +192,6 @@ class CpuStatsReader:
         inventory: Inventory,
         lanes: Lanes,
         tier: Tier,
-        emit: Callable[[Batch], None],
         log: FilteringBoundLogger,
         *,
         slice_domains: int,
@@ -184,38 +199,58 @@ class CpuStatsReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tier = tier
+        self.tiers = (tier,)
         self.supported: bool | None = None
-        self.nudge = asyncio.Event()
         self._source = source
         self._inventory = inventory
         self._lanes = lanes
-        self._emit = emit
         self._log = log
         self._slice = slice_domains
         self._deadline = deadline_seconds
         self._clock = clock
+        self._health = Health(clock)
         self._suspects: set[str] = set()
         self._said = ""
+        self._error = ""
 
-    async def run(self, stop: asyncio.Event, connected: Callable[[], bool]) -> None:
-        """Read until `stop`."""
-        async for _ in ticks([self.tier.ticker], stop, self.nudge, self._clock):
-            if not connected():
+    async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
+        """Read until `stop`; another libvirt may have come with each connection."""
+        nudge = libvirt.coming()
+        turns = libvirt.turns
+        async for _ in ticks([self.tier.ticker], stop, nudge, self._clock):
+            if not libvirt:
                 self.tier.ticker.skip()
                 continue
-            self.tier.busy = True
-            try:
-                await self.read_all(stop)
-            finally:
-                self.tier.busy = False
-                self.tier.asked += 1
+            if turns != libvirt.turns:
+                self.supported, turns = None, libvirt.turns
+            await self._round(emit, stop)
 
-    def reconnected(self) -> None:
-        """Ask anew, since another libvirt may have come."""
-        self.supported = None
-        self.nudge.set()
+    async def once(self, emit: Emit) -> Outcome:
+        """Ask for every domain once; a host that does not count time by CPU is no failure."""
+        await self.read_all(emit, asyncio.Event())
+        if not self.tier.outcomes["ok"] and len(self._inventory):
+            return Outcome(answered=False, reason=self._error or "libvirt answered no call")
+        if not self._asks:
+            return Outcome(answered=None, reason=self._said)
+        return Outcome()
 
-    async def read_all(self, stop: asyncio.Event) -> None:
+    def numbers(self) -> Iterator[Row]:
+        """Yield what became of the polls, and whether this host counts time by CPU."""
+        if self.supported is not None:
+            yield "cpu_stats_supported", {}, int(self.supported)
+        yield from self.tier.rows()
+        yield from self._health.rows(self.name)
+
+    async def _round(self, emit: Emit, stop: asyncio.Event) -> None:
+        begun, self.tier.busy = self._clock(), True
+        try:
+            await self.read_all(emit, stop)
+        finally:
+            self._health.ended(begun, good=(self.tier.good_at or 0.0) >= begun)
+            self.tier.busy = False
+            self.tier.asked += 1
+
+    async def read_all(self, emit: Emit, stop: asyncio.Event) -> None:
         """Ask for every domain once, a batch for each turn."""
         begun = self._clock()
         if not self._lanes.stuck:
@@ -235,7 +270,7 @@ class CpuStatsReader:
             if told.readings:
                 lifetime_seconds = LIFETIME_INTERVALS * self.tier.ticker.seconds
                 readings = tuple(told.readings)
-                self._emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
+                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
         self.tier.missing = missing
         if not missing and self._asks:
             self.tier.good_at = begun
@@ -257,6 +292,7 @@ class CpuStatsReader:
             seconds = await self._lanes.run(turn, self._deadline, monitor=True, patient=True)
         except (Crowded, Overdue, Refused, Disconnected) as error:
             self.tier.outcomes[OUTCOME.get(type(error), "withheld")] += 1
+            self._error = str(error)
             told.silent.update(told.asked[-1:])
             if isinstance(error, Overdue):
                 self._suspects.update(told.asked[-1:])
@@ -274,3 +310,20 @@ class CpuStatsReader:
                 self._log.warning("cpu_stats.refused", reason=told.refused)
         elif self.supported is None and any(r.shape.group == SOURCE for r in told.readings):
             self.supported = True
+
+
+def cpu_stats(options: CpuStatsOptions, parts: Parts) -> CpuStatsCollector | None:
+    """Build the collector of CPU time per host CPU, None where nobody asked for it."""
+    if not options.enabled:
+        return None
+    hypervisor = parts.hypervisor
+    ticker = Ticker("cpu_stats", options.interval_seconds, time.monotonic())
+    return CpuStatsCollector(
+        CpuStats(hypervisor.inventory, parts.catalog, totals="cpu" not in parts.polled),
+        hypervisor.inventory,
+        hypervisor.lanes,
+        Tier("cpu_stats", 0, GROUPS, ticker),
+        parts.log,
+        slice_domains=hypervisor.slice_domains,
+        deadline_seconds=hypervisor.deadline_seconds,
+    )

@@ -18,7 +18,7 @@ from virtstatd import __version__, catalog
 from virtstatd.config.file import Config, load
 from virtstatd.config.options import noun
 from virtstatd.config.options import options as options_of
-from virtstatd.config.plugins import find, names
+from virtstatd.config.plugins import SINKS
 from virtstatd.errors import ConfigError, Disconnected, StartError
 from virtstatd.pipeline.promises import PROMISES
 from virtstatd.runtime import logs
@@ -95,6 +95,9 @@ def check(path: Path | None) -> None:
     click.echo(f"{path or 'defaults'}: good; sinks:")
     for each in config.sinks:
         click.echo(f"    {each.name} ({each.delivery}): {PROMISES[each.delivery].text}")
+    if config.collectors:
+        names = ", ".join(f"{each.name} ({each.type})" for each in config.collectors)
+        click.echo(f"collectors of other packages: {names}")
 
 
 @main.command()
@@ -108,16 +111,18 @@ def check(path: Path | None) -> None:
     help="What to print.",
 )
 def once(path: Path | None, form: str) -> None:
-    """Ask once for everything and print it."""
-    from virtstatd.commands.once import poll_once
+    """Ask every collector once and print what they bring; end with 1 where one got no answer."""
+    from virtstatd.commands.once import ask_once
 
     path, config = loaded(path)
     with logs.opened("warning", config.log.format) as opened:
         try:
             with open(1, "wb", closefd=False) as out:
-                on_loop(lambda: poll_once(config, form, out, opened.log))
-        except Disconnected as error:
-            fail(f"libvirt cannot be reached: {error}", 1)
+                failed = on_loop(lambda: ask_once(config, form, out, opened.log))
+        except StartError as error:
+            fail(str(error), 1)
+    if failed:
+        fail("\n".join(f"{', '.join(who)}: {reason}" for reason, who in failed.items()), 1)
 
 
 @main.command()
@@ -185,15 +190,15 @@ def simulate(arguments: tuple[str, ...]) -> None:
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
 def fields(form: str) -> None:
     """Print every statistic: name, kind, unit, origin."""
-    click.echo(catalog.load().table("markdown" if form == "markdown" else "text"))
+    click.echo(catalog.shipped().table("markdown" if form == "markdown" else "text"))
 
 
 @main.command()
 def sinks() -> None:
     """Print the sinks and their options."""
-    for name in names():
+    for name in SINKS.names():
         try:
-            sink = find(name)
+            sink = SINKS.find(name)
         except ConfigError as error:  # an extra that is not installed hides no other sink
             click.echo(f"{name}: {error}")
             continue

@@ -1,4 +1,4 @@
-"""One poll of everything, printed: for a look, a script, or a bug report."""
+"""Every collector asked once, and printed: for a look, a script, or a bug report."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ from typing import BinaryIO
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
+from virtstatd.collector import Up
 from virtstatd.config.file import Config
 from virtstatd.formats.json_lines import Lines
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.model import Batch
-from virtstatd.service.collecting import asking
+from virtstatd.pipeline.one_source import OneSource
+from virtstatd.service.collecting import collecting
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Pages
 
 
-async def poll_once(config: Config, form: str, out: BinaryIO, log: FilteringBoundLogger) -> None:
+async def ask_once(
+    config: Config, form: str, out: BinaryIO, log: FilteringBoundLogger
+) -> dict[str, list[str]]:
     """
-    Ask for every group of every domain and write it as `form`, "prometheus" or "jsonl".
+    Ask every collector once and write what they bring as `form`, "prometheus" or "jsonl".
 
-    Raises `Disconnected` where libvirt cannot be reached.
+    Returns the names of those that apply here and got no answer at all, by the reason. Raises
+    `StartError` where a collector of another package cannot work.
     """
     events_on(asyncio.get_running_loop())
     batches: list[Batch] = []
-    async with asking(config, catalogs.load(), batches.append, log) as ask:
-        await ask.poller.once()
-        stop = asyncio.Event()
-        await ask.reader.read_all(stop)
-        await ask.reader.tune(stop, len(ask.inventory))
-        ask.reader.send()
-        if ask.cpu_stats:
-            await ask.cpu_stats.read_all(stop)
+    emit = OneSource([batches.append], log)
+    async with collecting(config, catalogs.shipped(), emit, log, up=Up(up=True)) as left:
+        outcomes = await left.once(emit)
     if form == "jsonl":
         lines = Lines()
         for batch in batches:
             out.writelines(lines.pieces(batch))
-        return
-    latest = Latest(time.monotonic)
-    for batch in batches:
-        latest.put(batch)
-    page = await Pages(latest, log).get(openmetrics=False)
-    out.writelines(page.plain())
+    else:
+        latest = Latest(time.monotonic)
+        for batch in batches:
+            latest.put(batch)
+        page = await Pages(latest, log).get(openmetrics=False)
+        out.writelines(page.plain())
+    failed: dict[str, list[str]] = {}
+    for name, outcome in outcomes.items():
+        if outcome.answered is False:
+            failed.setdefault(outcome.reason, []).append(name)
+    return failed

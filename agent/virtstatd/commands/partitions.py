@@ -8,12 +8,16 @@ import time
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
+from virtstatd.collect.descriptions.reader import DescriptionReader
+from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.kernel.tree import table
+from virtstatd.collector import Up
 from virtstatd.config.file import Config
 from virtstatd.errors import StartError
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.service.collecting import asking
+from virtstatd.model import Batch
+from virtstatd.service.collecting import collecting
 
 
 ACTIVE = 1
@@ -31,13 +35,17 @@ async def shown(config: Config, log: FilteringBoundLogger) -> str:
     libvirt cannot be reached: who is in which partition is its to say.
     """
     events_on(asyncio.get_running_loop())
-    async with asking(config, catalogs.load(), lambda _: None, log) as ask:
-        if ask.local is None:
+    async with collecting(config, catalogs.shipped(), _ignored, log, up=Up(up=True)) as left:
+        kernels = (each for each in left.collectors if isinstance(each, KernelCollector))
+        descriptions = (each for each in left.collectors if isinstance(each, DescriptionReader))
+        kernel = next(kernels, None)
+        if kernel is None:
             raise StartError("partitions are read from the kernel of the guests' own host")
-        survey = ask.local.survey
-        running = await ask.lanes.run(_running, config.hypervisor.deadline_seconds)
-        ask.inventory.restart(running)
-        await ask.reader.read_all(asyncio.Event())
+        survey, hypervisor = kernel.survey, left.hypervisor
+        running = await hypervisor.lanes.run(_running, config.hypervisor.deadline_seconds)
+        hypervisor.inventory.restart(running)
+        for each in descriptions:
+            await each.read_all(asyncio.Event())
         try:
             survey.look(whole=True)
             before, began = survey.partitions(), time.monotonic()
@@ -47,6 +55,10 @@ async def shown(config: Config, log: FilteringBoundLogger) -> str:
         finally:
             survey.close()
     return table(before, now.values(), ended - began)
+
+
+def _ignored(_: Batch) -> None:
+    """Drop a batch: nothing is sent here."""
 
 
 def _running(session: Session) -> list[tuple[str, str, int]]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from virtstatd import catalog
-from virtstatd.config.plugins import extra, find, names
+from virtstatd.config.plugins import SINKS
 from virtstatd.config.text import markdown_tables
 from virtstatd.pipeline.promises import PROMISES
 
@@ -38,13 +38,13 @@ def renewed(text: str) -> str:
 
 
 def _fields() -> str:
-    return catalog.load().table("markdown").strip() + "\n"
+    return catalog.shipped().table("markdown").strip() + "\n"
 
 
 def _promises() -> str:
     of: dict[str, list[str]] = {}
-    for name in names():
-        of.setdefault(find(name).delivery, []).append(f"`{name}`")
+    for name in SINKS.names():
+        of.setdefault(SINKS.find(name).delivery, []).append(f"`{name}`")
     of["spool"] = [f"{', '.join(of['memory'])}, each with `spool_bytes`"]
     rows = ["| class | sinks | promise | held by |", "|---|---|---|---|"]
     for delivery, promise in PROMISES.items():
@@ -58,10 +58,10 @@ def _promises() -> str:
 
 def _sinks() -> str:
     rows = ["| type | delivery | needs | what it does |", "|---|---|---|---|"]
-    for name in names():
-        sink = find(name)
+    for name in SINKS.names():
+        sink = SINKS.find(name)
         summary = (sink.__doc__ or "").strip().splitlines()[0]
-        needs = f"`{extra(name)}`" if extra(name) else ""
+        needs = f"`{SINKS.needed(name)}`" if SINKS.needed(name) else ""
         rows.append(f"| `{name}` | {sink.delivery} | {needs} | {summary} |")
     return "\n".join(rows) + "\n"
 

@@ -8,112 +8,49 @@ disturbs the agent that runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from virtstatd.config.options import (
-    Fault,
-    Option,
-    build,
-    faults_of_table,
-    faults_of_value,
-    nearest,
-    options,
-    shown,
-    unknown,
-)
-from virtstatd.config.plugins import find as find_sink
-from virtstatd.config.plugins import names as sink_names
+from virtstatd.collect.bulk.answer import POLLED
+from virtstatd.collect.bulk.options import PollOptions
+from virtstatd.collect.kinds import OWN_NAMES
+from virtstatd.config import plugged
+from virtstatd.config.options import Fault, build, faults_of_value, options, shown, unknown
+from virtstatd.config.plugged import CollectorConfig, SinkConfig, Table
+from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
 from virtstatd.config.tables import (
-    GROUP_BITS,
-    MONITORLESS,
     TABLES,
-    Agent,
-    Budget,
-    CpuStats,
-    Extra,
-    Hypervisor,
-    Labels,
-    Local,
-    Log,
-    Monitor,
-    OutletConfig,
-    Poll,
-    Pulse,
-    SinkHead,
-    Tier,
+    AgentOptions,
+    BudgetOptions,
+    HypervisorOptions,
+    LabelsOptions,
+    LogOptions,
 )
 from virtstatd.config.toml_lines import Path, line_of, parsed, text_of
-from virtstatd.errors import ConfigError, VirtstatdError
-from virtstatd.sink import Delivery, Sink
+from virtstatd.errors import ConfigError
 
 
-__all__ = [
-    "GROUP_BITS",
-    "Agent",
-    "Budget",
-    "Config",
-    "CpuStats",
-    "Extra",
-    "Hypervisor",
-    "Labels",
-    "Local",
-    "Log",
-    "Monitor",
-    "OutletConfig",
-    "Poll",
-    "Pulse",
-    "SinkConfig",
-    "Tier",
-    "load",
-    "parse",
-]
+__all__ = ["CollectorConfig", "Config", "SinkConfig", "load", "parse"]
 
-MAX_AGE_SECONDS = {"memory": 900.0, "spool": 86400.0}
-SPOOL_BYTES_MIN = 1 << 20
-
-Table = dict[str, object]
-Find = Callable[[str], type[Sink]]
-Names = Callable[[], Sequence[str]]
-
-
-class SinkConfig(Struct, frozen=True, kw_only=True):
-    """One `[[sink]]`: its name, its outlet's options, and the sink that its own options made."""
-
-    name: str
-    type: str
-    outlet: OutletConfig
-    sink: Sink
-
-    @property
-    def delivery(self) -> Delivery:
-        """What is promised of this sink."""
-        return "spool" if self.outlet.spool_bytes else self.sink.delivery
-
-    @property
-    def max_age_seconds(self) -> float:
-        """How old a batch may get that waits."""
-        if self.outlet.max_age_seconds:
-            return self.outlet.max_age_seconds
-        own = MAX_AGE_SECONDS["spool" if self.outlet.spool_bytes else "memory"]
-        return min(own, float(getattr(self.sink, "max_age_seconds", own)))
+ARRAYS: Final = ("sink", "collector")
+MONITORLESS: Final = tuple(name for name, group in POLLED.items() if not group.monitor)
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """The whole configuration, checked."""
+    """The whole configuration, checked; `collect` has the collectors' options by table."""
 
-    hypervisor: Hypervisor = Hypervisor()
-    poll: Poll = Poll()
-    cpu_stats: CpuStats = CpuStats()
-    local: Local = Local()
-    budget: Budget = Budget()
-    labels: Labels = Labels()
-    agent: Agent = Agent()
-    log: Log = Log()
+    hypervisor: HypervisorOptions = HypervisorOptions()
+    budget: BudgetOptions = BudgetOptions()
+    labels: LabelsOptions = LabelsOptions()
+    agent: AgentOptions = AgentOptions()
+    log: LogOptions = LogOptions()
+    collect: Mapping[str, Any]
     sinks: tuple[SinkConfig, ...] = ()
+    collectors: tuple[CollectorConfig, ...] = ()
 
 
 def load(path: FilePath | None) -> Config:
@@ -127,28 +64,33 @@ def load(path: FilePath | None) -> Config:
     return parse(text_of(path), str(path))
 
 
-def parse(text: str, file: str, *, find: Find = find_sink, names: Names = sink_names) -> Config:
+def parse(
+    text: str, file: str, *, sinks: Plugins = SINKS, collectors: Plugins = COLLECTORS
+) -> Config:
     """
     Read a configuration from its text; `file` is what its faults call it.
 
-    `find` and `names` look up sink classes by their type. Raises `ConfigError` as `load` does.
+    `sinks` and `collectors` look up classes by their type. Raises `ConfigError` as `load` does.
     """
     document, lines = parsed(text, file)
     faults = [*_tables(document), *_uri(document), *_tiers(document)]
-    sinks = _sinks(document, find, names, faults)
+    found = plugged.sinks(document, sinks, faults)
+    others = plugged.collectors(document, collectors, OWN_NAMES, faults)
     if faults:
         located = sorted((line_of(lines, fault.path), str(fault)) for fault in faults)
         raise ConfigError([f"{file}:{line}: {fault}" for line, fault in located])
+    tables: dict[str, Any] = {
+        name: build(cls, _inner(document, name)) for name, cls in TABLES.items()
+    }
     return Config(
-        hypervisor=build(Hypervisor, _inner(document, "hypervisor")),
-        poll=build(Poll, _inner(document, "poll")),
-        cpu_stats=build(CpuStats, _inner(document, "cpu_stats")),
-        local=build(Local, _inner(document, "local")),
-        budget=build(Budget, _inner(document, "budget")),
-        labels=build(Labels, _inner(document, "labels")),
-        agent=build(Agent, _inner(document, "agent")),
-        log=build(Log, _inner(document, "log")),
-        sinks=tuple(sinks),
+        hypervisor=tables.pop("hypervisor"),
+        budget=tables.pop("budget"),
+        labels=tables.pop("labels"),
+        agent=tables.pop("agent"),
+        log=tables.pop("log"),
+        collect=tables,
+        sinks=tuple(found),
+        collectors=tuple(others),
     )
 
 
@@ -156,8 +98,8 @@ def _tables(document: Table) -> Iterator[Fault]:
     for name, value in document.items():
         if cls := TABLES.get(name):
             yield from faults_of_value(cls, value, (name,))
-        elif name != "sink":
-            yield unknown(name, value, (*TABLES, "sink"), ())
+        elif name not in ARRAYS:
+            yield unknown(name, value, (*TABLES, *ARRAYS), ())
 
 
 def _uri(document: Table) -> Iterator[Fault]:
@@ -183,17 +125,17 @@ def _tiers(document: Table) -> Iterator[Fault]:
     """Hold each group to one tier, and the pulse to groups that cannot block."""
     homes: dict[str, tuple[Path, bool]] = {}  # of each group, and whether the file wrote it
     empty = 0
-    for option in options(Poll):
+    for option in options(PollOptions):
         listed = _inner(document, "poll", option.name).get("groups")
         written = isinstance(listed, list)
         groups = listed if isinstance(listed, list) else list(getattr(option.default, "groups", ()))
         empty += not groups
         for index, group in enumerate(groups):
-            if not isinstance(group, str) or group not in GROUP_BITS:
+            if not isinstance(group, str) or group not in POLLED:
                 continue
             here: Path = ("poll", option.name, "groups", index)
             there, there_written = homes.get(group, ((), False))
-            if option.name == "pulse" and group not in MONITORLESS:
+            if option.name == "pulse" and POLLED[group].monitor:
                 text = f"pulse may hold only {', '.join(MONITORLESS)}"
                 yield Fault(here, f"{group} needs each guest's monitor, which can block; {text}")
             elif not there:
@@ -206,77 +148,8 @@ def _tiers(document: Table) -> Iterator[Fault]:
                 at, other = (here, there[1]) if written else (there, option.name)
                 text = f"list the groups of poll.{other} without it"
                 yield Fault(at, f"{group} is in poll.{other} by default; {text}")
-    if empty == len(options(Poll)):
+    if empty == len(options(PollOptions)):
         yield Fault(("poll",), "every tier is off; list a group in one of them")
-
-
-def _sinks(document: Table, find: Find, names: Names, faults: list[Fault]) -> list[SinkConfig]:
-    """Build the sinks of the document, or add to the faults."""
-    tables = document.get("sink") or [{"type": "prometheus"}]
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        faults.append(Fault(("sink",), "must be an array of tables, write [[sink]]"))
-        return []
-    sinks: list[SinkConfig] = []
-    taken: dict[str, int] = {}
-    for index, table in enumerate(tables):
-        path: Path = ("sink", index)
-        name = table.get("name") or table.get("type")
-        if isinstance(name, str) and taken.setdefault(name, index) != index:
-            text = f"{shown(name)} is the name of sink[{taken[name]}] too; give each its own"
-            faults.append(Fault((*path, "name"), text))
-        try:
-            sinks.append(_sink(table, path, find, names))
-        except _Faulty as faulty:
-            faults += faulty.faults
-    return sinks
-
-
-def _sink(table: Table, path: Path, find: Find, names: Names) -> SinkConfig:
-    common = (*options(SinkHead), *options(OutletConfig))
-    kind = table.get("type")
-    if not isinstance(kind, str) or kind not in names():
-        only = {option.name: table[option.name] for option in common if option.name in table}
-        wrong = list(faults_of_table(common, only, path))
-        if isinstance(kind, str):
-            wrong.append(
-                Fault((*path, "type"), f"unknown sink type {shown(kind)}{nearest(kind, names())}")
-            )
-        raise _Faulty(wrong)
-    try:
-        cls = find(kind)
-        own = options(cls)
-    except VirtstatdError as error:
-        raise _Faulty([Fault((*path, "type"), str(error))]) from None
-    except Exception as error:  # noqa: BLE001 - a sink is not our code
-        text = f"the sink {kind} cannot be used: {type(error).__name__}: {error}"
-        raise _Faulty([Fault((*path, "type"), text)]) from None
-    if wrong := list(faults_of_table((*common, *own), table, path)):
-        raise _Faulty(wrong)
-    try:
-        sink = build(cls, _only(own, table))
-    except Exception as error:  # noqa: BLE001 - as above
-        option, colon, text = str(error).partition(": ")
-        if colon and option in {each.name for each in own}:
-            raise _Faulty([Fault((*path, option), text)]) from None
-        raise _Faulty([Fault(path, str(error) or type(error).__name__)]) from None
-    outlet = build(OutletConfig, _only(options(OutletConfig), table))
-    if outlet.spool_bytes and sink.delivery != "memory":
-        text = f"a sink of class {sink.delivery} has no use for a spool"
-        raise _Faulty([Fault((*path, "spool_bytes"), text)])
-    if 0 < outlet.spool_bytes < SPOOL_BYTES_MIN:
-        text = f"must be 0 or at least {SPOOL_BYTES_MIN}, is {outlet.spool_bytes}"
-        raise _Faulty([Fault((*path, "spool_bytes"), text)])
-    return SinkConfig(name=str(table.get("name") or kind), type=kind, outlet=outlet, sink=sink)
-
-
-class _Faulty(Exception):  # noqa: N818 - carries what is wrong with one sink
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__(faults)
-        self.faults = faults
-
-
-def _only(wanted: Iterable[Option], table: Table) -> Table:
-    return {option.name: table[option.name] for option in wanted if option.name in table}
 
 
 def _inner(document: Table, *names: str) -> Table:

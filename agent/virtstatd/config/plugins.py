@@ -1,29 +1,28 @@
-"""Sinks by the name that the configuration gives them: entry points of the group below."""
+"""Sinks and collectors by the names that the configuration gives them: entry points."""
 
 from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import get_args
+from typing import Any, Final, get_args
 
 import msgspec
 
-from virtstatd.config import options as classes
+from virtstatd.config.options import noun, options
 from virtstatd.errors import ConfigError
 from virtstatd.sink import Delivery, Sink
 
-
-GROUP = "virtstatd.sinks"
 
 PIP = Path(sys.prefix, "bin/pip")
 """That of the environment in which the agent runs, which is seldom the one on the path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class DocumentedOption:
     """An option of a sink for people to read; `default` is TOML, None where it must be given."""
 
     name: str
@@ -32,57 +31,78 @@ class Option:
     description: str
 
 
-def names() -> list[str]:
-    """Return the types of all sinks that are installed, without importing one."""
-    return sorted(entry_points(group=GROUP).names)
+class Plugins:
+    """The classes of one group of entry points; `check` says what a class lacks, nothing if fit."""
+
+    def __init__(self, group: str, noun: str, check: Callable[[object], str]) -> None:
+        self.group = group
+        self._noun = noun
+        self._check = check
+
+    def names(self) -> list[str]:
+        """Return the types of all that are installed, without importing one."""
+        return sorted(entry_points(group=self.group).names)
+
+    def find(self, type_name: str) -> type[Any]:
+        """
+        Import the one class of that type and return it.
+
+        Raises ConfigError with one sentence: which name was meant, what to install, what is wrong.
+        """
+        found = tuple(entry_points(group=self.group, name=type_name))
+        if not found:
+            near = _nearest(type_name, self.names())
+            raise ConfigError([f"unknown {self._noun} type {type_name!r}, {near}"])
+        entry = found[0]
+        try:
+            cls = entry.load()
+        except ModuleNotFoundError as error:
+            raise ConfigError([self._missing(entry, error)]) from error
+        except Exception as error:  # a plug-in is not our code
+            cause = f"{type(error).__name__}: {error}"
+            text = f"the {self._noun} {type_name} cannot be imported: {cause}"
+            raise ConfigError([text]) from error
+        if fault := self._check(cls):
+            raise ConfigError([f"{entry.value} is no {self._noun}: {fault}"])
+        return cls  # type: ignore[no-any-return]
+
+    def needed(self, type_name: str) -> str:
+        """Return what has to be installed for that type, nothing where it is there."""
+        found = tuple(entry_points(group=self.group, name=type_name))
+        return _extra(found[0]) if found else ""
+
+    def _missing(self, entry: EntryPoint, error: ModuleNotFoundError) -> str:
+        """Say what to install: the extra that has the type's name, or the package that lacks."""
+        extra = _extra(entry)
+        package = f"'{extra}'" if extra else error.name or str(error)
+        return (
+            f"the {self._noun} {entry.name} needs the Python module {error.name}, which is not"
+            f" installed; {PIP} install {package}"
+        )
 
 
-def find(type_name: str) -> type[Sink]:
-    """
-    Import the one sink of that type and return its class.
-
-    Raises ConfigError with one sentence: which name was meant, what to install, what is wrong.
-    """
-    found = tuple(entry_points(group=GROUP, name=type_name))
-    if not found:
-        raise ConfigError([f"unknown sink type {type_name!r}, {_nearest(type_name)}"])
-    entry = found[0]
-    try:
-        cls = entry.load()
-    except ModuleNotFoundError as error:
-        raise ConfigError([_missing(entry, error)]) from error
-    except Exception as error:  # a sink is not our code
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigError([f"the sink {type_name} cannot be imported: {cause}"]) from error
+def _no_sink(cls: object) -> str:
     if not (isinstance(cls, type) and getattr(cls, "delivery", None) in get_args(Delivery)):
-        raise ConfigError([f"{entry.value} is no sink: it is not a class with a delivery"])
-    if not callable(getattr(cls, "open", None)):
-        raise ConfigError([f"{entry.value} is no sink: it has no open"])
-    return cls
+        return "it is not a class with a delivery"
+    return "" if callable(getattr(cls, "open", None)) else "it has no open"
 
 
-def extra(type_name: str) -> str:
-    """Return what has to be installed for a sink of that type, nothing where it is there."""
-    found = tuple(entry_points(group=GROUP, name=type_name))
-    return _extra(found[0]) if found else ""
+def _no_collector(cls: object) -> str:
+    if not isinstance(cls, type):
+        return "it is not a class"
+    return "" if callable(getattr(cls, "open", None)) else "it has no open"
 
 
-def options(cls: type[Sink]) -> list[Option]:
+SINKS: Final = Plugins("virtstatd.sinks", "sink", _no_sink)
+COLLECTORS: Final = Plugins("virtstatd.collectors", "collector", _no_collector)
+
+
+def documented(cls: type[Sink]) -> list[DocumentedOption]:
     """Return the options of a sink, in the order of their definition."""
     return [
-        Option(each.name, classes.noun(each.kind), _toml(each.default), each.description)
-        for each in classes.options(cls)
+        DocumentedOption(each.name, noun(each.kind), _toml(each.default), each.description)
+        for each in options(cls)
     ]
-
-
-def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> str:
-    """Say what to install: the extra that has the sink's name, or the package that lacks."""
-    extra = _extra(entry)
-    package = f"'{extra}'" if extra else error.name or str(error)
-    return (
-        f"the sink {entry.name} needs the Python module {error.name}, which is not installed;"
-        f" {PIP} install {package}"
-    )
 
 
 def _extra(entry: EntryPoint) -> str:
@@ -92,8 +112,7 @@ def _extra(entry: EntryPoint) -> str:
     return f"{entry.dist.name}[{name}]" if entry.dist and {name, entry.name} & {*extras} else ""
 
 
-def _nearest(type_name: str) -> str:
-    known = names()
+def _nearest(type_name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(type_name.casefold(), known, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 

@@ -11,46 +11,14 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-
-# VIR_DOMAIN_STATS_* of libvirt-domain.h, by the names that `virsh domstats` has for them
-GROUP_BITS: Final = {
-    "state": 1,
-    "cpu_total": 2,
-    "balloon": 4,
-    "vcpu": 8,
-    "interface": 16,
-    "block": 32,
-    "perf": 64,
-    "iothread": 128,
-    "memory": 256,
-    "dirtyrate": 512,
-    "vm": 1024,
-}
-Group = Literal[
-    "state",
-    "cpu_total",
-    "balloon",
-    "vcpu",
-    "interface",
-    "block",
-    "perf",
-    "iothread",
-    "memory",
-    "dirtyrate",
-    "vm",
-]
-MONITORLESS: Final = ("state", "interface", "perf", "memory")
-
-Interval = Annotated[
-    float, Meta(description="Seconds from one poll of this tier to the next.", ge=0.5, le=86400)
-]
-Groups = Annotated[
-    tuple[Group, ...],
-    Meta(description="Groups of statistics asked in this tier; an empty list turns it off."),
-]
+from virtstatd.collect.kinds import KINDS
 
 
-class Hypervisor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+NAME_TITLE: Final = "1 to 64 letters, digits, dots, dashes and underscores"
+NAME_PATTERN: Final = r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?\Z"
+
+
+class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The connection to libvirt."""
 
     uri: Annotated[
@@ -75,88 +43,7 @@ class Hypervisor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 3
 
 
-class Tier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked together, and how often."""
-
-    interval_seconds: Interval
-    groups: Groups
-
-    @property
-    def bits(self) -> int:
-        """The groups as libvirt's flags."""
-        return sum(GROUP_BITS[group] for group in self.groups)
-
-
-class Pulse(Tier, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups that need no guest's monitor and therefore cannot block."""
-
-    interval_seconds: Interval = 5.0
-    groups: Groups = ("state", "interface", "perf", "memory")
-
-
-class Monitor(Tier, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups that every guest's monitor is asked for."""
-
-    interval_seconds: Interval = 15.0
-    groups: Groups = ("cpu_total", "balloon", "vcpu", "block")
-
-
-class Extra(Tier, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups where, with libvirt 9, one guest's failure fails the call for all."""
-
-    interval_seconds: Interval = 60.0
-    groups: Groups = ("iothread", "dirtyrate", "vm")
-
-
-class Poll(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The three tiers; those that are due together travel in one call."""
-
-    pulse: Pulse = Pulse()
-    monitor: Monitor = Monitor()
-    extra: Extra = Extra()
-
-
-class CpuStats(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """CPU time of every guest on each CPU of the host, where its cgroups are of version 1."""
-
-    enabled: Annotated[
-        bool, Meta(description="Ask for it: three numbers per guest and CPU, a guest at a time.")
-    ] = False
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
-    ] = 60.0
-
-
-class Local(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the kernel itself tells about the guests of this host, without asking libvirt."""
-
-    enabled: Annotated[
-        bool, Meta(description="Read it; without effect where the hypervisor is remote.")
-    ] = True
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one look at the guests to the next.", ge=0.5, le=60)
-    ] = 1.0
-    cgroup_interval_seconds: Annotated[
-        float,
-        Meta(
-            description="Seconds in which each guest's cgroup (CPU, pressure, memory, I/O) is read"
-            " once, some guests' at each look.",
-            ge=0.5,
-            le=300,
-        ),
-    ] = 5.0
-    peak_seconds: Annotated[
-        float,
-        Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),
-    ] = 60.0
-
-    @property
-    def cgroup_looks(self) -> int:
-        """In how many looks each guest's cgroup is read once."""
-        return max(1, round(self.cgroup_interval_seconds / self.interval_seconds))
-
-
-class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the polling may cost the host; beyond it monitor and extra are asked less often."""
 
     host_cpu_percent: Annotated[
@@ -170,13 +57,13 @@ class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1.0
 
 
-class Labels(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LabelsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Labels on every series of a guest, beside its name."""
 
     uuid: Annotated[bool, Meta(description="Add the guest's UUID as the label `uuid`.")] = False
 
 
-class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AgentOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The agent itself."""
 
     interval_seconds: Annotated[
@@ -197,7 +84,7 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
-class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log on standard error."""
 
     level: Annotated[
@@ -210,7 +97,7 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
 
 
-class OutletConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The buffer in front of a sink; every sink has these options."""
 
     buffer_bytes: Annotated[
@@ -258,19 +145,33 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="Name in labels and in the log, one per sink; empty takes the type.",
-            title="1 to 64 letters, digits, dots, dashes and underscores",
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?\Z",
+            title=NAME_TITLE,
+            pattern=NAME_PATTERN,
+        ),
+    ] = ""
+
+
+class CollectorHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a `[[collector]]` table says before its type's own options."""
+
+    type: Annotated[
+        str, Meta(description="Kind of the collector, from a package that is installed beside.")
+    ]
+    name: Annotated[
+        str,
+        Meta(
+            description="Name in series and in the log, one per collector; empty takes the type.",
+            title=NAME_TITLE,
+            pattern=NAME_PATTERN,
         ),
     ] = ""
 
 
 TABLES: Final[dict[str, type]] = {
-    "hypervisor": Hypervisor,
-    "poll": Poll,
-    "cpu_stats": CpuStats,
-    "local": Local,
-    "budget": Budget,
-    "labels": Labels,
-    "agent": Agent,
-    "log": Log,
+    "hypervisor": HypervisorOptions,
+    **{kind.table: kind.options for kind in KINDS if kind.options is not None},
+    "budget": BudgetOptions,
+    "labels": LabelsOptions,
+    "agent": AgentOptions,
+    "log": LogOptions,
 }

@@ -17,8 +17,8 @@ import msgspec
 from msgspec import inspect
 
 from virtstatd.config.options import Option, options
-from virtstatd.config.plugins import find
-from virtstatd.config.tables import TABLES, OutletConfig, SinkHead
+from virtstatd.config.plugins import SINKS
+from virtstatd.config.tables import TABLES, OutletOptions, SinkHead
 from virtstatd.sink import Sink
 
 
@@ -62,7 +62,7 @@ def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     parts: list[str] = []
     for table, cls, own in _flat():
         parts += [f"**`[{table}]`** {_summary(cls)}", _rows(own)]
-    classes: dict[str, type[Sink]] = {name: find(name) for name in sinks}
+    classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in sinks}
     rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
     shared = [row for row, count in rows.items() if count >= SHARED_BY]
     parts += ["**`[[sink]]`**, every type.", _rows(_common())]
@@ -86,7 +86,7 @@ def _plain_tables() -> Iterator[str]:
 
 def _sink_tables() -> Iterator[str]:
     for index, name in enumerate(BUILT_IN):
-        cls: type[Sink] = find(name)
+        cls: type[Sink] = SINKS.find(name)
         lines = [f"## {_summary(cls)}", "# [[sink]]", f"# type = {_toml(name)}"]
         for option in (*(_common() if index == 0 else ()), *options(cls)):
             lines += _lines(option)
@@ -109,7 +109,7 @@ def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
 def _common() -> list[Option]:
     return [
         option
-        for cls in (SinkHead, OutletConfig)
+        for cls in (SinkHead, OutletOptions)
         for option in options(cls)
         if option.name != "type"
     ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import libvirt
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.collector import Row, Up
 from virtstatd.errors import VirtstatdError
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lane, Open, Session
@@ -57,25 +58,20 @@ RETRY_SECONDS = (0.25, 3.0)
 
 class Connection:
     """
-    Keep one connection of its own for events; reconnect for ever, with full jitter.
+    Keep one connection of its own for events; reconnect again and again, with full jitter.
 
-    `on_change` is called whenever `up` changes. Calls for statistics go over other connections: an
-    answer of megabytes must not stand before an event.
+    It turns `up`. Calls for statistics go over other connections: an answer of megabytes must not
+    stand before an event.
     """
 
     def __init__(
-        self,
-        open_session: Open,
-        inventory: Inventory,
-        log: FilteringBoundLogger,
-        on_change: Callable[[], None],
+        self, open_session: Open, inventory: Inventory, log: FilteringBoundLogger, up: Up
     ) -> None:
         self._open = open_session
         self._inventory = inventory
         self._log = log
-        self._on_change = on_change
+        self._up = up
         self._failing = False
-        self.up = False
         self.connects = 0
         self.disconnects = 0
         self.events: Counter[str] = Counter()
@@ -170,19 +166,25 @@ class Connection:
         elif name in DESCRIBED_ANEW:
             self._inventory.change(uuid)
 
+    def numbers(self) -> Iterator[Row]:
+        """Yield how often it connected and was lost, and the events that it brought."""
+        yield "domains", {}, len(self._inventory)
+        yield "connects", {}, self.connects
+        yield "disconnects", {}, self.disconnects
+        for event in EVENTS.values():
+            yield "events", {"event": event}, self.events[event]
+
     def _set(self, *, up: bool) -> None:
-        if self.up and not up:
+        if self._up and not up:
             self.disconnects += 1
-        if self.up != up:
-            self.up = up
-            self._on_change()
+        self._up.turn(up=up)
 
     def _report(self, *, up: bool, reason: str = "") -> None:
         """Log the transition, not the attempts."""
         if up:
             self._log.info("libvirt.connected", domains=len(self._inventory))
         elif not self._failing:
-            self._log.warning("libvirt.lost" if self.up else "libvirt.unreachable", reason=reason)
+            self._log.warning("libvirt.lost" if self._up else "libvirt.unreachable", reason=reason)
         self._failing = not up
 
 

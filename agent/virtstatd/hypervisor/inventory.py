@@ -8,6 +8,7 @@ neither alone is believed for ever.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -31,21 +32,13 @@ class Inventory:
     """
     The running domains by UUID. Safe to use from every thread.
 
-    `on_gone` is called with each incarnation that ended and `on_stale` when the first domain is to
-    be described, on the thread that found out.
+    With `uuid` the UUID is among the labels that every series of a domain has.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        on_gone: Callable[[Domain], None],
-        on_stale: Callable[[], None] = lambda: None,
-        *,
-        uuid: bool = False,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, uuid: bool = False) -> None:
         self._clock = clock
-        self._on_gone = on_gone
-        self._on_stale = on_stale
+        self._gone_to: list[Callable[[Domain], None]] = []
+        self._stale_to: list[Callable[[], object]] = []
         self._uuid = uuid
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
@@ -54,6 +47,14 @@ class Inventory:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def on_gone(self, call: Callable[[Domain], None]) -> None:
+        """Have `call` called with each incarnation that ended, on the thread that found out."""
+        self._gone_to.append(call)
+
+    def on_stale(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the first domain is to be described, on whichever thread."""
+        self._stale_to.append(call)
 
     def get(self, uuid: str) -> Domain | None:
         """Return a running domain."""
@@ -90,7 +91,7 @@ class Inventory:
             self._entries[uuid] = _Entry(domain, self._clock())
             self._outdate((uuid,))
         if before is not None:
-            self._on_gone(before.domain)
+            self._report(before.domain)
         return domain
 
     def started(self, uuid: str, name: str, number: int) -> None:
@@ -110,7 +111,7 @@ class Inventory:
             self._ended[uuid, entry.domain.id] = None
             if len(self._ended) > ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
-        self._on_gone(entry.domain)
+        self._report(entry.domain)
 
     def reconcile(self, running: Collection[str], asked_at: float) -> None:
         """End what a complete list, asked for at `asked_at`, does not hold."""
@@ -168,9 +169,14 @@ class Inventory:
                 for reading in (*entry.described, *entry.tuned)
             )
 
+    def _report(self, domain: Domain) -> None:
+        for call in self._gone_to:
+            call(domain)
+
     def _outdate(self, uuids: Iterable[str]) -> None:
-        """Have domains described; whoever takes them is told once until all are taken."""
+        """Have domains described; report it once until all of them have been taken."""
         first = not self._stale
         self._stale.update(dict.fromkeys(uuids))
         if first and self._stale:
-            self._on_stale()
+            for call in self._stale_to:
+                call()

@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import libvirt
 
-from virtstatd.errors import Crowded, Overdue
+from virtstatd.collector import Row, Up
+from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.faults import translated, unreachable
 
 
@@ -170,9 +171,10 @@ class Lanes:
     and one that asks none never waits for one that does.
     """
 
-    def __init__(self, open_session: Open, width: int) -> None:
+    def __init__(self, open_session: Open, width: int, up: Up | None = None) -> None:
         self._open = open_session
         self._width = width
+        self._up = Up(up=True) if up is None else up
         self._made = 0
         self._busy = 0
         self._asking = 0
@@ -189,6 +191,12 @@ class Lanes:
     def outstanding(self) -> int:
         """Calls in flight now, abandoned ones included."""
         return self._busy + self.abandoned
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield how many there are, and the calls in flight and given up."""
+        yield "lanes", {}, len(self)
+        yield "calls_outstanding", {}, self.outstanding
+        yield "calls_abandoned", {}, self.abandoned_total
 
     def __len__(self) -> int:
         """Return how many there are, idle, at work, or abandoned in libvirt."""
@@ -210,8 +218,11 @@ class Lanes:
         `proven` that these guests are known good; `patient` that it has its turn when nobody else
         waits for one. Raises `Crowded` where as many calls that ask monitors hang as may, at once
         or while it waits for its turn, and `Overdue` past the deadline: the call is abandoned, its
-        late result discarded.
+        late result discarded. Raises `Disconnected` while libvirt is away: only the connection for
+        events looks whether it is back.
         """
+        if not self._up:
+            raise Disconnected("libvirt is away")
         most = (STUCK_MAX if proven else UNPROVEN_STUCK_MAX) if monitor else 0
         lane = await self._take(most, patient=patient)
         future = lane.call(function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,6 +101,10 @@ class Queue(Protocol):
         """Size of the files."""
         ...
 
+    def numbers(self) -> Iterable[tuple[str, int]]:
+        """Return what is on disk and was found there, by the keys of the agent's own numbers."""
+        ...
+
 
 class Buffer:
     """
@@ -129,6 +134,10 @@ class Buffer:
     def bytes(self) -> int:
         """The memory of what waits."""
         return self._waiting.bytes
+
+    def numbers(self) -> Iterable[tuple[str, int]]:
+        """Return nothing: it has no disk."""
+        return ()
 
     def offer(self, batch: Batch) -> None:
         """Take a batch in; forget the oldest until it fits."""

@@ -1,16 +1,16 @@
 """
-Two sources, one series: while the local lane's reading is fresh, libvirt's number is left out.
+Two sources, one series: while the kernel's reading is fresh, libvirt's number is left out.
 
 Libvirt counts a vCPU's time in ticks of 10 ms, the kernel's own file in nanoseconds. Both are true,
 but one after the other they are a counter that goes backwards, which every reader takes for a
 restart. So a series has one source at a time, for every sink:
 
-- The lane's first reading of a domain is not sent; from then on libvirt's numbers for its series
+- The kernel's first reading of a domain is not sent; from then on libvirt's numbers for its series
   are left out. Whatever of libvirt's was sent before was read before, and is therefore not higher.
-- When the lane's readings have ceased, libvirt's numbers come back: those asked for later than the
-  lane's last reading, and never less than it, since a counter that was there cannot be below.
+- When the kernel's readings have ceased, libvirt's numbers come back: those asked for later than
+  the kernel's last reading, and never less than it: a counter that was there cannot be below.
 
-What is left out is not wasted: each counter must lie between the lane's readings before and after
+What is left out is not wasted: each counter must lie between the kernel's readings before and after
 the call. One that does not is counted and named.
 """
 
@@ -18,15 +18,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.collector import Row
 from virtstatd.model import Batch, Domain, Kind, Labels, Number, Reading, Shape
 
 
+COVERING = ("local", "local cgroup")
+"""The sources that read of the kernel what libvirt reports as well."""
+
 COVERED = frozenset({"bulk", "cpu_stats"})
-"""The sources that ask libvirt for what the lane may read as well."""
+"""The sources that ask libvirt for it."""
 
 TOLERANCE_NANOSECONDS = 20_000_000
 """Libvirt's clocks count ticks of 10 ms, one for user and one for system time."""
@@ -42,7 +48,7 @@ Claim = tuple[str, Labels]
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What of a shape of libvirt's the lane covers, where to compare, and what is left."""
+    """What of a shape of libvirt's the kernel covers, where to compare, and what is left."""
 
     covered: tuple[int, ...]
     compared: tuple[tuple[int, Claim], ...]
@@ -52,10 +58,10 @@ class _Plan:
 
 @dataclass(slots=True)
 class _Covered:
-    """What the lane last said about one incarnation."""
+    """What the kernel last said about one incarnation."""
 
     domain: Domain
-    at: float = 0.0
+    until: float = 0.0
     taken_at: int = 0
     shapes: tuple[Shape, ...] = ()
     claims: dict[Claim, tuple[int, int]] = field(default_factory=dict)
@@ -71,56 +77,92 @@ class _Covered:
         return self.values[reading][at]
 
 
-class Cover:
+class OneSource:
     """
-    Stands in front of the sinks: lets one source through for each series.
+    Let one source through for each series, and hand each batch to every outlet; never wait.
 
-    `clock` returns monotonic seconds, `wall` Unix time in nanoseconds; a reading of the lane is
-    fresh for `fresh_seconds`.
+    `clock` returns monotonic seconds, `wall` Unix time in nanoseconds. What the kernel said stands
+    for libvirt's for as long as its batch lives.
     """
 
     def __init__(
         self,
-        emit: Callable[[Batch], None],
-        fresh_seconds: float,
+        offers: Sequence[Callable[[Batch], None]],
+        log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._wall = wall
+        self._offers = offers
+        self._log = log
+        self._layers = {source: _Layer(clock, wall) for source in COVERING}
+        self._disagreed: set[str] = set()
+
+    def __call__(self, batch: Batch) -> None:
+        """Take a batch of any source and offer to all outlets what is passed on of it."""
+        kernel = self._layers.get(batch.source)
+        if kernel is not None:
+            batch = kernel.taken(batch)
+        elif batch.gone or batch.source in COVERED:
+            for layer in self._layers.values():
+                batch = layer.without(batch)
+        for offer in self._offers:
+            offer(batch)
+        if kernel is not None and len(kernel.disagreements) > kernel.reported:
+            self._report(kernel)
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield how many of libvirt's numbers were not between the kernel's."""
+        for name, count in sorted(self._disagreements().items()):
+            yield "local_disagreements", {"field": name}, count
+
+    def _disagreements(self) -> Counter[str]:
+        return sum((layer.disagreements for layer in self._layers.values()), Counter())
+
+    def _report(self, layer: _Layer) -> None:
+        """Log a field that does not agree, once each."""
+        layer.reported = len(layer.disagreements)
+        for name in layer.disagreements.keys() - self._disagreed:
+            self._disagreed.add(name)
+            self._log.warning("local.disagreed", field=name)
+
+
+class _Layer:
+    """What one source of the kernel's covers of libvirt's series."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], int]) -> None:
         self.disagreements: Counter[str] = Counter()
-        self._emit = emit
+        self.reported = 0
         self._clock = clock
-        self.fresh_seconds = fresh_seconds
+        self._wall = wall
         self._covered: dict[str, _Covered] = {}
         self._parts: WeakKeyDictionary[Shape, dict[tuple[int, ...], Shape]] = WeakKeyDictionary()
 
-    def __call__(self, batch: Batch) -> None:
-        """Pass on a batch of any source but the lane, without what the lane says better."""
+    def without(self, batch: Batch) -> Batch:
+        """Return a batch of libvirt's without what the kernel says better."""
         for domain in batch.gone:
             known = self._covered.get(domain.uuid)
             if known is not None and known.domain.id == domain.id:
                 del self._covered[domain.uuid]
         if batch.source not in COVERED or not self._covered:
-            self._emit(batch)
-            return
+            return batch
         readings = [self._of(reading, batch.taken_at) for reading in batch.readings]
-        self._emit(replace(batch, readings=tuple([r for r in readings if r is not None])))
+        return replace(batch, readings=tuple([r for r in readings if r is not None]))
 
-    def take(self, batch: Batch) -> None:
-        """Pass on a batch of the lane's, but for the first readings of a domain."""
-        now = self._clock()
+    def taken(self, batch: Batch) -> Batch:
+        """Return a batch of the kernel's, but for the first readings of a domain."""
+        until = self._clock() + batch.lifetime_seconds
         several: dict[str, list[Reading]] = {}
         for reading in batch.readings:
             if reading.domain is not None:
                 several.setdefault(reading.domain.uuid, []).append(reading)
-        begun = {uuid for uuid, of in several.items() if not self._take(of, batch.taken_at, now)}
+        begun = {uuid for uuid, of in several.items() if not self._take(of, batch.taken_at, until)}
         if begun:
             kept = [r for r in batch.readings if r.domain is None or r.domain.uuid not in begun]
             batch = replace(batch, readings=tuple(kept))
-        self._emit(batch)
+        return batch
 
-    def _take(self, readings: Sequence[Reading], taken_at: int, now: float) -> bool:
-        """Take note of what the lane says of a domain; return whether it had spoken before."""
+    def _take(self, readings: Sequence[Reading], taken_at: int, until: float) -> bool:
+        """Take note of what the kernel says of a domain; return whether it had spoken before."""
         domain = readings[0].domain
         assert domain is not None  # noqa: S101 - those of the host are not noted
         known = self._covered.get(domain.uuid)
@@ -141,7 +183,7 @@ class Cover:
             known.shapes, known.claims = shapes, claims
             known.plans.clear()
         known.values = tuple([reading.values for reading in readings])
-        known.at, known.taken_at, known.arrived_at = now, taken_at, self._wall()
+        known.until, known.taken_at, known.arrived_at = until, taken_at, self._wall()
         if known.waiting and taken_at >= known.waiting_since:
             self._settle(known)
         return spoken
@@ -151,7 +193,7 @@ class Cover:
         known = self._covered.get(reading.domain.uuid) if reading.domain else None
         if known is None or reading.domain is None or known.domain.id != reading.domain.id:
             return reading
-        fresh = self._clock() - known.at <= self.fresh_seconds
+        fresh = self._clock() <= known.until
         if not fresh or known.former:
             return self._late(reading, known, taken_at, fresh=fresh)
         plan = known.plans.get(reading.shape) or self._plan(reading.shape, known)
@@ -167,7 +209,7 @@ class Cover:
     def _late(
         self, reading: Reading, known: _Covered, taken_at: int, *, fresh: bool
     ) -> Reading | None:
-        """Return libvirt's numbers where the lane has ceased: none of before, none below."""
+        """Return libvirt's numbers where the kernel has ceased: none of before, none below."""
         values = list(reading.values)
         out: list[int] = []
         for place, series in enumerate(reading.shape.series):

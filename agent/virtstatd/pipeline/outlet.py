@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.collector import Histogram, Row
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
 from virtstatd.pipeline.attempt import Attempts, outcome_of
@@ -120,6 +121,29 @@ class Outlet:
     def circuit_open(self) -> bool:
         """Whether nothing is sent for a while because the sink was denied."""
         return self._clock() < self._denied_until
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield what became of the batches, and what waits."""
+        labels = {"sink": self.name}
+        tallies = [
+            ("accepted", labels, self.accepted),
+            ("delivered", labels, self.delivered),
+            ("waiting", labels, self.waiting),
+            *(("dropped", {**labels, "reason": reason}, of) for reason, of in self.dropped.items()),
+            *(("lost", {**labels, "reason": reason}, of) for reason, of in self.lost.items()),
+        ]
+        for what, of, tally in tallies:
+            yield f"sink_{what}_batches", of, tally.batches
+            yield f"sink_{what}_samples", of, tally.samples
+            yield f"sink_{what}_bytes", of, tally.bytes
+        for outcome, count in self.attempts.items():
+            yield "sink_attempts", {**labels, "outcome": outcome}, count
+        yield "sink_buffer", labels, self.buffer_bytes
+        yield "sink_circuit_open", labels, int(self.circuit_open)
+        for key, number in self.queue.numbers():
+            yield key, labels, number
+        lags = Histogram(LAG_BUCKETS, self.lags, self.lag_seconds)
+        yield "sink_delivery_lag", labels, lags
 
     def offer(self, batch: Batch) -> None:
         """Accept a batch, never wait."""

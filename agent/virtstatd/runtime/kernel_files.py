@@ -49,16 +49,21 @@ class Descriptors:
 
 
 class Folder:
-    """An open directory; raises OSError where there is none."""
+    """An open directory, closed with its last reference; raises OSError where there is none."""
 
     def __init__(self, path: Path | str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
-        """Let go of it; files that were opened in it live on."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close it; files that were opened in it stay open."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        # threads share a guest's directory: whoever still reads in it keeps it open
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
 
     def open(self, name: str) -> int:
         """Return a descriptor of a file in it."""

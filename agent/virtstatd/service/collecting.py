@@ -1,10 +1,11 @@
 """
-The side that asks libvirt and the kernel: built from the configuration, wired, and closed.
+The left side: libvirt, and the collectors that the configuration asks for, built and closed.
 
-    connection ──▶ inventory ◀── describer
+    connection ──▶ inventory ◀── descriptions
                        │
-    ticker ──▶ poller ─┴▶ lanes ▶ bulk ▶ decoder ──▶ cover ──▶ emit
-                                        local lane ────▶ ┘
+        bulk, cpu_stats, others ──▶ lanes ──▶ libvirt
+        kernel, own, others
+              └────────▶ emit
 """
 
 from __future__ import annotations
@@ -12,255 +13,169 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.budget.budget import Budget
 from virtstatd.budget.cost import Meter, MeteredLanes
-from virtstatd.budget.processes import Daemon, Qemus, Unseen, socket_of
+from virtstatd.budget.processes import Daemon, Qemus, UnseenClock, socket_of
 from virtstatd.catalog import Catalog
-from virtstatd.catalog.decode import Decoder
-from virtstatd.collect.bulk.call import Bulk
-from virtstatd.collect.bulk.calls import Calls
-from virtstatd.collect.bulk.control import Stalls, Verdicts
-from virtstatd.collect.bulk.monitors import Monitors
-from virtstatd.collect.bulk.poller import Poller
-from virtstatd.collect.bulk.sweep import Sweep
-from virtstatd.collect.bulk.tier import Tier
-from virtstatd.collect.cpu_stats import GROUPS, CpuStats, CpuStatsReader
-from virtstatd.collect.descriptions.limits import Tunables
-from virtstatd.collect.descriptions.reader import DescriptionReader
-from virtstatd.collect.descriptions.xml import Describer
-from virtstatd.collect.kernel.lane import LocalLane
-from virtstatd.collect.kernel.place import Elsewhere, pid_files
-from virtstatd.collect.kernel.shapes import Shapes
-from virtstatd.collect.kernel.survey import Survey
-from virtstatd.config.file import GROUP_BITS, Config
+from virtstatd.collect.bulk.answer import POLLED
+from virtstatd.collect.bulk.options import TIERS, PollOptions
+from virtstatd.collect.kinds import KINDS
+from virtstatd.collect.own import Numbers, OwnCollector
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import Collector, Emit, Outcome, Up
+from virtstatd.config.file import Config
 from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
+from virtstatd.hypervisor.place import Elsewhere, pid_files
+from virtstatd.hypervisor.processes import Processes
 from virtstatd.hypervisor.sockets import Opener, detected_uri
 from virtstatd.model import Batch, Domain
-from virtstatd.pipeline.one_source import Cover
-from virtstatd.runtime.kernel_files import Descriptors, descriptors_allowed
-from virtstatd.runtime.ticker import Ticker
+from virtstatd.service.isolated import IsolatedCollector
 
 
 CLOSE_SECONDS = 1.0
 """What a lane gets to close; what takes longer ends with the process."""
 
-FRESH_INTERVALS, FRESH_SECONDS = 3, 5.0
-"""How many intervals, and how long at least, the local lane's readings stand for libvirt's."""
-
-DESCRIPTORS_SPARED = 1024
-"""Of those that the process may have, kept for everything but the local lane."""
-
-FILES_SHARE = 0.75
-"""Of the others, the share for files that stay open; the rest is for one more per guest."""
-
-TIERS = ("pulse", "monitor", "extra")
-
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """The side that asks libvirt, built and wired."""
+class Collecting:
+    """Libvirt, the collectors, and the budget that they keep to, where there is one."""
 
-    inventory: Inventory
-    lanes: Lanes
-    connection: Connection
-    poller: Poller
-    reader: DescriptionReader
-    local: LocalLane | None
+    hypervisor: Hypervisor
+    collectors: Sequence[Collector]
     budget: Budget | None
-    cpu_stats: CpuStatsReader | None
-    changed: asyncio.Event
-    turned: asyncio.Event
-    unknown: set[str]
+
+    def ticking(self, now: float) -> bool:
+        """Return whether the collectors' deadlines are still being served."""
+        looks = (getattr(each, "ticking", None) for each in self.collectors)
+        return all(look(now) for look in looks if look)
+
+    async def once(self, emit: Emit) -> dict[str, Outcome]:
+        """Ask each collector once, one after another; return what came of it, by name."""
+        return {each.name: await each.once(emit) for each in self.collectors}
 
 
 @asynccontextmanager
-async def asking(
-    config: Config, catalog: Catalog, emit: Callable[[Batch], None], log: FilteringBoundLogger
-) -> AsyncIterator[Asking]:
-    """Build the side that asks libvirt; close its threads and connections on leaving."""
+async def collecting(
+    config: Config,
+    catalog: Catalog,
+    emit: Emit,
+    log: FilteringBoundLogger,
+    numbers: Iterable[Numbers] = (),
+    *,
+    up: Up,
+) -> AsyncIterator[Collecting]:
+    """
+    Build libvirt and the collectors; close threads and connections on leaving.
+
+    `numbers` are those of the other parts of the agent. Libvirt is asked only while it is `up`,
+    which its connection for events turns. Raises `StartError` where a collector of another package
+    cannot work.
+    """
+    news = asyncio.Event()
     options = config.hypervisor
-    loop = asyncio.get_running_loop()
-    changed = asyncio.Event()
-    came_or_went = asyncio.Event()
-    stale = asyncio.Event()
-    unknowns: set[str] = set()
-
-    def gone(domain: Domain) -> None:  # on whichever thread found out
-        decoder.forget(domain.uuid)
-        batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
-        loop.call_soon_threadsafe(cover, batch)
-
-    def outdated() -> None:  # on whichever thread found out
-        loop.call_soon_threadsafe(stale.set)
-
-    def turned() -> None:
-        changed.set()
-        came_or_went.set()
-        (poller.nudge.set if connection.up else calls.lost)()
-        if cpu_stats and connection.up:
-            cpu_stats.reconnected()
-
-    def unknown(key: str) -> None:
-        if key not in unknowns:
-            unknowns.add(key)
-            log.info("field.unknown", key=key)
-
-    cgroup_cover = Cover(emit, _fresh(config.local.interval_seconds * config.local.cgroup_looks))
-    cover = Cover(cgroup_cover, _fresh(config.local.interval_seconds))
+    uri = options.uri or detected_uri()
+    processes, elsewhere = _processes(uri)
     opened = Opener(options.uri, options.keepalive_seconds, options.keepalive_count)
-    inventory = Inventory(time.monotonic, gone, outdated, uuid=config.labels.uuid)
-    decoder = Decoder(catalog, unknown)
-    percent = config.budget.host_cpu_percent
-    meter = _meter(config, inventory) if percent else None
-    lanes = MeteredLanes(opened, options.lanes, meter) if meter else Lanes(opened, options.lanes)
-    connection = Connection(opened, inventory, log, turned)
-    calls = Calls(lanes, changed.set, log, options.deadline_seconds)
-    sweep = Sweep(
-        calls,
-        Bulk(inventory, decoder, _stalls(config)),
-        Monitors(Verdicts(catalog), log, time.monotonic),
-        cover,
-        log,
-        time.monotonic,
-        slice_domains=options.slice_domains,
+    inventory = Inventory(uuid=config.labels.uuid)
+    inventory.on_gone(_gone_to(emit))
+    meter = _meter(uri, processes, elsewhere, inventory) if config.budget.host_cpu_percent else None
+    lanes = (
+        MeteredLanes(opened, options.lanes, meter, up)
+        if meter
+        else Lanes(opened, options.lanes, up)
     )
-    poller = Poller(_tiers(config, catalog), sweep, time.monotonic)
-    cpu_stats = _cpu_stats(config, catalog, inventory, lanes, cover, log)
-    tiers = [*poller.tiers, *([cpu_stats.tier] if cpu_stats else [])]
-    budget = Budget(tiers, meter, percent, log) if meter else None
-    reader = DescriptionReader(
+    hypervisor = Hypervisor(
+        up,
         inventory,
         lanes,
-        Describer(catalog),
-        Tunables(catalog),
-        emit,
-        log,
+        Connection(opened, inventory, log, up),
+        processes,
+        elsewhere,
+        options.slice_domains,
         options.deadline_seconds,
-        stale,
-        budget.allowed if budget else math.inf,
     )
-    local = _local(config, catalog, inventory, cover, cgroup_cover, log)
+    allowed = Budget.seconds_of(config.budget.host_cpu_percent) if meter else math.inf
+    parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
+    collectors = [*_own(config, parts)]
+    tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
+    budget = Budget(tiers, meter, config.budget.host_cpu_percent, log) if meter else None
+    collectors += [
+        IsolatedCollector(each.name, each.plugin, opened, inventory, catalog, log)
+        for each in config.collectors
+    ]
+    told: list[Numbers] = [
+        hypervisor.connection.numbers,
+        lanes.numbers,
+        *(each.numbers for each in collectors),
+        *([budget.numbers] if budget else []),
+        *numbers,
+    ]
+    collectors.append(OwnCollector(catalog, told, config.agent.interval_seconds, news))
+    turning = up.turning()
+    forwarding = asyncio.create_task(_forward(turning, news), name="news")
     try:
-        yield Asking(
-            inventory,
-            lanes,
-            connection,
-            poller,
-            reader,
-            local,
-            budget,
-            cpu_stats,
-            changed,
-            came_or_went,
-            unknowns,
-        )
+        yield Collecting(hypervisor, collectors, budget)
     finally:
+        forwarding.cancel()
         await lanes.close(CLOSE_SECONDS)
+        if processes is not None:
+            processes.close()
         if meter:
             meter.close()
 
 
-def _meter(config: Config, inventory: Inventory) -> Meter:
+async def _forward(turning: asyncio.Event, news: asyncio.Event) -> None:
+    """Have the agent's own numbers sent each time that libvirt comes or goes."""
+    while True:
+        await turning.wait()
+        turning.clear()
+        news.set()
+
+
+def _gone_to(emit: Emit) -> Callable[[Domain], None]:
+    loop = asyncio.get_running_loop()
+
+    def gone(domain: Domain) -> None:  # on whichever thread found out
+        batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
+        loop.call_soon_threadsafe(emit, batch)
+
+    return gone
+
+
+def _own(config: Config, parts: Parts) -> Iterator[Collector]:
+    """Build the agent's own collectors, those that apply here."""
+    for kind in KINDS:
+        if collector := kind.built(config.collect.get(kind.table), parts):
+            yield collector
+
+
+def _polled(config: Config) -> frozenset[str]:
+    poll: PollOptions = config.collect["poll"]
+    groups = [group for name in TIERS for group in getattr(poll, name).groups]
+    return frozenset(POLLED[group].name for group in groups)
+
+
+def _processes(uri: str) -> tuple[Processes | None, str]:
+    """Return the processes of the guests, or why there are none to be seen from here."""
+    try:
+        return Processes(pid_files(uri)), ""
+    except Elsewhere as error:
+        return None, str(error)
+
+
+def _meter(uri: str, processes: Processes | None, elsewhere: str, inventory: Inventory) -> Meter:
     """Return what measures the cost, of the agent alone where libvirt is on another host."""
-    uri = config.hypervisor.uri or detected_uri()
-    try:
-        qemus = Qemus(pid_files(uri))
-    except Elsewhere as error:
-        unseen = Unseen(str(error))
+    if processes is None:
+        unseen = UnseenClock(elsewhere)
         return Meter(unseen, unseen, inventory.__len__)
-    return Meter(Daemon(socket_of(uri, detected_uri)), qemus, inventory.__len__)
-
-
-def _stalls(config: Config) -> Stalls | None:
-    """Return what sees stalled processes, None where the guests are not on this host."""
-    try:
-        return Stalls(pid_files(config.hypervisor.uri or detected_uri()))
-    except Elsewhere:
-        return None
-
-
-def _cpu_stats(
-    config: Config,
-    catalog: Catalog,
-    inventory: Inventory,
-    lanes: Lanes,
-    emit: Callable[[Batch], None],
-    log: FilteringBoundLogger,
-) -> CpuStatsReader | None:
-    """Return what reads CPU time per host CPU, None where nobody asked for it."""
-    if not config.cpu_stats.enabled:
-        return None
-    polled = [group for name in TIERS for group in getattr(config.poll, name).groups]
-    ticker = Ticker("cpu_stats", config.cpu_stats.interval_seconds, time.monotonic())
-    return CpuStatsReader(
-        CpuStats(inventory, catalog, totals="cpu_total" not in polled),
-        inventory,
-        lanes,
-        Tier("cpu_stats", 0, GROUPS, ticker),
-        emit,
-        log,
-        slice_domains=config.hypervisor.slice_domains,
-        deadline_seconds=config.hypervisor.deadline_seconds,
-    )
-
-
-def _local(
-    config: Config,
-    catalog: Catalog,
-    inventory: Inventory,
-    cover: Cover,
-    cgroup_cover: Cover,
-    log: FilteringBoundLogger,
-) -> LocalLane | None:
-    """Return the lane that reads the guests of this host from the kernel, None where it cannot."""
-    if not config.local.enabled:
-        return None
-    try:
-        directory = pid_files(config.hypervisor.uri or detected_uri())
-    except Elsewhere as error:
-        log.info("local.off", reason=str(error))
-        return None
-    shapes = Shapes(catalog)
-    survey = Survey(
-        directory,
-        inventory.domains,
-        shapes,
-        Descriptors(int((descriptors_allowed() - DESCRIPTORS_SPARED) * FILES_SHARE)),
-        config.local.peak_seconds,
-        config.local.cgroup_looks,
-    )
-    return LocalLane(
-        survey,
-        inventory.domains,
-        cover,
-        cgroup_cover,
-        shapes,
-        log,
-        config.local.interval_seconds,
-    )
-
-
-def _fresh(interval_seconds: float) -> float:
-    """Return how long what the local lane reads so often stands for libvirt's."""
-    return max(FRESH_SECONDS, FRESH_INTERVALS * interval_seconds)
-
-
-def _tiers(config: Config, catalog: Catalog) -> list[Tier]:
-    """Return the tiers that ask for anything, the one that asks the most of libvirt last."""
-    origin = time.monotonic()
-    tiers = []
-    for name in TIERS:
-        options = getattr(config.poll, name)
-        bits = sum(GROUP_BITS[group] for group in options.groups)
-        groups = frozenset(group.name for group in catalog.groups.values() if group.bit & bits)
-        if bits:
-            tiers.append(Tier(name, bits, groups, Ticker(name, options.interval_seconds, origin)))
-    return tiers
+    return Meter(Daemon(socket_of(uri, detected_uri)), Qemus(processes), inventory.__len__)

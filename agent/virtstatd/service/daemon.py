@@ -1,11 +1,7 @@
 """
-The assembler: builds every object from the configuration and nests their lifetimes.
+The service: builds both sides from the configuration, nests their lifetimes and runs them.
 
-    connection ──▶ inventory ◀── describer
-                       │
-    ticker ──▶ poller ─┴▶ lanes ▶ bulk ▶ decoder ──▶ cover ──▶ fanout ──▶ outlet ──▶ sink
-                                        local lane ────▶ ┘       ▲
-                                        agent numbers ───────────┘
+    collectors ──▶ one source per series ──▶ outlets ──▶ sinks
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -25,21 +21,20 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
-from virtstatd.collect.bulk.tier import LIFETIME_INTERVALS
-from virtstatd.collect.own import AgentNumbers, LoopLag
+from virtstatd.collector import Row, Up
 from virtstatd.config.file import Config, load
 from virtstatd.errors import ConfigError
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.model import Batch
-from virtstatd.pipeline.fanout import draining
+from virtstatd.pipeline.one_source import OneSource
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.runtime.clock import Clocks
 from virtstatd.runtime.logs import Logs
+from virtstatd.runtime.loop_lag import LoopLag
 from virtstatd.runtime.waiting import first_of, until_stopped
-from virtstatd.service.collecting import Asking, asking
+from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
-from virtstatd.service.sending import open_outlet
+from virtstatd.service.sending import draining, open_outlet
 
 
 CLOSE_SECONDS = 1.0
@@ -76,59 +71,38 @@ async def serve(config: Config, path: Path | None, logs: Logs, notify: Notify) -
     stop = asyncio.Event()
     lag = LoopLag()
     sockets: dict[str, socket.socket] = {}
-    catalog = catalogs.load()
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     async with AsyncExitStack() as sinks:
         sinks.enter_context(short_searches())
         outlets = [await open_outlet(sinks, each, config, log, sockets) for each in config.sinks]
+        passing = OneSource([outlet.offer for outlet in outlets], log)
+        emit = lag.measuring(passing)
+        up = Up()
+        clocks = Clocks(log, up.again)
+
+        def own() -> Iterator[Row]:
+            yield "loop_lag_max", {}, lag.take()
+            yield "loop_lag", {}, lag.total
+            yield "clock_steps", {}, clocks.steps
+            yield "log_dropped", {}, logs.dropped
+
+        numbers = [own, passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
-            draining(outlets, drain_seconds) as fanout,
-            asking(config, catalog, emit := lag.measuring(fanout), log) as ask,
+            draining(outlets, drain_seconds),
+            collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,
             asyncio.TaskGroup() as tasks,
         ):
-
-            def awake() -> None:  # what was read before is no longer current
-                ask.poller.nudge.set()
-                ask.reader.send()
-
-            clocks = Clocks(log, awake)
-            numbers = AgentNumbers(
-                catalog,
-                ask.poller,
-                ask.connection,
-                ask.lanes,
-                ask.inventory,
-                outlets,
-                lag,
-                lambda: ask.reader.reads,
-                lambda: len(ask.unknown),
-                lambda: clocks.steps,
-                lambda: logs.dropped,
-                ask.budget,
-                ask.cpu_stats,
-            )
             ending = Signals(config, path, sockets, stop, log, notify)
-
-            def up() -> bool:
-                return ask.connection.up
-
-            for name, running in {
-                "loop lag": lag.run(stop),
-                "clocks": clocks.run(stop),
-                "connection": ask.connection.run(stop),
-                "poller": ask.poller.run(stop, up),
-                "reader": until_stopped(ask.reader.run(stop), stop),
-                **({"local": ask.local.run(stop)} if ask.local else {}),
-                **({"budget": ask.budget.run(stop)} if ask.budget else {}),
-                **(
-                    {"cpu stats": until_stopped(ask.cpu_stats.run(stop, up), stop)}
-                    if ask.cpu_stats
-                    else {}
-                ),
-                "numbers": report(numbers, emit, config.agent.interval_seconds, stop, ask.changed),
-                **({"watchdog": watch(ask, outlets, notify, stop)} if notify.wanted else {}),
-            }.items():
-                tasks.create_task(running, name=name)
+            tasks.create_task(lag.run(stop), name="loop lag")
+            tasks.create_task(clocks.run(stop), name="clocks")
+            tasks.create_task(left.hypervisor.connection.run(stop), name="connection")
+            if left.budget:
+                tasks.create_task(left.budget.run(stop), name="budget")
+            for each in left.collectors:
+                running = each.run(emit, up, stop)
+                tasks.create_task(until_stopped(running, stop), name=f"collector {each.name}")
+            if notify.wanted:
+                tasks.create_task(watch(left, outlets, notify, stop), name="watchdog")
             notify.ready()
             log.info("agent.started", sinks=[outlet.name for outlet in outlets])
     with contextlib.suppress(TimeoutError):
@@ -188,37 +162,24 @@ class Signals:
         self._stop.set()
 
 
-async def report(
-    numbers: AgentNumbers,
-    emit: Callable[[Batch], None],
-    seconds: float,
-    stop: asyncio.Event,
-    changed: asyncio.Event,
-) -> None:
-    """Send the agent's own numbers on its interval, and at once when libvirt comes or goes."""
-    while not stop.is_set():
-        emit(numbers.batch(LIFETIME_INTERVALS * seconds))
-        changed.clear()
-        await first_of(stop, changed, seconds=seconds)
-    emit(numbers.batch(LIFETIME_INTERVALS * seconds))
-
-
 async def watch(
-    ask: Asking, outlets: Sequence[Outlet], notify: Notify, stop: asyncio.Event
+    left: Collecting, outlets: Sequence[Outlet], notify: Notify, stop: asyncio.Event
 ) -> None:
     """
-    Tell systemd that the loop and the ticker go on, and what the status is.
+    Report to systemd that the loop and the tickers go on, and what the status is.
 
-    Neither libvirt nor a sink counts: a restart would mend neither.
+    Neither libvirt nor a sink counts: a restart would fix neither.
     """
     limit = notify.watchdog_seconds()
     period = min(limit / 3, STATUS_SECONDS) if limit else STATUS_SECONDS
+    up = left.hypervisor.up
+    turning = up.turning()
     while not stop.is_set():
-        if ask.poller.ticking(time.monotonic()):
+        if left.ticking(time.monotonic()):
             notify.watchdog()
-        state = "up" if ask.connection.up else "down"
+        state = "up" if up else "down"
         failing = [outlet.name for outlet in outlets if outlet.failing]
         sinks = f"{len(outlets)} sinks" + (f", failing: {', '.join(failing)}" if failing else "")
-        notify.status(f"libvirt {state}, {len(ask.inventory)} domains, {sinks}")
-        ask.turned.clear()
-        await first_of(stop, ask.turned, seconds=period)
+        notify.status(f"libvirt {state}, {len(left.hypervisor.inventory)} domains, {sinks}")
+        turning.clear()
+        await first_of(stop, turning, seconds=period)

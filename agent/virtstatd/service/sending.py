@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -85,3 +85,22 @@ async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
                 await context.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001 - a sink is not our code
             opening.log.warning("sink.close_failed", reason=str(error) or type(error).__name__)
+
+
+@asynccontextmanager
+async def draining(outlets: Sequence[Outlet], seconds: float) -> AsyncIterator[None]:
+    """
+    Run the outlets; on leaving let what they hold flow out, at most `seconds`.
+
+    What a sink has not taken by then is on disk or lost, which its outlet counts and logs.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(o.run(), name=f"outlet {o.name}") for o in outlets]
+        try:
+            yield
+        finally:
+            for outlet in outlets:
+                outlet.close()
+            _, late = await asyncio.wait(running, timeout=seconds) if running else (set(), set())
+            for task in late:
+                task.cancel()

@@ -10,52 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import libvirt
 
 from virtstatd.catalog.decode import Decoder
+from virtstatd.collect.bulk.answer import BALLOON, BLOCK, MONITOR, Answer
 from virtstatd.collect.bulk.control import Control, Stalls, occupied
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
-from virtstatd.model import Domain, Reading
 
 
 NOWAIT = 1 << 29
 FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 """Always: of an inactive domain libvirtd would open the image files with its lock held."""
 
-MONITOR = 2 | 4 | 8 | 32 | 128 | 512 | 1024
-"""The groups for which libvirt asks the guest's monitor."""
-
 LOOKUPS = 10
 """So many new domains are looked up; a list of all is dearer than that on a host with many."""
-
-BALLOON = 4
-BLOCK = 32
 
 Value = int | float | bool | str
 
 
-@dataclass(slots=True)
-class Answer:
-    """
-    What one call brought; `taken_at` is Unix time in nanoseconds before it was made.
-
-    `partial` are the domains that NOWAIT stepped over, with what libvirt says of their monitors;
-    `stalled` those that were not asked, with the reason.
-    """
-
-    taken_at: int
-    readings: list[Reading] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    partial: dict[str, Control | None] = field(default_factory=dict)
-    domains: dict[str, Domain] = field(default_factory=dict)
-    stalled: dict[str, str] = field(default_factory=dict)
-    undecodable: dict[str, str] = field(default_factory=dict)
-
-
-class Bulk:
+class BulkCall:
     """Ask for the statistics of all running domains, or of some, and decode them."""
 
     def __init__(

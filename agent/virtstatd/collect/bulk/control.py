@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from xml.sax.saxutils import escape
 
 from virtstatd.catalog import Catalog
+from virtstatd.hypervisor.processes import LOOK_SECONDS, Processes
 from virtstatd.model import Domain, Number, Reading
 
 
@@ -15,8 +14,8 @@ OK = 0
 UNRESPONSIVE_MILLISECONDS = 2_000
 """A monitor that has been occupied this long without an answer holds up whoever asks it."""
 
-LOOKS = 3
-LOOK_SECONDS = 0.02
+SIGHTS = 3
+SIGHT_SECONDS = 0.02
 """A healthy QEMU may wait for a disk at the moment of one look, hardly at three."""
 
 Control = tuple[int, int, int]
@@ -26,10 +25,6 @@ Control = tuple[int, int, int]
 def occupied(control: Control) -> bool:
     """Tell whether the monitor has been occupied for so long that nobody should wait for it."""
     return control[0] != OK and control[2] >= UNRESPONSIVE_MILLISECONDS
-
-
-# libvirt names the pid file after the domain, as its XML writes the name
-ENTITIES = {'"': "&quot;", "'": "&apos;"}
 
 
 class Verdicts:
@@ -57,47 +52,40 @@ class Verdicts:
 
 class Stalls:
     """
-    Tell which domains' processes stand still, before anybody asks their monitors.
+    Find the domains whose processes stand still, before their monitors are asked.
 
     A QEMU that is stopped, or waits for storage that does not answer, would hold the call that asks
     it, and with it all the domains of that call. Local guests only; what cannot be read is taken
     for well.
     """
 
-    def __init__(
-        self,
-        pid_files: Path,
-        proc: Path = Path("/proc"),
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._pid_files = pid_files
-        self._proc = proc
+    def __init__(self, processes: Processes, pause: Callable[[float], None] = time.sleep) -> None:
+        self._processes = processes
         self._pause = pause
 
     def among(self, domains: Iterable[Domain]) -> dict[str, str]:
         """Return the stalled ones by UUID, with the reason; blocks for some milliseconds."""
+        self._processes.look(at_most_seconds=LOOK_SECONDS)
         stalled: dict[str, str] = {}
         waiting: list[Domain] = []
         for domain in domains:
             match self._state(domain):
-                case "T" | "t":
+                case b"T" | b"t":
                     stalled[domain.uuid] = "its process is stopped"
-                case "D":
+                case b"D":
                     waiting.append(domain)
-        for _ in range(LOOKS - 1):
+        for _ in range(SIGHTS - 1):
             if waiting:
-                self._pause(LOOK_SECONDS)
-                waiting = [domain for domain in waiting if self._state(domain) == "D"]
+                self._pause(SIGHT_SECONDS)
+                waiting = [domain for domain in waiting if self._state(domain) == b"D"]
         for domain in waiting:
             stalled[domain.uuid] = "its process waits for storage"
         return stalled
 
-    def _state(self, domain: Domain) -> str:
-        """Return the letter of proc(5) for the process's main thread, empty when unknown."""
+    def _state(self, domain: Domain) -> bytes:
+        """Return the letter of proc_pid_stat(5) for the main thread, empty where it is unknown."""
+        process = self._processes.of(domain)
         try:
-            name = f"{escape(domain.name, ENTITIES)}.pid"
-            pid = int((self._pid_files / name).read_bytes()[:16])
-            text = (self._proc / str(pid) / "stat").read_bytes()
-        except (OSError, ValueError):
-            return ""
-        return text.rpartition(b")")[2][1:2].decode("ascii", "replace")
+            return process.stat()[0] if process else b""
+        except (OSError, IndexError):
+            return b""

@@ -15,7 +15,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.bulk.call import Answer
+from virtstatd.collect.bulk.answer import Answer
 from virtstatd.collect.bulk.control import Verdicts, occupied
 from virtstatd.hypervisor.lanes import STUCK_MAX, UNPROVEN_STUCK_MAX
 from virtstatd.model import Reading

@@ -1,101 +1,222 @@
-"""Who polls: tiers of groups on their intervals."""
+"""
+The bulk collector: polls the tiers that are due, those that are due together in one call.
+
+    ticker ──▶ poller ──▶ sweep ──▶ lane ──▶ call ──▶ decoder ──▶ batches
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final
 
-from virtstatd.collect.bulk.sweep import TURN_SECONDS, Sweep
+from virtstatd.catalog.decode import Decoder
+from virtstatd.collect.bulk.answer import POLLED
+from virtstatd.collect.bulk.call import BulkCall
+from virtstatd.collect.bulk.control import Stalls, Verdicts
+from virtstatd.collect.bulk.monitors import Monitors
+from virtstatd.collect.bulk.options import TIERS, PollOptions
+from virtstatd.collect.bulk.sweep import Sweep
 from virtstatd.collect.bulk.tier import Poll, Tier
-from virtstatd.runtime.ticker import ticks
-from virtstatd.runtime.waiting import STOP_SECONDS
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
+from virtstatd.errors import Disconnected, VirtstatdError
+from virtstatd.runtime.ticker import Ticker, ticks
+from virtstatd.runtime.waiting import STOP_SECONDS, first_of
+
+
+TURN_SECONDS: Final = 15.0
+"""From one turn to the next where a poll is spread over its interval."""
 
 
 class Poller:
     """
-    Have libvirt asked at every tick.
+    Poll each tier at its interval; a tier whose poll is still under way skips its tick.
 
-    Tiers that are due together travel in one call, but for those that ask no guest's monitor: they
-    cannot hang, and go by themselves. An interval that was stretched is used all of it: guests are
-    asked by turns, so that the host never pays for all at once.
+    Tiers that are due together travel in one call, except that what asks no guest's monitor never
+    waits for what does. An interval that was stretched is used all of it: guests are asked by
+    turns, so that the host never pays for all at once.
     """
 
-    def __init__(self, tiers: Sequence[Tier], sweep: Sweep, clock: Callable[[], float]) -> None:
+    name = "bulk"
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        sweep: Sweep,
+        unknown: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.tiers = tiers
-        self.nudge = asyncio.Event()
         self._sweep = sweep
+        self._unknown = unknown
         self._clock = clock
+        self._health = Health(clock)
         self._ticked_at = clock()
         self._stop = asyncio.Event()
-        self._connected: Callable[[], bool] = lambda: True
+        self._libvirt = Up(up=True)
+        self._turn = asyncio.Lock()
 
-    async def run(self, stop: asyncio.Event, connected: Callable[[], bool]) -> None:
+    async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
         """Poll until `stop`; ticks while libvirt is away or a tier is still busy are skipped."""
-        self._stop, self._connected = stop, connected
+        self._stop, self._libvirt = stop, libvirt
+        nudge, turning = libvirt.coming(), libvirt.turning()
+        nudge.clear()
         by_ticker = {id(tier.ticker): tier for tier in self.tiers}
         running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as polls:
-            async for due in ticks([t.ticker for t in self.tiers], stop, self.nudge, self._clock):
+            losing = polls.create_task(self._losing(libvirt, turning), name="poll losing")
+            async for due in ticks([t.ticker for t in self.tiers], stop, nudge, self._clock):
                 free = []
                 for tier in (by_ticker[id(ticker)] for ticker in due):
-                    if tier.busy or not connected():
+                    if tier.busy or not libvirt:
                         tier.ticker.skip()
                     else:
                         tier.busy = True
                         free.append(tier)
                 for together in self._together(free):
                     names = "+".join(tier.name for tier in together)
-                    task = polls.create_task(self._poll(together), name=f"poll {names}")
+                    task = polls.create_task(self.poll(together, emit), name=f"poll {names}")
                     running.add(task)
                     task.add_done_callback(running.discard)
                 self._ticked_at = self._clock()
+            losing.cancel()
             if running:
                 _, late = await asyncio.wait(running, timeout=STOP_SECONDS)
                 for task in late:
                     task.cancel()
 
-    async def once(self) -> None:
-        """Poll everything once; raises `Disconnected` where libvirt cannot be reached."""
-        await self._sweep.connect(Poll(self.tiers, self._clock(), False))
+    async def once(self, emit: Emit) -> Outcome:
+        """Poll everything once; no answer is where libvirt is away or every call failed."""
+        poll = Poll(self.tiers, self._clock(), False, emit)
+        try:
+            await self._sweep.running(poll)
+        except Disconnected as error:
+            return Outcome(answered=False, reason=f"libvirt cannot be reached: {error}")
+        except VirtstatdError as error:
+            return Outcome(answered=False, reason=str(error))
+        listed = self.tiers[-1].outcomes["ok"]
         for together in self._together(self.tiers):
-            await self._poll(together)
+            await self.poll(together, emit)
+        if sum(tier.outcomes["ok"] for tier in self.tiers) > listed:
+            return Outcome()
+        return Outcome(answered=False, reason="libvirt answered no bulk call")
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield what became of the polls."""
+        yield "up", {}, int(bool(self._libvirt) and self._sweep.up)
+        yield "unknown_fields", {}, len(self._unknown)
+        yield "undecodable_records", {}, self._sweep.undecodable
+        for tier in self.tiers:
+            yield from tier.rows()
+        yield from self._health.rows(self.name)
 
     def ticking(self, now: float) -> bool:
-        """Tell whether deadlines are still being served."""
+        """Return whether deadlines are still being served."""
         shortest = min((t.ticker.seconds for t in self.tiers), default=math.inf)
         return now - self._ticked_at < 3 * shortest + 1
 
-    @property
-    def up(self) -> bool:
-        """Whether the last bulk call succeeded."""
-        return self._sweep.up
-
-    @property
-    def undecodable(self) -> int:
-        """How many records could not be decoded."""
-        return self._sweep.undecodable
-
-    @staticmethod
-    def _together(tiers: Sequence[Tier]) -> list[list[Tier]]:
-        """Tell which tiers travel in one call: what may hang never holds up what cannot."""
-        safe = [tier for tier in tiers if not tier.monitor]
-        asking = [tier for tier in tiers if tier.monitor]
-        return [each for each in (safe, asking) if each]
-
-    async def _poll(self, tiers: Sequence[Tier]) -> None:
+    async def poll(self, tiers: Sequence[Tier], emit: Emit) -> None:
+        """Poll some tiers together, now."""
+        begun, complete = self._clock(), False
         try:
-            poll = Poll(tiers, self._clock(), any(tier.monitor for tier in tiers))
+            poll = Poll(tiers, begun, any(tier.monitor for tier in tiers), emit)
             stretched = any(tier.ticker.stretched for tier in tiers)
             if poll.monitor and stretched and poll.seconds >= 2 * TURN_SECONDS:
-                complete = await self._sweep.by_turns(poll, self._stop, self._connected)
+                complete = await self._by_turns(poll)
             else:
                 complete = await self._sweep.at_once(poll)
                 for tier in tiers:
                     tier.asked += 1
             if complete:
                 for tier in tiers:
-                    tier.good_at = poll.begun
+                    tier.good_at = begun
         finally:
+            self._health.ended(begun, good=complete)
             for tier in tiers:
                 tier.end()
+
+    async def _by_turns(self, poll: Poll) -> bool:
+        """
+        Ask for some domains at a time, evenly over the interval in force, until the stop.
+
+        Guests that come meanwhile are asked too, and those that could not be since libvirt was away
+        are asked when it is back. Returns whether all were answered.
+        """
+        with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
+            await self._sweep.running(poll)
+        asked: set[str] = set()
+        complete = True
+        while not self._stop.is_set():
+            async with self._turn:  # polls of other tiers may be spread over the same time
+                now, uuids = self._clock(), self._sweep.in_order()
+                pending = [uuid for uuid in uuids if uuid not in asked]
+                left = max(1, int((poll.begun + poll.seconds - now) / TURN_SECONDS))
+                part = pending[: -(-len(pending) // left)]
+                if part and self._libvirt:
+                    lost = poll.tiers[-1].outcomes["disconnected"]
+                    answered = await self._sweep.listed(poll, part)
+                    if answered or poll.tiers[-1].outcomes["disconnected"] == lost:
+                        asked.update(part)
+                        complete &= answered
+                    for tier in poll.tiers:
+                        tier.asked += len(part) / len(uuids)
+            if left == 1:
+                return complete and asked.issuperset(pending)
+            for tier in poll.tiers:
+                tier.pausing = True
+            await first_of(self._stop, seconds=now + TURN_SECONDS - self._clock())
+            for tier in poll.tiers:
+                tier.pausing = False
+        return False
+
+    async def _losing(self, libvirt: Up, turning: asyncio.Event) -> None:
+        """Take note each time that libvirt has gone."""
+        while True:
+            await turning.wait()
+            turning.clear()
+            if not libvirt:
+                self._sweep.lost()
+
+    @staticmethod
+    def _together(tiers: Sequence[Tier]) -> list[list[Tier]]:
+        """Return which tiers travel in one call: what may hang never holds up what cannot."""
+        safe = [tier for tier in tiers if not tier.monitor]
+        asking = [tier for tier in tiers if tier.monitor]
+        return [each for each in (safe, asking) if each]
+
+
+def poller(options: PollOptions, parts: Parts) -> Poller:
+    """Build the collector of the bulk statistics."""
+    hypervisor = parts.hypervisor
+    inventory = hypervisor.inventory
+    unknown: set[str] = set()
+
+    def noticed(key: str) -> None:
+        if key not in unknown:
+            unknown.add(key)
+            parts.log.info("field.unknown", key=key)
+
+    decoder = Decoder(parts.catalog, noticed)
+    inventory.on_gone(lambda domain: decoder.forget(domain.uuid))
+    stalls = Stalls(hypervisor.processes) if hypervisor.processes else None
+    sweep = Sweep(
+        hypervisor.lanes,
+        BulkCall(inventory, decoder, stalls),
+        Monitors(Verdicts(parts.catalog), parts.log, time.monotonic),
+        parts.log,
+        slice_domains=hypervisor.slice_domains,
+        deadline_seconds=hypervisor.deadline_seconds,
+        on_turn=parts.news.set,
+    )
+    origin = time.monotonic()
+    tiers = []
+    for name in TIERS:
+        tier = getattr(options, name)
+        groups = frozenset(POLLED[group].name for group in tier.groups)
+        if groups:
+            tiers.append(Tier(name, tier.bits, groups, Ticker(name, tier.interval_seconds, origin)))
+    return Poller(tiers, sweep, unknown)

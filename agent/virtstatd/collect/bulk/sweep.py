@@ -1,32 +1,34 @@
-"""One poll: all guests are asked, in slices over the lanes, and again for whoever hangs a call."""
+"""One poll: all guests are asked, in slices over the lanes, and again where a call hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.bulk.call import Answer
-from virtstatd.collect.bulk.calls import Calls
+from virtstatd.collect.bulk.answer import Answer
 from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
-from virtstatd.collect.bulk.tier import LIFETIME_INTERVALS, Poll
+from virtstatd.collect.bulk.tier import OUTCOME, Poll
+from virtstatd.collector import LIFETIME_INTERVALS
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize
-from virtstatd.hypervisor.lanes import STUCK_MAX, Session
+from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
 from virtstatd.model import Batch
-from virtstatd.runtime.waiting import first_of
 
 
-TURN_SECONDS: Final = 15.0
-"""From one turn to the next where a poll is spread over its interval."""
+DEADLINE_LEAST_SECONDS: Final = 1.0
+"""However short the interval, libvirt gets this long to answer."""
+
+T = TypeVar("T")
 
 
-class Source(Protocol):
-    """The questions that a lane can ask; `sources.bulk.Bulk` is the true one."""
+class Questions(Protocol):
+    """The questions that a lane can ask; `call.BulkCall` asks libvirt."""
 
     def known(self) -> int:
         """Return how many domains are believed to run."""
@@ -60,103 +62,75 @@ class Sweep:
     Many domains are asked in slices, side by side. A slice past its deadline is asked again at
     once: the call that hangs holds the stuck guest's job, so NOWAIT steps over it and the others
     are answered in the same cycle. `monitors` says who is asked when more calls hang.
+
+    `up` says whether the last call succeeded; `on_turn` is called when that turns.
     """
 
     def __init__(
         self,
-        calls: Calls,
-        source: Source,
+        lanes: Lanes,
+        questions: Questions,
         monitors: Monitors,
-        emit: Callable[[Batch], None],
         log: FilteringBoundLogger,
-        clock: Callable[[], float],
         *,
         slice_domains: int,
+        deadline_seconds: float,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        self.up = False
         self.undecodable = 0
-        self._calls = calls
-        self._source = source
+        self._lanes = lanes
+        self._questions = questions
         self._monitors = monitors
-        self._emit = emit
         self._log = log
-        self._clock = clock
         self._slice = slice_domains
-        self._turn = asyncio.Lock()
+        self._deadline = deadline_seconds
+        self._on_turn = on_turn
+        self._failing = False
 
-    @property
-    def up(self) -> bool:
-        """Whether the last bulk call succeeded."""
-        return self._calls.up
+    def lost(self) -> None:
+        """Take note that libvirt is away."""
+        self._set(up=False)
 
-    async def connect(self, poll: Poll) -> None:
+    async def running(self, poll: Poll) -> list[str]:
         """List who runs; raises `Disconnected` where libvirt cannot be reached."""
-        await self._calls.ask(poll, self._source.running)
+        return await self._call(replace(poll, monitor=False), self._questions.running)
 
-    async def by_turns(
-        self, poll: Poll, stop: asyncio.Event, connected: Callable[[], bool]
-    ) -> bool:
-        """
-        Ask for some domains at a time, evenly over the interval in force, until `stop`.
-
-        Whoever comes meanwhile is asked too, and whoever could not be since libvirt was away is
-        asked when it is back. Returns whether all were answered.
-        """
-        with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
-            await self._calls.ask(replace(poll, monitor=False), self._source.running)
-        asked: set[str] = set()
-        complete = True
-        while not stop.is_set():
-            async with self._turn:  # polls of other tiers may be spread over the same time
-                now, uuids = self._clock(), self._source.uuids()
-                self._monitors.keep(uuids)
-                pending = [u for u in self._monitors.in_order(uuids) if u not in asked]
-                left = max(1, int((poll.begun + poll.seconds - now) / TURN_SECONDS))
-                part = pending[: -(-len(pending) // left)]
-                if part and connected():
-                    lost = poll.tiers[-1].outcomes["disconnected"]
-                    answered = await self._ask_listed(poll, part)
-                    if answered or poll.tiers[-1].outcomes["disconnected"] == lost:
-                        asked.update(part)
-                        complete &= answered
-                    for tier in poll.tiers:
-                        tier.asked += len(part) / len(uuids)
-            if left == 1:
-                return complete and asked.issuperset(pending)
-            for tier in poll.tiers:
-                tier.pausing = True
-            await first_of(stop, seconds=now + TURN_SECONDS - self._clock())
-            for tier in poll.tiers:
-                tier.pausing = False
-        return False
+    def in_order(self) -> list[str]:
+        """Return who is believed to run, without asking, who answered last first."""
+        uuids = self._questions.uuids()
+        self._monitors.keep(uuids)
+        return self._monitors.in_order(uuids)
 
     async def at_once(self, poll: Poll) -> bool:
         """Ask for all domains; return whether all were answered."""
-        careful = poll.monitor and self._calls.stuck
-        if self._source.known() <= self._slice and not careful:
+        careful = poll.monitor and self._lanes.stuck
+        if self._questions.known() <= self._slice and not careful:
             with contextlib.suppress(Oversize):  # few domains, but huge ones: in slices, then
                 return await self._ask(poll, None)
         try:
-            uuids = await self._calls.ask(replace(poll, monitor=False), self._source.running)
+            uuids = await self.running(poll)
         except VirtstatdError:
             return False
         self._monitors.keep(uuids)
-        return await self._ask_listed(poll, uuids)
+        return await self.listed(poll, uuids)
 
-    async def _ask_listed(self, poll: Poll, uuids: list[str]) -> bool:
-        if poll.monitor and self._calls.stuck:
+    async def listed(self, poll: Poll, uuids: list[str]) -> bool:
+        """Ask for these domains in slices, side by side; return whether all were answered."""
+        if poll.monitor and self._lanes.stuck:
             return await self._ask_carefully(poll, uuids)
         slices = parts(self._monitors.in_order(uuids), self._slice)
         return all(await asyncio.gather(*(self._ask_halving(poll, part) for part in slices)))
 
     async def _ask_carefully(self, poll: Poll, uuids: list[str]) -> bool:
         """Ask for domains while calls hang: those known good, the others as far as they may be."""
-        lists, others = self._monitors.plan(uuids, self._calls.stuck, self._slice)
+        lists, others = self._monitors.plan(uuids, self._lanes.stuck, self._slice)
         asked = await asyncio.gather(
             *(self._ask_halving(poll, part, proven=proven) for part, proven in lists)
         )
         complete = all(asked)
         while others:
-            if self._calls.stuck >= STUCK_MAX or not self._monitors.may_try():
+            if self._lanes.stuck >= STUCK_MAX or not self._monitors.may_try():
                 return await self._withhold(poll, others)
             part, others = others[:SMALL_LIST], others[SMALL_LIST:]
             complete &= await self._ask_halving(poll, part, proven=True)
@@ -176,24 +150,22 @@ class Sweep:
 
     async def _ask(self, poll: Poll, uuids: list[str] | None, *, proven: bool = False) -> bool:
         """Ask once for all tiers; where that fails, a fault of one tier's groups costs it alone."""
-        bits = 0
-        for tier in poll.tiers:
-            bits |= tier.bits
+        bits = poll.bits
 
         def question(session: Session) -> Answer:
             if uuids is None:
-                return self._source.everyone(session, bits)
-            return self._source.some(session, bits, uuids)
+                return self._questions.everyone(session, bits)
+            return self._questions.some(session, bits, uuids)
 
         try:
-            answer = await self._calls.ask(poll, question, proven=proven)
+            answer = await self._call(poll, question, proven=proven)
         except Oversize:
             raise
         except Overdue:
             return poll.monitor and await self._rescue(poll, uuids)
         except Crowded:
-            uuids = self._source.uuids() if uuids is None else uuids
-            if proven or self._calls.stuck >= STUCK_MAX:
+            uuids = self._questions.uuids() if uuids is None else uuids
+            if proven or self._lanes.stuck >= STUCK_MAX:
                 return await self._withhold(poll, uuids)
             return await self._ask_carefully(poll, uuids)
         except Refused:
@@ -213,8 +185,8 @@ class Sweep:
         The call that hangs holds the stuck guest's job, so that the next one steps over it. Another
         guest may hang that one, too.
         """
-        uuids = self._source.uuids() if uuids is None else uuids
-        self._monitors.hung(uuids, self._calls.stuck, poll.begun)
+        uuids = self._questions.uuids() if uuids is None else uuids
+        self._monitors.hung(uuids, self._lanes.stuck, poll.begun)
         return await self._ask_carefully(poll, uuids)
 
     async def _withhold(self, poll: Poll, uuids: list[str]) -> bool:
@@ -224,12 +196,65 @@ class Sweep:
             tier.unanswered.update(uuids)
         if suspects := self._monitors.suspects(uuids):
             with contextlib.suppress(VirtstatdError):
-                answer = await self._calls.ask(
+                answer = await self._call(
                     replace(poll, monitor=False),
-                    lambda session: self._source.held(session, suspects),
+                    lambda session: self._questions.held(session, suspects),
                 )
                 self._take(poll, suspects, answer)
         return False
+
+    async def _call(
+        self, poll: Poll, question: Callable[[Session], T], *, proven: bool = False
+    ) -> T:
+        """
+        Ask on a lane, and a second time when the first is refused.
+
+        In mid-call a domain may have ended (libvirt 9 then fails the call for all), and the lane's
+        connection may have died in its sleep.
+        """
+        took = 0.0
+
+        def timed(session: Session) -> T:
+            nonlocal took
+            started = time.monotonic()
+            result = question(session)
+            took = time.monotonic() - started
+            return result
+
+        tier = poll.tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
+        # half an interval at most: what is asked again must still be of this cycle
+        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, poll.seconds / 2))
+        for last in (False, True):
+            try:
+                result = await self._lanes.run(timed, deadline, monitor=poll.monitor, proven=proven)
+            except (Overdue, Refused, Disconnected) as error:
+                tier.outcomes[OUTCOME[type(error)]] += 1
+                if last or isinstance(error, Oversize | Overdue):
+                    self._report(error)
+                    raise
+            else:
+                tier.outcomes["ok"] += 1
+                tier.observe(took)
+                self._report(None)
+                return result
+        raise AssertionError  # the loop returns or raises
+
+    def _report(self, error: VirtstatdError | None) -> None:
+        """Remember whether the last bulk call succeeded; log the transitions."""
+        self._set(up=error is None)
+        if isinstance(error, Disconnected):
+            return  # its own connection tells
+        failing = error is not None
+        if failing and not self._failing:
+            self._log.warning("poll.failing", reason=str(error))
+        elif self._failing and not failing:
+            self._log.info("poll.recovered")
+        self._failing = failing
+
+    def _set(self, *, up: bool) -> None:
+        if self.up != up:
+            self.up = up
+            self._on_turn()
 
     def _take(self, poll: Poll, uuids: list[str] | None, answer: Answer) -> None:
         self.undecodable += len(answer.undecodable)
@@ -245,7 +270,7 @@ class Sweep:
             # a group that nobody asked for can only be one that the catalog does not know
             last = tier is tiers[-1]
             others = frozenset().union(*(t.groups for t in tiers if t is not tier))
-            self._emit(
+            poll.emit(
                 Batch(
                     source="bulk",
                     taken_at=answer.taken_at,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from virtstatd.collect.bulk.call import MONITOR
+from virtstatd.collect.bulk.answer import MONITOR
+from virtstatd.collector import Emit, Histogram, Row
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
 from virtstatd.runtime.ticker import Ticker
@@ -13,9 +15,6 @@ from virtstatd.runtime.ticker import Ticker
 
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the call duration histogram, in seconds."""
-
-LIFETIME_INTERVALS = 2.0
-"""How long a reading is shown as current."""
 
 OUTCOME: dict[type[VirtstatdError], str] = {
     Overdue: "overdue",
@@ -70,6 +69,21 @@ class Tier:
         self.missing, self.unanswered = self.unanswered, set()
         self.busy = False
 
+    def rows(self) -> Iterator[Row]:
+        """Yield the agent's own numbers about it."""
+        labels = {"tier": self.name}
+        yield "ticks", labels, self.ticker.ticks
+        yield "ticks_skipped", labels, self.ticker.skipped
+        yield "interval", labels, self.ticker.seconds
+        yield "configured_interval", labels, self.ticker.configured
+        yield "partial_domains", labels, len(self.partial)
+        yield "missing_domains", labels, len(self.missing)
+        if self.good_at is not None:  # never before the first: absent, not zero
+            yield "age", labels, time.monotonic() - self.good_at
+        for outcome, count in self.outcomes.items():
+            yield "calls", {**labels, "outcome": outcome}, count
+        yield "call_duration", labels, Histogram(CALL_BUCKETS, self.durations, self.seconds)
+
     def observe(self, seconds: float) -> None:
         """Count a finished call in the histogram of durations."""
         at = next((i for i, bound in enumerate(CALL_BUCKETS) if seconds <= bound), -1)
@@ -79,11 +93,20 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One poll under way: the tiers that travel together, and when it began."""
+    """One poll under way: the tiers that travel together, when it began, where its batches go."""
 
     tiers: Sequence[Tier]
     begun: float
     monitor: bool
+    emit: Emit
+
+    @property
+    def bits(self) -> int:
+        """The groups of all its tiers, as libvirt's flags."""
+        bits = 0
+        for tier in self.tiers:
+            bits |= tier.bits
+        return bits
 
     @property
     def seconds(self) -> float:

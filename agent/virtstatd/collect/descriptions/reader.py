@@ -8,7 +8,7 @@ import math
 import random
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -18,6 +18,8 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.descriptions.limits import Parameters, Tunables, parameters
 from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
 from virtstatd.hypervisor.faults import translated
 from virtstatd.hypervisor.inventory import Inventory
@@ -81,9 +83,11 @@ class DescriptionReader:
     numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
 
-    `stale` is set when there is a domain to be described. `allowed` is what monitoring may cost in
-    CPU seconds per second, infinite where there is no budget.
+    `allowed` is what monitoring may cost in CPU seconds per second, infinite where there is no
+    budget.
     """
+
+    name = "descriptions"
 
     def __init__(
         self,
@@ -91,10 +95,8 @@ class DescriptionReader:
         lanes: Lanes,
         describer: Describer,
         tunables: Tunables,
-        emit: Callable[[Batch], None],
         log: FilteringBoundLogger,
         deadline_seconds: float,
-        stale: asyncio.Event,
         allowed: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,32 +114,55 @@ class DescriptionReader:
         self._lanes = lanes
         self._describer = describer
         self._tunables = tunables
-        self._emit = emit
         self._log = log
         self._deadline = deadline_seconds
-        self._stale = stale
+        self._stale = asyncio.Event()
+        self._health = Health(clock)
+        self._error = ""
         self._limits_rate = LIMITS_SHARE * allowed
         self._clock = clock
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Read and send until `stop`."""
+    async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
+        """Read and send until `stop`; while libvirt is away, send what is known."""
+        loop = asyncio.get_running_loop()
+        self._inventory.on_stale(lambda: loop.call_soon_threadsafe(self._stale.set))
+        libvirt.coming(self._stale)
+        turns = libvirt.turns
         while not stop.is_set():
             self._stale.clear()
             self._look_again()
-            done = await self.read_all(stop)
+            done = await self.read_all(stop) if libvirt else True
             now = self._clock()
-            if now >= self._limits_due():
+            if libvirt and now >= self._limits_due():
                 self._tuned_until = now + await self.tune(stop, TURN_DOMAINS)
-            if now >= self._all_sent_at + EMIT_SECONDS:
+            if now >= self._all_sent_at + EMIT_SECONDS or turns != libvirt.turns:
                 self._all_sent_at = self._sent_at = now
-                self.send()
+                turns = libvirt.turns
+                self.send(emit)
             elif now >= self._changes_due():
                 self._sent_at = now
-                self.send(self._changed)
+                self.send(emit, self._changed)
             if done:
-                await first_of(stop, self._stale, seconds=max(0.0, self._due() - self._clock()))
+                due = self._due() if libvirt else self._all_sent_at + EMIT_SECONDS
+                await first_of(stop, self._stale, seconds=max(0.0, due - self._clock()))
             else:
                 await first_of(stop, seconds=PAUSE_SECONDS)
+
+    async def once(self, emit: Emit) -> Outcome:
+        """Read the XML and the limits of every domain once and send them."""
+        stop = asyncio.Event()
+        self._error = ""
+        await self.read_all(stop)
+        await self.tune(stop, len(self._inventory))
+        self.send(emit)
+        if self._error and not self._inventory.descriptions():
+            return Outcome(answered=False, reason=self._error)
+        return Outcome()
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield how many descriptions were read."""
+        yield "xml_reads", {}, self.reads
+        yield from self._health.rows(self.name)
 
     def _limits_due(self) -> float:
         return self._tuned_until if self._untuned else math.inf
@@ -155,15 +180,18 @@ class DescriptionReader:
         return min(again, every, self._limits_due(), self._changes_due())
 
     async def read_all(self, stop: asyncio.Event) -> bool:
-        """Read what has changed; tell whether that was all."""
+        """Read what has changed; return whether that was all."""
         while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
             domains = self._inventory.take_stale(TURN_DOMAINS)
             if not domains:
                 return True
             answers: Sequence[str | VirtstatdError]
+            begun, failures = self._clock(), self.failures
             try:
                 answers = await self._ask(partial(_each, [d.uuid for d in domains], _xml))
-            except (Crowded, Disconnected, Overdue):
+            except (Crowded, Disconnected, Overdue) as error:
+                self._error = str(error)
+                self._health.ended(begun, good=False)
                 for domain in domains:
                     self._inventory.change(domain.uuid)
                 return False
@@ -171,6 +199,7 @@ class DescriptionReader:
                 answers = [error] * len(domains)
             for domain, answer in zip(domains, answers, strict=True):
                 self._take(domain, answer)
+            self._health.ended(begun, good=self.failures == failures)
         return False
 
     async def tune(self, stop: asyncio.Event, most: int) -> float:
@@ -206,14 +235,14 @@ class DescriptionReader:
         begun = self._clock()
         return question(session), self._clock() - begun
 
-    def send(self, of: Collection[str] | None = None) -> None:
+    def send(self, emit: Emit, of: Collection[str] | None = None) -> None:
         """Send the descriptions as they are known, of all domains or of some."""
         readings = self._inventory.descriptions(of)
         self._changed, self._news = set(), False
         for uuid, known in list(self._known.items()):
             if self._inventory.get(uuid) is not known.domain:
                 del self._known[uuid]
-        self._emit(
+        emit(
             Batch(
                 source="inventory",
                 taken_at=time.time_ns(),
@@ -233,6 +262,7 @@ class DescriptionReader:
             self._describe(domain, answer)
         except (VirtstatdError, Undescribable) as error:
             self.failures += 1
+            self._error = str(error)
             self._untuned[domain.uuid] = domain
             if domain.uuid not in self._undescribed:
                 self._undescribed.add(domain.uuid)
@@ -293,3 +323,16 @@ def _each(
 
 def _xml(handle: libvirt.virDomain) -> str:
     return str(handle.XMLDesc(0))
+
+
+def descriptions(parts: Parts) -> DescriptionReader:
+    """Build the collector of descriptions and limits."""
+    return DescriptionReader(
+        parts.hypervisor.inventory,
+        parts.hypervisor.lanes,
+        Describer(parts.catalog),
+        Tunables(parts.catalog),
+        parts.log,
+        parts.hypervisor.deadline_seconds,
+        parts.allowed,
+    )

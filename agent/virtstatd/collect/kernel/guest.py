@@ -11,10 +11,10 @@ from virtstatd.collect.kernel.cgroup import Cgroup, Hierarchies
 from virtstatd.collect.kernel.controllers import THROTTLING, USAGE, Fact
 from virtstatd.collect.kernel.links import Link, counters, links_of
 from virtstatd.collect.kernel.partitions import Totals
-from virtstatd.collect.kernel.processes import Process
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.storms import Shares
 from virtstatd.collect.kernel.threads import EMULATOR, Role, Threads, Times
+from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Domain, Number, Reading, Shape
 from virtstatd.runtime.kernel_files import Descriptors, File
 

@@ -1,4 +1,4 @@
-"""The shapes of the lane's readings, compiled once per kind of guest and shared by those alike."""
+"""The shapes of the kernel's readings, compiled once per kind of guest, shared by those alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from virtstatd.collect.kernel.controllers import Fact
 from virtstatd.collect.kernel.links import KEYS
 from virtstatd.collect.kernel.storms import BOUNDS
 from virtstatd.collect.kernel.threads import Role
-from virtstatd.model import Labels, Series, Shape
+from virtstatd.model import Series, Shape
 
 
 GROUPS = frozenset({"local", "local_net"})
@@ -30,7 +30,6 @@ class Shapes:
         self.times = cache(self._times)
         self.storms = cache(self._storms)
         self.facts = lru_cache(KINDS)(self._facts)
-        self.numbers = cache(self._numbers)
 
     def _times(self, roles: tuple[Role, ...]) -> Shape:
         """Return the shape of the threads' times and of the process' memory."""
@@ -79,10 +78,6 @@ class Shapes:
         return self._catalog.shape(
             "local_net", [one for key in keys for one in self._each("net", key, devices)]
         )
-
-    def _numbers(self, items: tuple[tuple[str, Labels], ...]) -> Shape:
-        """Return the shape of the lane's own numbers."""
-        return self._catalog.shape("local", items)
 
     def _each(self, group: str, key: str, devices: Iterable[Mapping[str, str]]) -> Iterable[Series]:
         return [self._catalog.series(group, key, labels) for labels in devices]

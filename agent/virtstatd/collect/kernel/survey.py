@@ -13,8 +13,8 @@ from virtstatd.collect.kernel.guest import Ended, Guest, Unseen
 from virtstatd.collect.kernel.links import table
 from virtstatd.collect.kernel.node import Node
 from virtstatd.collect.kernel.partitions import Partition, Partitions, fill, partition_of, rows_of
-from virtstatd.collect.kernel.processes import Finder, Process
 from virtstatd.collect.kernel.shapes import Shapes
+from virtstatd.hypervisor.processes import Process, Processes
 from virtstatd.model import Domain, Reading
 from virtstatd.runtime.kernel_files import Descriptors, Folder
 
@@ -61,7 +61,7 @@ class Survey:
 
     def __init__(
         self,
-        directory: Path,
+        processes: Processes,
         running: Running,
         shapes: Shapes,
         descriptors: Descriptors,
@@ -77,8 +77,7 @@ class Survey:
         self._partitions = Partitions()
         self._seen: list[Seen] = []
         self._clock = clock
-        self._directory = directory
-        self._finder = Finder(directory, proc)
+        self._processes = processes
         self._unseen = 0
         self._running = running
         self._shapes = shapes
@@ -102,9 +101,9 @@ class Survey:
         if summing:
             self._summed_at = now
         read: list[Seen] = []
-        for process in list(self._finder.found.values()):
+        for process in self._processes.found.values():
             domain, described = running.get(process.uuid, (None, ()))
-            if domain is None or process.number not in (None, domain.id):
+            if domain is None or not process.runs(domain):
                 continue
             if guest := self._read(process, domain, second, whole=whole):
                 read.append((guest, domain, described))
@@ -120,26 +119,23 @@ class Survey:
         return second
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all files of the guests."""
         for guest in self._guests.values():
             guest.close()
         self._guests.clear()
         self._seen = []
-        self._finder.close()
 
     def _find(self, second: Second, *, expected: bool) -> None:
         """Find the processes; where libvirt says that there are some, tell when none is seen."""
-        try:
-            self._finder.look()
-        except OSError as error:
-            if expected:  # before libvirt's first answer there is nothing to be seen
-                second.blind["pid files"] = str(error)
-        self._unseen = self._unseen + 1 if expected and not self._finder.found else 0
+        self._processes.look()
+        if self._processes.error and expected:  # before libvirt's first answer there are none
+            second.blind["pid files"] = self._processes.error
+        self._unseen = self._unseen + 1 if expected and not self._processes.found else 0
         if self._unseen >= UNSEEN_LOOKS and not second.blind:
-            if self._finder.strays:
+            if self._processes.strays:
                 second.blind["processes"] = "none of the guests' is in the /proc that the agent has"
             else:
-                second.blind["pid files"] = f"there are none in {self._directory}"
+                second.blind["pid files"] = f"there are none in {self._processes.directory}"
 
     def _read(
         self, process: Process, domain: Domain, second: Second, *, whole: bool
@@ -157,7 +153,7 @@ class Survey:
             second.blind["run times"] = str(error)
             return None
         except (Ended, OSError):
-            self._finder.lose(process)
+            self._processes.lose(process)
             return None
         if whole or guest.turn == self._looks % self._cgroup_looks:
             self._read_cgroup(guest, domain, second)
@@ -197,8 +193,8 @@ class Survey:
             second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def _forget(self) -> None:
-        """Let go of guests whose processes are gone."""
-        found = self._finder.found
+        """Close the files of guests whose processes are gone."""
+        found = self._processes.found
         for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
             self._guests.pop(pid).close()
 

@@ -10,7 +10,7 @@ import re
 from contextlib import suppress
 from typing import Final
 
-from virtstatd.collect.kernel.processes import Process
+from virtstatd.hypervisor.processes import Process
 from virtstatd.runtime.kernel_files import Descriptors, File, Files
 
 

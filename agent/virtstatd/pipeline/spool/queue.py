@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
@@ -134,6 +134,13 @@ class Spooled:
     def bytes(self) -> int:
         """Memory of what waits, by estimate."""
         return self._holding.bytes + (self._back.batch.bytes if self._back else 0)
+
+    def numbers(self) -> Iterator[tuple[str, int]]:
+        """Yield the size of the files, whether they can be used, and what was found in them."""
+        yield "sink_spool", self.disk_bytes
+        yield "sink_spool_usable", int(not self.failing)
+        yield "sink_recovered_batches", self.recovered.batches
+        yield "sink_recovered_samples", self.recovered.samples
 
     def offer(self, batch: Batch) -> None:
         """Take a batch in; never wait."""

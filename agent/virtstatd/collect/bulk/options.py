@@ -1,0 +1,72 @@
+"""The options of the bulk polls: three tiers, the groups that each polls, and how often."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from virtstatd.collect.bulk.answer import POLLED
+
+
+TIERS: Final = ("pulse", "monitor", "extra")
+"""Their names, the one that asks the most of libvirt last."""
+
+# the groups are those of the catalog: a new one of libvirt's is a new file there and nothing else
+if TYPE_CHECKING:
+    GroupName = str
+else:
+    GroupName = Literal[tuple(POLLED)]
+
+Interval = Annotated[
+    float, Meta(description="Seconds from one poll of this tier to the next.", ge=0.5, le=86400)
+]
+GroupNames = Annotated[
+    tuple[GroupName, ...],
+    Meta(description="Groups of statistics asked in this tier; an empty list turns it off."),
+]
+
+
+def _groups(tier: str) -> tuple[str, ...]:
+    return tuple(name for name, group in POLLED.items() if group.tier == tier)
+
+
+class TierOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked together, and how often."""
+
+    interval_seconds: Interval
+    groups: GroupNames
+
+    @property
+    def bits(self) -> int:
+        """The groups as libvirt's flags."""
+        return sum(POLLED[name].bit for name in self.groups)
+
+
+class PulseOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Groups that need no guest's monitor and therefore cannot block."""
+
+    interval_seconds: Interval = 5.0
+    groups: GroupNames = _groups("pulse")
+
+
+class MonitorOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Groups that every guest's monitor is asked for."""
+
+    interval_seconds: Interval = 15.0
+    groups: GroupNames = _groups("monitor")
+
+
+class ExtraOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Groups where, with libvirt 9, one guest's failure fails the call for all."""
+
+    interval_seconds: Interval = 60.0
+    groups: GroupNames = _groups("extra")
+
+
+class PollOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The three tiers; those that are due together travel in one call."""
+
+    pulse: PulseOptions = PulseOptions()
+    monitor: MonitorOptions = MonitorOptions()
+    extra: ExtraOptions = ExtraOptions()

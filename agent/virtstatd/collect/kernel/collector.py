@@ -1,0 +1,209 @@
+"""The kernel collector: a look every second on a thread of its own, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.collect.kernel.blind import MENDS
+from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
+from virtstatd.collect.kernel.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
+from virtstatd.model import Batch, Reading
+from virtstatd.runtime.kernel_files import Descriptors, descriptors_allowed
+from virtstatd.runtime.ticker import Ticker, ticks
+from virtstatd.runtime.worker import Worker
+
+
+SOURCE: Final = "local"
+CGROUP_SOURCE: Final = "local cgroup"
+SUMMARY_SOURCE: Final = "local summary"
+SUMMARY_LIFETIME_SECONDS: Final = 4 * SUMMARY_NANOSECONDS / 1e9
+
+FRESH_INTERVALS, FRESH_SECONDS = 3, 5.0
+"""For how many intervals, and how long at least, the kernel's readings stand for libvirt's."""
+
+ONCE_LOOKS: Final = 2
+"""Of a single look the first readings are held back: shares need two."""
+
+ONCE_SECONDS: Final = 1.0
+"""From one of these looks to the next."""
+
+DESCRIPTORS_SPARED: Final = 1024
+"""Of those that the process may have, kept for everything but this collector."""
+
+FILES_SHARE: Final = 0.75
+"""Of the others, the share for files that stay open; the rest is for one more per guest."""
+
+
+class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the kernel itself tells about the guests of this host, without asking libvirt."""
+
+    enabled: Annotated[
+        bool, Meta(description="Read it; without effect where the hypervisor is remote.")
+    ] = True
+    interval_seconds: Annotated[
+        float, Meta(description="Seconds from one look at the guests to the next.", ge=0.5, le=60)
+    ] = 1.0
+    cgroup_interval_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds in which each guest's cgroup (CPU, pressure, memory, I/O) is read"
+            " once, some guests' at each look.",
+            ge=0.5,
+            le=300,
+        ),
+    ] = 5.0
+    peak_seconds: Annotated[
+        float,
+        Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),
+    ] = 60.0
+
+    @property
+    def cgroup_looks(self) -> int:
+        """In how many looks each guest's cgroup is read once."""
+        return max(1, round(self.cgroup_interval_seconds / self.interval_seconds))
+
+
+class KernelCollector:
+    """
+    Look at the guests at every tick and emit what was seen.
+
+    A look that takes longer than a tick costs the ticks that it holds up, and nothing else: the
+    thread waits, the loop does not. What is read at every look is one batch, what is read of the
+    cgroups, a part of the guests at each look, another one with a longer life.
+    """
+
+    name = "kernel"
+
+    def __init__(
+        self,
+        survey: Survey,
+        running: Running,
+        log: FilteringBoundLogger,
+        interval_seconds: float,
+        cgroup_interval_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.survey = survey
+        self._running = running
+        self._log = log
+        self._clock = clock
+        self._health = Health(clock)
+        self._ticker = Ticker("local", interval_seconds, clock())
+        self._fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * interval_seconds)
+        self._cgroup_fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * cgroup_interval_seconds)
+        self._cpu_seconds = 0.0
+        self._domains = 0
+        self._hidden: dict[str, str] = {}
+        self._blind: set[str] = set()
+
+    async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
+        """Look until `stop`, whether libvirt is there or not."""
+        worker = Worker("kernel")
+        look: asyncio.Future[None] | None = None
+        try:
+            async for _ in ticks([self._ticker], stop, asyncio.Event(), self._clock):
+                if look is not None and not look.done():
+                    self._ticker.skip()
+                    continue
+                if look is not None:
+                    look.result()  # a fault of ours ends the agent, as everywhere
+                look = worker.submit(self._look(emit, whole=False))
+        finally:
+            worker.submit(self.survey.close)
+            worker.close()
+
+    async def once(self, emit: Emit) -> Outcome:
+        """Look twice, a second apart: shares and peaks need two looks."""
+        worker = Worker("kernel")
+        try:
+            for look in range(ONCE_LOOKS):
+                if look:
+                    await asyncio.sleep(ONCE_SECONDS)
+                await worker.submit(self._look(emit, whole=True))
+                await asyncio.sleep(0)  # what was seen is taken on the loop
+        finally:
+            worker.submit(self.survey.close)
+            worker.close()
+        if self._running() and not self._domains:
+            reason = next(iter(self._hidden.values()), "no guest's process can be read")
+            return Outcome(answered=False, reason=reason)
+        return Outcome()
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield how many guests are read, how often, and at what cost."""
+        yield "local_domains", {}, self._domains
+        yield "local_ticks", {}, self._ticker.ticks
+        yield "local_ticks_skipped", {}, self._ticker.skipped
+        yield "local_read_cpu", {}, self._cpu_seconds
+        yield from self._health.rows(self.name)
+
+    def _look(self, emit: Emit, *, whole: bool) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            begun = self._clock()
+            second = self.survey.look(whole=whole)
+            loop.call_soon_threadsafe(self._take, second, begun, emit)
+
+        return look
+
+    def _take(self, second: Second, begun: float, emit: Emit) -> None:
+        """Emit a second, without domains that have ended meanwhile."""
+        self._health.ended(begun, good="pid files" not in second.blind)
+        self._cpu_seconds += second.cpu_seconds
+        running = {domain.uuid: domain for domain, _ in self._running()}
+
+        def current(readings: list[Reading]) -> tuple[Reading, ...]:
+            return tuple(
+                [r for r in readings if r.domain is None or running.get(r.domain.uuid) is r.domain]
+            )
+
+        readings = current(second.readings)
+        self._domains = len({r.domain.uuid for r in readings if r.domain})
+        at = second.taken_at
+        emit(Batch(SOURCE, at, readings, GROUPS, self._fresh_seconds))
+        if second.cgroups:
+            of = current(second.cgroups)
+            emit(Batch(CGROUP_SOURCE, at, of, CGROUP_GROUPS, self._cgroup_fresh_seconds))
+        if second.summaries:
+            of = current(second.summaries)
+            emit(Batch(SUMMARY_SOURCE, at, of, SUMMARY_GROUPS, SUMMARY_LIFETIME_SECONDS))
+        self._hidden = second.blind
+        for what, reason in second.blind.items():
+            if what not in self._blind:
+                self._blind.add(what)
+                self._log.warning("local.blind", what=what, reason=reason, mend=MENDS[what])
+
+
+def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
+    """Build the collector of the kernel's numbers, None where the guests are not of this host."""
+    if not options.enabled:
+        return None
+    hypervisor = parts.hypervisor
+    if hypervisor.processes is None:
+        parts.log.info("local.off", reason=hypervisor.elsewhere)
+        return None
+    running = hypervisor.inventory.domains
+    survey = Survey(
+        hypervisor.processes,
+        running,
+        Shapes(parts.catalog),
+        Descriptors(int((descriptors_allowed() - DESCRIPTORS_SPARED) * FILES_SHARE)),
+        options.peak_seconds,
+        options.cgroup_looks,
+    )
+    return KernelCollector(
+        survey,
+        running,
+        parts.log,
+        options.interval_seconds,
+        options.interval_seconds * options.cgroup_looks,
+    )

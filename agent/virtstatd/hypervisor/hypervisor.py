@@ -1,0 +1,31 @@
+"""A libvirt as collectors see it: who runs there, and the threads on which it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from virtstatd.collector import Up
+from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes
+from virtstatd.hypervisor.processes import Processes
+
+
+@dataclass(frozen=True, slots=True)
+class Hypervisor:
+    """
+    A libvirt as collectors see it.
+
+    `processes` are those of its guests; where they cannot be seen from here it is None, and
+    `elsewhere` says why. No collector asks for more than `slice_domains` in a call, and each gives
+    a call up after `deadline_seconds`.
+    """
+
+    up: Up
+    inventory: Inventory
+    lanes: Lanes
+    connection: Connection
+    processes: Processes | None
+    elsewhere: str
+    slice_domains: int
+    deadline_seconds: float

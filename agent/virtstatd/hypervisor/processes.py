@@ -1,0 +1,174 @@
+"""
+Which process runs which guest: found by pid file, verified by its command line, without libvirt.
+
+The name of a pid file is the guest's, lossy and escaped; it is only a place to look. Who runs in
+the process is what its command line says: the UUID and libvirt's number of this run. Its directory
+in /proc stays open: whatever process gets its number later, nothing is ever read of that one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtstatd.model import Domain
+from virtstatd.runtime.kernel_files import Folder, Place
+
+
+UNSETTLED_NANOSECONDS = 2_000_000_000
+"""A directory that changed so recently may change again without a later time of change."""
+
+LOOK_SECONDS = 0.5
+"""How old what was found may be for those who do not look at every tick themselves."""
+
+PID_MAX_DIGITS = 10
+COMMAND_BYTES = 1 << 17
+START_TIME = 19
+"""The column of proc_pid_stat(5) behind the name that holds the start in ticks since boot."""
+
+_UUID = re.compile(rb"\0-uuid\0([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\0")
+# Libvirt's directory for the files of one run; a name in it holds no slash.
+_NUMBER = re.compile(rb"/domain-(\d{1,10})-[^/\0]*/(?:master-key\.aes|monitor\.sock)")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """
+    A guest's QEMU.
+
+    `folder` is its directory in /proc, open for as long as somebody holds the process: it belongs
+    to this process and to no other that gets its number later. `number` is libvirt's of this run,
+    None where the command line has none; `started` is the process's start in ticks since boot.
+    """
+
+    pid: int
+    uuid: str
+    number: int | None
+    started: int
+    folder: Folder
+
+    def runs(self, domain: Domain) -> bool:
+        """Return whether this is the process of this run of a guest."""
+        return self.uuid == domain.uuid and self.number in (None, domain.id)
+
+    def stat(self) -> list[bytes]:
+        """Return the columns of proc_pid_stat(5) behind the name; raises OSError once it ended."""
+        return self.folder.read("stat").rpartition(b")")[2].split()
+
+
+class Processes:
+    """
+    The guests' processes, found by the pid files in libvirt's directory; safe on every thread.
+
+    The directory is read when it has changed, a pid file that leads nowhere at every look: libvirt
+    writes the number first and becomes QEMU later. `error` says why the last look found nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.directory = directory
+        self.error = ""
+        self.found: dict[int, Process] = {}
+        """The processes by their pids; replaced, never changed, as threads share it."""
+        self._of: dict[str, Process] = {}
+        self._place = Place(directory)
+        self._proc = proc
+        self._clock = clock
+        self._looked_at = -LOOK_SECONDS
+        self._lock = threading.Lock()
+        self._changed_at = -1
+        self._pids: dict[str, int] = {}
+
+    @property
+    def strays(self) -> int:
+        """Pid files that led to no guest at the last look."""
+        found = self.found
+        return sum(pid not in found for pid in list(self._pids.values()))
+
+    def of(self, domain: Domain) -> Process | None:
+        """Return the process of this run of a guest as it was found last."""
+        process = self._of.get(domain.uuid)
+        return process if process is not None and process.runs(domain) else None
+
+    def look(self, *, at_most_seconds: float = 0.0) -> None:
+        """
+        Bring what is found up to date, where it is older than `at_most_seconds`.
+
+        Returns at once while another thread looks.
+        """
+        if self._clock() - self._looked_at < at_most_seconds:
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._look()
+            self.error = ""
+        except OSError as error:
+            self.error = str(error)
+        finally:
+            self._looked_at = self._clock()
+            self._lock.release()
+
+    def lose(self, process: Process) -> None:
+        """Forget a process that has ended; its pid file is looked at again."""
+        with self._lock:
+            if self.found.get(process.pid) is process:
+                self._publish({pid: p for pid, p in self.found.items() if p is not process})
+            self._changed_at = -1
+
+    def close(self) -> None:
+        """Forget all processes."""
+        with self._lock:
+            self._publish({})
+            self._changed_at = -1
+
+    def _look(self) -> None:
+        found = self.found
+        changed_at = self.directory.stat().st_mtime_ns
+        if changed_at != self._changed_at:
+            names = [name for name in os.listdir(self.directory) if name.endswith(".pid")]
+            self._pids = {name: self._read_pid(name) for name in names}
+            pids = set(self._pids.values())
+            found = {pid: process for pid, process in found.items() if pid in pids}
+            settled = time.time_ns() - changed_at > UNSETTLED_NANOSECONDS
+            self._changed_at = changed_at if settled else -1
+        new: dict[int, Process] = {}
+        for name, pid in self._pids.items():
+            if pid not in found:
+                pid = self._pids[name] = pid or self._read_pid(name)  # noqa: PLW2901 - read late
+                if pid and (process := self._identified(pid)):
+                    new[pid] = process
+        if new or len(found) < len(self.found):
+            self._publish(found | new)
+
+    def _publish(self, found: dict[int, Process]) -> None:
+        self.found = found
+        self._of = {process.uuid: process for process in found.values()}
+
+    def _read_pid(self, name: str) -> int:
+        with suppress(OSError, ValueError):
+            return max(0, int(self._place.read(name, PID_MAX_DIGITS + 1)))
+        return 0
+
+    def _identified(self, pid: int) -> Process | None:
+        """Return the guest's process under a number, None where it is none or not one yet."""
+        try:
+            folder = Folder(self._proc / str(pid))
+            command = folder.read("cmdline", COMMAND_BYTES)
+            if (uuid := _UUID.search(command)) is None:
+                return None
+            number = _NUMBER.search(command)
+            started = int(folder.read("stat").rpartition(b")")[2].split()[START_TIME])
+        except (OSError, ValueError, IndexError):
+            return None
+        return Process(pid, uuid[1].decode(), int(number[1]) if number else None, started, folder)

@@ -9,7 +9,7 @@ import pytest
 
 from support.http_stub import answering
 from support.servers import Moody, moved
-from virtstatd.config import plugins as sinks
+from virtstatd.config.plugins import SINKS
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
 
@@ -29,8 +29,8 @@ OPTIONS = {
 def test_every_installed_sink_is_checked():
     """A sink that is added without a line in this file, or a file of its own, is noticed."""
     here = Path(__file__).parent
-    elsewhere = {name for name in sinks.names() if (here / f"test_{name}.py").exists()}
-    assert set(sinks.names()) == set(OPTIONS) | elsewhere
+    elsewhere = {name for name in SINKS.names() if (here / f"test_{name}.py").exists()}
+    assert set(SINKS.names()) == set(OPTIONS) | elsewhere
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
@@ -39,7 +39,7 @@ async def test_contract(name: str, tmp_path: Path):
     options = dict(OPTIONS[name])
     if name == "jsonl":
         options["target"] = str(tmp_path / "out")
-    cls = sinks.find(name)
+    cls = SINKS.find(name)
     async with answering() as stub:
         if "url" in options:
             options["url"] = stub.url
@@ -133,7 +133,7 @@ async def test_contract_of_jsonl_through_a_socket(tmp_path: Path):
 @pytest.mark.parametrize("name", sorted(name for name in OPTIONS if "url" in OPTIONS[name]))
 async def test_contract_of_pushing(name: str):
     """A sink that pushes by HTTP keeps the contract whatever its server does."""
-    cls = sinks.find(name)
+    cls = SINKS.find(name)
     async with answering() as stub:
         await check_sink(lambda: cls(url=stub.url), moods=stub.moods, received=stub.count)
 

@@ -14,7 +14,7 @@ from support.agent import Agent
 
 IDLE = """
 import asyncio, sys, threading
-from virtstatd.collect.own import LoopLag
+from virtstatd.runtime.loop_lag import LoopLag
 async def main():
     lag, stop = LoopLag(), asyncio.Event()
     task = asyncio.create_task(lag.run(stop))

@@ -222,7 +222,8 @@ class CpuStatsCollector:
                 self.tier.ticker.skip()
                 continue
             if turns != libvirt.turns:
-                self.supported, turns = None, libvirt.turns
+                turns = libvirt.turns
+                self.reconnected()
             await self._round(emit, stop)
 
     async def once(self, emit: Emit) -> Outcome:
@@ -240,6 +241,10 @@ class CpuStatsCollector:
             yield "cpu_stats_supported", {}, int(self.supported)
         yield from self.tier.rows()
         yield from self._health.rows(self.name)
+
+    def reconnected(self) -> None:
+        """Ask for time per CPU again, since another libvirt may have come."""
+        self.supported = None
 
     async def _round(self, emit: Emit, stop: asyncio.Event) -> None:
         begun, self.tier.busy = self._clock(), True

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from virtstatd.budget.budget import SETTLING_SECONDS, Budget
 from virtstatd.budget.cost import Meter
-from virtstatd.budget.processes import Daemon, Qemus, Unseen, socket_of
+from virtstatd.budget.processes import Daemon, Qemus, UnseenClock, socket_of
+from virtstatd.hypervisor.processes import Processes
 from virtstatd.runtime.ticker import Ticker
 
 
@@ -340,7 +341,7 @@ def test_processes_that_come_and_go_are_no_cost():
 def test_a_blind_meter_says_why_and_counts_the_agent():
     """Without any clock but its own the agent's CPU is all there is."""
     own = iter((0.0, 1.0, 3.0, 4.0))
-    unseen = Unseen("the hypervisor is remote")
+    unseen = UnseenClock("the hypervisor is remote")
     meter = Meter(unseen, unseen, lambda: 5, lambda: 0.0, own.__next__)
     with meter.asking(monitors=True):
         pass
@@ -382,7 +383,9 @@ def qemu(proc: Path, pids: Path, number: int) -> None:
         (folder / "comm").write_text(f"{name}\n")
         (folder / "schedstat").write_text(f"{time}000000000 5 6\n")
     (process / "schedstat").write_text("1000000000 5 6\n")
-    (process / "cmdline").write_bytes(b"qemu\0-uuid\0x\0")
+    uuid = f"{number:08x}-1111-4111-8111-111111111111"
+    (process / "cmdline").write_bytes(b"qemu\0-uuid\0" + uuid.encode() + b"\0")
+    (process / "stat").write_text(f"{number} (qemu) S {'0 ' * 18}77\n")
 
 
 @pytest.mark.parametrize(("guests", "looked_at"), [(1, 1), (16, 16), (17, 9), (33, 11)])
@@ -393,7 +396,7 @@ def test_of_many_guests_some_are_read_and_never_a_vcpu(tmp_path: Path, guests: i
     pids.mkdir()
     for number in range(1, guests + 1):
         qemu(proc, pids, number)
-    qemus = Qemus(pids, proc)
+    qemus = Qemus(Processes(pids, proc))
     times = qemus.times()
     qemus.close()
 
@@ -407,7 +410,7 @@ def test_a_process_that_is_no_qemu_is_left_alone(tmp_path: Path):
     pids.mkdir()
     qemu(proc, pids, 1)
     (proc / "1/cmdline").write_bytes(b"sleep\0")
-    qemus = Qemus(pids, proc)
+    qemus = Qemus(Processes(pids, proc))
 
     assert qemus.times() == {}
 

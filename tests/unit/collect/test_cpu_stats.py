@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
 from virtstatd.collect.bulk.tier import Tier
-from virtstatd.collect.cpu_stats import GROUPS, TURN_SECONDS, CpuStats, CpuStatsReader
+from virtstatd.collect.cpu_stats import GROUPS, TURN_SECONDS, CpuStats, CpuStatsCollector
 from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
@@ -58,17 +58,16 @@ class World:
         self.alive = True
         self.online = [True, True]
         self.batches: list[Batch] = []
-        self.inventory = Inventory(self.clock, lambda _: None)
+        self.inventory = Inventory(self.clock)
         self.guests = {f"u{number}": Guest(times(7, 9)) for number in range(guests)}
         for uuid in self.guests:
             self.inventory.see(uuid, uuid, 1)
         self.tier = Tier("cpu_stats", 0, GROUPS, Ticker("cpu_stats", 60.0, 0.0))
-        self.reader = CpuStatsReader(
+        self.reader = CpuStatsCollector(
             CpuStats(self.inventory, CATALOG, totals=totals, clock=self.clock),
             self.inventory,
             self,  # type: ignore[arg-type]
             self.tier,
-            self.batches.append,
             structlog.get_logger(),
             slice_domains=10,
             deadline_seconds=5.0,
@@ -107,7 +106,7 @@ class World:
     async def read(self) -> dict[str, dict[str, float]]:
         """Read once; return each guest's numbers by series."""
         self.batches.clear()
-        await self.reader.read_all(asyncio.Event())
+        await self.reader.read_all(self.batches.append, asyncio.Event())
         shown: dict[str, dict[str, float]] = {}
         for batch in self.batches:
             for reading in batch.readings:

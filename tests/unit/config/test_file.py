@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from msgspec import Meta
 
-from virtstatd.config.file import Config, Monitor, load, parse
+from virtstatd.collect.bulk.options import MonitorOptions
+from virtstatd.config.file import Config, load, parse
+from virtstatd.config.plugins import Plugins
+from virtstatd.config.tables import TABLES
 from virtstatd.errors import ConfigError, StartError
 from virtstatd.sink import Delivery, Sink
 from virtstatd.sinks.null import Null
@@ -21,11 +25,28 @@ FILES = Path(__file__).parents[2] / "config"
 EXAMPLES = Path(__file__).parents[3] / "config" / "examples"
 
 
+class Known(Plugins):
+    """Plug-ins that the test knows, and no others."""
+
+    def __init__(self, find: Callable[[str], type[Any]], names: Iterable[str]) -> None:
+        super().__init__("", "sink", lambda _: "")
+        self._find = find
+        self._names = list(names)
+
+    def names(self) -> list[str]:
+        """Return those of the test."""
+        return self._names
+
+    def find(self, type_name: str) -> type[Any]:
+        """Return one of the test's."""
+        return self._find(type_name)
+
+
 def faults_of(text: str, sinks: dict[str, type[Sink]] | None = None) -> list[str]:
     """Return the faults of a text, and fail when it has none."""
     known = sinks or {"prometheus": Prometheus, "null": Null}
     with pytest.raises(ConfigError) as caught:
-        parse(text, "f", find=known.__getitem__, names=lambda: tuple(known))
+        parse(text, "f", sinks=Known(known.__getitem__, known))
     return caught.value.faults
 
 
@@ -65,16 +86,21 @@ def test_the_defaults_need_no_file() -> None:
     assert [(each.name, each.type, each.sink) for each in config.sinks] == [
         ("prometheus", "prometheus", Prometheus())
     ]
-    assert config == Config(sinks=config.sinks)
-    tiers = (config.poll.pulse, config.poll.monitor, config.poll.extra)
+    assert config == Config(
+        sinks=config.sinks,
+        collect={name: TABLES[name]() for name in ("poll", "cpu_stats", "local")},
+    )
+    poll = config.collect["poll"]
+    tiers = (poll.pulse, poll.monitor, poll.extra)
     assert [tier.bits for tier in tiers] == [1 | 16 | 64 | 256, 2 | 4 | 8 | 32, 128 | 512 | 1024]
 
 
 def test_what_is_written_is_what_is_read() -> None:
     """Values of every table arrive, the others stay default, and sinks keep their order."""
     config = load(FILES / "good" / "dotted.toml")
-    assert config.poll.pulse.interval_seconds == 2.5
-    assert config.poll.monitor == Monitor()
+    poll = config.collect["poll"]
+    assert poll.pulse.interval_seconds == 2.5
+    assert poll.monitor == MonitorOptions()
     assert (config.hypervisor.lanes, config.hypervisor.uri) == (3, "test:///default")
     sinks = load(FILES / "good" / "sinks.toml").sinks
     assert [(each.name, each.type) for each in sinks] == [
@@ -135,7 +161,7 @@ def test_a_sink_that_cannot_be_used_is_a_fault_of_its_type() -> None:
 
     text = '[[sink]]\ntype = "unpacked"\n[[sink]]\ntype = "broken"\n[[sink]]\ntype = "plain"\n'
     with pytest.raises(ConfigError) as caught:
-        parse(f"{text}[log]\nx = 1", "f", find=find, names=lambda: ("unpacked", "broken", "plain"))
+        parse(f"{text}[log]\nx = 1", "f", sinks=Known(find, ("unpacked", "broken", "plain")))
     neither = "TypeError: Plain is neither a dataclass nor a msgspec.Struct"
     assert caught.value.faults == [
         "f:2: sink[0].type: the sink unpacked needs cramjam; install virtstatd[unpacked]",
@@ -194,4 +220,4 @@ def test_a_uri_with_a_password_is_not_repeated() -> None:
 def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float, looks: int):
     """At least one in as many looks as fit, also where looks are rarer than that."""
     text = f"[local]\ninterval_seconds = {interval}\ncgroup_interval_seconds = {cgroups}\n"
-    assert parse(text, "virtstatd.toml").local.cgroup_looks == looks
+    assert parse(text, "virtstatd.toml").collect["local"].cgroup_looks == looks

@@ -42,7 +42,7 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fault(name: str) -> str:
     """Return the one sentence about a sink that cannot be had."""
     with pytest.raises(ConfigError) as caught:
-        sinks.find(name)
+        sinks.SINKS.find(name)
     (sentence,) = caught.value.faults
     assert "\n" not in sentence
     return sentence
@@ -50,16 +50,16 @@ def fault(name: str) -> str:
 
 def test_the_sinks_of_the_package():
     """The agent's own sinks are found like anybody's."""
-    assert {"jsonl", "null", "prometheus"} <= set(sinks.names())
-    found = [sinks.find(name) for name in ("jsonl", "null", "prometheus")]
+    assert {"jsonl", "null", "prometheus"} <= set(sinks.SINKS.names())
+    found = [sinks.SINKS.find(name) for name in ("jsonl", "null", "prometheus")]
     assert found == [Jsonl, Null, Prometheus]
 
 
 @pytest.mark.usefixtures("others")
 def test_a_sink_of_others():
     """A sink of another distribution is found by its entry point alone."""
-    assert "good" in sinks.names()
-    assert sinks.find("good").__name__ == "Good"
+    assert "good" in sinks.SINKS.names()
+    assert sinks.SINKS.find("good").__name__ == "Good"
 
 
 @pytest.mark.usefixtures("others")
@@ -106,7 +106,8 @@ def test_an_unknown_name_without_a_near_one():
 def test_only_the_named_sink_is_imported():
     """Finding one sink imports no other, and listing them imports none."""
     script = (
-        "import sys; from virtstatd.config import plugins as p; p.names(); p.find('null')\n"
+        "import sys; from virtstatd.config import plugins as p; p.SINKS.names()\n"
+        "p.SINKS.find('null')\n"
         "assert 'virtstatd.sinks.null' in sys.modules\n"
         "assert not {'virtstatd.sinks.jsonl', 'virtstatd.sinks.prometheus'} & set(sys.modules)"
     )
@@ -116,11 +117,11 @@ def test_only_the_named_sink_is_imported():
 def test_options_are_documented():
     """Every option of every sink has a type, a default and one sentence."""
     for name in ("jsonl", "null", "prometheus"):
-        for option in sinks.options(sinks.find(name)):
+        for option in sinks.documented(sinks.SINKS.find(name)):
             assert option.type
             assert option.default
             assert option.description.endswith(".")
-    by_name = {option.name: option for option in sinks.options(Prometheus)}
+    by_name = {option.name: option for option in sinks.documented(Prometheus)}
     assert by_name["listen_address"].default == '"127.0.0.1:9766"'
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from virtstatd.config.file import load, parse
 from virtstatd.config.options import options
-from virtstatd.config.plugins import find
-from virtstatd.config.tables import TABLES, OutletConfig, SinkHead
+from virtstatd.config.plugins import SINKS
+from virtstatd.config.tables import TABLES, OutletOptions, SinkHead
 from virtstatd.config.text import BUILT_IN, markdown_tables, reference
 
 
@@ -40,9 +40,9 @@ def test_what_the_shipped_file_shows_is_the_default() -> None:
     assert config.sinks[0] == defaults.sinks[0]
     assert [each.type for each in config.sinks] == list(BUILT_IN)
     for each in config.sinks:
-        assert each.sink == find(each.type)()
-        assert each.outlet == OutletConfig()
-    assert (config.hypervisor, config.poll) == (defaults.hypervisor, defaults.poll)
+        assert each.sink == SINKS.find(each.type)()
+        assert each.outlet == OutletOptions()
+    assert (config.hypervisor, config.collect) == (defaults.hypervisor, defaults.collect)
     assert (config.labels, config.agent, config.log) == (
         defaults.labels,
         defaults.agent,
@@ -58,9 +58,9 @@ def test_every_option_is_shown_and_described() -> None:
     for tier in options(TABLES["poll"]):
         shown = set(document["poll"][tier.name])
         assert shown == {option.name for option in options(type(tier.default))}
-    common = {option.name for cls in (SinkHead, OutletConfig) for option in options(cls)}
+    common = {option.name for cls in (SinkHead, OutletOptions) for option in options(cls)}
     for index, table in enumerate(document["sink"]):
-        own = {option.name for option in options(find(table["type"]))}
+        own = {option.name for option in options(SINKS.find(table["type"]))}
         assert set(table) == own | (common if index == 0 else {"type"})
     lines = SHIPPED.read_text().splitlines()
     for above, line in itertools.pairwise(lines):

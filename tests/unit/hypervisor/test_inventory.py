@@ -10,7 +10,8 @@ class World:
     def __init__(self, *, uuid: bool = False) -> None:
         self.now = 0.0
         self.gone: list[tuple[str, int]] = []
-        self.inventory = Inventory(lambda: self.now, self._gone, uuid=uuid)
+        self.inventory = Inventory(lambda: self.now, uuid=uuid)
+        self.inventory.on_gone(self._gone)
 
     def _gone(self, domain: Domain) -> None:
         self.gone.append((domain.uuid, domain.id))
@@ -110,7 +111,8 @@ def test_a_change_asks_for_one_new_description():
 def test_whoever_describes_is_told_once_until_all_are_taken():
     """However many domains come, one call; the next one after the last of them was taken."""
     told: list[int] = []
-    inventory = Inventory(lambda: 0.0, lambda _: None, lambda: told.append(len(inventory)))
+    inventory = Inventory(lambda: 0.0)
+    inventory.on_stale(lambda: told.append(len(inventory)))
     for number in range(3):
         inventory.see(f"u{number}", "vm", 1)
     assert (len(inventory.take_stale(2)), len(told)) == (2, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from virtstatd.catalog import Catalog, load
 from virtstatd.model import Batch, Domain, Number, Reading, Shape
-from virtstatd.pipeline.one_source import Cover
+from virtstatd.pipeline.one_source import OneSource
 
 
 TICK = 10_000_000
@@ -23,13 +24,15 @@ def catalog() -> Catalog:
 
 
 class Scene:
-    """A cover between two sources and one sink, and the clocks of all."""
+    """What stands between two sources and one sink, and the clocks of all."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.now = 100.0
         self.set = 0.0
         self.sent: list[Batch] = []
-        self.cover = Cover(self.sent.append, 5.0, lambda: self.now, self.wall)
+        self.cover = OneSource(
+            [self.sent.append], structlog.get_logger(), lambda: self.now, self.wall
+        )
         vcpu = [{"vcpu": str(number)} for number in range(2)]
         self.lane = catalog.shape(
             "local", [catalog.series("vcpu", "{vcpu}.time", labels) for labels in vcpu]
@@ -47,7 +50,7 @@ class Scene:
         """Let a second pass and the lane read."""
         self.now += 1
         reading = Reading(domain, shape or self.lane, values)
-        self.cover.take(Batch("local", self.wall(), (reading,), frozenset({"local"})))
+        self.cover(Batch("local", self.wall(), (reading,), frozenset({"local"}), 5.0))
 
     def bulk_says(
         self, *values: Number, domain: Domain = VM, asked: float = 0.0
@@ -161,7 +164,7 @@ def test_a_new_incarnation_begins_anew(scene: Scene):
 
     scene.cover(Batch("inventory", scene.wall(), (), gone=(VM,)))
     assert scene.bulk_says(2, 3, 3)[f"{TIME} 0"] == 3
-    assert not scene.cover._covered
+    assert not scene.cover._layers["local"]._covered
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_libvirt_must_lie_between_two_readings(scene: Scene, number: int, disagr
     scene.bulk_says(2, number, 0)
     scene.lane_says(6 * SECOND, 0)
 
-    assert scene.cover.disagreements[TIME] == disagreements
+    assert scene.cover._layers["local"].disagreements[TIME] == disagreements
 
 
 def test_only_readings_around_the_call_are_compared(scene: Scene):
@@ -189,11 +192,11 @@ def test_only_readings_around_the_call_are_compared(scene: Scene):
     scene.lane_says(5 * SECOND, 0)
     scene.bulk_says(2, SECOND, 0, asked=0.5)
     scene.lane_says(6 * SECOND, 0)
-    assert not scene.cover.disagreements
+    assert not scene.cover._layers["local"].disagreements
 
     scene.bulk_says(2, 9 * SECOND, 0)
     early = Reading(VM, scene.lane, (6 * SECOND, 0))
-    scene.cover.take(Batch("local", scene.wall() - 1, (early,)))
-    assert not scene.cover.disagreements
+    scene.cover(Batch("local", scene.wall() - 1, (early,), lifetime_seconds=5.0))
+    assert not scene.cover._layers["local"].disagreements
     scene.lane_says(9 * SECOND, 0)
-    assert not scene.cover.disagreements
+    assert not scene.cover._layers["local"].disagreements

@@ -8,9 +8,10 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from support.outlets import draining
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Buffer, Tally
-from virtstatd.pipeline.fanout import Fanout, draining
+from virtstatd.pipeline.one_source import OneSource
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.testing import make_batch
@@ -229,6 +230,6 @@ async def test_fanout_never_waits():
 
     asyncio.get_running_loop().call_soon(turn)
     for _ in range(100):
-        Fanout(outlets)(make_batch())
+        OneSource([each.offer for each in outlets], structlog.get_logger())(make_batch())
     assert not turned
     assert all(each.accepted.batches == 100 for each in outlets)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from support.outlets import draining
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Buffer
-from virtstatd.pipeline.fanout import draining
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.runtime import logs
 from virtstatd.sink import Rejected, Send, TryLater

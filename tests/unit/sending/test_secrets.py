@@ -11,7 +11,7 @@ import pytest
 
 from support.certificates import certificate
 from virtstatd.config.options import options
-from virtstatd.config.plugins import find
+from virtstatd.config.plugins import SINKS
 from virtstatd.errors import StartError, TryLater
 from virtstatd.sending.secrets import Secret, path_of, secret
 from virtstatd.sending.tls import TlsFiles
@@ -206,7 +206,7 @@ def test_secrets_that_are_replaced(tmp_path: Path):
 )
 def test_tls_is_the_same_everywhere(type_name: str, address: dict[str, object]):
     """Every sink that encrypts has the same options, described alike, and the same faults."""
-    sink = find(type_name)
+    sink = SINKS.find(type_name)
     wanted = {each.name: each.description for each in options(TlsFiles)}
     found = {each.name: each.description for each in options(sink)}
     assert wanted.items() <= found.items()
@@ -246,7 +246,7 @@ async def test_libraries_take_what_tls_is_made_of(tmp_path: Path, name: str):
         "key_file": str(ours[1]),
         "server_name": "elsewhere",
     }
-    async with server, find(name)(**where[name], **options).open(opening()) as send:
+    async with server, SINKS.find(name)(**where[name], **options).open(opening()) as send:
         with pytest.raises(TryLater):  # nobody answers
             await send(make_batch(1))
         assert await shown.get() == "agent"

@@ -4,46 +4,63 @@ from pathlib import Path
 
 import pytest
 
+from support.processes import Tree
 from virtstatd.catalog import load
 from virtstatd.collect.bulk.control import Stalls, Verdicts
+from virtstatd.hypervisor.processes import Processes
 from virtstatd.model import Domain
 
 
-def guest(folder: Path, name: str, pid: int, state: str, file: str | None = None) -> Domain:
-    """Write what libvirt and the kernel keep of a guest's process."""
-    (folder / "run").mkdir(exist_ok=True)
-    (folder / "run" / f"{file or name}.pid").write_text(f"{pid}\n")
-    (folder / "proc" / str(pid)).mkdir(parents=True, exist_ok=True)
-    (folder / "proc" / str(pid) / "stat").write_text(f"{pid} (qemu (x) y) {state} 1 2 3")
-    return Domain(f"uuid-{name}", name, 1, (("domain", name),))
+def uuid_of(number: int) -> str:
+    """Return a guest's UUID."""
+    return f"{number:08x}-1111-4111-8111-111111111111"
+
+
+def guest(tree: Tree, name: str, pid: int, state: str) -> Domain:
+    """Start a guest whose process is in a state."""
+    tree.start(pid, uuid_of(pid), name, 1)
+    tree.stat(pid, threads=3, state=state)
+    return Domain(uuid_of(pid), name, 1, (("domain", name),))
 
 
 def test_stopped_and_waiting_processes_are_told_from_healthy_ones(tmp_path: Path):
     """Stopped is stalled at once, waiting for a disk only when it stays so, the rest is well."""
+    tree = Tree(tmp_path)
     domains = [
-        guest(tmp_path, "runs", 1, "R"),
-        guest(tmp_path, "sleeps", 2, "S"),
-        guest(tmp_path, "stopped", 3, "T"),
-        guest(tmp_path, "dead-disk", 4, "D"),
-        guest(tmp_path, "busy-disk", 5, "D"),
-        guest(tmp_path, 'a"b&c', 6, "T", "a&quot;b&amp;c"),
-        Domain("uuid-unknown", "unknown", 1, ()),
+        guest(tree, "runs", 1, "R"),
+        guest(tree, "sleeps", 2, "S"),
+        guest(tree, "stopped", 3, "T"),
+        guest(tree, "dead-disk", 4, "D"),
+        guest(tree, "busy-disk", 5, "D"),
+        guest(tree, "a&quot;b&amp;c", 6, "T"),
+        Domain(uuid_of(7), "unknown", 1, ()),
     ]
     looks = []
 
     def pause(_: float) -> None:
         looks.append(1)
-        guest(tmp_path, "busy-disk", 5, "S")
+        tree.stat(5, threads=3, state="S")
 
-    stalled = Stalls(tmp_path / "run", tmp_path / "proc", pause).among(domains)
-    assert set(stalled) == {"uuid-stopped", "uuid-dead-disk", 'uuid-a"b&c'}
-    assert "storage" in stalled["uuid-dead-disk"]
+    stalled = Stalls(Processes(tree.pids, tree.proc), pause).among(domains)
+    assert set(stalled) == {uuid_of(3), uuid_of(4), uuid_of(6)}
+    assert "storage" in stalled[uuid_of(4)]
     assert looks == [1, 1]
+
+
+def test_a_process_is_a_guests_only_if_it_proves_it(tmp_path: Path):
+    """A stale pid file leads to another run's process, or to another guest's: neither counts."""
+    tree = Tree(tmp_path)
+    guest(tree, "vm", 1, "T")
+    stalls = Stalls(Processes(tree.pids, tree.proc))
+
+    assert stalls.among([Domain(uuid_of(1), "vm", 2, ())]) == {}
+    assert stalls.among([Domain(uuid_of(9), "vm", 1, ())]) == {}
+    assert set(stalls.among([Domain(uuid_of(1), "vm", 1, ())])) == {uuid_of(1)}
 
 
 def test_without_anything_to_read_everybody_is_well(tmp_path: Path):
     """A directory that is not there hides nobody: the question is simply asked."""
-    stalls = Stalls(tmp_path / "nowhere", tmp_path / "nowhere")
+    stalls = Stalls(Processes(tmp_path / "nowhere", tmp_path / "nowhere"))
 
     assert stalls.among([Domain("u", "vm", 1, ())]) == {}
 

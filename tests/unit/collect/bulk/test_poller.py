@@ -9,13 +9,13 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.collect.bulk.call import MONITOR, Answer
-from virtstatd.collect.bulk.calls import Calls
+from virtstatd.collect.bulk.answer import MONITOR, Answer
 from virtstatd.collect.bulk.control import Verdicts
 from virtstatd.collect.bulk.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
 from virtstatd.collect.bulk.poller import Poller
 from virtstatd.collect.bulk.sweep import Sweep
 from virtstatd.collect.bulk.tier import Tier
+from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
@@ -137,18 +137,16 @@ class World:
         """Return a poller with one tier per group."""
         tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
         log = structlog.get_logger()
-        self.calls = Calls(self, lambda: None, log, 1.0)  # type: ignore[arg-type]
         self.monitors = Monitors(VERDICTS, log, lambda: self.now)
-        sweep = Sweep(
-            self.calls,
+        self.sweep = Sweep(
+            self,  # type: ignore[arg-type]
             self,
             self.monitors,
-            self.batches.append,
             log,
-            lambda: self.now,
             slice_domains=size,
+            deadline_seconds=1.0,
         )
-        return Poller(tiers, sweep, lambda: self.now)
+        return Poller(tiers, self.sweep, clock=lambda: self.now)
 
 
 def domains(batches: list[Batch], group: str) -> set[str]:
@@ -165,7 +163,7 @@ async def test_tiers_that_are_due_together_travel_in_one_call():
     """One question holds the groups of both tiers; each tier's readings are a batch of its own."""
     world = World(3)
     poller = world.poller("block", "vm")
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert world.asked == [(BITS["block"] | BITS["vm"], None)]
     assert [(b.groups, b.lifetime_seconds) for b in world.batches] == [
@@ -180,7 +178,7 @@ async def test_many_domains_are_asked_in_slices_and_none_is_left_out():
     """Each domain is asked exactly once, whatever the size of the slices."""
     world = World(25)
     poller = world.poller("state")
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert [len(uuids or []) for _, uuids in world.asked] == [10, 10, 5]
     assert domains(world.batches, "state") == set(world.everybody)
@@ -201,7 +199,7 @@ async def test_a_slice_past_its_deadline_is_asked_again_in_the_same_cycle():
             raise Overdue("hung")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert domains(world.batches, "block") == set(world.everybody)
     assert poller.tiers[0].partial == {"u004"}
@@ -218,7 +216,7 @@ async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
             raise Refused("one guest failed")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert domains(world.batches, "state") == set(world.everybody)
     assert domains(world.batches, "vm") == set()
@@ -235,7 +233,7 @@ async def test_an_answer_too_large_is_asked_in_halves():
             raise Oversize("too large")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert domains(world.batches, "block") == set(world.everybody)
 
@@ -250,7 +248,7 @@ async def test_few_but_huge_domains_are_asked_in_halves_too():
             raise Oversize("too large")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert domains(world.batches, "block") == set(world.everybody)
 
@@ -259,19 +257,19 @@ async def test_up_means_that_the_last_call_succeeded():
     """A lost connection turns it off, the next answer on."""
     world = World(2)
     poller = world.poller("state")
-    await poller._poll(poller.tiers)
-    assert poller.up
+    await poller.poll(poller.tiers, world.batches.append)
+    assert world.sweep.up
 
     def trouble(*_: object) -> None:
         raise Disconnected("gone")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
-    assert not poller.up
+    await poller.poll(poller.tiers, world.batches.append)
+    assert not world.sweep.up
     assert poller.tiers[0].outcomes["disconnected"] == 2
     world.trouble = lambda *_: None
-    await poller._poll(poller.tiers)
-    assert poller.up
+    await poller.poll(poller.tiers, world.batches.append)
+    assert world.sweep.up
 
 
 @pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Refused, Disconnected]])
@@ -286,9 +284,9 @@ async def test_what_recovers_was_said_to_fail(troubles: list[type[VirtstatdError
     with capture_logs() as logs:
         for kind in troubles:
             world.trouble = partial(trouble, kind)
-            await poller._poll(poller.tiers)
+            await poller.poll(poller.tiers, world.batches.append)
         world.trouble = lambda *_: None
-        await poller._poll(poller.tiers)
+        await poller.poll(poller.tiers, world.batches.append)
     said = ["poll.failing", "poll.recovered"] if Refused in troubles else []
     assert [each["event"] for each in logs] == said
 
@@ -303,7 +301,7 @@ async def test_a_vanished_domain_is_missing_and_nothing_else():
             world.everybody.remove("u011")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert poller.tiers[0].missing == {"u011"}
     assert poller.tiers[0].good_at == 1.0
@@ -315,7 +313,7 @@ async def test_a_tier_that_is_busy_skips_its_tick():
     poller = world.poller("state")
     poller.tiers[0].busy = True
     stop = asyncio.Event()
-    stopping = asyncio.create_task(poller.run(stop, lambda: True))
+    stopping = asyncio.create_task(poller.run(world.batches.append, Up(up=True), stop))
     await settle(50)
     assert poller.tiers[0].ticker.skipped == 1
     stop.set()
@@ -337,7 +335,7 @@ async def polled(world: World, poller: Poller) -> set[str]:
     """Poll once more, and return whose numbers came from a monitor."""
     world.now += 5.0
     world.batches.clear()
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
     return domains(world.batches, "block") - world.holding
 
 
@@ -443,7 +441,7 @@ async def test_no_more_monitors_are_asked_when_every_call_that_may_hang_does():
     poller = world.poller("state", "block")
     world.stuck = 3
     for together in poller._together(poller.tiers):
-        await poller._poll(together)
+        await poller.poll(together, world.batches.append)
 
     assert {bits for bits, _ in world.asked} == {BITS["state"]}
     assert domains(world.batches, "state") == set(world.everybody)
@@ -457,10 +455,10 @@ async def test_a_stuck_guest_is_named_once_and_its_return_once():
     poller = world.poller("block")
     with capture_logs() as logs:
         world.stepped_over = {"u001"}
-        await poller._poll(poller.tiers)
-        await poller._poll(poller.tiers)
+        await poller.poll(poller.tiers, world.batches.append)
+        await poller.poll(poller.tiers, world.batches.append)
         world.stepped_over = set()
-        await poller._poll(poller.tiers)
+        await poller.poll(poller.tiers, world.batches.append)
 
     assert [each["event"] for each in logs] == ["domain.unresponsive", "domain.responsive"]
     verdicts = [
@@ -477,7 +475,7 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     world = World(3)
     world.stalled = {"u001": "its process is stopped"}
     poller = world.poller("block")
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert domains(world.batches, "block") == {"u000", "u002"}
     assert domains(world.batches, "control") == {"u000", "u001", "u002"}
@@ -495,9 +493,9 @@ async def test_the_size_that_fits_is_remembered():
             raise Oversize("too large")
 
     world.trouble = trouble
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
     refused = poller.tiers[0].outcomes["oversize"]
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert refused > 0
     assert poller.tiers[0].outcomes["oversize"] == refused
@@ -508,10 +506,10 @@ async def test_a_call_may_last_half_an_interval_at_most():
     world = World(2)
     poller = world.poller("block")
     poller.tiers[0].ticker.seconds = 1.6
-    world.calls._deadline = 5.0
-    await poller._poll(poller.tiers)
+    world.sweep._deadline = 5.0
+    await poller.poll(poller.tiers, world.batches.append)
     poller.tiers[0].ticker.seconds = 6.0
-    await poller._poll(poller.tiers)
+    await poller.poll(poller.tiers, world.batches.append)
 
     assert world.deadlines == [1.0, 3.0]
 
@@ -526,7 +524,7 @@ class Spread:
         self.tier.ticker.stretch(12, 0.0)
         self.pauses: list[float] = []
         self.meanwhile: Callable[[int], None] = lambda _: None
-        patch.setattr("virtstatd.collect.bulk.sweep.first_of", self.pause)
+        patch.setattr("virtstatd.collect.bulk.poller.first_of", self.pause)
 
     async def pause(self, _: asyncio.Event, *, seconds: float) -> None:
         """Let the time pass at once."""
@@ -545,7 +543,7 @@ class Spread:
 async def test_a_stretched_poll_is_spread_over_its_interval(monkeypatch: pytest.MonkeyPatch):
     """Each guest is asked once, so many at a time that the interval just suffices."""
     spread = Spread(World(30), monkeypatch)
-    await spread.poller._poll(spread.poller.tiers)
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert [len(each) for each in spread.turns] == [8, 8, 7, 7]
     assert spread.pauses == [15.0] * 3
@@ -565,7 +563,7 @@ async def test_who_comes_and_goes_between_turns(monkeypatch: pytest.MonkeyPatch)
             spread.world.everybody.append("u100")
 
     spread.meanwhile = meanwhile
-    await spread.poller._poll(spread.poller.tiers)
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     asked = [uuid for each in spread.turns for uuid in each]
     assert sorted(asked) == sorted(spread.world.everybody)
@@ -584,6 +582,7 @@ async def test_who_could_not_be_asked_is_asked_when_libvirt_is_back(
     def meanwhile(turn: int) -> None:
         nonlocal away
         away = turn == 1
+        libvirt.turn(up=not (known and away))
 
     def trouble(*_: object) -> None:
         if away:
@@ -591,8 +590,8 @@ async def test_who_could_not_be_asked_is_asked_when_libvirt_is_back(
             raise Disconnected("gone")
 
     spread.meanwhile, spread.world.trouble = meanwhile, trouble
-    spread.poller._connected = lambda: not (known and away)
-    await spread.poller._poll(spread.poller.tiers)
+    libvirt = spread.poller._libvirt
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert domains(spread.world.batches, "block") == set(spread.world.everybody)
     assert spread.tier.good_at == 1.0
@@ -602,7 +601,7 @@ async def test_a_stuck_guest_costs_its_turn_nothing(monkeypatch: pytest.MonkeyPa
     """It is stepped over as in any other poll, and the others of all turns are there."""
     spread = Spread(World(12), monkeypatch)
     spread.world.hung = {"u004"}
-    await spread.poller._poll(spread.poller.tiers)
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert domains(spread.world.batches, "block") == set(spread.world.everybody)
     assert spread.tier.partial == {"u004"}
@@ -612,7 +611,7 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
     """With room for all there is no reason to wait: the others are asked at the next turn."""
     spread = Spread(World(12), monkeypatch)
     spread.meanwhile = lambda _: spread.tier.ticker.stretch(1, spread.world.now)
-    await spread.poller._poll(spread.poller.tiers)
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert [len(each) for each in spread.turns] == [3, 9]
 
@@ -624,7 +623,7 @@ async def test_the_end_does_not_wait_for_turns():
     tier = poller.tiers[0]
     tier.ticker.stretch(12, 0.0)
     stop = asyncio.Event()
-    running = asyncio.create_task(poller.run(stop, lambda: True))
+    running = asyncio.create_task(poller.run(world.batches.append, Up(up=True), stop))
     await settle(100)
     assert (tier.busy, tier.asking) == (True, False)
     stop.set()
@@ -658,11 +657,11 @@ async def test_polls_that_are_spread_never_ask_the_same_guest_at_once(
         world.now += seconds / 2
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("virtstatd.collect.bulk.sweep.first_of", pause)
+    monkeypatch.setattr("virtstatd.collect.bulk.poller.first_of", pause)
     world.run = counted  # type: ignore[method-assign,assignment]
     for tier in poller.tiers:
         tier.ticker.stretch(12, 0.0)
-    await asyncio.gather(*(poller._poll([tier]) for tier in poller.tiers))
+    await asyncio.gather(*(poller.poll([tier], world.batches.append) for tier in poller.tiers))
 
     assert most == 1
     assert domains(world.batches, "block") == domains(world.batches, "vm") == set(world.everybody)

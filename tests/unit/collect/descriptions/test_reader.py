@@ -21,6 +21,7 @@ from virtstatd.collect.descriptions.reader import (
     DescriptionReader,
 )
 from virtstatd.collect.descriptions.xml import Describer, parsed
+from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
@@ -46,8 +47,8 @@ class World:
         self.asked: list[str] = []
         self.refused: set[str] = set()
         self.batches: list[Batch] = []
-        self.stale = asyncio.Event()
-        self.inventory = Inventory(self.clock, lambda _: None, self.stale.set)
+        self.libvirt = Up(up=True)
+        self.inventory = Inventory(self.clock)
         for number in range(domains):
             self.inventory.see(f"u{number}", f"vm{number}", 1)
         self.reader = DescriptionReader(
@@ -55,10 +56,8 @@ class World:
             self,  # type: ignore[arg-type]
             Describer(CATALOG),
             Tunables(CATALOG),
-            self.batches.append,
             structlog.get_logger(),
             5.0,
-            self.stale,
             allowed,
             self.clock,
         )
@@ -108,7 +107,7 @@ class World:
         self.asked.clear()
         self.clock.now += seconds
         stop = asyncio.Event()
-        run = asyncio.create_task(self.reader.run(stop))
+        run = asyncio.create_task(self.reader.run(self.batches.append, self.libvirt, stop))
         for _ in range(5):
             await asyncio.sleep(0)
         stop.set()
@@ -118,7 +117,7 @@ class World:
     async def settle(self) -> None:
         """Read the limits of everybody that waits, and send what changed."""
         await self.reader.tune(asyncio.Event(), len(self.inventory))
-        self.reader.send()
+        self.reader.send(self.batches.append)
 
     def groups(self, uuid: str = "u0") -> set[str]:
         """Return which groups the last batch has of a domain."""
@@ -129,7 +128,7 @@ class World:
 @pytest.mark.parametrize("uuid", [False, True])
 def test_no_label_occurs_twice(uuid: bool):
     """What the configuration puts on every series of a domain is not said again of the domain."""
-    inventory = Inventory(FakeClock(), lambda _: None, uuid=uuid)
+    inventory = Inventory(FakeClock(), uuid=uuid)
     domain = inventory.see("u", "vm", 1)
     assert domain
     (reading,) = Describer(CATALOG).readings(domain, parsed(XML))
@@ -325,7 +324,7 @@ async def test_a_domain_that_libvirt_does_not_tell_of_costs_itself_alone():
     world.refused = {"u1"}
     with capture_logs() as logs:
         await world.reader.read_all(asyncio.Event())
-    world.reader.send()
+    world.reader.send(world.batches.append)
     shown = {r.domain.uuid for r in world.batches[-1].readings if r.domain}
     assert shown == {"u0", "u2"}
     assert [(entry["event"], entry["uuid"]) for entry in logs] == [("domain.undescribed", "u1")]

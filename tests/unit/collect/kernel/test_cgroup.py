@@ -10,6 +10,7 @@ from support.processes import Tree
 from virtstatd.catalog import Catalog, load
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second, Survey
+from virtstatd.hypervisor.processes import Processes
 from virtstatd.model import Domain
 from virtstatd.runtime.kernel_files import Descriptors
 
@@ -59,7 +60,7 @@ class Host:
         self.now += seconds * 1_000_000_000
         if self._survey is None:
             self._survey = Survey(
-                self.tree.pids,
+                Processes(self.tree.pids, self.tree.proc),
                 lambda: [(VM, ())],
                 self.shapes,
                 self.descriptors,

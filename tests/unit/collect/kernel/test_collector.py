@@ -1,20 +1,21 @@
-"""The lane: a look at every tick, on a thread of its own."""
+"""The kernel collector: a look at every tick, on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from virtstatd.catalog import Catalog, load
-from virtstatd.collect.kernel.lane import LocalLane
+from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second
+from virtstatd.collector import Up
 from virtstatd.model import Batch, Domain, Reading
-from virtstatd.pipeline.one_source import Cover
+from virtstatd.pipeline.one_source import OneSource
 
 
 VM = Domain("u1", "vm", 1, (("domain", "vm"),))
@@ -39,7 +40,7 @@ class Log:
 
 
 class Scene:
-    """A lane whose looks are made by the test."""
+    """A collector whose looks are made by the test."""
 
     def __init__(self, catalog: Catalog, look: Callable[[], Second]) -> None:
         self.sent: list[Batch] = []
@@ -47,14 +48,22 @@ class Scene:
         self.running = [(VM, ())]
         self.closed = threading.Event()
         self.log = Log()
-        self.look = look
+        self.looking = look
         shapes = Shapes(catalog)
         self.shape = shapes.times((("vcpu", 0), ("emulator", 0)))
         survey: Any = self
         log: Any = self.log
-        cgroup_cover = Cover(self.take, 15.0)
-        cover = Cover(cgroup_cover, 5.0)
-        self.lane = LocalLane(survey, lambda: self.running, cover, cgroup_cover, shapes, log, 0.01)
+        self.emit = OneSource([self.take], log)
+        self.lane = KernelCollector(survey, lambda: self.running, log, 0.01, 5.0)
+
+    def run(self, stop: asyncio.Event) -> Coroutine[None, None, None]:
+        """Run the collector."""
+        return self.lane.run(self.emit, Up(), stop)
+
+    def look(self, *, whole: bool) -> Second:
+        """Look as the test says."""
+        assert not whole
+        return self.looking()
 
     def close(self) -> None:
         """Be closed as a survey is, on the lane's thread."""
@@ -87,7 +96,7 @@ async def test_a_look_that_hangs_holds_up_nothing_but_looks(catalog: Catalog):
 
     scene, stop = Scene(catalog, look), asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(scene.lane.run(stop))
+        tasks.create_task(scene.run(stop))
         while scene.lane._ticker.skipped < 5:
             await asyncio.sleep(0)
         assert hangs.is_set()
@@ -103,7 +112,7 @@ async def test_a_domain_that_ended_meanwhile_is_not_sent(catalog: Catalog):
     scene = Scene(catalog, lambda: Second(1, [Reading(VM, scene.shape, (1,) * 8)]))
     stop = asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(scene.lane.run(stop))
+        tasks.create_task(scene.run(stop))
         await scene.looks(2)
         assert scene.domains() == ["vm"]
         scene.running = []
@@ -119,7 +128,7 @@ async def test_cgroups_are_current_for_longer(catalog: Catalog):
     scene = Scene(catalog, lambda: Second(1, cgroups=readings))
     stop = asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(scene.lane.run(stop))
+        tasks.create_task(scene.run(stop))
         await scene.looks(3)
         stop.set()
     assert order == (0,)
@@ -135,7 +144,7 @@ async def test_what_is_not_seen_is_said_once(catalog: Catalog):
     scene = Scene(catalog, lambda: Second(1, blind={"interfaces": "gone", "processes": "hidden"}))
     stop = asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(scene.lane.run(stop))
+        tasks.create_task(scene.run(stop))
         await scene.looks(3)
         stop.set()
     said = [("local.blind", "interfaces"), ("local.blind", "processes")]
@@ -150,5 +159,5 @@ async def test_a_fault_of_ours_ends_the_agent(catalog: Catalog):
 
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-            tasks.create_task(Scene(catalog, look).lane.run(asyncio.Event()))
+            tasks.create_task(Scene(catalog, look).run(asyncio.Event()))
     assert caught.group_contains(ZeroDivisionError)

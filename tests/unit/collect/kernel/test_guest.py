@@ -13,9 +13,10 @@ from support.processes import Tree
 from virtstatd.catalog import Catalog, load
 from virtstatd.collect.kernel.blind import MENDS
 from virtstatd.collect.kernel.controllers import WANTED
-from virtstatd.collect.kernel.place import Elsewhere, pid_files
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second, Survey
+from virtstatd.hypervisor.place import Elsewhere, pid_files
+from virtstatd.hypervisor.processes import Processes
 from virtstatd.model import Domain, Reading
 from virtstatd.runtime.kernel_files import Descriptors, descriptors_allowed
 
@@ -45,8 +46,9 @@ class Host:
         self.running: dict[str, tuple[Domain, tuple[Reading, ...]]] = {}
         self.now = 0
         self.descriptors = Descriptors(descriptors)
+        self.processes = Processes(self.tree.pids, self.tree.proc)
         self.survey = Survey(
-            self.tree.pids,
+            self.processes,
             lambda: list(self.running.values()),
             Shapes(catalog),
             self.descriptors,
@@ -70,6 +72,11 @@ class Host:
         shape = self.catalog.shape("domain", rows)
         self.running[uuid] = domain, (Reading(domain, shape, (1,) * len(rows)),)
 
+    def close(self) -> None:
+        """Close everything."""
+        self.survey.close()
+        self.processes.close()
+
     def look(self, seconds: float = 1.0) -> Second:
         """Let time pass and look."""
         self.now += int(seconds * SECOND)
@@ -82,7 +89,7 @@ def host(tmp_path: Path, catalog: Catalog):
     before = len(os.listdir("/proc/self/fd"))
     host = Host(tmp_path, catalog)
     yield host
-    host.survey.close()
+    host.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -272,7 +279,7 @@ def test_without_descriptors_the_numbers_are_the_same(tmp_path: Path, catalog: C
 
     assert first["libvirt_domain_vcpu_time_seconds", "", "1"] == 77
     assert values(host.look(), "vm")["libvirt_domain_vcpu_time_seconds", "", "1"] == 78
-    host.survey.close()
+    host.close()
 
 
 def test_cgroups_are_read_in_turn(tmp_path: Path, catalog: Catalog):
@@ -302,7 +309,7 @@ def test_cgroups_are_read_in_turn(tmp_path: Path, catalog: Catalog):
     assert [len(turn) for turn in turns] == [2] * 6
     assert turns[3:] == turns[:3]
     assert read(whole=True) == [1, 2, 3, 4, 5, 6]
-    host.survey.close()
+    host.close()
 
 
 def test_what_cannot_be_seen_is_named(host: Host):

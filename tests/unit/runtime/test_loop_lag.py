@@ -5,8 +5,8 @@ import time
 
 import uvloop
 
-from virtstatd.collect.own import LoopLag
 from virtstatd.model import Batch
+from virtstatd.runtime.loop_lag import LoopLag
 
 
 BATCH = Batch("bulk", 0, ())

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 
-collect_ignore = ["template_sink"]  # a project of its own, run by test_template_sink.py
+collect_ignore = ["template_sink", "template_collector"]  # projects of their own
 
 REPORTS = []
 

@@ -23,11 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from virtstatd.collect.kernel.processes import UNSETTLED_NANOSECONDS
+
 from lab.support.hypervisor import Lab
 from support.agent import Agent, running
 from support.processes import Tree
 from virtstatd.catalog import load
-from virtstatd.collect.kernel.processes import UNSETTLED_NANOSECONDS
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, Shapes
 from virtstatd.collect.kernel.survey import Survey
 from virtstatd.model import Batch, Domain, Reading

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG002 - one directory is all there is
 """A file system in memory that forgets what was not synced, and fails or dies at any operation."""
 
 import errno

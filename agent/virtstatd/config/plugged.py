@@ -58,6 +58,7 @@ class CollectorConfig(Struct, frozen=True, kw_only=True):
 
     name: str
     type: str
+    silent_seconds: float
     plugin: CollectorPlugin
 
 
@@ -110,7 +111,15 @@ def collectors(
             text = f"{shown(each.name)} is the name of a collector of the agent's own; give another"
             faults.append(Fault((*each.path, "name"), text))
         else:
-            found.append(CollectorConfig(name=each.name, type=each.type, plugin=each.made))
+            head = build(CollectorHead, _only(common, each.table))
+            found.append(
+                CollectorConfig(
+                    name=each.name,
+                    type=each.type,
+                    silent_seconds=head.silent_seconds,
+                    plugin=each.made,
+                )
+            )
     return found
 
 

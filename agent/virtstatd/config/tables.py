@@ -165,6 +165,14 @@ class CollectorHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             pattern=NAME_PATTERN,
         ),
     ] = ""
+    silent_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds without a batch after which it is reported as failed; 0 is never.",
+            ge=0,
+            le=86400,
+        ),
+    ] = 300.0
 
 
 TABLES: Final[dict[str, type]] = {

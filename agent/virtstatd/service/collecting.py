@@ -110,7 +110,15 @@ async def collecting(
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
     budget = Budget(tiers, meter, config.budget.host_cpu_percent, log) if meter else None
     collectors += [
-        IsolatedCollector(each.name, each.plugin, opened, inventory, catalog, log)
+        IsolatedCollector(
+            each.name,
+            each.plugin,
+            opened,
+            inventory,
+            catalog,
+            log,
+            silent_seconds=each.silent_seconds,
+        )
         for each in config.collectors
     ]
     told: list[Numbers] = [

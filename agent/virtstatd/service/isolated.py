@@ -23,8 +23,8 @@ from virtstatd.errors import Overdue, StartError
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lane, Open, Session
 from virtstatd.model import Batch
+from virtstatd.pipeline.checked import Nonsense, checked
 from virtstatd.runtime.waiting import first_of
-from virtstatd.service.checked import Nonsense, checked
 
 
 STOP_SECONDS: Final = 1.0
@@ -39,7 +39,7 @@ PAUSE_SECONDS: Final = (1.0, 300.0)
 LOOK_SECONDS: Final = 5.0
 """How often its numbers and its tasks are looked at."""
 
-SILENT_SECONDS: Final = 30.0
+SILENT_SECONDS: Final = 10.0
 """After how long without a turn of its event loop it is said to block."""
 
 TASKS_MAX: Final = 1000
@@ -104,6 +104,8 @@ class IsolatedCollector:
         inventory: Inventory,
         catalog: Catalog,
         log: FilteringBoundLogger,
+        *,
+        silent_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raise `StartError` where the plug-in says that it cannot work here."""
@@ -118,6 +120,8 @@ class IsolatedCollector:
         self._rows_at = 0.0
         self._failing = ""
         self._rubbish = ""
+        self._silent_seconds = silent_seconds
+        self._heard_at = 0.0
         self._pending = 0
         self._room = 60.0 * SAMPLES_PER_SECOND
         self._room_at = clock()
@@ -187,6 +191,7 @@ class IsolatedCollector:
         """Run it until it ends; return why it did."""
         up, ending = Up(up=bool(libvirt)), asyncio.Event()
         guarded = self._guarded(emit)
+        self._heard_at = self._clock()
         life = _Life(self.name, self._watched(self._collector.run(guarded, up, ending)))
         turning, coming = libvirt.turning(), libvirt.coming()
         stopping = asyncio.ensure_future(stop.wait())
@@ -206,8 +211,11 @@ class IsolatedCollector:
                     turning.clear()
                     coming.clear()
                     life.call(up.turn, up=bool(libvirt))
-                if life.silent(self._clock()):
+                now = self._clock()
+                if life.silent(now):
                     self._fail(f"it blocks its event loop for more than {SILENT_SECONDS:g} s")
+                elif 0 < self._silent_seconds < now - self._heard_at:
+                    self._fail(f"it has emitted nothing for {self._silent_seconds:g} s")
             life.call(ending.set)
             await asyncio.wait({life.ended}, timeout=STOP_SECONDS)
         finally:
@@ -225,15 +233,23 @@ class IsolatedCollector:
         task = asyncio.ensure_future(running)
         while True:
             await asyncio.wait({task}, timeout=LOOK_SECONDS)
-            labels = {"collector": self.name}
-            rows: list[Row] = [
-                (k, labels, n) for k, _, n in self._collector.numbers() if k in HEALTH
-            ]
-            self._rows, self._rows_at = rows, self._clock()
             if task.done():
                 return task.result()
+            self._read_health()
             if len(asyncio.all_tasks(loop)) > TASKS_MAX:
                 raise StartError(f"it leaks tasks: more than {TASKS_MAX}")
+
+    def _read_health(self) -> None:
+        """Keep what it says of itself, of its health alone and under its name."""
+        labels = {"collector": self.name}
+        rows: list[Row] = []
+        try:
+            for key, _, number in self._collector.numbers():
+                if key in HEALTH and type(number) in (int, float):
+                    rows.append((key, labels, number))
+        except Exception as error:  # noqa: BLE001 - not our code
+            self._loop.call_soon_threadsafe(self._reject, f"its numbers: {_said(error)}")
+        self._rows, self._rows_at = rows, self._clock()
 
     def _guarded(self, emit: Emit) -> Emit:
         """Return what it emits with: checks a batch on its thread and hands on what is sound."""
@@ -251,6 +267,7 @@ class IsolatedCollector:
 
         def hand_on(batch: Batch) -> None:
             self._pending -= 1
+            self._heard_at = self._clock()
             if self._failing or self._rubbish:
                 self._log.info("collector.recovered")
                 self._failing = self._rubbish = ""
@@ -320,7 +337,7 @@ class _Life:
                 runner.get_loop().set_exception_handler(lambda *_: None)  # it is told by `ended`
                 result = runner.run(self._running)
         except BaseException as error:  # noqa: BLE001 - whatever it raises, exits included
-            fault = error if isinstance(error, Exception) else RuntimeError(_said(error))
+            fault = error if isinstance(error, Exception) else _Exit(_said(error))
         with suppress(RuntimeError):  # the agent's loop has ended
             self._agent.call_soon_threadsafe(_settle, self.ended, result, fault)
 
@@ -349,5 +366,11 @@ def _heard(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+class _Exit(Exception):  # noqa: N818 - stands for SystemExit and its like
+    """What would have ended the process; the message is all that is said of it."""
+
+
 def _said(error: BaseException) -> str:
+    if isinstance(error, _Exit):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

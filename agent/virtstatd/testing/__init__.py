@@ -1,4 +1,4 @@
-"""What a sink's author needs to test it, and what the agent's own tests are made of."""
+"""What authors of sinks and collectors need to test them; the agent's tests are made of it too."""
 
 from virtstatd.testing.batches import (
     HOSTILE_NAMES,
@@ -10,6 +10,7 @@ from virtstatd.testing.batches import (
     make_shapes,
 )
 from virtstatd.testing.clock import FakeClock, settle
+from virtstatd.testing.collecting import check_collector, given
 from virtstatd.testing.contract import BrokenContract, check_sink, opening
 
 
@@ -18,7 +19,9 @@ __all__ = [
     "TAKEN_AT",
     "BrokenContract",
     "FakeClock",
+    "check_collector",
     "check_sink",
+    "given",
     "hostile_batch",
     "make_batch",
     "make_domain",

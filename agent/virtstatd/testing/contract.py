@@ -248,24 +248,25 @@ async def _recovered(send: Send, batch: Batch) -> None:
 
 async def _check_nothing_left(make_sink: MakeSink) -> None:
     """Count tasks, descriptors and threads before a sink opens and after it was closed."""
-    before = await _census()
+    before = await census()
     sink = make_sink()
     for _ in range(3):
         async with sink.open(opening()) as send:
             with suppress(TryLater, Rejected):
                 await _sent(send, make_batch(3))
     for _ in range(100):
-        if all(now <= then for now, then in zip(await _census(), before, strict=True)):
+        if all(now <= then for now, then in zip(await census(), before, strict=True)):
             return
         await asyncio.sleep(0.01)  # threads and transports end on their own time
-    tasks, descriptors, threads = await _census()
+    tasks, descriptors, threads = await census()
     raise BrokenContract(
         f"a closed sink leaves nothing behind: {tasks - before[0]} tasks,"
         f" {descriptors - before[1]} descriptors, {threads - before[2]} threads"
     )
 
 
-async def _census() -> tuple[int, int, int]:
+async def census() -> tuple[int, int, int]:
+    """Count the tasks, the descriptors and the threads of this process."""
     await settle()
     gc.collect()
     # the loop's own pool grows by itself, and serves everybody

@@ -102,6 +102,7 @@ class KernelCollector:
         self._cpu_seconds = 0.0
         self._domains = 0
         self._hidden: dict[str, str] = {}
+        self._emitted = 0
         self._blind: set[str] = set()
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
@@ -132,10 +133,9 @@ class KernelCollector:
         finally:
             worker.submit(self.survey.close)
             worker.close()
-        if self._running() and not self._domains:
-            reason = next(iter(self._hidden.values()), "no guest's process can be read")
-            return Outcome(answered=False, reason=reason)
-        return Outcome()
+        if self._emitted:
+            return Outcome()
+        return Outcome(answered=False, reason=next(iter(self._hidden.values()), "nothing is seen"))
 
     def numbers(self) -> Iterator[Row]:
         """Yield how many guests are read, how often, and at what cost."""
@@ -168,6 +168,7 @@ class KernelCollector:
 
         readings = current(second.readings)
         self._domains = len({r.domain.uuid for r in readings if r.domain})
+        self._emitted += len(readings) + len(second.summaries)
         at = second.taken_at
         emit(Batch(SOURCE, at, readings, GROUPS, self._fresh_seconds))
         if second.cgroups:

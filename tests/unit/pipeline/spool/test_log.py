@@ -46,7 +46,7 @@ class Watched(Files):
         self.calls.append(("remove", path.name))
         super().remove(path)
 
-    def space(self, path: Path) -> Space:  # noqa: ARG002 - there is one
+    def space(self, path: Path) -> Space:
         """Tell the room, as it was set."""
         return self.room
 

@@ -192,7 +192,7 @@ async def test_one_that_hangs_is_named():
 async def test_numbers_that_raise_are_refused():
     """What raises when it is asked for its health is named, and goes on."""
 
-    async def body(emit: Emit, _: Up, stop: asyncio.Event) -> None:
+    async def body(_: Emit, __: Up, stop: asyncio.Event) -> None:
         await stop.wait()
 
     def numbers() -> Any:

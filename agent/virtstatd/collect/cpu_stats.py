@@ -228,7 +228,7 @@ class CpuStatsCollector:
 
     async def once(self, emit: Emit) -> Outcome:
         """Ask for every domain once; a host that does not count time by CPU is no failure."""
-        await self.read_all(emit, asyncio.Event())
+        await self._round(emit, asyncio.Event())
         if not self.tier.outcomes["ok"] and len(self._inventory):
             return Outcome(answered=False, reason=self._error or "libvirt answered no call")
         if not self._asks:

@@ -1,0 +1,137 @@
+"""Every collector of the agent keeps the contract that others are held to."""
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from support.processes import Tree
+from virtstatd.catalog import shipped
+from virtstatd.collect.bulk.options import PollOptions
+from virtstatd.collect.cpu_stats import CpuStatsOptions
+from virtstatd.collect.kernel.collector import KernelOptions
+from virtstatd.collect.kinds import KINDS, OWN_NAMES
+from virtstatd.collect.own import OwnCollector
+from virtstatd.collect.parts import Parts
+from virtstatd.collector import Collector, Up
+from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.hypervisor import Hypervisor
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.hypervisor.lanes import Lanes, Session
+from virtstatd.hypervisor.processes import Processes
+from virtstatd.testing import check_collector
+
+
+UUID = "11111111-1111-4111-8111-111111111111"
+OPTIONS = {
+    "poll": PollOptions(),
+    "cpu_stats": CpuStatsOptions(enabled=True),
+    "local": KernelOptions(interval_seconds=0.5),
+    "": None,
+}
+
+
+class Libvirt:
+    """A libvirt with one guest, its own handle and its own connection at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        answers: dict[str, Any] = {
+            "isAlive": True,
+            "UUIDString": UUID,
+            "name": "vm",
+            "ID": 1,
+            "XMLDesc": f"<domain type='kvm'><name>vm</name><uuid>{UUID}</uuid></domain>",
+            "listAllDomains": [self],
+            "lookupByUUIDString": self,
+            "connect": self,
+            "getCPUMap": (2, [True, True], 2),
+            "getCPUStats": [{"cpu_time": 7, "vcpu_time": 5}] * 2,
+            "schedulerParametersFlags": {"cpu_shares": 1024},
+            "memoryParameters": {},
+            "blkioParameters": {},
+            "numaParameters": {},
+            "domainListGetStats": [(self, {"state.state": 1, "state.reason": 1})],
+            "getAllDomainStats": [(self, {"state.state": 1, "state.reason": 1})],
+            "close": 0,
+        }
+        if name not in answers:
+            raise AttributeError(name)
+        return lambda *_: answers[name]
+
+
+def hypervisor(tree: Tree) -> Hypervisor:
+    """Return a hypervisor with that libvirt, whose guest has a process in the tree."""
+    up, inventory, log = Up(up=True), Inventory(), structlog.get_logger()
+    session: Any = Libvirt()
+    inventory.see(UUID, "vm", 1)
+    lanes = Lanes(lambda: Session(session), 1, up)
+    connection = Connection(lambda: Session(session), inventory, log, up)
+    processes = Processes(tree.pids, tree.proc)
+    return Hypervisor(up, inventory, lanes, connection, processes, "", 25, 5.0)
+
+
+async def test_all_of_them(tmp_path: Path):
+    """Bulk, descriptions, CPU statistics, the kernel's numbers and the agent's own keep it."""
+    tree = Tree(tmp_path)
+    tree.start(100, UUID, "vm", 1)
+    there = hypervisor(tree)
+    parts = Parts(
+        shipped(), there, structlog.get_logger(), frozenset({"cpu"}), math.inf, asyncio.Event()
+    )
+    names = []
+    try:
+        for kind in KINDS:
+
+            def made(kind: Any = kind) -> Collector:
+                collector = kind.built(OPTIONS[kind.table], parts)
+                assert collector
+                return collector  # type: ignore[no-any-return]
+
+            names.append(made().name)
+            await check_collector(made)
+    finally:
+        await there.lanes.close(5.0)
+        there.processes.close()  # type: ignore[union-attr]
+
+    def own() -> Collector:
+        return OwnCollector(shipped(), [], 0.5, asyncio.Event())
+
+    await check_collector(own)
+    assert (*names, own().name) == OWN_NAMES
+
+
+def test_each_has_success_duration_and_age(tmp_path: Path):
+    """After a round, each reports its health under its name."""
+    rows = {}
+
+    async def rounds() -> None:
+        tree = Tree(tmp_path)
+        tree.start(100, UUID, "vm", 1)
+        there = hypervisor(tree)
+        parts = Parts(
+            shipped(), there, structlog.get_logger(), frozenset({"cpu"}), math.inf, asyncio.Event()
+        )
+        collectors = [kind.built(OPTIONS[kind.table], parts) for kind in KINDS]
+        collectors.append(OwnCollector(shipped(), [], 0.5, asyncio.Event()))
+        try:
+            for each in collectors:
+                assert each
+                batches: list[object] = []
+                outcome = await each.once(batches.append)
+                assert outcome.answered, (each.name, outcome)
+                assert batches
+                rows[each.name] = {
+                    key: number
+                    for key, labels, number in each.numbers()
+                    if labels == {"collector": each.name}
+                }
+        finally:
+            await there.lanes.close(5.0)
+            there.processes.close()  # type: ignore[union-attr]
+
+    asyncio.run(rounds())
+    health = {"collector_success", "collector_duration", "collector_age"}
+    assert {name: set(keys) for name, keys in rows.items()} == dict.fromkeys(OWN_NAMES, health)
+    assert all(keys["collector_success"] == 1 for keys in rows.values()), rows

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from virtstatd.budget.processes import CpuClock, Times
+from virtstatd.budget.processes import CpuClock, ProcessTimes
 from virtstatd.collector import Up
 from virtstatd.hypervisor.lanes import Lanes, Open, Session
 
@@ -36,7 +36,7 @@ class _Watch:
         self.spent = 0.0
         self._all_of = all_of
         self._at = now
-        self._times: Times = {}
+        self._times: ProcessTimes = {}
         self._background = 0.0
 
     def look(self, now: float) -> float:

@@ -31,7 +31,7 @@ SAMPLE_SECONDS: Final = 60.0
 NANOSECONDS: Final = 1e9
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
-Times = Mapping[int, float]
+ProcessTimes = Mapping[int, float]
 """CPU seconds by process, so that only what was there before and after is compared."""
 
 
@@ -40,7 +40,7 @@ class CpuClock(Protocol):
 
     blind: str
 
-    def times(self) -> Times:
+    def times(self) -> ProcessTimes:
         """Return the CPU times of all processes that are looked at."""
         ...
 
@@ -55,7 +55,7 @@ class UnseenClock:
     def __init__(self, blind: str) -> None:
         self.blind = blind
 
-    def times(self) -> Times:
+    def times(self) -> ProcessTimes:
         """Return none."""
         return {}
 
@@ -74,7 +74,7 @@ class Daemon:
         self._locks = False
         self._folder: Folder | None = None
 
-    def times(self) -> Times:
+    def times(self) -> ProcessTimes:
         """Return its CPU time; a daemon that was started anew is found again."""
         for _ in range(2):
             try:
@@ -123,7 +123,7 @@ class Qemus:
         self._chosen_at = -SAMPLE_SECONDS
         self._chosen: dict[int, tuple[Folder, tuple[str, ...]]] = {}
 
-    def times(self) -> Times:
+    def times(self) -> ProcessTimes:
         """Return the CPU times of those that have not ended."""
         if self._clock() - self._chosen_at >= SAMPLE_SECONDS:
             self._choose()

@@ -17,7 +17,7 @@ from typing import Literal
 
 from virtstatd.catalog.lines import EnumNames, Group, Line, Role
 from virtstatd.catalog.match import Match, Tree
-from virtstatd.catalog.reader import Reader
+from virtstatd.catalog.reader import CatalogReader
 from virtstatd.catalog.table import markdown, plain
 from virtstatd.errors import ConfigError
 from virtstatd.model import Kind, Labels, Series, Shape
@@ -143,7 +143,7 @@ def load(extra: Path | None = None) -> Catalog:
 
     Raises ConfigError with every fault of every file at once, each with its file and its key.
     """
-    reader = Reader()
+    reader = CatalogReader()
     files = [
         (file.name, file.read_text(encoding="utf-8"))
         for file in resources.files(__name__).iterdir()

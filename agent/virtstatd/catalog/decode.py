@@ -24,7 +24,7 @@ from virtstatd.catalog.recipe import ONE, Recipe, Value, compiled, is_fixed, num
 from virtstatd.model import Domain, Number, Reading, Shape
 
 
-Row = tuple[Value, ...]  # a record's values and, behind them, a 1 for the info series
+RecordRow = tuple[Value, ...]  # a record's values and, behind them, a 1 for the info series
 Numbers = tuple[Number, ...]
 
 _KNOWN_KEYS = 1 << 16
@@ -37,7 +37,7 @@ class _Part:
     """One group of a plan: how its numbers are taken from a row, and what is then done to them."""
 
     shape: Shape
-    take: Callable[[Row], Numbers]
+    take: Callable[[RecordRow], Numbers]
     factors: tuple[tuple[int, int], ...]
     bins: tuple[tuple[int, int], ...]
 
@@ -65,7 +65,7 @@ class _Plan:
 
     keys: tuple[str, ...]
     types: tuple[type, ...]
-    fixed: Callable[[Row], object]
+    fixed: Callable[[RecordRow], object]
     expected: object
     check: Callable[..., bytes]
     codes: str
@@ -73,7 +73,7 @@ class _Plan:
     parts: tuple[_Part, ...]
     recipes: tuple[Recipe, ...]  # keeps them alive for other domains
 
-    def accepts(self, row: Row) -> bool:
+    def accepts(self, row: RecordRow) -> bool:
         """Tell whether every number of a row can be taken as it is."""
         try:
             self.check(*row)
@@ -81,7 +81,7 @@ class _Plan:
             return False
         return not self.floats or all(_is_finite(row[at]) for at in self.floats)
 
-    def unwrapped(self, row: Row) -> Row:
+    def unwrapped(self, row: RecordRow) -> RecordRow:
         """Return the row with its 32-bit numbers unwrapped; ValueError names a key without one."""
         return (
             *(
@@ -118,7 +118,7 @@ class Decoder:
         records are not affected.
         """
         keys = tuple(record)
-        row: Row = (*record.values(), 1)
+        row: RecordRow = (*record.values(), 1)
         plan = self._plans.get(domain.uuid, {}).get(keys)
         if plan is None or plan.fixed(row) != plan.expected:
             plan = self._compile(domain.uuid, keys, row)
@@ -142,7 +142,7 @@ class Decoder:
         """Drop what is kept for a domain that is gone; its next record compiles anew."""
         self._plans.pop(uuid, None)
 
-    def _compile(self, uuid: str, keys: tuple[str, ...], row: Row) -> _Plan:
+    def _compile(self, uuid: str, keys: tuple[str, ...], row: RecordRow) -> _Plan:
         with self._lock:
             # The binding makes new strings for every domain; kept ones are shared.
             plan = self._plan(tuple(map(sys.intern, keys)), row)
@@ -156,7 +156,7 @@ class Decoder:
                     self._on_unknown(key)
             return plan
 
-    def _plan(self, keys: tuple[str, ...], row: Row) -> _Plan:
+    def _plan(self, keys: tuple[str, ...], row: RecordRow) -> _Plan:
         groups: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
             if not isinstance(row[place], int | float | str):
@@ -191,7 +191,7 @@ class Decoder:
         )
 
     def _recipe(
-        self, group: str, keys: tuple[str, ...], places: list[int], row: Row
+        self, group: str, keys: tuple[str, ...], places: list[int], row: RecordRow
     ) -> tuple[Recipe, list[int]]:
         """Return the recipe of one group, and the places of the record that are part of it."""
         group_keys = tuple(keys[at] for at in places)
@@ -221,7 +221,7 @@ def _code(value: Value) -> str:
     return "d" if isinstance(value, float) else "Q"
 
 
-def _taker(places: list[int]) -> Callable[[Row], Numbers]:
+def _taker(places: list[int]) -> Callable[[RecordRow], Numbers]:
     """Return what takes these values from a row as a tuple, also when they are none or one."""
     if not places:
         return lambda _: ()

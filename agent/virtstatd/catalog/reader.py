@@ -75,7 +75,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     signed: bool = False
 
 
-class Reader:
+class CatalogReader:
     """Reads files one after another and gathers what is wrong with them in `faults`."""
 
     def __init__(self) -> None:

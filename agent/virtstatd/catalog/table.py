@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-Row = Sequence[str]
+TableRow = Sequence[str]
 
 
-def plain(head: Row, rows: Sequence[Row]) -> str:
+def plain(head: TableRow, rows: Sequence[TableRow]) -> str:
     """Return aligned columns under an upper-case head, the last column unbounded."""
     table = [[cell.upper() for cell in head], *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -19,7 +19,7 @@ def plain(head: Row, rows: Sequence[Row]) -> str:
     )
 
 
-def markdown(head: Row, rows: Sequence[Row]) -> str:
+def markdown(head: TableRow, rows: Sequence[TableRow]) -> str:
     """Return a Markdown table, the first column as code."""
     lines = [head, ["---"] * len(head)]
     lines += [[f"`{first}`", *rest] for first, *rest in rows]

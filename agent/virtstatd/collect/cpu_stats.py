@@ -50,12 +50,12 @@ UNMOUNTED: Final = "CPUACCT controller is not mounted"
 TOTALS: Final = {"cpu_time": "time", "user_time": "user", "system_time": "system"}
 """Libvirt's names, and those of the same numbers in the bulk call."""
 
-Times = Sequence[Mapping[str, int]]
+CpuTimes = Sequence[Mapping[str, int]]
 Online = Sequence[bool]
 
 
 @dataclass(slots=True)
-class Told:
+class TurnAnswer:
     """
     What one turn brings, filled while it goes on, so that what precedes a call that hangs is there.
 
@@ -90,7 +90,9 @@ class CpuStats:
         self.totals = totals
         """Whether to ask for the sums too, for the bulk call does not."""
 
-    def some(self, session: Session, uuids: Sequence[str], told: Told, *, per_cpu: bool) -> None:
+    def some(
+        self, session: Session, uuids: Sequence[str], told: TurnAnswer, *, per_cpu: bool
+    ) -> None:
         """Ask for as many of these domains as a turn is long; one that fails costs itself alone."""
         told.taken_at = time.time_ns()
         until = self._clock() + TURN_SECONDS
@@ -115,7 +117,7 @@ class CpuStats:
             if domain not in running:
                 del self._overheads[domain]
 
-    def _ask(self, session: Session, domain: Domain, told: Told, online: Online) -> None:
+    def _ask(self, session: Session, domain: Domain, told: TurnAnswer, online: Online) -> None:
         handle = session.domain(domain.uuid)
         readings = []
         if online:
@@ -136,7 +138,7 @@ class CpuStats:
         if self._inventory.get(domain.uuid) is domain:  # or these may be another run's numbers
             told.readings += readings
 
-    def _times(self, domain: Domain, times: Times, online: Online) -> Reading:
+    def _times(self, domain: Domain, times: CpuTimes, online: Online) -> Reading:
         """Decode what libvirt says of each CPU; it says 0 of one that is switched off."""
         cpus = tuple([cpu for cpu, on in enumerate(online[: len(times)]) if on])
         used = [times[cpu]["cpu_time"] for cpu in cpus]
@@ -284,9 +286,9 @@ class CpuStatsCollector:
     def _asks(self) -> bool:
         return self._source.totals or self.supported is not False
 
-    async def _turn(self, uuids: list[str]) -> Told:
+    async def _turn(self, uuids: list[str]) -> TurnAnswer:
         """Ask on a lane; where the call fails, what was told before is kept."""
-        told = Told()
+        told = TurnAnswer()
 
         def turn(session: Session) -> float:
             started = time.monotonic()
@@ -306,7 +308,7 @@ class CpuStatsCollector:
             self.tier.observe(seconds)
         return told
 
-    def _judge(self, told: Told) -> None:
+    def _judge(self, told: TurnAnswer) -> None:
         """Take note of whether libvirt tells time per CPU; log where it does not, once."""
         if told.refused:
             self.supported = False

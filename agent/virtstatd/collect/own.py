@@ -23,7 +23,7 @@ from virtstatd.runtime.waiting import first_of
 GROUP: Final = "agent"
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
-Numbers = Callable[[], Iterable[Row]]
+RowSource = Callable[[], Iterable[Row]]
 """What a part of the agent has to say about itself."""
 
 
@@ -39,7 +39,7 @@ class OwnCollector:
     def __init__(
         self,
         catalog: Catalog,
-        parts: Iterable[Numbers],
+        parts: Iterable[RowSource],
         interval_seconds: float,
         news: asyncio.Event,
     ) -> None:

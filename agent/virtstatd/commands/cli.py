@@ -15,7 +15,7 @@ import click
 import uvloop
 
 from virtstatd import __version__, catalog
-from virtstatd.config.file import Config, load
+from virtstatd.config.file import Config, load_config
 from virtstatd.config.options import noun
 from virtstatd.config.options import options as options_of
 from virtstatd.config.plugins import SINKS
@@ -129,12 +129,12 @@ def once(path: Path | None, form: str) -> None:
 @config_option
 def partitions(path: Path | None) -> None:
     """Print what each partition uses, and its limits."""
-    from virtstatd.commands.partitions import shown
+    from virtstatd.commands.partitions import partition_tree
 
     path, config = loaded(path)
     with logs.opened("warning", config.log.format) as opened:
         try:
-            click.echo(on_loop(lambda: shown(config, opened.log)), nl=False)
+            click.echo(on_loop(lambda: partition_tree(config, opened.log)), nl=False)
         except Disconnected as error:
             fail(f"libvirt cannot be reached: {error}", 1)
         except StartError as error:
@@ -213,7 +213,7 @@ def loaded(path: Path | None) -> tuple[Path | None, Config]:
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
     try:
-        return path, load(path)
+        return path, load_config(path)
     except ConfigError as error:
         fail("\n".join(error.faults), CONFIG_EXIT)
 

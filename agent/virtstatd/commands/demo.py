@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import uvloop
 
-from virtstatd.config.file import parse
+from virtstatd.config.file import parse_config
 from virtstatd.errors import StartError
 from virtstatd.runtime import logs
 from virtstatd.service.daemon import serve
@@ -51,7 +51,7 @@ def demonstrate(domains: int, address: str) -> None:
     """
     with simulated(domains) as uri, logs.opened("warning") as opened:
         text = CONFIG.format(uri=json.dumps(uri), address=json.dumps(address))
-        config = parse(text, "demo")
+        config = parse_config(text, "demo")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             # SIGHUP, too, ends it: a demo has no file to read again
             runner.run(serve(config, None, opened, Welcome(domains, address)))

@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd import catalog as catalogs
 from virtstatd.collect.descriptions.reader import DescriptionReader
 from virtstatd.collect.kernel.collector import KernelCollector
-from virtstatd.collect.kernel.tree import table
+from virtstatd.collect.kernel.tree import as_text
 from virtstatd.collector import Up
 from virtstatd.config.file import Config
 from virtstatd.errors import StartError
@@ -27,7 +27,7 @@ LOOK_SECONDS = 1.0
 """The time between the two looks; what was used in it is shown."""
 
 
-async def shown(config: Config, log: FilteringBoundLogger) -> str:
+async def partition_tree(config: Config, log: FilteringBoundLogger) -> str:
     """
     Return the tree as text.
 
@@ -54,7 +54,7 @@ async def shown(config: Config, log: FilteringBoundLogger) -> str:
             now, ended = survey.partitions(), time.monotonic()
         finally:
             survey.close()
-    return table(before, now.values(), ended - began)
+    return as_text(before, now.values(), ended - began)
 
 
 def _ignored(_: Batch) -> None:

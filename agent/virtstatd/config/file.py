@@ -20,7 +20,7 @@ from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.kinds import OWN_NAMES
 from virtstatd.config import plugged
 from virtstatd.config.options import Fault, build, faults_of_value, options, shown, unknown
-from virtstatd.config.plugged import CollectorConfig, SinkConfig, Table
+from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
 from virtstatd.config.tables import (
     TABLES,
@@ -34,7 +34,7 @@ from virtstatd.config.toml_lines import Path, line_of, parsed, text_of
 from virtstatd.errors import ConfigError
 
 
-__all__ = ["CollectorConfig", "Config", "SinkConfig", "load", "parse"]
+__all__ = ["CollectorConfig", "Config", "SinkConfig", "load_config", "parse_config"]
 
 ARRAYS: Final = ("sink", "collector")
 MONITORLESS: Final = tuple(name for name, group in POLLED.items() if not group.monitor)
@@ -53,29 +53,30 @@ class Config(Struct, frozen=True, kw_only=True):
     collectors: tuple[CollectorConfig, ...] = ()
 
 
-def load(path: FilePath | None) -> Config:
+def load_config(path: FilePath | None) -> Config:
     """
     Read a configuration file; None means the defaults.
 
     Raises `ConfigError` with one line per fault, all of them: `FILE:LINE: path: what is wrong`.
     """
     if path is None:
-        return parse("", "defaults")
-    return parse(text_of(path), str(path))
+        return parse_config("", "defaults")
+    return parse_config(text_of(path), str(path))
 
 
-def parse(
+def parse_config(
     text: str, file: str, *, sinks: Plugins = SINKS, collectors: Plugins = COLLECTORS
 ) -> Config:
     """
     Read a configuration from its text; `file` is what its faults call it.
 
-    `sinks` and `collectors` look up classes by their type. Raises `ConfigError` as `load` does.
+    `sinks` and `collectors` look up classes by their type. Raises `ConfigError` as `load_config`
+    does.
     """
     document, lines = parsed(text, file)
     faults = [*_tables(document), *_uri(document), *_tiers(document)]
-    found = plugged.sinks(document, sinks, faults)
-    others = plugged.collectors(document, collectors, OWN_NAMES, faults)
+    found = plugged.built_sinks(document, sinks, faults)
+    others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
     if faults:
         located = sorted((line_of(lines, fault.path), str(fault)) for fault in faults)
         raise ConfigError([f"{file}:{line}: {fault}" for line, fault in located])
@@ -94,7 +95,7 @@ def parse(
     )
 
 
-def _tables(document: Table) -> Iterator[Fault]:
+def _tables(document: TomlTable) -> Iterator[Fault]:
     for name, value in document.items():
         if cls := TABLES.get(name):
             yield from faults_of_value(cls, value, (name,))
@@ -102,7 +103,7 @@ def _tables(document: Table) -> Iterator[Fault]:
             yield unknown(name, value, (*TABLES, *ARRAYS), ())
 
 
-def _uri(document: Table) -> Iterator[Fault]:
+def _uri(document: TomlTable) -> Iterator[Fault]:
     uri = _inner(document, "hypervisor").get("uri")
     if not isinstance(uri, str) or not uri:
         return
@@ -121,7 +122,7 @@ def _uri(document: Table) -> Iterator[Fault]:
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://")
 
 
-def _tiers(document: Table) -> Iterator[Fault]:
+def _tiers(document: TomlTable) -> Iterator[Fault]:
     """Hold each group to one tier, and the pulse to groups that cannot block."""
     homes: dict[str, tuple[Path, bool]] = {}  # of each group, and whether the file wrote it
     empty = 0
@@ -152,7 +153,7 @@ def _tiers(document: Table) -> Iterator[Fault]:
         yield Fault(("poll",), "every tier is off; list a group in one of them")
 
 
-def _inner(document: Table, *names: str) -> Table:
+def _inner(document: TomlTable, *names: str) -> TomlTable:
     """Return a table within tables, empty where there is none or something else."""
     for name in names:
         inner = document.get(name)

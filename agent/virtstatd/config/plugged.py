@@ -28,7 +28,7 @@ from virtstatd.sink import Delivery, Sink
 MAX_AGE_SECONDS = {"memory": 900.0, "spool": 86400.0}
 SPOOL_BYTES_MIN = 1 << 20
 
-Table = dict[str, object]
+TomlTable = dict[str, object]
 
 
 class SinkConfig(Struct, frozen=True, kw_only=True):
@@ -77,11 +77,11 @@ class _Made:
     path: Path
     name: str
     type: str
-    table: Table
+    table: TomlTable
     made: Any
 
 
-def sinks(document: Table, plugins: Plugins, faults: list[Fault]) -> list[SinkConfig]:
+def built_sinks(document: TomlTable, plugins: Plugins, faults: list[Fault]) -> list[SinkConfig]:
     """Build the sinks of the document, or add to the faults; without any, prometheus alone."""
     common = (*options(SinkHead), *options(OutletOptions))
     tables = document.get("sink") or [{"type": "prometheus"}]
@@ -99,8 +99,8 @@ def sinks(document: Table, plugins: Plugins, faults: list[Fault]) -> list[SinkCo
     return found
 
 
-def collectors(
-    document: Table, plugins: Plugins, taken: Iterable[str], faults: list[Fault]
+def built_collectors(
+    document: TomlTable, plugins: Plugins, taken: Iterable[str], faults: list[Fault]
 ) -> list[CollectorConfig]:
     """Build the collectors of other packages, or add to the faults; `taken` are names in use."""
     common = options(CollectorHead)
@@ -146,7 +146,7 @@ def _built(
 
 
 def _one(
-    array: str, table: Table, path: Path, common: Sequence[Option], plugins: Plugins
+    array: str, table: TomlTable, path: Path, common: Sequence[Option], plugins: Plugins
 ) -> object:
     kind, names = table.get("type"), plugins.names()
     if not isinstance(kind, str) or kind not in names:
@@ -177,5 +177,5 @@ def _one(
         raise Faulty([Fault(path, str(error) or type(error).__name__)]) from None
 
 
-def _only(wanted: Iterable[Option], table: Table) -> Table:
+def _only(wanted: Iterable[Option], table: TomlTable) -> TomlTable:
     return {option.name: table[option.name] for option in wanted if option.name in table}

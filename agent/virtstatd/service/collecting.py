@@ -27,7 +27,7 @@ from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import TIERS, PollOptions
 from virtstatd.collect.kinds import KINDS
-from virtstatd.collect.own import Numbers, OwnCollector
+from virtstatd.collect.own import OwnCollector, RowSource
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Collector, Emit, Outcome, Up
 from virtstatd.config.file import Config
@@ -70,7 +70,7 @@ async def collecting(
     catalog: Catalog,
     emit: Emit,
     log: FilteringBoundLogger,
-    numbers: Iterable[Numbers] = (),
+    numbers: Iterable[RowSource] = (),
     *,
     up: Up,
 ) -> AsyncIterator[Collecting]:
@@ -121,7 +121,7 @@ async def collecting(
         )
         for each in config.collectors
     ]
-    told: list[Numbers] = [
+    told: list[RowSource] = [
         hypervisor.connection.numbers,
         lanes.numbers,
         *(each.numbers for each in collectors),

@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd import catalog as catalogs
 from virtstatd.collector import Row, Up
-from virtstatd.config.file import Config, load
+from virtstatd.config.file import Config, load_config
 from virtstatd.errors import ConfigError
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.pipeline.one_source import OneSource
@@ -149,7 +149,7 @@ class Signals:
         if self._stop.is_set():
             return
         try:
-            config = load(self._path)
+            config = load_config(self._path)
         except ConfigError as error:
             self._log.error("config.rejected", faults=error.faults)
             return

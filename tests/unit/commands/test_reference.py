@@ -11,7 +11,7 @@ from support.servers import needs
 from virtstatd import catalog
 from virtstatd.catalog.decode import Decoder
 from virtstatd.commands.reference import PART, renewed
-from virtstatd.config.file import parse
+from virtstatd.config.file import parse_config
 from virtstatd.model import Batch
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Pages
@@ -97,7 +97,7 @@ def test_excerpts_of_configuration_are_good():
 
     assert excerpts
     for each in excerpts:
-        parse(each, "README.md")
+        parse_config(each, "README.md")
 
 
 @needs("promtool")

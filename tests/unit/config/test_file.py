@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from virtstatd.collect.bulk.options import MonitorOptions
-from virtstatd.config.file import Config, load, parse
+from virtstatd.config.file import Config, load_config, parse_config
 from virtstatd.config.plugins import Plugins
 from virtstatd.config.tables import TABLES
 from virtstatd.errors import ConfigError, StartError
@@ -46,7 +46,7 @@ def faults_of(text: str, sinks: dict[str, type[Sink]] | None = None) -> list[str
     """Return the faults of a text, and fail when it has none."""
     known = sinks or {"prometheus": Prometheus, "null": Null}
     with pytest.raises(ConfigError) as caught:
-        parse(text, "f", sinks=Known(known.__getitem__, known))
+        parse_config(text, "f", sinks=Known(known.__getitem__, known))
     return caught.value.faults
 
 
@@ -55,14 +55,14 @@ def test_a_bad_file_reports_exactly_what_its_head_says(path: Path) -> None:
     """Each file's faults, all of them and no other, are those that its first comments announce."""
     head = [line for line in path.read_bytes().splitlines() if line.startswith(b"## ")]
     with pytest.raises(ConfigError) as caught:
-        load(path)
+        load_config(path)
     assert caught.value.faults == [f"{path}{line.removeprefix(b'## ').decode()}" for line in head]
 
 
 def test_ten_faults_are_ten_lines() -> None:
     """A file with ten different faults reports ten lines, in the order of the file."""
     with pytest.raises(ConfigError) as caught:
-        load(FILES / "bad" / "ten_faults.toml")
+        load_config(FILES / "bad" / "ten_faults.toml")
     lines = [int(fault.split(".toml:")[1].split(":")[0]) for fault in caught.value.faults]
     assert len(lines) == 10
     assert lines == sorted(lines)
@@ -76,13 +76,13 @@ def test_ten_faults_are_ten_lines() -> None:
 )
 def test_a_good_file_loads(path: Path) -> None:
     """Each good file and each shipped example loads without a fault."""
-    assert load(path).sinks
+    assert load_config(path).sinks
 
 
 def test_the_defaults_need_no_file() -> None:
     """Without a file, and with an empty one, prometheus alone runs and every option is default."""
-    config = load(None)
-    assert config == load(FILES / "good" / "empty.toml")
+    config = load_config(None)
+    assert config == load_config(FILES / "good" / "empty.toml")
     assert [(each.name, each.type, each.sink) for each in config.sinks] == [
         ("prometheus", "prometheus", Prometheus())
     ]
@@ -97,12 +97,12 @@ def test_the_defaults_need_no_file() -> None:
 
 def test_what_is_written_is_what_is_read() -> None:
     """Values of every table arrive, the others stay default, and sinks keep their order."""
-    config = load(FILES / "good" / "dotted.toml")
+    config = load_config(FILES / "good" / "dotted.toml")
     poll = config.collect["poll"]
     assert poll.pulse.interval_seconds == 2.5
     assert poll.monitor == MonitorOptions()
     assert (config.hypervisor.lanes, config.hypervisor.uri) == (3, "test:///default")
-    sinks = load(FILES / "good" / "sinks.toml").sinks
+    sinks = load_config(FILES / "good" / "sinks.toml").sinks
     assert [(each.name, each.type) for each in sinks] == [
         ("null", "null"),
         ("second", "null"),
@@ -110,7 +110,7 @@ def test_what_is_written_is_what_is_read() -> None:
     ]
     assert [each.outlet.attempt_seconds for each in sinks] == [10.0, 1.0, 10.0]
     assert sinks[2].sink == Prometheus(listen_address="[::1]:0")
-    assert load(FILES / "good" / "tier_off.toml").poll.extra.bits == 0
+    assert load_config(FILES / "good" / "tier_off.toml").poll.extra.bits == 0
 
 
 def test_an_unreadable_file_is_one_sentence_with_the_mend(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_unreadable_file_is_one_sentence_with_the_mend(tmp_path: Path) -> Non
     }
     for path, text in cases.items():
         with pytest.raises(ConfigError) as caught:
-            load(path)
+            load_config(path)
         assert len(caught.value.faults) == 1
         assert caught.value.faults[0].startswith(f"{path}: {text}")
 
@@ -136,7 +136,7 @@ def test_a_file_without_permission_says_who_must_read_it(tmp_path: Path) -> None
     os.seteuid(user or 65534)  # root may read everything
     try:
         with pytest.raises(ConfigError, match="permission denied; let the user that runs"):
-            load(path)
+            load_config(path)
     finally:
         os.seteuid(user)
 
@@ -161,7 +161,7 @@ def test_a_sink_that_cannot_be_used_is_a_fault_of_its_type() -> None:
 
     text = '[[sink]]\ntype = "unpacked"\n[[sink]]\ntype = "broken"\n[[sink]]\ntype = "plain"\n'
     with pytest.raises(ConfigError) as caught:
-        parse(f"{text}[log]\nx = 1", "f", sinks=Known(find, ("unpacked", "broken", "plain")))
+        parse_config(f"{text}[log]\nx = 1", "f", sinks=Known(find, ("unpacked", "broken", "plain")))
     neither = "TypeError: Plain is neither a dataclass nor a msgspec.Struct"
     assert caught.value.faults == [
         "f:2: sink[0].type: the sink unpacked needs cramjam; install virtstatd[unpacked]",
@@ -220,4 +220,4 @@ def test_a_uri_with_a_password_is_not_repeated() -> None:
 def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float, looks: int):
     """At least one in as many looks as fit, also where looks are rarer than that."""
     text = f"[local]\ninterval_seconds = {interval}\ncgroup_interval_seconds = {cgroups}\n"
-    assert parse(text, "virtstatd.toml").collect["local"].cgroup_looks == looks
+    assert parse_config(text, "virtstatd.toml").collect["local"].cgroup_looks == looks

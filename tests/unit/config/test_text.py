@@ -6,7 +6,7 @@ import itertools
 import tomllib
 from pathlib import Path
 
-from virtstatd.config.file import load, parse
+from virtstatd.config.file import load_config, parse_config
 from virtstatd.config.options import options
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.tables import TABLES, OutletOptions, SinkHead
@@ -30,13 +30,13 @@ def test_the_shipped_file_is_current() -> None:
 
 def test_the_shipped_file_changes_nothing() -> None:
     """As it is shipped, the file is the defaults."""
-    assert load(SHIPPED) == load(None)
+    assert load_config(SHIPPED) == load_config(None)
 
 
 def test_what_the_shipped_file_shows_is_the_default() -> None:
     """With every comment taken away, the file still is the defaults, and each sink its own."""
-    config = parse(uncommented(), "virtstatd.toml")
-    defaults = load(None)
+    config = parse_config(uncommented(), "virtstatd.toml")
+    defaults = load_config(None)
     assert config.sinks[0] == defaults.sinks[0]
     assert [each.type for each in config.sinks] == list(BUILT_IN)
     for each in config.sinks:

@@ -14,6 +14,7 @@ from contextlib import suppress
 import libvirt
 
 from virtstatd.catalog.decode import Decoder
+from virtstatd.catalog.recipe import Value
 from virtstatd.collect.bulk.answer import BALLOON, BLOCK, MONITOR, Answer
 from virtstatd.collect.bulk.control import Control, Stalls, occupied
 from virtstatd.hypervisor.inventory import Inventory
@@ -26,8 +27,6 @@ FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 
 LOOKUPS = 10
 """So many new domains are looked up; a list of all is dearer than that on a host with many."""
-
-Value = int | float | bool | str
 
 
 class BulkCall:

@@ -9,6 +9,7 @@ from typing import Final
 import libvirt
 
 from virtstatd.catalog import Catalog
+from virtstatd.catalog.recipe import Value
 from virtstatd.model import Domain, Labels, Number, Reading, Shape
 
 
@@ -37,11 +38,10 @@ DEVICE_LIMITS: Final = {
 SHAPES: Final = 1024
 """Kinds of domains that are remembered; each device and set of NUMA nodes makes new ones."""
 
-Value = int | float | bool | str
 Parameters = Mapping[str, Mapping[str, Value]]
 """By the function that told them, since two of them call different things `weight`."""
 
-Item = tuple[str, Labels]
+LimitItem = tuple[str, Labels]
 
 
 def parameters(handle: libvirt.virDomain) -> Parameters:
@@ -83,7 +83,7 @@ class Tunables:
         values = tuple(n * factor for (_, _, n), factor in zip(rows, factors, strict=True))
         return (Reading(domain, shape, values),)
 
-    def _compiled(self, items: tuple[Item, ...]) -> tuple[Shape, tuple[int, ...]]:
+    def _compiled(self, items: tuple[LimitItem, ...]) -> tuple[Shape, tuple[int, ...]]:
         factors = tuple(self._catalog.line("tunable", key).factor for key, _ in items)
         return self._catalog.shape("tunable", items), factors
 

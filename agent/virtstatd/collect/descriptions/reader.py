@@ -17,7 +17,7 @@ import libvirt
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.descriptions.limits import Parameters, Tunables, parameters
-from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed
+from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed_xml
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
@@ -277,7 +277,7 @@ class DescriptionReader:
         text = hash(xml)  # keyed anew in each process: no guest's owner finds another of the same
         limits = known.limits if known else ""
         if known is None or known.xml != text:
-            root = parsed(xml)
+            root = parsed_xml(xml)
             self._inventory.describe(domain, self._describer.readings(domain, root))
             self._changed.add(domain.uuid)
             self._news = True

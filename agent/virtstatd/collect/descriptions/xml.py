@@ -41,7 +41,7 @@ class Describer:
         return (Reading(domain, shape, (1,) * len(shape.series)),)
 
 
-def parsed(xml: str) -> ET.Element:
+def parsed_xml(xml: str) -> ET.Element:
     """
     Parse XML that is not trusted.
 

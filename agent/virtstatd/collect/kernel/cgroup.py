@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from virtstatd.collect.kernel.controllers import FILES, WANTED, Fact, Parse, Row, throttling
+from virtstatd.collect.kernel.controllers import FILES, WANTED, Fact, FactRow, Parse, throttling
 from virtstatd.model import Number
 from virtstatd.runtime.kernel_files import Descriptors, File, Files, Place
 
@@ -91,7 +91,7 @@ class Cgroup:
         self._parses = [parse for _, parse in (*own, *inner)]
         self._own = len(own)
         self._texts = [_UNREAD] * len(self._parses)
-        self._rows: list[list[Row]] = [[]] * len(self._parses)
+        self._rows: list[list[FactRow]] = [[]] * len(self._parses)
         self._whole: dict[Fact, Number] = {}
 
     def read(self) -> dict[Fact, Number]:

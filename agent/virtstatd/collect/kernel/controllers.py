@@ -16,8 +16,8 @@ from virtstatd.model import Labels, Number
 Fact = tuple[str, str, Labels]
 """A series: the catalog's group and key, and the labels."""
 
-Row = tuple[Fact, Number]
-Parse = Callable[[bytes], list[Row]]
+FactRow = tuple[Fact, Number]
+Parse = Callable[[bytes], list[FactRow]]
 Source = tuple[str, str, Parse]
 """A file of a controller, what it is for, and how it is read."""
 
@@ -32,10 +32,10 @@ def _pairs(text: bytes) -> dict[bytes, int]:
     return dict(zip(words[::2], map(int, words[1::2]), strict=False))
 
 
-def _cpu(text: bytes) -> list[Row]:
+def _cpu(text: bytes) -> list[FactRow]:
     """Return CPU time, and throttling where the group can have a limit; microseconds."""
     pairs = _pairs(text)
-    rows: list[Row] = [
+    rows: list[FactRow] = [
         (USAGE, pairs[b"usage_usec"] * 1000),
         (_USER, pairs[b"user_usec"] * 1000),
         (_SYSTEM, pairs[b"system_usec"] * 1000),
@@ -45,7 +45,7 @@ def _cpu(text: bytes) -> list[Row]:
     return rows
 
 
-def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[Row]:
+def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[FactRow]:
     return [
         (_PERIODS, pairs[b"nr_periods"]),
         (_THROTTLED_PERIODS, pairs[b"nr_throttled"]),
@@ -53,18 +53,18 @@ def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[Row]:
     ]
 
 
-def throttling(text: bytes) -> list[Row]:
+def throttling(text: bytes) -> list[FactRow]:
     """Return the throttling alone, of a `cpu.stat` of either version."""
     pairs = _pairs(text)
     nanoseconds = pairs.get(b"throttled_usec", 0) * 1000 + pairs.get(b"throttled_time", 0)
     return _throttling(pairs, nanoseconds)
 
 
-def _usage_v1(text: bytes) -> list[Row]:
+def _usage_v1(text: bytes) -> list[FactRow]:
     return [(USAGE, int(text))]
 
 
-def _modes_v1(text: bytes) -> list[Row]:
+def _modes_v1(text: bytes) -> list[FactRow]:
     pairs = _pairs(text)
     return [
         (_USER, pairs[b"user"] * _TICK_NANOSECONDS),
@@ -77,28 +77,28 @@ def _pressure(resource: str) -> Parse:
     some: Fact = ("local", "pressure_some", labels)
     full: Fact = ("local", "pressure_full", labels)
 
-    def parse(text: bytes) -> list[Row]:
+    def parse(text: bytes) -> list[FactRow]:
         totals = text.split(b"total=")[1:]
         return list(zip((some, full), [int(total.split(None, 1)[0]) for total in totals]))  # noqa: B905 - old kernels have no "full" for the CPU
 
     return parse
 
 
-def _memory(text: bytes) -> list[Row]:
+def _memory(text: bytes) -> list[FactRow]:
     return [(_MEMORY, int(text))]
 
 
-def _events(text: bytes) -> list[Row]:
+def _events(text: bytes) -> list[FactRow]:
     pairs = _pairs(text)
     return [(_OOM, pairs[b"oom"]), (_OOM_KILLS, pairs[b"oom_kill"])]
 
 
-def _events_v1(text: bytes) -> list[Row]:
+def _events_v1(text: bytes) -> list[FactRow]:
     pairs = _pairs(text)
     return [(_OOM_KILLS, pairs[b"oom_kill"])] if b"oom_kill" in pairs else []
 
 
-def _io(text: bytes) -> list[Row]:
+def _io(text: bytes) -> list[FactRow]:
     """Return what each disk of the host read and wrote for the group, device by number."""
     found: dict[bytes, dict[bytes, bytes]] = {}
     for line in text.splitlines():
@@ -114,7 +114,7 @@ def _io(text: bytes) -> list[Row]:
 
 
 def _io_v1(ways: Sequence[tuple[bytes, str]]) -> Parse:
-    def rows(text: bytes) -> Iterator[Row]:
+    def rows(text: bytes) -> Iterator[FactRow]:
         lines = [line.split() for line in text.splitlines()]
         for way, key in ways:
             for words in lines:

@@ -13,7 +13,7 @@ from virtstatd.collect.kernel.links import Link, counters, links_of
 from virtstatd.collect.kernel.partitions import Totals
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.storms import Shares
-from virtstatd.collect.kernel.threads import EMULATOR, Role, Threads, Times
+from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads, ThreadTimes
 from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Domain, Number, Reading, Shape
 from virtstatd.runtime.kernel_files import Descriptors, File
@@ -40,11 +40,11 @@ Made = tuple[tuple[object, ...], Reading]
 """What a reading was made of, and the reading: it is made anew when something of it changes."""
 
 
-class Ended(Exception):  # noqa: N818 - a state, not a fault
+class ProcessEnded(Exception):  # noqa: N818 - a state, not a fault
     """The guest's process has ended."""
 
 
-class Unseen(Exception):  # noqa: N818 - a state, not a fault
+class ProcessHidden(Exception):  # noqa: N818 - a state, not a fault
     """The kernel does not show this process' times; the message says why."""
 
 
@@ -73,8 +73,8 @@ class Guest:
         self._count = -1
         self._memory = 0, 0, 0
         self._vcpus = 0
-        self._known_times: Times | None = None
-        self._vcpu_times: Times = [], []
+        self._known_times: ThreadTimes | None = None
+        self._vcpu_times: ThreadTimes = [], []
         self._times_made: Made | None = None
         self._shape: Shape | None = None
         self._described: Sequence[Reading] = ()
@@ -83,7 +83,7 @@ class Guest:
         self._incomplete = 0
         self._links_shape: Shape | None = None
         self._links_made: Made | None = None
-        self._roles: tuple[Role, ...] = ()
+        self._roles: tuple[ThreadRole, ...] = ()
         self._before: tuple[int, list[int], list[int]] | None = None
         self._ended = 0
         self.folders: dict[str, Path] = {}
@@ -109,7 +109,7 @@ class Guest:
         """
         Return the times of the threads and the memory of the process, as they are now.
 
-        `now` is monotonic, in nanoseconds. Raises `Ended` or `Unseen`.
+        `now` is monotonic, in nanoseconds. Raises `ProcessEnded` or `ProcessHidden`.
         """
         try:
             text = self._stat.read()
@@ -117,9 +117,9 @@ class Guest:
                 self._see(text)
             times = self._times()
         except PermissionError as error:
-            raise Unseen(error.strerror) from None
+            raise ProcessHidden(error.strerror) from None
         except (OSError, IndexError):
-            raise Ended from None
+            raise ProcessEnded from None
         self._text = text
         if times is not self._known_times:
             self._known_times = times
@@ -134,7 +134,7 @@ class Guest:
         """Take the process' memory from its `stat`, and notice threads that come and go."""
         stat = text.rpartition(b")")[2].split(None, _RESIDENT + 1)
         if stat[_STATE] in (b"Z", b"X"):
-            raise Ended
+            raise ProcessEnded
         if int(stat[_THREADS]) != self._count:
             self._look(int(stat[_THREADS]))
         self._memory = int(stat[_RESIDENT]) * PAGE_BYTES, int(stat[_MINOR]), int(stat[_MAJOR])
@@ -189,7 +189,7 @@ class Guest:
         """
         Return what the guest's cgroup counts, after `read`; None where it has none.
 
-        Raises `Unseen` where there should be one.
+        Raises `ProcessHidden` where there should be one.
         """
         try:
             if self._cgroup is None or now - self._placed_at >= PLACE_NANOSECONDS:
@@ -197,7 +197,7 @@ class Guest:
             rows = self._cgroup.read() if self._cgroup else {}
         except (OSError, LookupError, ValueError) as error:
             self._placed_at = -PLACE_NANOSECONDS
-            raise Unseen(str(error) or type(error).__name__) from None
+            raise ProcessHidden(str(error) or type(error).__name__) from None
         if not rows:
             return None
         of = domain, rows, self._before and self._before[1]
@@ -254,7 +254,7 @@ class Guest:
         self._count = count
         roles = self._threads.roles
         if not roles or roles[-1] != EMULATOR:
-            raise Unseen(_NO_STATISTICS)
+            raise ProcessHidden(_NO_STATISTICS)
         if roles != self._roles or self._shape is None:
             self._roles = roles
             self._vcpus = sum(kind == "vcpu" for kind, _ in roles)
@@ -276,7 +276,7 @@ class Guest:
             run, delay = self._threads.times()
         if not run or not run[-1]:
             # a kernel without scheduler statistics says "0 0 0" of every thread
-            raise Unseen(_NO_STATISTICS)
+            raise ProcessHidden(_NO_STATISTICS)
         return run, delay
 
     def _observe(self, now: int, run: list[int], delay: list[int]) -> None:

@@ -41,7 +41,7 @@ def _links(described: Sequence[Reading]) -> Iterator[Link]:
                     yield name.encode(), kind == "direct"
 
 
-def table(text: bytes) -> dict[bytes, bytes]:
+def link_table(text: bytes) -> dict[bytes, bytes]:
     """Return the rows of the kernel's table by the interfaces' names."""
     rows = {}
     for line in text.splitlines()[2:]:

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from virtstatd.collect.kernel.controllers import Fact, Row
+from virtstatd.collect.kernel.controllers import Fact, FactRow
 from virtstatd.model import Number
 
 
@@ -57,11 +57,11 @@ class Node:
         self._proc = proc
         self._sys = devices
 
-    def read(self) -> tuple[list[Row], dict[str, str]]:
+    def read(self) -> tuple[list[FactRow], dict[str, str]]:
         """Return the facts that there are, those of one family together, and what is missing."""
-        rows: list[Row] = []
+        rows: list[FactRow] = []
         blind: dict[str, str] = {}
-        parts: dict[str, Callable[[], Iterator[Row]]] = {
+        parts: dict[str, Callable[[], Iterator[FactRow]]] = {
             "host CPUs": self._cpus,
             "host memory": self._memory,
             "host load": self._load,
@@ -76,7 +76,7 @@ class Node:
                 blind[name] = str(error)
         return rows, blind
 
-    def _cpus(self) -> Iterator[Row]:
+    def _cpus(self) -> Iterator[FactRow]:
         for number, columns in _CPU.findall((self._proc / "stat").read_text()):
             # old kernels have fewer columns, later ones may have more
             for mode, ticks in zip_longest(MODES, columns.split()[: len(MODES)]):
@@ -84,23 +84,23 @@ class Node:
                     labels = (("cpu", number), ("mode", mode))
                     yield ("node", "cpu", labels), int(ticks) * _TICK_NANOSECONDS
 
-    def _memory(self) -> Iterator[Row]:
+    def _memory(self) -> Iterator[FactRow]:
         for name, amount in _AMOUNT.findall((self._proc / "meminfo").read_text()):
             if name in MEMORY:
                 yield _fact(MEMORY[name]), int(amount) * 1024
 
-    def _load(self) -> Iterator[Row]:
+    def _load(self) -> Iterator[FactRow]:
         words = (self._proc / "loadavg").read_text().split()
         for key, word in zip(("load1", "load5", "load15"), words, strict=False):
             yield _fact(key), float(word)
 
-    def _pressure(self) -> Iterator[Row]:
+    def _pressure(self) -> Iterator[FactRow]:
         for resource in ("cpu", "memory", "io"):
             for line in (self._proc / "pressure" / resource).read_text().splitlines():
                 kind, total = line.partition(" ")[0], line.rpartition("total=")[2]
                 yield ("node", f"pressure_{kind}", (("resource", resource),)), int(total)
 
-    def _numa(self) -> Iterator[Row]:
+    def _numa(self) -> Iterator[FactRow]:
         for folder in (self._sys / "devices/system/node").iterdir():
             if node := _NODE.fullmatch(folder.name):
                 for name, amount in _AMOUNT.findall((folder / "meminfo").read_text()):
@@ -108,7 +108,7 @@ class Node:
                         fact = "node", NUMA_MEMORY[name], (("numa_node", node[1]),)
                         yield fact, int(amount) * 1024
 
-    def _pages(self) -> Iterator[Row]:
+    def _pages(self) -> Iterator[FactRow]:
         for folder in (self._sys / "kernel/mm/hugepages").iterdir():
             if size := _PAGES.fullmatch(folder.name):
                 labels = (("size_bytes", str(int(size[1]) * 1024)),)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from virtstatd.collect.kernel.cgroup import Cgroup
-from virtstatd.collect.kernel.controllers import Fact, Row
+from virtstatd.collect.kernel.controllers import Fact, FactRow
 from virtstatd.model import Number, Reading
 from virtstatd.runtime.kernel_files import Descriptors
 
@@ -53,15 +53,15 @@ class Partition:
     path: str
     folders: dict[str, Path] = field(default_factory=dict)
     totals: Totals = _ZERO
-    rows: list[Row] = field(default_factory=list)
-    limits: list[Row] = field(default_factory=list)
+    rows: list[FactRow] = field(default_factory=list)
+    limits: list[FactRow] = field(default_factory=list)
 
 
 class Partitions:
     """
     The tree of the partitions that guests are in.
 
-    Times are sums over all guests that were seen in a partition, those that ended included: a
+    ThreadTimes are sums over all guests that were seen in a partition, those that ended included: a
     counter must not go back when a guest leaves.
     """
 
@@ -109,7 +109,7 @@ def fill(partition: Partition) -> None:
         partition.limits = list(limits(partition.folders))
 
 
-def rows_of(partition: Partition) -> Iterator[Row]:
+def rows_of(partition: Partition) -> Iterator[FactRow]:
     """Return all that is known of a partition, under the catalog's keys for partitions."""
     named = (("partition", partition.path),)
     keys = ("domains", "vcpus", "domains_cpu", "vcpu_time", "vcpu_delay", "rss")
@@ -119,7 +119,7 @@ def rows_of(partition: Partition) -> Iterator[Row]:
         yield ("partition", key, (*named, *labels)), number
 
 
-def limits(folders: Mapping[str, Path]) -> Iterator[Row]:
+def limits(folders: Mapping[str, Path]) -> Iterator[FactRow]:
     """Return the limits of a group; one that is not set is absent."""
     found: dict[Fact, Number] = {}
     if unified := folders.get(""):
@@ -129,7 +129,7 @@ def limits(folders: Mapping[str, Path]) -> Iterator[Row]:
     yield from found.items()
 
 
-def _limits_v2(folder: Path) -> Iterator[Row]:
+def _limits_v2(folder: Path) -> Iterator[FactRow]:
     words = _words(folder / "cpu.max")
     if words and words[0] != "max":
         yield _fact("cpu_limit"), int(words[0]) / int(words[1])
@@ -152,7 +152,7 @@ def _limits_v2(folder: Path) -> Iterator[Row]:
                 yield _fact(key, device), int(limit)
 
 
-def _limits_v1(folders: Mapping[str, Path]) -> Iterator[Row]:
+def _limits_v1(folders: Mapping[str, Path]) -> Iterator[FactRow]:
     if cpu := folders.get("cpu"):
         quota, period = _words(cpu / "cpu.cfs_quota_us"), _words(cpu / "cpu.cfs_period_us")
         if quota and period and int(quota[0]) > 0:
@@ -171,7 +171,7 @@ def _limits_v1(folders: Mapping[str, Path]) -> Iterator[Row]:
         yield from _limits_blkio(blkio)
 
 
-def _limits_blkio(folder: Path) -> Iterator[Row]:
+def _limits_blkio(folder: Path) -> Iterator[FactRow]:
     if words := _words(folder / "blkio.bfq.weight"):
         yield _fact("io_weight"), int(words[0])
     for key, name in (("io_read_limit", "read"), ("io_write_limit", "write")):

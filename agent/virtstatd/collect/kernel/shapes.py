@@ -9,7 +9,7 @@ from virtstatd.catalog import Catalog
 from virtstatd.collect.kernel.controllers import Fact
 from virtstatd.collect.kernel.links import KEYS
 from virtstatd.collect.kernel.storms import BOUNDS
-from virtstatd.collect.kernel.threads import Role
+from virtstatd.collect.kernel.threads import ThreadRole
 from virtstatd.model import Series, Shape
 
 
@@ -31,7 +31,7 @@ class Shapes:
         self.storms = cache(self._storms)
         self.facts = lru_cache(KINDS)(self._facts)
 
-    def _times(self, roles: tuple[Role, ...]) -> Shape:
+    def _times(self, roles: tuple[ThreadRole, ...]) -> Shape:
         """Return the shape of the threads' times and of the process' memory."""
         series = self._catalog.series
         vcpus = [{"vcpu": str(number)} for kind, number in roles if kind == "vcpu"]

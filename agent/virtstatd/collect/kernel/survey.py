@@ -9,8 +9,8 @@ from itertools import cycle
 from pathlib import Path
 
 from virtstatd.collect.kernel.cgroup import Hierarchies
-from virtstatd.collect.kernel.guest import Ended, Guest, Unseen
-from virtstatd.collect.kernel.links import table
+from virtstatd.collect.kernel.guest import Guest, ProcessEnded, ProcessHidden
+from virtstatd.collect.kernel.links import link_table
 from virtstatd.collect.kernel.node import Node
 from virtstatd.collect.kernel.partitions import Partition, Partitions, fill, partition_of, rows_of
 from virtstatd.collect.kernel.shapes import Shapes
@@ -149,10 +149,10 @@ class Survey:
                 whole = True
                 self._guests[process.pid] = guest
             second.readings.append(guest.read(domain, self._clock()))
-        except Unseen as error:
+        except ProcessHidden as error:
             second.blind["run times"] = str(error)
             return None
-        except (Ended, OSError):
+        except (ProcessEnded, OSError):
             self._processes.lose(process)
             return None
         if whole or guest.turn == self._looks % self._cgroup_looks:
@@ -163,7 +163,7 @@ class Survey:
         try:
             if reading := guest.cgroup(domain, self._hierarchies, self._clock()):
                 second.cgroups.append(reading)
-        except Unseen as error:
+        except ProcessHidden as error:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:
             second.blind[what] = _UNCOUNTED.get(what, "the guests' cgroups do not count it")
@@ -211,7 +211,7 @@ class Survey:
         """Return the kernel's table as the first guest sees it that has not ended."""
         for folder in folders:
             try:
-                return table(folder.read_whole("net/dev"))
+                return link_table(folder.read_whole("net/dev"))
             except OSError as error:
                 second.blind["interfaces"] = str(error)
         return {}

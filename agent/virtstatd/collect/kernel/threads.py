@@ -14,13 +14,13 @@ from virtstatd.hypervisor.processes import Process
 from virtstatd.runtime.kernel_files import Descriptors, File, Files
 
 
-Times = tuple[list[int], list[int]]
+ThreadTimes = tuple[list[int], list[int]]
 """How long each thread ran, and how long each waited, in nanoseconds."""
 
-Role = tuple[str, int]
+ThreadRole = tuple[str, int]
 """What a thread does and for which vCPU or iothread; the main loop is `EMULATOR`."""
 
-EMULATOR: Role = ("emulator", 0)
+EMULATOR: ThreadRole = ("emulator", 0)
 
 SIGHTS = 3
 """After how many looks a thread's name is believed: QEMU names its threads after their start."""
@@ -38,13 +38,13 @@ class Threads:
     def __init__(self, process: Process, descriptors: Descriptors) -> None:
         self._process = process
         self._descriptors = descriptors
-        self._files: dict[tuple[str, Role], File] = {}
-        self._names: dict[str, Role | None] = {}
+        self._files: dict[tuple[str, ThreadRole], File] = {}
+        self._names: dict[str, ThreadRole | None] = {}
         self._sights: dict[str, int] = {}
-        self.roles: tuple[Role, ...] = ()
+        self.roles: tuple[ThreadRole, ...] = ()
         self._read = Files(())
         self._rows: list[bytes] = []
-        self._times: Times = [], []
+        self._times: ThreadTimes = [], []
 
     def look(self) -> bool:
         """
@@ -56,11 +56,11 @@ class Threads:
         listed = folder.names("task")
         self._sights = {thread: self._sights.get(thread, 0) + 1 for thread in listed}
         self._names = {thread: self._role(thread) for thread in listed}
-        wanted: dict[Role, str] = {EMULATOR: str(self._process.pid)}
+        wanted: dict[ThreadRole, str] = {EMULATOR: str(self._process.pid)}
         for thread in sorted(listed, key=int):
             if role := self._names[thread]:
                 wanted.setdefault(role, thread)
-        files: dict[tuple[str, Role], File] = {}
+        files: dict[tuple[str, ThreadRole], File] = {}
         for role, thread in sorted(wanted.items(), key=_order):
             key = thread, role
             file = self._files.pop(key, None)
@@ -74,7 +74,7 @@ class Threads:
         self._rows = []
         return changed
 
-    def _role(self, thread: str) -> Role | None:
+    def _role(self, thread: str) -> ThreadRole | None:
         if self._sights[thread] > SIGHTS:
             return self._names.get(thread)
         with suppress(OSError):
@@ -83,7 +83,7 @@ class Threads:
                 return ("vcpu", int(match[2])) if match[1] else ("iothread", int(match[4]))
         return None
 
-    def times(self) -> Times:
+    def times(self) -> ThreadTimes:
         """
         Return the times in the order of `roles`, the same objects as before where none changed.
 
@@ -104,6 +104,6 @@ class Threads:
         self._files, self._read = {}, Files(())
 
 
-def _order(item: tuple[Role, str]) -> tuple[int, int]:
+def _order(item: tuple[ThreadRole, str]) -> tuple[int, int]:
     (kind, number), _ = item
     return ("vcpu", "iothread", "emulator").index(kind), number

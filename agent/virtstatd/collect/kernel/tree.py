@@ -12,7 +12,9 @@ from virtstatd.model import Number
 _HEAD = ("partition", "guests", "vcpus", "cpu", "of", "weight", "memory", "of", "steal")
 
 
-def table(before: Mapping[str, Partition], now: Iterable[Partition], elapsed_seconds: float) -> str:
+def as_text(
+    before: Mapping[str, Partition], now: Iterable[Partition], elapsed_seconds: float
+) -> str:
     """
     Return a row per partition, children indented below their parents.
 

@@ -20,7 +20,7 @@ from virtstatd.collect.descriptions.reader import (
     TURN_DOMAINS,
     DescriptionReader,
 )
-from virtstatd.collect.descriptions.xml import Describer, parsed
+from virtstatd.collect.descriptions.xml import Describer, parsed_xml
 from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
@@ -131,7 +131,7 @@ def test_no_label_occurs_twice(uuid: bool):
     inventory = Inventory(FakeClock(), uuid=uuid)
     domain = inventory.see("u", "vm", 1)
     assert domain
-    (reading,) = Describer(CATALOG).readings(domain, parsed(XML))
+    (reading,) = Describer(CATALOG).readings(domain, parsed_xml(XML))
     names = [name for name, _ in (*domain.labels, *reading.shape.series[0].labels)]
     assert sorted(names) == ["domain", "type", "uuid"]
 

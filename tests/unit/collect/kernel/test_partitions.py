@@ -9,7 +9,7 @@ import pytest
 from virtstatd.catalog import load
 from virtstatd.collect.kernel.partitions import Partition, Partitions, Totals, fill, levels, rows_of
 from virtstatd.collect.kernel.shapes import Shapes
-from virtstatd.collect.kernel.tree import table
+from virtstatd.collect.kernel.tree import as_text
 
 
 CPU = "usage_usec {}\nuser_usec 2\nsystem_usec 1\n"
@@ -145,7 +145,7 @@ def test_the_table_shows_usage_against_limits(prod: Path):
     fill(now)
     inner = Partition("/prod/db", totals=(1, 1, 0, 0, 0, 3 << 30))
 
-    lines = table({"/prod": before}, [now, inner], 2.0).splitlines()
+    lines = as_text({"/prod": before}, [now, inner], 2.0).splitlines()
     cells = [" ".join(line.split()) for line in lines]
     assert cells == [
         "PARTITION GUESTS VCPUS CPU OF WEIGHT MEMORY OF STEAL",

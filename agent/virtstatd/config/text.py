@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from virtstatd.config.options import Option, options
 from virtstatd.config.plugins import SINKS
-from virtstatd.config.tables import TABLES, OutletOptions, SinkHead
+from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, SinkHead
 from virtstatd.sink import Sink
 
 
@@ -50,11 +50,15 @@ _HEAD: Final = """\
 _SINKS: Final = """\
 ## Sinks: one [[sink]] table each, several of a type if wanted; without any, prometheus runs alone.
 """
+_COLLECTORS: Final = """\
+## Collectors of other packages that are installed beside the agent: one [[collector]] table each,
+## with its type, a name if wanted, silent_seconds, and its own options.
+"""
 
 
 def reference() -> str:
     """Return the reference configuration file: every option, described, commented out."""
-    return "\n".join([_HEAD, *_plain_tables(), _SINKS, *_sink_tables()])
+    return "\n".join([_HEAD, *_plain_tables(), _COLLECTORS, _SINKS, *_sink_tables()])
 
 
 def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
@@ -65,6 +69,8 @@ def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in sinks}
     rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
     shared = [row for row, count in rows.items() if count >= SHARED_BY]
+    text = "**`[[collector]]`**, every type; the others are those of the package that has it."
+    parts += [text, _rows(options(CollectorHead))]
     parts += ["**`[[sink]]`**, every type.", _rows(_common())]
     parts += ["**`[[sink]]`**, several types, each of which names those it has.", _table(shared)]
     for name, cls in classes.items():

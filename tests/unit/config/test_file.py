@@ -110,7 +110,7 @@ def test_what_is_written_is_what_is_read() -> None:
     ]
     assert [each.outlet.attempt_seconds for each in sinks] == [10.0, 1.0, 10.0]
     assert sinks[2].sink == Prometheus(listen_address="[::1]:0")
-    assert load_config(FILES / "good" / "tier_off.toml").poll.extra.bits == 0
+    assert load_config(FILES / "good" / "tier_off.toml").collect["poll"].extra.bits == 0
 
 
 def test_an_unreadable_file_is_one_sentence_with_the_mend(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.tier import OUTCOME, Tier
-from virtstatd.collect.parts import Parts
+from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
@@ -334,3 +334,6 @@ def cpu_stats(options: CpuStatsOptions, parts: Parts) -> CpuStatsCollector | Non
         slice_domains=hypervisor.slice_domains,
         deadline_seconds=hypervisor.deadline_seconds,
     )
+
+
+KIND: Final = CollectorKind(CpuStatsCollector.name, cpu_stats, "cpu_stats", CpuStatsOptions)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
+from virtstatd.collector import Collector
 from virtstatd.hypervisor.hypervisor import Hypervisor
 
 
@@ -27,3 +30,22 @@ class Parts:
     polled: frozenset[str]
     allowed: float
     news: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorKind:
+    """
+    One of the agent's own collectors: its name, its table in the configuration, how it is built.
+
+    `build` is called with the table's options, where there is a table, and the parts. It returns
+    None where the collector is switched off or does not apply here.
+    """
+
+    name: str
+    build: Callable[..., Collector | None]
+    table: str = ""
+    options: type | None = None
+
+    def built(self, options: Any, parts: Parts) -> Collector | None:
+        """Return the collector, None where there is none here."""
+        return self.build(parts) if self.options is None else self.build(options, parts)

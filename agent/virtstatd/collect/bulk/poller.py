@@ -21,7 +21,7 @@ from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import TIERS, PollOptions
 from virtstatd.collect.bulk.sweep import Sweep
 from virtstatd.collect.bulk.tier import Poll, Tier
-from virtstatd.collect.parts import Parts
+from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Disconnected, VirtstatdError
 from virtstatd.runtime.ticker import Ticker, ticks
@@ -220,3 +220,6 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
         if groups:
             tiers.append(Tier(name, tier.bits, groups, Ticker(name, tier.interval_seconds, origin)))
     return Poller(tiers, sweep, unknown)
+
+
+KIND: Final = CollectorKind(Poller.name, poller, "poll", PollOptions)

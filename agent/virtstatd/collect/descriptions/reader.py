@@ -11,14 +11,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import libvirt
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.descriptions.limits import Parameters, Tunables, parameters
 from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed_xml
-from virtstatd.collect.parts import Parts
+from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
 from virtstatd.hypervisor.faults import translated
@@ -336,3 +336,6 @@ def descriptions(parts: Parts) -> DescriptionReader:
         parts.hypervisor.deadline_seconds,
         parts.allowed,
     )
+
+
+KIND: Final = CollectorKind(DescriptionReader.name, descriptions)

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.collect.kernel.blind import MENDS
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
 from virtstatd.collect.kernel.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
-from virtstatd.collect.parts import Parts
+from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.model import Batch, Reading
 from virtstatd.runtime.kernel_files import Descriptors, descriptors_allowed
@@ -208,3 +208,6 @@ def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
         options.interval_seconds,
         options.interval_seconds * options.cgroup_looks,
     )
+
+
+KIND: Final = CollectorKind(KernelCollector.name, kernel, "local", KernelOptions)

@@ -64,7 +64,7 @@ def test_a_file_and_a_line_make_a_collector(tmp_path: Path):
     ignored = shutil.ignore_patterns("__pycache__")
     agent = shutil.copytree(package, tmp_path / "agent" / "virtstatd", ignore=ignored)
     (agent / "collect" / "made_up.py").write_text(MADE_UP)
-    kinds = agent / "collect" / "kinds.py"
+    kinds = agent / "config" / "kinds.py"
     line = '    "cpu_stats",\n'
     text = kinds.read_text()
     assert text.count(line) == 1

@@ -21,8 +21,8 @@ from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
-from virtstatd.collect.bulk.tier import OUTCOME, Tier
 from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.tier import OUTCOME, Tier
 from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import PollOptions
-from virtstatd.collect.kinds import OWN_NAMES
 from virtstatd.config import plugged
+from virtstatd.config.kinds import OWN_NAMES
 from virtstatd.config.options import Fault, build, faults_of_value, options, shown, unknown
 from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from virtstatd.collect.kinds import KINDS
+from virtstatd.config.kinds import KINDS
 
 
 NAME_TITLE: Final = "1 to 64 letters, digits, dots, dashes and underscores"

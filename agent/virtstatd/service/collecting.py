@@ -26,11 +26,11 @@ from virtstatd.budget.processes import Daemon, Qemus, UnseenClock, socket_of
 from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import TIERS, PollOptions
-from virtstatd.collect.kinds import KINDS
 from virtstatd.collect.own import OwnCollector, RowSource
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Collector, Emit, Outcome, Up
 from virtstatd.config.file import Config
+from virtstatd.config.kinds import KINDS
 from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
@@ -117,6 +117,7 @@ async def collecting(
             inventory,
             catalog,
             log,
+            up,
             silent_seconds=each.silent_seconds,
         )
         for each in config.collectors

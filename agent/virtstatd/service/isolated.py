@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
 from virtstatd.collector import Collector, CollectorPlugin, Emit, Given, Outcome, Row, Up
-from virtstatd.errors import Overdue, StartError
+from virtstatd.errors import Disconnected, Overdue, StartError
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lane, Open, Session
 from virtstatd.model import Batch
@@ -55,8 +55,11 @@ HEALTH: Final = frozenset({"collector_success", "collector_duration", "collector
 class _Asking:
     """The thread on which it asks libvirt: one call at a time, and none while one hangs."""
 
-    def __init__(self, name: str, open_session: Open, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, name: str, open_session: Open, loop: asyncio.AbstractEventLoop, up: Up
+    ) -> None:
         self._name = name
+        self._up = up
         self._open = open_session
         self._loop = loop
         self._lane: Lane | None = None
@@ -78,6 +81,8 @@ class _Asking:
             return function(session.connection)
 
         async with self._turn:
+            if not self._up:
+                raise Disconnected("libvirt is away")
             if self._hung is not None:
                 if not self._hung.done():
                     raise Overdue("the call before hangs still")
@@ -104,6 +109,7 @@ class IsolatedCollector:
         inventory: Inventory,
         catalog: Catalog,
         log: FilteringBoundLogger,
+        up: Up,
         *,
         silent_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -115,7 +121,7 @@ class IsolatedCollector:
         self._clock = clock
         self._catalog = catalog
         self._loop = asyncio.get_running_loop()
-        self._asking = _Asking(f"collector {name}", open_session, self._loop)
+        self._asking = _Asking(f"collector {name}", open_session, self._loop, up)
         self._rows: list[Row] = []
         self._rows_at = 0.0
         self._failing = ""

@@ -12,10 +12,10 @@ from virtstatd.catalog import shipped
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.kernel.collector import KernelOptions
-from virtstatd.collect.kinds import KINDS, OWN_NAMES
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Collector, Up
+from virtstatd.config.kinds import KINDS, OWN_NAMES
 from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory

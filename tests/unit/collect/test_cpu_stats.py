@@ -10,8 +10,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.collect.bulk.tier import Tier
 from virtstatd.collect.cpu_stats import GROUPS, TURN_SECONDS, CpuStats, CpuStatsCollector
+from virtstatd.collect.tier import Tier
 from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session

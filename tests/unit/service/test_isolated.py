@@ -27,7 +27,7 @@ from virtstatd.collector import (
     StartError,
     Up,
 )
-from virtstatd.errors import Overdue
+from virtstatd.errors import Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.service import isolated
@@ -99,6 +99,7 @@ class Scene:
             self.inventory,
             shipped(),
             structlog.get_logger(),
+            self.libvirt,
             silent_seconds=silent_seconds,
         )
 
@@ -410,6 +411,28 @@ async def test_a_call_that_hangs_is_the_only_one():
     assert errors == ["no answer within 0.05 s", *["the call before hangs still"] * 2]
 
 
+async def test_libvirt_that_is_away_is_not_asked():
+    """While libvirt is away a question is refused, without an attempt to connect."""
+    errors: list[str] = []
+
+    async def body(emit: Emit, _: Up, stop: asyncio.Event) -> None:
+        try:
+            await scene.plugin.given.ask(lambda _: None, 5.0)
+        except Disconnected as error:
+            errors.append(str(error))
+        emit(fine())
+        await stop.wait()
+
+    def connect() -> Any:
+        raise AssertionError
+
+    scene = Scene(body)
+    scene.libvirt.turn(up=False)
+    scene.answer = connect
+    await scene.until(lambda: scene.batches)
+    assert errors == ["libvirt is away"]
+
+
 class Connection:
     """A connection that is there."""
 
@@ -483,4 +506,5 @@ async def test_one_that_cannot_open_refuses_the_start():
                 Inventory(),
                 shipped(),
                 structlog.get_logger(),
+                Up(),
             )

@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from virtstatd.catalog.decode import Decoder
-from virtstatd.collect.bulk.answer import POLLED
+from virtstatd.collect.bulk.answer import MONITOR, POLLED
 from virtstatd.collect.bulk.call import BulkCall
 from virtstatd.collect.bulk.control import Stalls, Verdicts
 from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import TIERS, PollOptions
 from virtstatd.collect.bulk.sweep import Sweep
-from virtstatd.collect.bulk.tier import Poll, Tier
 from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.tier import Poll, Tier
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Disconnected, VirtstatdError
 from virtstatd.runtime.ticker import Ticker, ticks
@@ -218,7 +218,9 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
         tier = getattr(options, name)
         groups = frozenset(POLLED[group].name for group in tier.groups)
         if groups:
-            tiers.append(Tier(name, tier.bits, groups, Ticker(name, tier.interval_seconds, origin)))
+            ticker = Ticker(name, tier.interval_seconds, origin)
+            monitor = bool(tier.bits & MONITOR)
+            tiers.append(Tier(name, tier.bits, groups, ticker, monitor))
     return Poller(tiers, sweep, unknown)
 
 

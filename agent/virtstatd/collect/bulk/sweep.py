@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.bulk.answer import Answer
 from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
-from virtstatd.collect.bulk.tier import OUTCOME, Poll
+from virtstatd.collect.tier import OUTCOME, Poll
 from virtstatd.collector import LIFETIME_INTERVALS
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize

@@ -14,7 +14,7 @@ from virtstatd.collect.bulk.control import Verdicts
 from virtstatd.collect.bulk.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
 from virtstatd.collect.bulk.poller import Poller
 from virtstatd.collect.bulk.sweep import Sweep
-from virtstatd.collect.bulk.tier import Tier
+from virtstatd.collect.tier import Tier
 from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Oversize
@@ -135,7 +135,10 @@ class World:
 
     def poller(self, *groups: str, size: int = 10) -> Poller:
         """Return a poller with one tier per group."""
-        tiers = [Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0)) for g in groups]
+        tiers = [
+            Tier(g, BITS[g], frozenset({g}), Ticker(g, 5.0, 0.0), bool(BITS[g] & MONITOR))
+            for g in groups
+        ]
         log = structlog.get_logger()
         self.monitors = Monitors(VERDICTS, log, lambda: self.now)
         self.sweep = Sweep(

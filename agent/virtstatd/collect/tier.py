@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from virtstatd.collect.bulk.answer import MONITOR
 from virtstatd.collector import Emit, Histogram, Row
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
@@ -31,16 +30,18 @@ class Tier:
     """
     Groups that are due together, and what became of their polls.
 
-    `partial` and `missing` are of the last poll that ended, `stepped_over` and `unanswered` what
-    the one under way has found so far. A tier is `busy` while its poll is under way, and `pausing`
-    where that waits for its next turn; `asked` counts polls by how much of them has been asked, and
-    `good_at` is when the last one began whose every call was answered.
+    `monitor` says that a poll asks the guests' monitors, and so may hang. `partial` and `missing`
+    are of the last poll that ended, `stepped_over` and `unanswered` what the one under way has
+    found so far. A tier is `busy` while its poll is under way, and `pausing` where that waits for
+    its next turn; `asked` counts polls by how much of them has been asked, and `good_at` is when
+    the last one began whose every call was answered.
     """
 
     name: str
     bits: int
     groups: frozenset[str]
     ticker: Ticker
+    monitor: bool = False
     busy: bool = False
     pausing: bool = False
     asked: float = 0.0
@@ -52,11 +53,6 @@ class Tier:
     outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     durations: list[int] = field(default_factory=lambda: [0] * (len(CALL_BUCKETS) + 1))
     seconds: float = 0.0
-
-    @property
-    def monitor(self) -> bool:
-        """Whether a poll asks the guests' monitors, and so may hang."""
-        return bool(self.bits & MONITOR)
 
     @property
     def asking(self) -> bool:

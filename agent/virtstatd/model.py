@@ -65,6 +65,16 @@ class Series:
     labels: Labels = ()
     part: str = ""
 
+    @property
+    def exponent(self) -> int:
+        """The exponent of its numbers: the field's, but 0 for a histogram's buckets and count."""
+        return self.field.exponent if self.part in ("", "sum") else 0
+
+    @property
+    def base_labels(self) -> Labels:
+        """The labels without a bucket's `le`: equal for all parts of one histogram."""
+        return self.labels[:-1] if self.part == "bucket" else self.labels
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Shape:

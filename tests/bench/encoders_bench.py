@@ -11,21 +11,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cramjam
 from exposition_bench import batch_of, moved
 
+from virtstatd import __version__
 from virtstatd.formats.json_lines import Lines
+from virtstatd.formats.lifetimes import Plan
 from virtstatd.formats.line_protocol import LineProtocol
-from virtstatd.formats.otlp import Encoder as OtlpEncoder
-from virtstatd.formats.prometheus_text import Templates, label_text
-from virtstatd.formats.staleness import Plan
-from virtstatd.formats.write1 import Encoder as WriteEncoder
-from virtstatd.formats.write2 import Encoder as Write2Encoder
+from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.formats.prometheus_text import TextTemplates, label_text
+from virtstatd.formats.write1 import WriteEncoder
+from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Batch
+from virtstatd.runtime.compress import gzipped
 from virtstatd.testing import TAKEN_AT
 
 
@@ -40,7 +41,7 @@ Encode = Callable[[Batch], bytes]
 
 def text() -> Encode:
     """Render Prometheus' text format, the lines without a page around them."""
-    templates = Templates()
+    templates = TextTemplates()
 
     def encode(batch: Batch) -> bytes:
         return b"".join(
@@ -83,7 +84,7 @@ def influx() -> Encode:
 
 def otlp() -> Encode:
     """Encode OTLP's request."""
-    encoder = OtlpEncoder((("host.name", "host1.example.org"),))
+    encoder = OtlpEncoder((("host.name", "host1.example.org"),), __version__)
     return lambda batch: encoder.request(
         [
             encoder.encode(
@@ -98,11 +99,6 @@ def otlp() -> Encode:
 def snappy(body: bytes) -> bytes:
     """Compress as remote write does."""
     return bytes(cramjam.snappy.compress_raw(body))
-
-
-def gzip(body: bytes) -> bytes:
-    """Compress as the other sinks do."""
-    return zlib.compress(body, 1, wbits=31)
 
 
 def measured(encode: Encode, batch: Batch) -> dict[str, float]:
@@ -130,8 +126,8 @@ def rows() -> Iterable[tuple[str, Encode]]:
     for name, encode, compress in (
         ("remote_write 1.0", remote_write(WriteEncoder(EXTERNAL)), snappy),
         ("remote_write 2.0", remote_write(Write2Encoder(EXTERNAL)), snappy),
-        ("influx", influx(), gzip),
-        ("otlp", otlp(), gzip),
+        ("influx", influx(), gzipped),
+        ("otlp", otlp(), gzipped),
     ):
         yield name, encode
         yield (

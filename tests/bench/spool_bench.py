@@ -16,9 +16,9 @@ from pathlib import Path
 from exposition_bench import batch_of, moved
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.spool.codec import Decoder, Encoder
+from virtstatd.pipeline.spool.codec import RecordDecoder, RecordEncoder
 from virtstatd.pipeline.spool.log import Spool, Sync
-from virtstatd.pipeline.spool.shapes import Shapes
+from virtstatd.pipeline.spool.shapes import KnownShapes
 
 
 GUESTS = 35
@@ -28,19 +28,22 @@ BACKLOG = 256 << 20
 
 def codec(batch: Batch) -> None:
     """Print the CPU time of encoding and decoding, by what is known already."""
-    shapes = Shapes()
-    for name, encoder in (("first batch", Encoder(shapes)), ("new segment", Encoder(shapes))):
+    shapes = KnownShapes()
+    for name, encoder in (
+        ("first batch", RecordEncoder(shapes)),
+        ("new segment", RecordEncoder(shapes)),
+    ):
         begun = time.process_time()
         size = len(encoder.encode(batch))
         print(f"encode, {name:12} {(time.process_time() - begun) * 1e3:8.3f} ms {size:8} bytes")
     encoder.encode(batch)
-    decoder = Decoder(shapes)
+    decoder = RecordDecoder(shapes)
     begun = time.process_time()
     records = [encoder.encode(batch) for _ in range(BATCHES)]
     used = (time.process_time() - begun) / BATCHES
     print(f"encode, steady       {used * 1e3:8.3f} ms {len(records[0]):8} bytes", end=" ")
     print(f"{len(records[0]) / batch.samples:.1f} bytes and {used / batch.samples * 1e9:.0f} ns")
-    again = Encoder(shapes)
+    again = RecordEncoder(shapes)
     for _ in range(2):
         decoder.decode(again.encode(batch))
     begun = time.process_time()

@@ -22,7 +22,8 @@ from support.http_stub import scripted
 from support.wire.otlp import points, wanted
 from virtstatd.model import Batch
 from virtstatd.sending.access import Access
-from virtstatd.sending.grpc import connected, retry_delay
+from virtstatd.sending.grpc import grpc_client
+from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sink import Denied, Rejected, TooLarge, TryLater
 from virtstatd.sinks.otlp import METHOD, Otlp
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch
@@ -153,7 +154,7 @@ async def test_a_message_that_is_too_large():
             await send(batch)
         assert len(receiver.requests) > 3
         found = points(receiver.requests)
-        async with connected(Access(url=receiver.url), METHOD) as client:
+        async with grpc_client(Access(url=receiver.url), METHOD) as client:
             with pytest.raises(TooLarge, match="larger than max"):
                 await client.call(b"\0" * 9000, compress=False)
     assert found == wanted(batch, TAKEN_AT)

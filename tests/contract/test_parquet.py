@@ -18,10 +18,10 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from support.servers import moved, needs
-from virtstatd.archive.archive import Archive, Limits
+from virtstatd.archive.archive import Archive, DiskLimits
 from virtstatd.archive.journal import HOUR_NS
 from virtstatd.errors import StartError, TryLater
-from virtstatd.formats.words import labels_of, name_of
+from virtstatd.formats.naming import labels_of, name_of
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
 from virtstatd.sinks.parquet import Parquet
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_shapes
@@ -32,7 +32,7 @@ MINUTE_NS = 60 * 10**9
 START = TAKEN_AT // HOUR_NS * HOUR_NS
 """Where an hour begins."""
 
-NO_LIMITS = Limits(keep_bytes=0, keep_ns=0, free_bytes=0)
+NO_LIMITS = DiskLimits(keep_bytes=0, keep_ns=0, free_bytes=0)
 
 EVERYTHING = """
 SELECT epoch_ns(time), host, domain, uuid, run, source, metric, kind,

@@ -117,7 +117,7 @@ def on_disk(folder: Path) -> list[bytes]:
         spool.open()
         found, at = [], spool.settled
         while (one := spool.read(at, spool.end)) is not None:
-            assert one.place == at, "a batch is damaged"
+            assert one.position == at, "a batch is damaged"
             at = one.after
             encoded = [lines.encode(each, one.batch.taken_at) for each in one.batch.readings]
             found.append(b"".join(encoded))

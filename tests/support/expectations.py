@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal
 
-from virtstatd.formats.words import labels_of, name_of
+from virtstatd.formats.naming import labels_of, name_of
 from virtstatd.model import Batch, Labels, Reading
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtstatd.pipeline.spool.files import Files, Space
+from virtstatd.pipeline.spool.files import Space, SpoolFiles
 
 
 class Died(BaseException):
@@ -34,7 +34,7 @@ class Trouble:
     lasting: bool = False
 
 
-class Modelled(Files):
+class Modelled(SpoolFiles):
     """One directory, in which everything is possible that a disk does."""
 
     def __init__(self, seed: int) -> None:

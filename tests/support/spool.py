@@ -11,7 +11,7 @@ import structlog
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Tally
-from virtstatd.pipeline.spool.files import Files, Space
+from virtstatd.pipeline.spool.files import Space, SpoolFiles
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
 from virtstatd.testing import FakeClock, make_batch, make_shapes
@@ -22,7 +22,7 @@ SHAPES = make_shapes()
 SIZE = make_batch(shapes=SHAPES).bytes
 
 
-class Moody(Files):
+class Moody(SpoolFiles):
     """Real files that fail or hang when they are told to."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Subject:
 @asynccontextmanager
 async def queued(
     directory: Path,
-    files: Files | None = None,
+    files: SpoolFiles | None = None,
     *,
     memory: int = 1 << 30,
     disk: int = 1 << 30,

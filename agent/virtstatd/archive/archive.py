@@ -22,9 +22,9 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.archive.folder import Folder, hour_text
+from virtstatd.archive.folder import ArchiveFolder, hour_text
 from virtstatd.archive.journal import HOUR_NS, Journal, read
-from virtstatd.archive.rows import portions, runs_by_hour, table
+from virtstatd.archive.rows import arrow_table, run_chunks, runs_by_hour
 from virtstatd.archive.sorting import (
     GROUP_ROWS,
     SLICE_ROWS,
@@ -51,7 +51,7 @@ class _Ended(Exception):  # noqa: N818 - nothing is wrong
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DiskLimits:
     """What the archive may take of its disk; 0 is no limit."""
 
     keep_bytes: int
@@ -73,13 +73,13 @@ class Archive:
         self,
         directory: Path,
         host: str,
-        limits: Limits,
+        limits: DiskLimits,
         flush_ns: int,
         log: FilteringBoundLogger,
     ) -> None:
         self.flushable = threading.Event()
         self.until = math.inf
-        self._folder = Folder(directory)
+        self._folder = ArchiveFolder(directory)
         self._host = host
         self._limits = limits
         self._flush_ns = flush_ns
@@ -177,9 +177,9 @@ class Archive:
         try:
             for hour, runs in runs_by_hour(read(journal), self._host).items():
                 with self._folder.written(self._folder.flush(hour, journal)) as file:
-                    for some in portions(runs, PORTION_ROWS):
+                    for some in run_chunks(runs, PORTION_ROWS):
                         self._go_on()
-                        file.write_table(table(some, self._host), row_group_size=GROUP_ROWS)
+                        file.write_table(arrow_table(some, self._host), row_group_size=GROUP_ROWS)
             journal.unlink()
         except FileNotFoundError:
             if not self._folder.path.is_dir():

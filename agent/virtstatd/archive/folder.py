@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from virtstatd.archive.sorting import Writer, writer
+from virtstatd.archive.sorting import TableWriter, table_writer
 
 
 _FILE = re.compile(r"(\d{4,}-\d\d-\d\dT\d\dZ)(?:\.(\d+))?\.parquet")
 _JOURNAL = re.compile(r"\.(\d+)\.journal")
 _DRAFT = re.compile(rf"\.{_FILE.pattern}\.new")
 
-Files = dict[str, list[tuple[Path, int]]]
+HourFiles = dict[str, list[tuple[Path, int]]]
 """The files of each hour with their sizes, in order of time."""
 
 
-class Folder:
+class ArchiveFolder:
     """One directory; everything raises OSError."""
 
     def __init__(self, path: Path) -> None:
@@ -34,9 +34,9 @@ class Folder:
         """Return the files that were not finished."""
         return [self.path / name for name in filter(_DRAFT.fullmatch, self._names())]
 
-    def hours(self) -> Files:
+    def hours(self) -> HourFiles:
         """Return what can be read now."""
-        hours: Files = {}
+        hours: HourFiles = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
                 if found := _FILE.fullmatch(entry.name):
@@ -58,13 +58,13 @@ class Folder:
         return self.path / f"{hour}.parquet"
 
     @contextmanager
-    def written(self, path: Path, flushes: list[Path] | None = None) -> Iterator[Writer]:
+    def written(self, path: Path, flushes: list[Path] | None = None) -> Iterator[TableWriter]:
         """Yield what writes a file that is there, whole and on the disk, when the block is over."""
         draft = path.with_name(f".{path.name}.new")
         try:
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
             try:
-                with writer(draft, [each.name for each in flushes or ()]) as file:
+                with table_writer(draft, [each.name for each in flushes or ()]) as file:
                     yield file
                 os.fsync(fd)
             finally:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from virtstatd.formats.words import labels_of, name_of
+from virtstatd.formats.naming import labels_of, name_of, visible
 from virtstatd.model import Batch, Domain, Number, Reading, Series, Shape
 from virtstatd.sending.files import write_all
 
@@ -29,7 +29,7 @@ FRAME_BYTES_MAX = 1 << 30
 _HEAD = struct.Struct("<II")
 
 
-class Line(msgspec.Struct, array_like=True, frozen=True):
+class SeriesLine(msgspec.Struct, array_like=True, frozen=True):
     """What stays the same about a series."""
 
     metric: str
@@ -51,7 +51,7 @@ class Columns(msgspec.Struct, array_like=True, frozen=True, tag="shape"):
     """A shape, from here on known by its number."""
 
     number: int
-    lines: tuple[Line, ...]
+    lines: tuple[SeriesLine, ...]
 
 
 class Rows(msgspec.Struct, array_like=True, frozen=True, tag="batch"):
@@ -127,9 +127,9 @@ def _columns(shape: Shape, number: int) -> Columns:
     return Columns(number, tuple(_line(series) for series in shape.series))
 
 
-def _line(series: Series) -> Line:
-    exponent = series.field.exponent if series.part in ("", "sum") else 0
-    return Line(_text(name_of(series)), series.field.kind, exponent, _labels(labels_of(series)))
+def _line(series: Series) -> SeriesLine:
+    labels = _labels(labels_of(series))
+    return SeriesLine(visible(name_of(series)), series.field.kind, series.exponent, labels)
 
 
 def _rows(batch: Batch, numbers: dict[Shape, int]) -> Rows:
@@ -146,7 +146,7 @@ def _rows(batch: Batch, numbers: dict[Shape, int]) -> Rows:
 
 def _owner(domain: Domain) -> Owner:
     others = tuple(pair for pair in domain.labels if pair[0] not in ("domain", "uuid"))
-    return Owner(domain.uuid, _text(domain.name), domain.id, _labels(others))
+    return Owner(domain.uuid, visible(domain.name), domain.id, _labels(others))
 
 
 def _values(reading: Reading) -> tuple[Number, ...]:
@@ -160,8 +160,4 @@ def _values(reading: Reading) -> tuple[Number, ...]:
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((_text(key), _text(text)) for key, text in labels)
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return tuple((visible(key), visible(text)) for key, text in labels)

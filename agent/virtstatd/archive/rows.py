@@ -18,8 +18,8 @@ from itertools import chain
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from virtstatd.archive.journal import HOUR_NS, Columns, Line, Owner, Rows
-from virtstatd.formats.prometheus_text import number
+from virtstatd.archive.journal import HOUR_NS, Columns, Owner, Rows, SeriesLine
+from virtstatd.formats.numbers import decimal_text
 from virtstatd.model import Number
 
 
@@ -59,14 +59,14 @@ class Run:
     series: int
     owner: Owner | None
     source: str
-    line: Line
+    line: SeriesLine
     times: Sequence[int]
     values: Sequence[Number]
 
 
 def runs_by_hour(frames: Iterable[Columns | Rows], host: str) -> dict[int, list[Run]]:
     """Return the runs of each hour since 1970, in the order of their series."""
-    shapes: dict[int, tuple[Line, ...]] = {}
+    shapes: dict[int, tuple[SeriesLine, ...]] = {}
     groups: dict[tuple[int, Owner | None, str, int], list[tuple[int, tuple[Number, ...]]]] = {}
     for frame in frames:
         if isinstance(frame, Columns):
@@ -90,7 +90,7 @@ def runs_by_hour(frames: Iterable[Columns | Rows], host: str) -> dict[int, list[
     return hours
 
 
-def portions(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
+def run_chunks(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
     """Yield runs that have about so many rows together."""
     some: list[Run] = []
     count = 0
@@ -104,7 +104,7 @@ def portions(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
         yield some
 
 
-def table(runs: Sequence[Run], host: str) -> pa.Table:
+def arrow_table(runs: Sequence[Run], host: str) -> pa.Table:
     """Return the rows of runs."""
     ends = pa.array(_ends(runs), pa.int32())
     owners = [run.owner for run in runs]
@@ -133,7 +133,7 @@ def table(runs: Sequence[Run], host: str) -> pa.Table:
     return pa.table([arrow.get(name) or rows[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def series_number(host: str, owner: Owner | None, line: Line) -> int:
+def series_number(host: str, owner: Owner | None, line: SeriesLine) -> int:
     """
     Return what sorts the series of a guest together and tells them apart.
 
@@ -151,7 +151,7 @@ def _digest(texts: Iterable[str]) -> bytes:
     return blake2b(lengths + b"".join(encoded), digest_size=8).digest()
 
 
-def _labels(owner: Owner | None, line: Line) -> tuple[tuple[str, str], ...]:
+def _labels(owner: Owner | None, line: SeriesLine) -> tuple[tuple[str, str], ...]:
     return (*owner.labels, *line.labels) if owner else line.labels
 
 
@@ -184,7 +184,7 @@ def _base_units(run: Run) -> Iterable[float]:
     if exponent < 0 and not any(isinstance(value, float) for value in run.values):
         scale = 10**-exponent
         return [value / scale for value in run.values]  # of two integers: rounded once
-    return [float(number(value, exponent)) for value in run.values]
+    return [float(decimal_text(value, exponent)) for value in run.values]
 
 
 def _exact(runs: Sequence[Run], count: int) -> pa.Array:

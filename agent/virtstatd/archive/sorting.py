@@ -33,7 +33,7 @@ _WORDS = ("host", "domain", "uuid", "run", "source", "metric", "kind")
 _LABELS = ("labels.key_value.key", "labels.key_value.value")
 
 
-class Writer(Protocol):
+class TableWriter(Protocol):
     """The part of pyarrow's writer that is used."""
 
     def write_table(self, table: pa.Table, row_group_size: int) -> None:
@@ -50,7 +50,7 @@ class Span:
     rows: int
 
 
-def writer(path: Path, flushes: Sequence[str] = ()) -> pq.ParquetWriter:
+def table_writer(path: Path, flushes: Sequence[str] = ()) -> pq.ParquetWriter:
     """Return what writes a file; it remembers which flushes the file holds."""
     return pq.ParquetWriter(
         path,

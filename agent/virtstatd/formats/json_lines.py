@@ -22,48 +22,28 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from virtstatd.formats.chunks import packed
-from virtstatd.formats.prometheus_text import canonical, number
+from virtstatd.formats.naming import DEVICES, canonical, visible
+from virtstatd.formats.numbers import NumberTemplate, decimal_text
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
 
 
-DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
 PIECE_BYTES = 65536
 
 _HEAD = "\0"  # JSON escapes it within strings, so that no name can forge it
 
-Tree = dict[str, "Tree | str | int"]
+_Tree = dict[str, "_Tree | str | int"]
 """Fields by name and labels; leaves are finished text, or the index of a value."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Template:
-    """The lines of a shape without their beginnings and without the numbers."""
-
-    integers: str
-    anything: str
-    exponents: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def render(self, values: tuple[Number, ...], head: str) -> str:
-        """Return the lines of one reading; `head` is the beginning of each."""
-        ordered = tuple([values[index] for index in self.order])
-        if set(map(type, ordered)) <= {int}:
-            text = self.integers % ordered
-        else:
-            text = self.anything % tuple(map(_number, ordered, self.exponents))
-        return text.replace(_HEAD, head)
 
 
 class Lines:
     """Turn batches into lines, with a template for every shape that is alive."""
 
     def __init__(self) -> None:
-        self._templates: WeakKeyDictionary[Shape, Template] = WeakKeyDictionary()
+        self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
 
     def pieces(self, batch: Batch) -> Iterator[bytes]:
         """Return the lines of a batch, some ten kilobytes at a time, always whole lines."""
@@ -77,22 +57,12 @@ class Lines:
             shape = reading.shape
             template = self._templates.get(shape)
             if template is None:
-                template = self._templates[shape] = compiled(shape)
+                template = self._templates[shape] = _template(shape)
             head = heads.get(reading.domain)
             if head is None and reading.domain is not None:
                 head = heads[reading.domain] = start + _domain(reading.domain)
-            yield reading, template.render(reading.values, head or start)
-
-
-def portions(text: bytes, limit: int) -> Iterator[bytes]:
-    """Cut lines into texts of whole lines up to a size; a longer line is a text of its own."""
-    start = 0
-    while len(text) - start > limit:
-        end = text.rfind(b"\n", start, start + limit) + 1 or text.find(b"\n", start) + 1
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]
+            text = template.render(reading.values, _number)
+            yield reading, text.replace(_HEAD, head or start)
 
 
 def timestamp(nanoseconds: int) -> str:
@@ -102,13 +72,17 @@ def timestamp(nanoseconds: int) -> str:
     return f"{moment.isoformat()}.{fraction:09}Z"
 
 
-def compiled(shape: Shape) -> Template:
-    """Compile the lines of a shape: a device's fields together, in the order of the shape."""
-    objects: dict[tuple[Labels, int], Tree] = {}
+def _template(shape: Shape) -> NumberTemplate:
+    """
+    Compile the lines of a shape without their beginnings.
+
+    The fields of a device are together, in the order of the shape.
+    """
+    objects: dict[tuple[Labels, int], _Tree] = {}
     names = _names(shape)
     for index, series in enumerate(shape.series):
         device = tuple(pair for pair in series.labels if pair[0] in DEVICES)
-        rest = tuple(pair for pair in series.labels if pair[0] not in DEVICES)
+        rest = tuple(pair for pair in series.base_labels if pair[0] not in DEVICES)
         line = 0
         while series.field.kind is Kind.INFO and names[series.field] in objects.get(
             (device, line), {}
@@ -125,11 +99,11 @@ def compiled(shape: Shape) -> Template:
         start = start.replace("%", "%%") + ',"fields":'
         integers.append(f"{start}{_text(tree, shape, None)}}}\n")
         anything.append(f"{start}{_text(tree, shape, order)}}}\n")
-    return Template(
-        integers="".join(integers),
-        anything="".join(anything),
-        exponents=tuple(_exponent(shape.series[index]) for index in order),
-        order=tuple(order),
+    return NumberTemplate(
+        "".join(integers),
+        "".join(anything),
+        tuple(shape.series[index].exponent for index in order),
+        tuple(order),
     )
 
 
@@ -141,12 +115,12 @@ def _names(shape: Shape) -> dict[Field, str]:
     return {field: name if used[name] == 1 else field.family for field, name in short.items()}
 
 
-def _plant(tree: Tree, name: str, series: Series, labels: Labels, index: int) -> None:
+def _plant(tree: _Tree, name: str, series: Series, labels: Labels, index: int) -> None:
     """Put one series into the tree of its device."""
     if series.field.kind is Kind.INFO:
         tree[name] = {key: _string(text).replace("%", "%%") for key, text in labels}
         return
-    path = [name, *(text for key, text in labels if not (series.part and key == "le"))]
+    path = [name, *(text for _, text in labels)]
     if series.part == "bucket":
         path += ["buckets", canonical(series.labels[-1][1])]
     elif series.part:
@@ -163,7 +137,7 @@ def _plant(tree: Tree, name: str, series: Series, labels: Labels, index: int) ->
         tree[path[-1]] = index
 
 
-def _text(tree: Tree, shape: Shape, order: list[int] | None) -> str:
+def _text(tree: _Tree, shape: Shape, order: list[int] | None) -> str:
     """Return a tree as a template: for any numbers, noting their order, or for integers only."""
     members = {}
     for key, branch in tree.items():
@@ -175,20 +149,18 @@ def _text(tree: Tree, shape: Shape, order: list[int] | None) -> str:
             order.append(branch)
             members[key] = "%s"
         else:
-            exponent = _exponent(shape.series[branch])
+            exponent = shape.series[branch].exponent
             members[key] = f"%se{exponent}" if exponent else "%s"
     return (
         "{" + ",".join(f"{_string(key).replace('%', '%%')}:{members[key]}" for key in members) + "}"
     )
 
 
-def _exponent(series: Series) -> int:
-    return series.field.exponent if series.part in ("", "sum") else 0
-
-
 def _number(value: Number, exponent: int) -> str:
     return (
-        "null" if isinstance(value, float) and not math.isfinite(value) else number(value, exponent)
+        "null"
+        if isinstance(value, float) and not math.isfinite(value)
+        else decimal_text(value, exponent)
     )
 
 
@@ -209,4 +181,4 @@ def _object(members: dict[str, str]) -> str:
 
 
 def _string(text: str) -> str:
-    return json.dumps(text.encode("utf-8", "backslashreplace").decode())
+    return json.dumps(visible(text))

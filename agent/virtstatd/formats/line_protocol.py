@@ -20,17 +20,13 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.prometheus_text import number
-from virtstatd.formats.words import labels_of, name_of
-from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.formats.chunks import Chunk
+from virtstatd.formats.naming import DEVICES, label_name, labels_of, name_of, visible
+from virtstatd.formats.numbers import NumberTemplate
+from virtstatd.model import Kind, Labels, Reading, Series, Shape
 
-
-DEVICES = frozenset({"target_device", "vcpu", "iothread", "index"})
-"""Labels that stay tags on info series."""
 
 _DOMAIN = "\0"
 _TIME = "\1"
@@ -39,25 +35,6 @@ _SPECIAL = re.compile(r"([,= ])")
 _AMBIGUOUS = re.compile(r"\\+(?=[,= ]|$)")
 _QUOTED = re.compile(r'(["\\])')
 
-Tags = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Template:
-    """The lines of a shape with marks for the domain's tags and the time, but no numbers."""
-
-    integers: str
-    anything: str
-    exponents: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def render(self, values: tuple[Number, ...]) -> str:
-        """Return the lines with the numbers of a reading."""
-        ordered = tuple([values[index] for index in self.order])
-        if set(map(type, ordered)) <= {int}:
-            return self.integers % ordered
-        return self.anything % tuple(map(number, ordered, self.exponents))
-
 
 class LineProtocol:
     """Encode readings, with a template for every shape that is alive, for what it last left out."""
@@ -65,11 +42,11 @@ class LineProtocol:
     def __init__(self, prefix: str, tags: Labels) -> None:
         self._prefix = prefix
         self._tags = dict(tags)
-        self._templates: WeakKeyDictionary[Shape, tuple[frozenset[int], Template]] = (
+        self._templates: WeakKeyDictionary[Shape, tuple[frozenset[int], NumberTemplate]] = (
             WeakKeyDictionary()
         )
 
-    def item(self, reading: Reading, taken_at: int) -> tuple[int, Callable[[], bytes]]:
+    def item(self, reading: Reading, taken_at: int) -> Chunk:
         """Return what encodes a reading that was taken at a time in nanoseconds."""
         return len(reading.values), functools.partial(self.encode, reading, taken_at)
 
@@ -93,7 +70,7 @@ class LineProtocol:
             )
         known, template = self._templates.get(shape, (without, None))
         if template is None or known != without:
-            template = compiled(shape, self._prefix, without)
+            template = _template(shape, self._prefix, without)
             self._templates[shape] = without, template
         return template.render(values)
 
@@ -102,7 +79,7 @@ class LineProtocol:
         return tags({**self._tags, **labels})
 
 
-def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -> Template:
+def _template(shape: Shape, prefix: str, without: frozenset[int]) -> NumberTemplate:
     """Compile the lines of a shape, leaving out the series with the indices of `without`."""
     lines: dict[tuple[str, int], dict[str, int | str]] = {}
     for index, series in enumerate(shape.series):
@@ -112,7 +89,7 @@ def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -
         if series.field.kind is Kind.INFO:
             own = {key: text for key, text in series.labels if key in DEVICES}
             members: dict[str, int | str] = {
-                f"{name}_{_key(key)}": quoted(text)
+                f"{name}_{label_name(key)}": quoted(text)
                 for key, text in series.labels
                 if key not in DEVICES
             } or {name: index}
@@ -137,7 +114,7 @@ def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -
                 integers.append(text)
                 anything.append(text)
             else:
-                exponent = _exponent(shape.series[value])
+                exponent = shape.series[value].exponent
                 order.append(value)
                 exponents.append(exponent)
                 integers.append(f"{head}{name}=%s" + (f"e{exponent}" if exponent else ""))
@@ -145,7 +122,7 @@ def compiled(shape: Shape, prefix: str, without: frozenset[int] = frozenset()) -
             head = ","
         integers.append(_TIME)
         anything.append(_TIME)
-    return Template("".join(integers), "".join(anything), tuple(exponents), tuple(order))
+    return NumberTemplate("".join(integers), "".join(anything), tuple(exponents), tuple(order))
 
 
 def field_name(series: Series) -> str:
@@ -155,26 +132,16 @@ def field_name(series: Series) -> str:
 
 def tags(labels: dict[str, str]) -> str:
     """Return labels as the tags of a line, each after its comma; empty ones are none."""
-    return "".join(f",{_key(name)}={escaped(text)}" for name, text in labels.items() if text)
+    return "".join(f",{label_name(name)}={escaped(text)}" for name, text in labels.items() if text)
 
 
 def escaped(text: str) -> str:
     """Return a name or a tag's value as the protocol has it."""
-    text = (
-        text.encode("utf-8", "backslashreplace").decode().replace("\n", "\N{SYMBOL FOR LINE FEED}")
-    )
+    text = visible(text).replace("\n", "\N{SYMBOL FOR LINE FEED}")
     text = _AMBIGUOUS.sub(lambda run: "\N{FULLWIDTH REVERSE SOLIDUS}" * len(run[0]), text)
     return _SPECIAL.sub(r"\\\1", text)
 
 
 def quoted(text: str) -> str:
     """Return the value of a text field."""
-    return '"' + _QUOTED.sub(r"\\\1", text.encode("utf-8", "backslashreplace").decode()) + '"'
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_]", "_", name)
-
-
-def _exponent(series: Series) -> int:
-    return series.field.exponent if series.part in ("", "sum") else 0
+    return '"' + _QUOTED.sub(r"\\\1", visible(text)) + '"'

@@ -21,9 +21,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from virtstatd import __version__
-from virtstatd.formats.prometheus_text import family
-from virtstatd.formats.protobuf import divisor, varint
+from virtstatd.formats.naming import family_name, visible
+from virtstatd.formats.numbers import Divisors, divisor, varint
 from virtstatd.model import Field, Kind, Labels, Number, Shape
 
 
@@ -53,7 +52,7 @@ _COUNTER_BYTES = 3 * 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class OtlpHead:
     """What is before and after the data points of a metric."""
 
     metric: bytes
@@ -67,14 +66,14 @@ class Head:
         return b"\x12" + varint(len(body)) + body
 
 
-Points = tuple[Head, bytes]
+Points = tuple[OtlpHead, bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
     """One histogram of a shape: the places of its values, and what stays the same."""
 
-    head: Head
+    head: OtlpHead
     attributes: bytes
     bounds: tuple[float, ...]
     buckets: tuple[int, ...]
@@ -106,15 +105,15 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Template:
+class OtlpTemplate:
     """The data points of a shape with holes for the domain's attributes, times and numbers."""
 
     layout: Struct
     arguments: tuple[bytes, ...]
     picked: tuple[int, ...] | None
-    divisors: tuple[int | Fraction, ...]
+    divisors: Divisors
     counters: tuple[bool, ...]
-    cuts: tuple[tuple[Head, int, int], ...]
+    cuts: tuple[tuple[OtlpHead, int, int], ...]
     distributions: tuple[Distribution, ...]
 
     def encode(
@@ -137,14 +136,18 @@ class Template:
         return points
 
 
-class Encoder:
-    """Encode readings, with templates for all shapes that are alive, and put them together."""
+class OtlpEncoder:
+    """
+    Encode readings, with templates for all shapes that are alive, and put them together.
 
-    def __init__(self, attributes: Labels) -> None:
-        self._templates: WeakKeyDictionary[Shape, dict[int, Template]] = WeakKeyDictionary()
-        self._heads: dict[Field, Head] = {}
+    `attributes` are the resource's, `version` is the scope's.
+    """
+
+    def __init__(self, attributes: Labels, version: str) -> None:
+        self._templates: WeakKeyDictionary[Shape, dict[int, OtlpTemplate]] = WeakKeyDictionary()
+        self._heads: dict[Field, OtlpHead] = {}
         resource = Resource(attributes=[_attribute(*each) for each in attributes])
-        scope = InstrumentationScope(name="virtstatd", version=__version__)
+        scope = InstrumentationScope(name="virtstatd", version=version)
         self._resource = _member(b"\x0a", resource.SerializeToString())
         self._scope = _member(b"\x0a", scope.SerializeToString())
 
@@ -164,18 +167,18 @@ class Encoder:
 
     def request(self, readings: Iterable[list[Points]]) -> bytes:
         """Return the request that holds all these data points, each metric once."""
-        metrics: dict[Head, list[bytes]] = {}
+        metrics: dict[OtlpHead, list[bytes]] = {}
         for reading in readings:
             for head, points in reading:
                 metrics.setdefault(head, []).append(points)
         scope = [self._scope, *(head.around(b"".join(each)) for head, each in metrics.items())]
         return _member(b"\x0a", self._resource + _member(b"\x12", b"".join(scope)))
 
-    def _compiled(self, shape: Shape, domain_bytes: int) -> Template:
+    def _compiled(self, shape: Shape, domain_bytes: int) -> OtlpTemplate:
         arguments: list[bytes] = []
         layout: list[str] = []
         picked: list[int] = []
-        cuts: list[tuple[Head, int, int]] = []
+        cuts: list[tuple[OtlpHead, int, int]] = []
         end = 0
         for index, series in enumerate(shape.series):
             if series.part:
@@ -192,11 +195,11 @@ class Encoder:
                 begin = cuts.pop()[1]
             cuts.append((head, begin, end))
             picked.append(index)
-        return Template(
+        return OtlpTemplate(
             Struct(f"<{''.join(layout)}"),
             tuple(arguments),
             tuple(picked) if len(picked) < len(shape.series) else None,
-            tuple(divisor(shape.series[index].field.exponent) for index in picked),
+            tuple(divisor(shape.series[index].exponent) for index in picked),
             tuple(shape.series[index].field.kind is Kind.COUNTER for index in picked),
             tuple(cuts),
             tuple(self._distributions(shape)),
@@ -206,8 +209,7 @@ class Encoder:
         found: dict[tuple[Field, Labels], dict[str, list[int]]] = {}
         for index, series in enumerate(shape.series):
             if series.part:
-                labels = series.labels[:-1] if series.part == "bucket" else series.labels
-                parts = found.setdefault((series.field, labels), {})
+                parts = found.setdefault((series.field, series.base_labels), {})
                 parts.setdefault(series.part, []).append(index)
         for (of, labels), parts in found.items():
             buckets = parts.get("bucket", [])
@@ -221,24 +223,24 @@ class Encoder:
                 self._head(of), own, finite, tuple(buckets), total, divisor(of.exponent)
             )
 
-    def _head(self, of: Field) -> Head:
+    def _head(self, of: Field) -> OtlpHead:
         head = self._heads.get(of)
         if head is None:
             head = self._heads[of] = _head(of)
         return head
 
 
-def _head(of: Field) -> Head:
-    name = family(of).name + ("_info" if of.kind is Kind.INFO else "")
+def _head(of: Field) -> OtlpHead:
+    name = family_name(of) + ("_info" if of.kind is Kind.INFO else "")
     unit = UNITS.get(of.unit, f"{{{of.unit}}}" if of.unit else "")
-    metric = Metric(name=name, description=_text(of.help), unit=unit).SerializeToString()
+    metric = Metric(name=name, description=visible(of.help), unit=unit).SerializeToString()
     match of.kind:
         case Kind.COUNTER:
-            return Head(metric, _SUM, _CUMULATIVE + _MONOTONIC)
+            return OtlpHead(metric, _SUM, _CUMULATIVE + _MONOTONIC)
         case Kind.HISTOGRAM:
-            return Head(metric, _HISTOGRAM, _CUMULATIVE)
+            return OtlpHead(metric, _HISTOGRAM, _CUMULATIVE)
         case _:
-            return Head(metric, _GAUGE, b"")
+            return OtlpHead(metric, _GAUGE, b"")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -257,12 +259,8 @@ def _pair(name: str, value: str) -> bytes:
 
 
 def _attribute(name: str, value: str) -> KeyValue:
-    return KeyValue(key=_text(name), value=AnyValue(string_value=_text(value)))
+    return KeyValue(key=visible(name), value=AnyValue(string_value=visible(value)))
 
 
 def _member(tag: bytes, body: bytes) -> bytes:
     return tag + varint(len(body)) + body
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

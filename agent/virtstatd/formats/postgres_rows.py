@@ -21,22 +21,15 @@ text cannot hold is made visible: U+0000 becomes U+FFFD, a lone surrogate its nu
 
 from __future__ import annotations
 
-import asyncio
 import json
-import platform
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.prometheus_text import number
-from virtstatd.formats.words import labels_of, name_of
+from virtstatd.formats.naming import labels_of, name_of, visible
+from virtstatd.formats.numbers import decimal_text
 from virtstatd.model import Batch, Domain, Labels, Shape
 
-
-ROWS_AT_ONCE = 500
-"""Rows after which others have the loop for a moment."""
 
 COLUMNS = ("time", "host", "domain", "uuid", "run", "metric", "labels", "value")
 
@@ -70,106 +63,70 @@ ALTER TABLE {table} SET (
 _COMPRESSION = "SELECT add_compression_policy('{table}', INTERVAL '{days} days')"
 _KEPT = "SELECT add_retention_policy('{table}', INTERVAL '{days} days')"
 
-Row = tuple[datetime, str, str | None, str | None, int | None, str, str, float]
+SampleRow = tuple[datetime, str, str | None, str | None, int | None, str, str, float]
 
 
-class Connection(Protocol):
-    """The parts of asyncpg's connection that are used."""
+class PostgresRows:
+    """Turn readings into rows, with names and labels as text made once per shape."""
 
-    async def execute(self, query: str) -> str:
-        """Run a statement."""
-        ...
-
-    async def fetchval(self, query: str) -> object:
-        """Return the first value of the first row."""
-        ...
-
-    def transaction(self) -> AbstractAsyncContextManager[object]:
-        """Have all of a block happen, or nothing of it."""
-        ...
-
-    async def copy_records_to_table(
-        self,
-        table_name: str,
-        *,
-        schema_name: str | None,
-        columns: tuple[str, ...],
-        records: AsyncIterator[Row],
-    ) -> str:
-        """Write rows in one transaction."""
-        ...
-
-    def is_closed(self) -> bool:
-        """Whether it is of no use any more."""
-        ...
-
-    def terminate(self) -> None:
-        """Close without a farewell."""
-        ...
-
-
-class Table:
-    """A table by its name, with its schema if wanted; its texts are made once per shape."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, host: str) -> None:
+        self._host = host
         self._texts: WeakKeyDictionary[Shape, list[tuple[str, str, int]]] = WeakKeyDictionary()
 
-    async def create(
-        self, connection: Connection, *, hypertable: bool, compress_days: int, keep_days: int
-    ) -> None:
-        """Make the table unless it is there; one that is there stays as it is."""
-        table = self._name
-        async with connection.transaction():
-            await connection.execute(_LOCK.format(table=table))
-            existed = await connection.fetchval(_EXISTS.format(table=table))
-            await connection.execute(_TABLE.format(table=table))
-            index = f"{table.rpartition('.')[2]}_metric"
-            await connection.execute(_INDEX.format(index=index, table=table))
-            if existed or not hypertable:
-                return
-            await connection.execute(_HYPERTABLE.format(table=table))
-            if compress_days:
-                await connection.execute(_COMPRESSED.format(table=table))
-                await connection.execute(_COMPRESSION.format(table=table, days=compress_days))
-            if keep_days:
-                await connection.execute(_KEPT.format(table=table, days=keep_days))
-
-    async def write(self, connection: Connection, batch: Batch) -> None:
-        """Write a batch in one transaction."""
-        schema, table = ["", *self._name.split(".")][-2:]
-        await connection.copy_records_to_table(
-            table, schema_name=schema or None, columns=COLUMNS, records=self._rows(batch)
-        )
-
-    async def _rows(self, batch: Batch) -> AsyncIterator[Row]:
+    def of(self, batch: Batch) -> Iterator[list[SampleRow]]:
+        """Yield the rows of each reading."""
         time = _EPOCH + timedelta(microseconds=batch.taken_at // 1000)
-        host = platform.node()
-        count = 0
         for reading in batch.readings:
             whose = _whose(reading.domain)
-            for (name, labels, exponent), value in zip(
-                self._of(reading.shape), reading.values, strict=True
-            ):
-                base = float(number(value, exponent)) if exponent else float(value)
-                yield (time, host, *whose, name, labels, base)
-            count += len(reading.values)
-            if count >= ROWS_AT_ONCE:
-                count = 0
-                await asyncio.sleep(0)
+            yield [
+                (
+                    time,
+                    self._host,
+                    *whose,
+                    name,
+                    labels,
+                    float(decimal_text(value, exponent)) if exponent else float(value),
+                )
+                for (name, labels, exponent), value in zip(
+                    self._of(reading.shape), reading.values, strict=True
+                )
+            ]
 
     def _of(self, shape: Shape) -> list[tuple[str, str, int]]:
         texts = self._texts.get(shape)
         if texts is None:
             texts = self._texts[shape] = [
-                (
-                    name_of(series),
-                    _object(labels_of(series)),
-                    series.field.exponent if series.part in ("", "sum") else 0,
-                )
+                (name_of(series), _object(labels_of(series)), series.exponent)
                 for series in shape.series
             ]
         return texts
+
+
+def exists_query(table: str) -> str:
+    """Return the query whose answer is whether there is a table."""
+    return _EXISTS.format(table=table)
+
+
+def lock_statement(table: str) -> str:
+    """Return what makes the agents of all hosts wait for each other, to the transaction's end."""
+    return _LOCK.format(table=table)
+
+
+def table_statements(table: str) -> list[str]:
+    """Return what makes the table and its index unless they are there."""
+    index = f"{table.rpartition('.')[2]}_metric"
+    return [_TABLE.format(table=table), _INDEX.format(index=index, table=table)]
+
+
+def hypertable_statements(table: str, *, compress_days: int, keep_days: int) -> list[str]:
+    """Return what makes a new table TimescaleDB's; 0 days is never."""
+    statements = [_HYPERTABLE.format(table=table)]
+    if compress_days:
+        statements.append(_COMPRESSED.format(table=table))
+        statements.append(_COMPRESSION.format(table=table, days=compress_days))
+    if keep_days:
+        statements.append(_KEPT.format(table=table, days=keep_days))
+    return statements
 
 
 def _whose(domain: Domain | None) -> tuple[str | None, str | None, int | None]:
@@ -181,4 +138,4 @@ def _object(labels: Labels) -> str:
 
 
 def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode().translate(_NUL)
+    return visible(text).translate(_NUL)

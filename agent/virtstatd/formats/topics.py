@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from typing import Final
 
@@ -25,8 +24,8 @@ class Topics:
     becomes `%` and two hexadecimal digits.
     """
 
-    def __init__(self, template: str) -> None:
-        self._template = template.replace("{host}", word(platform.node()))
+    def __init__(self, template: str, host: str) -> None:
+        self._template = template.replace("{host}", word(host))
 
     def of(self, reading: Reading, source: str) -> str:
         """Return the topic of a reading."""

@@ -1,4 +1,4 @@
-"""What formats with a line per number have in common: names, words without escapes, templates."""
+"""Words without escapes, and lines with one number each: what Graphite and StatsD share."""
 
 from __future__ import annotations
 
@@ -7,32 +7,18 @@ import re
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.prometheus_text import canonical, family, number
-from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.formats.naming import visible_bytes
+from virtstatd.formats.numbers import decimal_text
+from virtstatd.model import Number, Reading, Series, Shape
 
 
 DOMAIN = "\0"
 """Stands in a line where the domain's own text goes; `word` lets no such character through."""
 
-Line = Callable[[Series], tuple[str, str]]
+Around = Callable[[Series], tuple[str, str]]
 """Return what stands before and after the number of a series."""
 
-_SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _EMPTY = "%"  # no encoded text is that
-
-
-def name_of(series: Series) -> str:
-    """Return the name of a series as Prometheus has it, `_total` and `_bucket` included."""
-    name = family(series.field).name + _SUFFIXES.get(series.field.kind, "")
-    return f"{name}_{series.part}" if series.part else name
-
-
-def labels_of(series: Series) -> Labels:
-    """Return the labels of a series, the bound of a bucket as Prometheus writes it."""
-    if series.part != "bucket":
-        return series.labels
-    (le, bound) = series.labels[-1]
-    return (*series.labels[:-1], (le, canonical(bound)))
 
 
 def word(text: str, keep: str = "") -> str:
@@ -42,15 +28,14 @@ def word(text: str, keep: str = "") -> str:
     All else becomes `%` and two digits per byte of UTF-8, as in URLs; the empty text becomes `%`.
     No two texts become the same, and nothing is hidden.
     """
-    encoded = text.encode("utf-8", "backslashreplace")
     pattern = rb"[^A-Za-z0-9_" + re.escape(keep.encode()) + rb"-]"
-    return re.sub(pattern, _percent, encoded).decode() or _EMPTY
+    return re.sub(pattern, _percent, visible_bytes(text)).decode() or _EMPTY
 
 
 class Flat:
     """The lines of readings, with a template for every shape that is alive."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Around) -> None:
         self._line = line
         self._templates: WeakKeyDictionary[Shape, _Template] = WeakKeyDictionary()
 
@@ -63,11 +48,9 @@ class Flat:
 
 
 class _Template:
-    def __init__(self, shape: Shape, line: Line) -> None:
+    def __init__(self, shape: Shape, line: Around) -> None:
         self._around = [line(series) for series in shape.series]
-        self._exponents = [
-            series.field.exponent if series.part in ("", "sum") else 0 for series in shape.series
-        ]
+        self._exponents = [series.exponent for series in shape.series]
         self._integers = "".join(
             f"{before.replace('%', '%%')}%s{f'e{exponent}' if exponent else ''}"
             f"{after.replace('%', '%%')}\n"
@@ -79,7 +62,7 @@ class _Template:
             text = self._integers % values
         else:
             text = "".join(
-                f"{before}{number(value, exponent)}{after}\n"
+                f"{before}{decimal_text(value, exponent)}{after}\n"
                 for value, exponent, (before, after) in zip(
                     values, self._exponents, self._around, strict=True
                 )

@@ -8,18 +8,15 @@ reading is one call of `struct`.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from operator import truediv
 from struct import Struct, unpack
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.chunks import Item
-from virtstatd.formats.protobuf import divisor, varint
-from virtstatd.formats.staleness import Ended, Plan
-from virtstatd.formats.words import labels_of, name_of
+from virtstatd.formats.chunks import Chunk
+from virtstatd.formats.lifetimes import EndedSeries, Plan
+from virtstatd.formats.naming import label_name, labels_of, name_of, visible_bytes
+from virtstatd.formats.numbers import Divisors, divisors_of, scaled, varint
 from virtstatd.model import Labels, Number, Series, Shape
 
 
@@ -34,7 +31,7 @@ _SAMPLE_BYTES = len(_SAMPLE) + 8 + 1 + TIME_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Template:
+class WriteTemplate:
     """
     The series of a shape with holes for numbers, time and the domain's labels.
 
@@ -45,13 +42,7 @@ class Template:
     layout: Struct
     arguments: tuple[bytes, ...]
     stride: int
-    divisors: tuple[int | Fraction, ...] | None
-
-    def scaled(self, values: Sequence[Number]) -> Sequence[Number]:
-        """Return values in base units, rounded once."""
-        if self.divisors is None:
-            return values
-        return tuple(map(truediv, values, self.divisors))
+    divisors: Divisors | None
 
     def encode(self, labels: Sequence[bytes], values: Sequence[Number], milliseconds: int) -> bytes:
         """Return the time series of one reading, scaled, ready to be joined with others."""
@@ -64,18 +55,18 @@ class Template:
         return self.layout.pack(*arguments)
 
 
-class Encoder:
+class WriteEncoder:
     """Encode readings as the time series of a WriteRequest, with templates for all live shapes."""
 
     def __init__(self, external: Labels) -> None:
         self._external = dict(external)
-        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Template]] = (
+        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], WriteTemplate]] = (
             WeakKeyDictionary()
         )
 
-    def items(self, plan: Plan, _: Sequence[int]) -> list[Item[bytes]]:
+    def items(self, plan: Plan, _: Sequence[int]) -> list[Chunk]:
         """Return what encodes the readings, and the marks, which nobody misses as much."""
-        items: list[Item[bytes]] = [
+        items: list[Chunk] = [
             (
                 len(reading.values),
                 functools.partial(
@@ -108,20 +99,20 @@ class Encoder:
         sizes = tuple(map(len, blobs))
         template = templates.get((names, sizes))
         if template is None:
-            template = templates[names, sizes] = compiled(shape, names, sizes, self._external)
-        return template.encode(blobs, template.scaled(values), milliseconds)
+            template = templates[names, sizes] = write_template(shape, names, sizes, self._external)
+        return template.encode(blobs, scaled(values, template.divisors), milliseconds)
 
-    def encode_marks(self, ended: Ended) -> bytes:
+    def encode_marks(self, ended: EndedSeries) -> bytes:
         """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
         names, blobs = _blobs(ended.labels)
         shape = Shape("", ended.series)
-        template = compiled(shape, names, tuple(map(len, blobs)), self._external)
+        template = write_template(shape, names, tuple(map(len, blobs)), self._external)
         return template.encode(blobs, (STALE,) * len(ended.series), ended.milliseconds)
 
 
-def compiled(
+def write_template(
     shape: Shape, names: tuple[str, ...], sizes: tuple[int, ...], external: dict[str, str]
-) -> Template:
+) -> WriteTemplate:
     """Compile a shape for domains whose labels have these names, sorted, and encoded sizes."""
     arguments: list[bytes] = []
     layout: list[str] = []
@@ -140,15 +131,8 @@ def compiled(
         arguments.append(b"")
         layout[-1] = f"{len(pieces[-1])}sd{1 + TIME_BYTES}s"
     stride = 2 * len(names) + 3
-    divisors = tuple(
-        divisor(series.field.exponent if series.part in ("", "sum") else 0)
-        for series in shape.series
-    )
-    return Template(
-        Struct(f"<{''.join(layout)}"),
-        tuple(arguments),
-        stride,
-        divisors if any(each != 1 for each in divisors) else None,
+    return WriteTemplate(
+        Struct(f"<{''.join(layout)}"), tuple(arguments), stride, divisors_of(shape)
     )
 
 
@@ -157,7 +141,7 @@ def label(name: str, value: str) -> bytes:
     if not value:
         return b""
     key = name.encode()
-    text = value.encode("utf-8", "backslashreplace")
+    text = visible_bytes(value)
     body = b"\x0a" + varint(len(key)) + key + b"\x12" + varint(len(text)) + text
     return b"\x0a" + varint(len(body)) + body
 
@@ -180,17 +164,12 @@ def time_field(tag: bytes, milliseconds: int) -> bytes:
 @functools.lru_cache(maxsize=4096)
 def _blobs(labels: Labels) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
     """Return the names of a domain's labels, sorted, and the labels encoded."""
-    named = {plain(name): value for name, value in labels}
+    named = {label_name(name): value for name, value in labels}
     names = tuple(sorted(named))
     return names, tuple(label(name, named[name]) for name in names)
 
 
 def labels_in(series: Series) -> dict[str, str]:
     """Return the labels of a series, its name among them."""
-    labels = {plain(key): value for key, value in labels_of(series)}
+    labels = {label_name(key): value for key, value in labels_of(series)}
     return {**labels, "__name__": name_of(series)}
-
-
-def plain(text: str) -> str:
-    """Return what can be the name of a label."""
-    return re.sub(r"[^a-zA-Z0-9_]", "_", text)

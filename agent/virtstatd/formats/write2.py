@@ -2,7 +2,7 @@
 Remote write 2.0 without an object per number; 2.0-rc.4 is what it follows.
 
 In this version texts are written once per request, in a table of symbols, and series refer to them
-by number. Names, help, units and the sink's own labels are the beginning of the table of every
+by number. LabelNames, help, units and the sink's own labels are the beginning of the table of every
 request, so that what refers to them is compiled once per shape. The values of other labels have
 numbers of their own in each request, always written in as many bytes, and are filled in once per
 request and shape. A reading is one call of `struct` then.
@@ -14,10 +14,18 @@ import functools
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.chunks import Item
-from virtstatd.formats.staleness import Ended, Plan
-from virtstatd.formats.write1 import STALE, TIME, plain, time_field
-from virtstatd.formats.write2_template import Names, Template, Vocabulary, compiled, encoded, symbol
+from virtstatd.formats.chunks import Chunk
+from virtstatd.formats.lifetimes import EndedSeries, Plan
+from virtstatd.formats.naming import label_name, visible_bytes
+from virtstatd.formats.numbers import scaled
+from virtstatd.formats.write1 import STALE, TIME, time_field
+from virtstatd.formats.write2_template import (
+    LabelNames,
+    Vocabulary,
+    Write2Template,
+    symbol,
+    write2_template,
+)
 from virtstatd.model import Labels, Number, Shape
 
 
@@ -27,13 +35,13 @@ VOCABULARY = 4096
 _START = b"\x18"
 
 
-class Table:
+class SymbolTable:
     """The symbols of one request beside those that all have, and what they have filled in."""
 
     def __init__(self, first: int) -> None:
         self._next = first
         self._references: dict[bytes, bytes] = {}
-        self._filled: dict[Template, list[bytes | Number]] = {}
+        self._filled: dict[Write2Template, list[bytes | Number]] = {}
 
     def reference(self, text: bytes) -> bytes:
         """Return what refers to a symbol, always in as many bytes: a zero may be written long."""
@@ -45,7 +53,7 @@ class Table:
             self._references[text] = found
         return found
 
-    def filled(self, template: Template) -> list[bytes | Number]:
+    def filled(self, template: Write2Template) -> list[bytes | Number]:
         """Return the arguments of a template, for its other holes to be filled in."""
         arguments = self._filled.get(template)
         if arguments is None:
@@ -64,15 +72,15 @@ class Table:
         return b"".join(map(symbol, self._references))
 
 
-class Encoder:
+class Write2Encoder:
     """Encode readings as the time series of a Request, with templates for all live shapes."""
 
     def __init__(self, external: Labels) -> None:
         self._external = dict(external)
-        self._table: Table | None = None
+        self._table: SymbolTable | None = None
         self._forget()
 
-    def items(self, plan: Plan, starts: Sequence[int]) -> list[Item[bytes]]:
+    def items(self, plan: Plan, starts: Sequence[int]) -> list[Chunk]:
         """
         Return what encodes the readings and the marks; all is compiled before any is encoded.
 
@@ -82,7 +90,7 @@ class Encoder:
         self._table = None
         if len(self._vocabulary) > VOCABULARY:
             self._forget()
-        items: list[Item[bytes]] = []
+        items: list[Chunk] = []
         for reading, start in zip(plan.readings, starts, strict=True):
             labels = reading.domain.labels if reading.domain else ()
             template = self._template(reading.shape, labels, started=start > 0)
@@ -103,35 +111,37 @@ class Encoder:
 
     def _forget(self) -> None:
         self._vocabulary = Vocabulary()
-        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Template]] = (
+        self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Write2Template]] = (
             WeakKeyDictionary()
         )
 
     def _encode(
         self,
-        template: Template,
+        template: Write2Template,
         labels: Labels,
         values: Sequence[Number],
         milliseconds: int,
         start: int,
     ) -> bytes:
-        return self._packed(template, labels, template.scaled(values), milliseconds, start)
+        return self._packed(
+            template, labels, scaled(values, template.divisors), milliseconds, start
+        )
 
-    def _marks(self, template: Template, ended: Ended) -> bytes:
+    def _marks(self, template: Write2Template, ended: EndedSeries) -> bytes:
         """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
         marks = (STALE,) * len(ended.series)
         return self._packed(template, ended.labels, marks, ended.milliseconds, 0)
 
     def _packed(
         self,
-        template: Template,
+        template: Write2Template,
         labels: Labels,
         values: Sequence[Number],
         milliseconds: int,
         start: int,
     ) -> bytes:
         if self._table is None:
-            self._table = Table(len(self._vocabulary))
+            self._table = SymbolTable(len(self._vocabulary))
         arguments = self._table.filled(template)
         stride = template.stride
         count = len(values)
@@ -146,7 +156,7 @@ class Encoder:
         arguments[stride - 1 :: stride] = times
         return template.layout.pack(*arguments)
 
-    def _template(self, shape: Shape, labels: Labels, *, started: bool) -> Template:
+    def _template(self, shape: Shape, labels: Labels, *, started: bool) -> Write2Template:
         templates = self._templates.get(shape)
         if templates is None:
             templates = self._templates[shape] = {}
@@ -156,19 +166,19 @@ class Encoder:
             template = templates[names, started] = self._compiled(shape, names, started=started)
         return template
 
-    def _compiled(self, shape: Shape, names: Names, *, started: bool) -> Template:
-        return compiled(shape, names, self._external, self._vocabulary, started=started)
+    def _compiled(self, shape: Shape, names: LabelNames, *, started: bool) -> Write2Template:
+        return write2_template(shape, names, self._external, self._vocabulary, started=started)
 
 
 @functools.lru_cache(maxsize=4096)
-def _names(labels: Labels) -> Names:
+def _names(labels: Labels) -> LabelNames:
     """Return the names of a domain's labels, and of those that have a value, sorted."""
-    named = {plain(name): value for name, value in labels}
-    return Names(frozenset(named), tuple(sorted(name for name in named if named[name])))
+    named = {label_name(name): value for name, value in labels}
+    return LabelNames(frozenset(named), tuple(sorted(name for name in named if named[name])))
 
 
 @functools.lru_cache(maxsize=4096)
 def _values(labels: Labels) -> tuple[bytes, ...]:
     """Return the values of a domain's labels in the order of their names."""
-    named = {plain(name): value for name, value in labels}
-    return tuple(encoded(value) for _, value in sorted(named.items()) if value)
+    named = {label_name(name): value for name, value in labels}
+    return tuple(visible_bytes(value) for _, value in sorted(named.items()) if value)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from operator import truediv
 from struct import Struct
 from typing import NamedTuple
 
-from virtstatd.formats.protobuf import divisor, varint
+from virtstatd.formats.naming import visible_bytes
+from virtstatd.formats.numbers import Divisors, divisors_of, varint
 from virtstatd.formats.write1 import TIME_BYTES, labels_in, shared
-from virtstatd.model import Field, Kind, Number, Series, Shape
+from virtstatd.model import Field, Kind, Series, Shape
 
 
 REFERENCE_BYTES = 3
@@ -19,11 +18,11 @@ REFERENCE_BYTES = 3
 _TYPES = {Kind.COUNTER: 1, Kind.GAUGE: 2, Kind.HISTOGRAM: 3, Kind.INFO: 6, Kind.UNKNOWN: 0}
 _COUNTING = (Kind.COUNTER, Kind.HISTOGRAM)
 
-Piece = tuple[bytes | int, ...]
+References = tuple[bytes | int, ...]
 """References to symbols that every request has, and numbers of those that the shape has."""
 
 
-class Names(NamedTuple):
+class LabelNames(NamedTuple):
     """The names of a domain's labels, and of those that have a value, sorted."""
 
     every: frozenset[str]
@@ -42,7 +41,7 @@ class Vocabulary:
 
     def reference(self, text: str) -> bytes:
         """Return what refers to a text, for ever."""
-        key = encoded(text)
+        key = visible_bytes(text)
         found = self._references.get(key)
         if found is None:
             found = self._references[key] = varint(len(self._references))
@@ -56,7 +55,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Template:
+class Write2Template:
     """
     The series of a shape with holes for references, numbers and times.
 
@@ -70,24 +69,23 @@ class Template:
     arguments: tuple[bytes, ...]
     stride: int
     symbols: tuple[bytes, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[References, ...]
     dynamic: tuple[tuple[int, tuple[int, ...]], ...]
-    divisors: tuple[int | Fraction, ...] | None
+    divisors: Divisors | None
     starting: tuple[bool, ...]
 
-    def scaled(self, values: Sequence[Number]) -> Sequence[Number]:
-        """Return values in base units, rounded once."""
-        if self.divisors is None:
-            return values
-        return tuple(map(truediv, values, self.divisors))
 
-
-def compiled(
-    shape: Shape, names: Names, external: dict[str, str], vocabulary: Vocabulary, *, started: bool
-) -> Template:
+def write2_template(
+    shape: Shape,
+    names: LabelNames,
+    external: dict[str, str],
+    vocabulary: Vocabulary,
+    *,
+    started: bool,
+) -> Write2Template:
     """Compile a shape for domains whose labels have these names, with or without start times."""
     symbols: dict[bytes, int] = {}
-    rows: list[list[Piece]] = []
+    rows: list[list[References]] = []
     layout: list[str] = []
     for series in shape.series:
         pieces = _pieces(series, names, external, vocabulary, symbols)
@@ -104,29 +102,25 @@ def compiled(
         *sizes, last = map(_size, rows[-1])
         between = f"s{REFERENCE_BYTES}s".join(map(str, sizes))
         layout.append(f"{between}s{last}sd{timed}s")
-    distinct: dict[Piece, int] = {}
+    distinct: dict[References, int] = {}
     dynamic: list[tuple[int, tuple[int, ...]]] = []
     for number, column in enumerate(zip(*rows, strict=True)):
         if any(isinstance(part, int) for piece in column for part in piece):
             which = tuple(distinct.setdefault(piece, len(distinct)) for piece in column)
             dynamic.append((2 * number, which))
-    divisors = tuple(
-        divisor(series.field.exponent if series.part in ("", "sum") else 0)
-        for series in shape.series
-    )
-    return Template(
+    return Write2Template(
         Struct(f"<{''.join(layout)}"),
         tuple(argument for row in rows for argument in _arguments(row)),
         2 * len(names.valued) + 4,
         tuple(symbols),
         tuple(distinct),
         tuple(dynamic),
-        divisors if any(each != 1 for each in divisors) else None,
+        divisors_of(shape),
         tuple(series.field.kind in _COUNTING for series in shape.series),
     )
 
 
-def _arguments(row: list[Piece]) -> Iterator[bytes]:
+def _arguments(row: list[References]) -> Iterator[bytes]:
     """Yield the pieces of a series with holes after all but the last two, and two at the end."""
     *pieces, before, tail = row
     for piece in pieces:
@@ -136,11 +130,11 @@ def _arguments(row: list[Piece]) -> Iterator[bytes]:
 
 def _pieces(
     series: Series,
-    names: Names,
+    names: LabelNames,
     external: dict[str, str],
     vocabulary: Vocabulary,
     symbols: dict[bytes, int],
-) -> list[Piece]:
+) -> list[References]:
     """Return what refers to the labels of a series, parted where the domain's values are."""
     own = labels_in(series)
     pieces: list[list[bytes | int]] = [[] for _ in range(len(names.valued) + 1)]
@@ -150,7 +144,7 @@ def _pieces(
         piece = pieces[sum(each < name for each in names.valued)]
         piece.append(vocabulary.reference(name))
         if name in own and name != "__name__":
-            piece.append(symbols.setdefault(encoded(value), len(symbols)))
+            piece.append(symbols.setdefault(visible_bytes(value), len(symbols)))
         else:
             piece.append(vocabulary.reference(value))
     for piece, name in zip(pieces, names.valued, strict=False):
@@ -167,7 +161,7 @@ def _metadata(field: Field, vocabulary: Vocabulary) -> bytes:
     return b"\x2a" + varint(len(body)) + body
 
 
-def _merged(piece: Iterable[bytes | int]) -> Piece:
+def _merged(piece: Iterable[bytes | int]) -> References:
     """Join neighbours that need no filling in."""
     parts: list[bytes | int] = []
     for part in piece:
@@ -178,11 +172,11 @@ def _merged(piece: Iterable[bytes | int]) -> Piece:
     return tuple(parts)
 
 
-def _size(piece: Piece) -> int:
+def _size(piece: References) -> int:
     return sum(len(part) if isinstance(part, bytes) else REFERENCE_BYTES for part in piece)
 
 
-def _static(piece: Piece) -> bytes:
+def _static(piece: References) -> bytes:
     """Return a piece that needs no filling in; one that does is nothing yet."""
     (part,) = piece if len(piece) == 1 else (b"",)
     return shared(part) if isinstance(part, bytes) else b""
@@ -191,8 +185,3 @@ def _static(piece: Piece) -> bytes:
 def symbol(text: bytes) -> bytes:
     """Return a symbol as a request has it."""
     return b"\x22" + varint(len(text)) + text
-
-
-def encoded(text: str) -> bytes:
-    """Return a text; what UTF-8 cannot carry becomes visible."""
-    return text.encode("utf-8", "backslashreplace")

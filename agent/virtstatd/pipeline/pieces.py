@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from virtstatd.model import Batch, Reading, Series, Shape
 
 
-Key = tuple[str | None, Series]
+UnitKey = tuple[str | None, Series]
 """A domain's UUID, None for the host, and the first series of a unit."""
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Splitter:
         last = replace(batch, readings=(), groups=frozenset(), piece=cut)
         return (*(parts or (replace(batch, gone=(), piece=cut),)), last)
 
-    def without(self, batch: Batch, bad: Collection[Key]) -> tuple[Batch, Batch | None]:
+    def without(self, batch: Batch, bad: Collection[UnitKey]) -> tuple[Batch, Batch | None]:
         """Return the batch without the units whose keys are bad, and those, None without any."""
         uuids = {uuid for uuid, _ in bad}
         good: list[Reading] = []
@@ -125,8 +125,7 @@ def units(shape: Shape) -> list[range]:
     found: list[range] = []
     before: object = None
     for at, series in enumerate(shape.series):
-        labels = series.labels[:-1] if series.part == "bucket" else series.labels
-        own = (series.field, labels) if series.part else None
+        own = (series.field, series.base_labels) if series.part else None
         if own is not None and own == before:
             found[-1] = range(found[-1].start, at + 1)
         else:
@@ -135,7 +134,7 @@ def units(shape: Shape) -> list[range]:
     return found
 
 
-def keys_of(batch: Batch) -> Iterator[Key]:
+def keys_of(batch: Batch) -> Iterator[UnitKey]:
     """Yield the key of each unit."""
     for reading in batch.readings:
         uuid = reading.domain.uuid if reading.domain else None
@@ -143,7 +142,7 @@ def keys_of(batch: Batch) -> Iterator[Key]:
             yield uuid, reading.shape.series[unit[0]]
 
 
-def key_of(batch: Batch) -> Key | None:
+def key_of(batch: Batch) -> UnitKey | None:
     """Return the key of the first unit, None where there is none."""
     return next(keys_of(batch), None)
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.pieces import Key
+from virtstatd.pipeline.pieces import UnitKey
 
 
 BACKOFF_SECONDS = (0.5, 30.0)
@@ -61,7 +61,7 @@ class Guard:
     def __init__(self, clock: Callable[[], float], *, armed: bool) -> None:
         self.proven = False
         self._moved = False
-        self.found: list[Key] = []
+        self.found: list[UnitKey] = []
         self._clock = clock
         self._armed = armed
         self._failures = 0
@@ -94,20 +94,20 @@ class Poison:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._until: dict[Key, float] = {}
+        self._until: dict[UnitKey, float] = {}
 
     @property
-    def keys(self) -> frozenset[Key]:
+    def keys(self) -> frozenset[UnitKey]:
         """What is known now."""
         now = self._clock()
         self._until = {key: until for key, until in self._until.items() if until > now}
         return frozenset(self._until)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: UnitKey) -> None:
         """Remember it."""
         self._until[key] = self._clock() + POISON_SECONDS
 
-    def forget(self, keys: Iterable[Key]) -> None:
+    def forget(self, keys: Iterable[UnitKey]) -> None:
         """Take them for good again."""
         for key in keys:
             self._until.pop(key, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Tally
-from virtstatd.pipeline.pieces import Key, Splitter
+from virtstatd.pipeline.pieces import Splitter, UnitKey
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Underway:
         """Whether the destination has any of it."""
         return self._outcome is self._delivered
 
-    def part(self, bad: Collection[Key]) -> None:
+    def part(self, bad: Collection[UnitKey]) -> None:
         """Put what is known as poison last, and by itself."""
         whole = self.pieces.popleft()
         good, known = self._splitter.without(whole.batch, bad)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 
-from virtstatd.model import Batch
-
 
 Call = Callable[[], None]
 
@@ -49,29 +47,6 @@ class Worker:
             with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, future, fault)
             del entry, call, future, fault  # a batch must not stay until the next one comes
-
-
-class Handover:
-    """Batches for a thread, each written once although the wait for it may be cancelled."""
-
-    def __init__(self, worker: Worker, write: Callable[[Batch], None]) -> None:
-        self._worker = worker
-        self._write = write
-        self._underway: tuple[Batch, asyncio.Future[None]] | None = None
-
-    async def send(self, batch: Batch) -> None:
-        """Write a batch; one whose sender was cancelled is written to its end before the next."""
-        if self._underway is not None:
-            earlier, written = self._underway
-            await asyncio.wait([written])
-            self._underway = None
-            if earlier is batch and written.exception() is None:
-                return  # it was only not waited for
-        written = self._worker.submit(lambda: self._write(batch))
-        self._underway = batch, written
-        await asyncio.wait([written])  # waiting may be cancelled, writing cannot
-        self._underway = None
-        written.result()
 
 
 def _settle(future: asyncio.Future[None], fault: BaseException | None) -> None:

@@ -28,7 +28,7 @@ class Output(Protocol):
         ...
 
 
-class Stdout:
+class StandardOutput:
     """Standard output, whatever it is."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stdout:
         os.close(self._fd)
 
 
-class File:
+class FileOutput:
     """
     A file that batches are appended to whole or not at all.
 

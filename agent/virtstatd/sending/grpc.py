@@ -15,10 +15,7 @@ Which of them may be tried again is OTLP's own list.
 from __future__ import annotations
 
 import asyncio
-import binascii
 import struct
-import zlib
-from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -27,11 +24,12 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from virtstatd import __version__
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.formats.protobuf import fields
+from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
+from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sending.http import CONNECT_SECONDS, sanitised
-from virtstatd.sending.http2 import PROTOCOL, Answer, Connection
-from virtstatd.sending.link import Link, told
+from virtstatd.sending.http2 import PROTOCOL, Http2Answer, Http2Connection
+from virtstatd.sending.link import KeptConnection, reason_of
 from virtstatd.sending.secrets import Secret
 
 
@@ -84,14 +82,11 @@ _OF_HTTP: dict[int, Status] = {
 }
 """What an answer means that is of a proxy, and not of gRPC."""
 
-_RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"
-_GZIP = 16 + zlib.MAX_WBITS
 
-
-class Client:
+class GrpcClient:
     """One method of one server."""
 
-    def __init__(self, access: Access, method: str, link: Link[Connection]) -> None:
+    def __init__(self, access: Access, method: str, link: KeptConnection[Http2Connection]) -> None:
         parts = urlsplit(access.url)
         self._access = access
         self._link = link
@@ -114,7 +109,7 @@ class Client:
         headers = [*self._head]
         if compress:
             headers.append(("grpc-encoding", "gzip"))
-            message = zlib.compress(message, 1, wbits=_GZIP)
+            message = gzipped(message)
         own = {**self._access.headers, **self._access.authorization(secret)}
         ours = {name for name, _ in headers}
         headers += [(name.lower(), text) for name, text in own.items() if name.lower() not in ours]
@@ -124,12 +119,12 @@ class Client:
                     headers, struct.pack(">?I", compress, len(message)) + message
                 )
         except OSError as error:
-            raise TryLater(f"{self._place}: {told(error)}") from error
+            raise TryLater(f"{self._place}: {reason_of(error)}") from error
         if fault := self._fault(answer, secret):
             raise fault
         return _message(bytes(answer.body))
 
-    def _fault(self, answer: Answer, secret: str) -> TryLater | Rejected | None:
+    def _fault(self, answer: Http2Answer, secret: str) -> TryLater | Rejected | None:
         status = _status(answer)
         if status == Status.OK:
             return None
@@ -147,57 +142,36 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(access: Access, method: str) -> AsyncIterator[Client]:
+async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
     context = await asyncio.to_thread(
         access.tls_context, tls=access.encrypted, protocols=(PROTOCOL,)
     )
     parts = urlsplit(access.url)
 
-    async def connect() -> Connection:
+    async def connect() -> Http2Connection:
         loop = asyncio.get_running_loop()
         port = parts.port or (443 if access.encrypted else 80)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(
-                    Connection, parts.hostname or "", port, ssl=context
+                    Http2Connection, parts.hostname or "", port, ssl=context
                 )
         except TimeoutError as error:
             raise ConnectionError("no connection in time") from error
         return connection
 
-    async def close(connection: Connection) -> None:
+    async def close(connection: Http2Connection) -> None:
         connection.close()
 
-    link = Link(connect, close, lambda connection: connection.alive)
+    link = KeptConnection(connect, close, lambda connection: connection.alive)
     try:
-        yield Client(access, method, link)
+        yield GrpcClient(access, method, link)
     finally:
         await link.close()
 
 
-def retry_delay(details: str) -> float | None:
-    """Return the seconds in the RetryInfo of a google.rpc.Status, None without one."""
-    try:
-        status = b64decode(details + "=" * (-len(details) % 4), validate=True)
-        for number, detail in fields(status):
-            if number == 3 and isinstance(detail, bytes):  # noqa: PLR2004 - Status.details
-                of = dict(fields(detail))
-                if of.get(1) == _RETRY_INFO and isinstance(value := of.get(2), bytes):
-                    return _seconds(value)
-    except (binascii.Error, ValueError):
-        pass  # the status counts, whatever is said beside it
-    return None
-
-
-def _seconds(retry_info: bytes) -> float:
-    delay = dict(fields(retry_info)).get(1, b"")
-    parts = dict(fields(delay)) if isinstance(delay, bytes) else {}
-    seconds, nanoseconds = parts.get(1, 0), parts.get(2, 0)
-    return float(seconds) + float(nanoseconds) / 1e9
-
-
-def _status(answer: Answer) -> int:
+def _status(answer: Http2Answer) -> int:
     text = answer.headers.get("grpc-status", "")
     if text.isascii() and text.isdigit():
         return int(text[:9])

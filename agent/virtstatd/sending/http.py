@@ -5,7 +5,7 @@ The HTTP client of the sinks that push: TLS, credentials, and what each status m
 |---|---|
 | none: network error, timeout | `TryLater` |
 | 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said; 5xx are `answered` |
-| 413 | `TooLarge`: `Portions` halves the request |
+| 413 | `TooLarge`: `Requests` halves the request |
 | 401, 403, 404 | `Denied` |
 | anything else but 2xx, redirects included | `Rejected` |
 
@@ -47,7 +47,7 @@ _CONTROL = re.compile(r"[^\x20-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """What came back: of the body the first 64 KiB, and what to raise unless it was accepted."""
 
     status: int
@@ -56,7 +56,7 @@ class Answer:
     fault: TryLater | Rejected | None
 
 
-class Client:
+class HttpClient:
     """One destination that is posted to."""
 
     def __init__(self, session: aiohttp.ClientSession, access: Access) -> None:
@@ -76,7 +76,7 @@ class Client:
             raise answer.fault
         return answer.body
 
-    async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """Post, and return the answer, whatever it is; raise TryLater when there is none."""
         secret = self._secret.read()
         every = {**self._access.headers, **headers, **self._access.authorization(secret)}
@@ -90,7 +90,9 @@ class Client:
             text = await _read(response)
         finally:
             response.release()  # closes the connection when there is more to read
-        return Answer(response.status, response.headers, text, self._fault(response, text, secret))
+        return HttpAnswer(
+            response.status, response.headers, text, self._fault(response, text, secret)
+        )
 
     def _fault(
         self, response: aiohttp.ClientResponse, text: bytes, secret: str
@@ -109,7 +111,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(access: Access) -> AsyncIterator[Client]:
+async def http_client(access: Access) -> AsyncIterator[HttpClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
     context = await asyncio.to_thread(access.tls_context, tls=access.encrypted)
     async with aiohttp.ClientSession(
@@ -120,7 +122,7 @@ async def connected(access: Access) -> AsyncIterator[Client]:
         auto_decompress=False,
         trust_env=False,
     ) as session:
-        yield Client(session, access)
+        yield HttpClient(session, access)
 
 
 def sanitised(text: bytes, secret: str) -> str:

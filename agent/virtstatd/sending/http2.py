@@ -31,7 +31,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True)
-class Answer:
+class Http2Answer:
     """What has come back so far: headers and trailers together, and the body."""
 
     headers: dict[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Answer:
     ended: bool = False
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """
     Send requests and return their answers; everything that goes wrong is an OSError.
 
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self._transport: asyncio.Transport | None = None
         self._stream = 0
-        self._answer = Answer()
+        self._answer = Http2Answer()
         self._lost: OSError | None = None
         self._paused = False
         self._changed = asyncio.Event()
@@ -60,9 +60,9 @@ class Connection(asyncio.Protocol):
         """Whether nothing has happened to it yet."""
         return self._lost is None
 
-    async def ask(self, headers: Headers, body: bytes) -> Answer:
+    async def ask(self, headers: Headers, body: bytes) -> Http2Answer:
         """Send a request, as fast as the server takes it, and return the whole answer."""
-        self._answer = answer = Answer()
+        self._answer = answer = Http2Answer()
         self._stream = self._http.get_next_available_stream_id()
         try:
             self._http.send_headers(self._stream, headers)

@@ -12,16 +12,16 @@ from virtstatd.errors import TryLater
 
 
 CLOSE_SECONDS = 2.0
-TOLD_CHARACTERS = 256
+REASON_CHARACTERS = 256
 
-MEND_SECONDS = 30.0
+FIX_SECONDS = 30.0
 """Pause after a user was refused before anything was sent: no batch is lost by that."""
 
-Connection = TypeVar("Connection")
+T = TypeVar("T")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Link(Generic[Connection]):
+class KeptConnection(Generic[T]):
     """
     Hold one connection between sends.
 
@@ -31,20 +31,20 @@ class Link(Generic[Connection]):
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[Connection]],
-        close: Callable[[Connection], Awaitable[None]],
-        alive: Callable[[Connection], bool],
+        connect: Callable[[], Awaitable[T]],
+        close: Callable[[T], Awaitable[None]],
+        alive: Callable[[T], bool],
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
         self._connect = connect
         self._close = close
         self._alive = alive
         self._close_seconds = close_seconds
-        self._connection: Connection | None = None
+        self._connection: T | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[Connection]:
+    async def held(self) -> AsyncIterator[T]:
         """Yield a connection; one whose block was left by an exception is not used again."""
         if self._connection is not None and not self._alive(self._connection):
             self.drop()
@@ -74,7 +74,7 @@ class Link(Generic[Connection]):
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _end(self, connection: Connection) -> None:
+    async def _end(self, connection: T) -> None:
         with suppress(Exception):  # it has failed before, or nobody wants it any more
             async with asyncio.timeout(self._close_seconds):
                 await self._close(connection)
@@ -85,7 +85,7 @@ class Stream:
 
     def __init__(self, name: str, connect: Callable[[], Awaitable[Streams]]) -> None:
         self._name = name
-        self._link = Link(connect, _cut, _is_up)
+        self._link = KeptConnection(connect, _cut, _is_up)
         self.close = self._link.close
 
     async def send(self, pieces: Iterable[bytes]) -> None:
@@ -115,7 +115,7 @@ def quieten(library: str) -> None:
     logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
-def told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what a library says of its fault, in one line."""
     text = str(error) or type(error).__name__
-    return " ".join(text.split())[:TOLD_CHARACTERS]
+    return " ".join(text.split())[:REASON_CHARACTERS]

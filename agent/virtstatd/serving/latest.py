@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from virtstatd.formats.prometheus_text import Template, Templates, compiled, label_text
+from virtstatd.formats.prometheus_text import TextTemplate, TextTemplates, label_text, text_template
 from virtstatd.model import Batch, Domain, Labels, Reading
 
 
-Key = tuple[str, str]
+_Key = tuple[str, str]
 """Source and group: what a new reading of the same domain replaces."""
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldReading:
     """A reading until a newer one replaces it, and its lines once they were asked for."""
 
     reading: Reading
     labels: bytes
     arrival: int
     until: float
-    template: Template | None = None
+    template: TextTemplate | None = None
     lines: tuple[bytes, ...] = ()
 
-    def rendered(self, template: Template) -> tuple[bytes, ...]:
+    def rendered(self, template: TextTemplate) -> tuple[bytes, ...]:
         """Return the lines of each family, rendered the first time only."""
         if self.template is not template:
             self.lines = tuple(template.render(self.reading.values, self.labels))
@@ -41,11 +41,11 @@ class Latest:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._held: dict[str | None, dict[Key, Held]] = {}
+        self._held: dict[str | None, dict[_Key, HeldReading]] = {}
         self._label_texts: dict[str | None, tuple[Labels, bytes]] = {}
-        self._templates = Templates()
-        self._plans: dict[tuple[Template, ...], tuple[Template, ...]] = {}
-        self._former_plans: dict[tuple[Template, ...], tuple[Template, ...]] = {}
+        self._templates = TextTemplates()
+        self._plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
+        self._former_plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
         self._arrivals = 0
         self._earliest_end = float("inf")
 
@@ -75,7 +75,7 @@ class Latest:
                 if domain:
                     self._forget_earlier_runs(domain)
             seen[uuid].add(reading.shape.group)
-            held = Held(reading, self._labels(domain), self._arrivals, until)
+            held = HeldReading(reading, self._labels(domain), self._arrivals, until)
             self._held.setdefault(uuid, {})[batch.source, reading.shape.group] = held
         for uuid, groups in seen.items():
             for group in batch.groups - groups:
@@ -83,14 +83,14 @@ class Latest:
         for domain in batch.gone:  # last: an incarnation that ended does not come back
             self._forget_run(domain)
 
-    def together(self) -> list[list[Held]]:
+    def together(self) -> list[list[HeldReading]]:
         """
         Return what is held now, a list for all that stands under the same labels, newest first.
 
         It is a snapshot: batches may arrive while it is worked through.
         """
         self._forget_the_old()
-        groups: dict[bytes, list[Held]] = {}
+        groups: dict[bytes, list[HeldReading]] = {}
         for members in self._held.values():
             for held in members.values():
                 groups.setdefault(held.labels, []).append(held)
@@ -99,7 +99,7 @@ class Latest:
         self._former_plans, self._plans = self._plans, {}  # only those in use live on
         return [groups[labels] for labels in sorted(groups)]
 
-    def planned(self, group: list[Held]) -> tuple[Template, ...]:
+    def planned(self, group: list[HeldReading]) -> tuple[TextTemplate, ...]:
         """
         Return what of each reading is shown: where two hold the same series, the newer has it.
 
@@ -153,19 +153,21 @@ class Latest:
             self._label_texts.pop(uuid, None)
 
 
-def _id(held: Held) -> int | None:
+def _id(held: HeldReading) -> int | None:
     return held.reading.domain.id if held.reading.domain else None
 
 
-def _plan(members: list[Held], templates: tuple[Template, ...]) -> tuple[Template, ...]:
+def _plan(
+    members: list[HeldReading], templates: tuple[TextTemplate, ...]
+) -> tuple[TextTemplate, ...]:
     """Return templates that leave out what an earlier, newer one shows already."""
-    plan: list[Template] = []
+    plan: list[TextTemplate] = []
     taken: set[str] = set()
     for held, template in zip(members, templates, strict=True):
         twice = taken & template.claims
         if twice:
             shape = held.reading.shape
-            plan.append(compiled(shape, labelled=bool(held.labels), but=twice))
+            plan.append(text_template(shape, labelled=bool(held.labels), but=twice))
         else:
             plan.append(template)
         taken |= template.claims

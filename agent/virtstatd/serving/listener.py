@@ -27,7 +27,7 @@ FULL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """How much of the agent clients may use, and for how long."""
 
     connections: int = 64
@@ -59,7 +59,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+Respond = Callable[[Request], Awaitable[Response]]
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
@@ -67,10 +67,10 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
 
     def __init__(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status.phrase)
-        self.response = text(status.phrase, status, headers)
+        self.response = text_response(status.phrase, status, headers)
 
 
-def text(
+def text_response(
     line: str, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return an answer of one line of text."""
@@ -80,10 +80,13 @@ def text(
 
 @asynccontextmanager
 async def listening(
-    sock: socket.socket, answer: Answer, log: FilteringBoundLogger, limits: Limits | None = None
+    sock: socket.socket,
+    answer: Respond,
+    log: FilteringBoundLogger,
+    limits: ClientLimits | None = None,
 ) -> AsyncIterator[None]:
     """Answer the requests that come through the socket, and close it in the end."""
-    connections = _Connections(answer, log, limits or Limits())
+    connections = _Connections(answer, log, limits or ClientLimits())
     server = await asyncio.start_server(connections.accept, sock=sock, limit=HEADER_BYTES)
     try:
         yield
@@ -96,7 +99,7 @@ async def listening(
 class _Connections:
     """All connections of one listener, and which of them wait for their client."""
 
-    def __init__(self, answer: Answer, log: FilteringBoundLogger, limits: Limits) -> None:
+    def __init__(self, answer: Respond, log: FilteringBoundLogger, limits: ClientLimits) -> None:
         self._answer = answer
         self._log = log
         self._limits = limits
@@ -156,7 +159,7 @@ class _Connections:
         patience = self._limits.request_seconds
         while True:
             self._waiting[writer] = asyncio.get_running_loop().time()
-            request = parse(await self._head(reader, patience))
+            request = parse_request(await self._head(reader, patience))
             self._waiting.pop(writer, None)
             await self._send(writer, await self._answer(request), request)
             if not request.keep:
@@ -203,7 +206,7 @@ class _Connections:
                     pass
 
 
-def parse(head: bytes) -> Request:
+def parse_request(head: bytes) -> Request:
     """Read the first line and the headers; raise Refusal on what is not plain HTTP/1."""
     first, *lines = head[:-4].decode("latin-1").split("\r\n")
     try:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.formats.prometheus_text import END_OF_OPENMETRICS, Family
+from virtstatd.runtime.compress import GZIP_BITS, LEVEL
 from virtstatd.serving.latest import Latest
 
 
 STEP_SECONDS = 0.004  # the loop belongs to others after that long
 SLICE_BYTES = 16384
 PARTS_AT_ONCE = 256
-GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Page:
 
     def plain(self) -> Iterator[bytes]:
         """Yield the page in slices, decompressed one by one."""
-        inflating = zlib.decompressobj(GZIP)
+        inflating = zlib.decompressobj(GZIP_BITS)
         for start in range(0, len(self.compressed), SLICE_BYTES):
             piece = self.compressed[start : start + SLICE_BYTES]
             while piece:
@@ -98,7 +98,7 @@ def _joined(blocks: dict[str, tuple[Family, list[bytes]]], *, openmetrics: bool)
 
 def _compressed(parts: list[bytes]) -> Page:
     """Compress a page; runs in a thread, and zlib works without the interpreter's lock."""
-    deflating = zlib.compressobj(level=1, wbits=GZIP)
+    deflating = zlib.compressobj(level=LEVEL, wbits=GZIP_BITS)
     pieces: list[bytes] = []
     length = 0
     for start in range(0, len(parts), PARTS_AT_ONCE):

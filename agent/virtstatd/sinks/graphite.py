@@ -19,7 +19,6 @@ the server had not read when it died is lost.
 from __future__ import annotations
 
 import asyncio
-import platform
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -29,8 +28,10 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from virtstatd.formats.chunks import packed
-from virtstatd.formats.words import DOMAIN, Flat, labels_of, name_of, word
+from virtstatd.formats.naming import labels_of, name_of
+from virtstatd.formats.words import DOMAIN, Flat, word
 from virtstatd.model import Domain, Series
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sending.link import Stream
 from virtstatd.sending.tls import Tls
@@ -74,7 +75,7 @@ class Graphite(Tls):
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         context = self.tls_context(tls=self.tls)
-        lines = _Plain(self.prefix) if self.format == "plain" else _Tagged()
+        lines = _Plain(self.prefix, host_name()) if self.format == "plain" else _Tagged(host_name())
         host, port = split_address(self.address)
         stream = Stream(self.address, lambda: asyncio.open_connection(host, port, ssl=context))
         try:
@@ -86,8 +87,8 @@ class Graphite(Tls):
 class _Plain:
     """Paths: prefix, domain, name, and the values of the labels."""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix.replace("{host}", _short(platform.node()))
+    def __init__(self, prefix: str, host: str) -> None:
+        self._prefix = prefix.replace("{host}", _short(host))
         self._flat = Flat(self._line)
 
     def of(self, batch: Batch) -> Iterator[bytes]:
@@ -107,8 +108,8 @@ class _Plain:
 class _Tagged:
     """Names with tags, in Graphite 1.1's form."""
 
-    def __init__(self) -> None:
-        self._host = f";host={word(platform.node(), IN_TAGS)}"
+    def __init__(self, host: str) -> None:
+        self._host = f";host={word(host, IN_TAGS)}"
         self._flat = Flat(self._line)
 
     def of(self, batch: Batch) -> Iterator[bytes]:

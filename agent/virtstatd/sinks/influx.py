@@ -1,10 +1,8 @@
-"""InfluxDB's write API, of version 1 and of versions 2 and 3; `line_protocol.py` has the format."""
+"""InfluxDB's write API, versions 1, 2 and 3; the format is `formats/line_protocol.py`."""
 
 from __future__ import annotations
 
 import re
-import socket
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,10 +12,13 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.formats.chunks import Portions
+from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import connected
+from virtstatd.sending.http import http_client
+from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -26,8 +27,6 @@ Prefix = Annotated[
 ]
 Host = Annotated[str, Meta(description="Tag `host` on every line; empty is the host's name.")]
 Tags = Annotated[dict[str, str], Meta(description="More tags on every line.")]
-
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +69,20 @@ class Influx(Access):
         """Read the credentials; connect with the first batch."""
         lines = LineProtocol(
             self.measurement_prefix,
-            (("host", self.host or socket.gethostname()), *self.tags.items()),
+            (("host", self.host or host_name()), *self.tags.items()),
         )
-        portions = Portions(self.request_samples)
+        requests = Requests(self.request_samples)
         url = self.write_url()
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self.compress:
             headers["Content-Encoding"] = "gzip"
-        async with connected(self) as client:
+        async with http_client(self) as client:
             opening.log.debug("influx.opened", url=self.url)
 
             async def post(body: bytes, samples: int) -> None:
                 if not body:  # nothing but what the database cannot hold
                     return
-                sent = zlib.compress(body, 1, wbits=_GZIP) if self.compress else body
+                sent = gzipped(body) if self.compress else body
                 answer = await client.ask(url, sent, headers)
                 if answer.fault is None:
                     return
@@ -95,7 +94,7 @@ class Influx(Access):
 
             async def send(batch: Batch) -> None:
                 items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
-                await portions.send(batch, items, b"".join, post)
+                await requests.send(batch_key(batch), items, b"".join, post)
 
             yield send
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from msgspec import Meta
 from virtstatd.errors import TryLater
 from virtstatd.formats.chunks import packed
 from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.influx import Host, Prefix, Tags
@@ -48,7 +48,7 @@ class InfluxUdp:
         """Look the host's name up with the first batch."""
         encoder = LineProtocol(
             self.measurement_prefix,
-            (("host", self.host or socket.gethostname()), *self.tags.items()),
+            (("host", self.host or host_name()), *self.tags.items()),
         )
         opening.log.debug("influx.opened", address=self.address)
         transport: asyncio.DatagramTransport | None = None

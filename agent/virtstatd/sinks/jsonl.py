@@ -1,4 +1,4 @@
-"""JSON lines to standard output, a file or a socket; `lines.py` describes the format."""
+"""JSON lines to standard output, a file or a socket; the format is `formats/json_lines.py`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from virtstatd.formats.json_lines import Lines
-from virtstatd.runtime.worker import Handover, Worker
-from virtstatd.sending.files import File, Output, Stdout
+from virtstatd.runtime.worker import Worker
+from virtstatd.sending.files import FileOutput, Output, StandardOutput
+from virtstatd.sending.handover import Handover
 from virtstatd.sending.link import Stream
-from virtstatd.sink import Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
 STDOUT = "stdout"
@@ -59,15 +60,15 @@ class Jsonl:
             finally:
                 await stream.close()
             return
-        output = Stdout() if self.target == STDOUT else self._file(opening)
+        output = StandardOutput() if self.target == STDOUT else self._file(opening)
         threaded = _Threaded(output, opening.name)
         try:
             yield threaded.send
         finally:
             await threaded.close()
 
-    def _file(self, opening: Opening) -> File:
-        return File(Path(self.target), self.rotate_bytes, self.rotate_keep, opening.log)
+    def _file(self, opening: Opening) -> FileOutput:
+        return FileOutput(Path(self.target), self.rotate_bytes, self.rotate_keep, opening.log)
 
 
 class _Threaded:
@@ -77,7 +78,8 @@ class _Threaded:
         lines = Lines()
         self._output = output
         self._worker = Worker(f"sink {name}")
-        self.send = Handover(self._worker, lambda batch: output.write(lines.pieces(batch))).send
+        handover = Handover[Batch](self._worker, lambda batch: output.write(lines.pieces(batch)))
+        self.send = handover.send
 
     async def close(self) -> None:
         """Close when all is written, or leave a write that is stuck to its thread."""

@@ -1,5 +1,5 @@
 """
-Kafka: a message per guest and batch, of JSON lines as `lines.py` describes them.
+Kafka: a message per guest and batch, of JSON lines (`formats/json_lines.py`).
 
 A message's key is the guest's UUID, so that all of a guest is in one partition and in order; the
 host's own readings have the host's name as their key. A message's time is the batch's. A batch is
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import platform
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,9 +22,11 @@ from aiokafka import errors
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.json_lines import Lines, portions
+from virtstatd.formats.chunks import whole_lines
+from virtstatd.formats.json_lines import Lines
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server
-from virtstatd.sending.link import MEND_SECONDS, Link, quieten, told
+from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.secrets import Login, Secret
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -132,7 +133,7 @@ class Kafka(Login, Tls):
                 raise
             return producer
 
-        link = Link(connect, _stop, lambda _: True, CLOSE_SECONDS)
+        link = KeptConnection(connect, _stop, lambda _: True, CLOSE_SECONDS)
         lines = Lines()
 
         async def send(batch: Batch) -> None:
@@ -140,9 +141,9 @@ class Kafka(Login, Tls):
                 async with link.held() as producer:
                     await self._produce(producer, _messages(lines, batch, self.message_bytes))
             except DENIED as error:
-                raise Denied(f"topic {self.topic}: {told(error)}") from error
+                raise Denied(f"topic {self.topic}: {reason_of(error)}") from error
             except (errors.KafkaError, OSError) as error:
-                raise _later(f"{self.brokers[0]}: {told(error)}", error) from error
+                raise _later(f"{self.brokers[0]}: {reason_of(error)}", error) from error
 
         try:
             yield send
@@ -155,7 +156,7 @@ class Kafka(Login, Tls):
             "Producer",
             aiokafka.AIOKafkaProducer(
                 bootstrap_servers=list(self.brokers),
-                client_id=f"virtstatd-{platform.node()}",
+                client_id=f"virtstatd-{host_name()}",
                 acks="all",
                 compression_type=None if self.compression == "none" else self.compression,
                 max_batch_size=self.message_bytes + MESSAGE_OVERHEAD,
@@ -198,7 +199,7 @@ class Kafka(Login, Tls):
                 future.cancel()
         if refused:
             samples = math.ceil(sum(message.samples for message, _ in refused))
-            reason = f"topic {self.topic}: {told(refused[-1][1])}"
+            reason = f"topic {self.topic}: {reason_of(refused[-1][1])}"
             raise Rejected(reason, samples if taken else None)
 
 
@@ -215,11 +216,11 @@ def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
     """Yield the lines of each guest as one message, or several of whole lines."""
     milliseconds = batch.taken_at // 1_000_000
     for domain, group in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
-        key = (domain.uuid if domain else platform.node()).encode()
+        key = (domain.uuid if domain else host_name()).encode()
         readings = list(group)
         text = "".join(text for _, text in readings).encode()
         samples = sum(len(reading.values) for reading, _ in readings)
-        for value in portions(text, limit):
+        for value in whole_lines(text, limit):
             yield _Message(key, value, milliseconds, samples * len(value) / len(text))
 
 
@@ -229,6 +230,6 @@ async def _stop(producer: Producer) -> None:
 
 def _later(reason: str, error: Exception) -> TryLater:
     if isinstance(error, LOGIN):
-        return TryLater(reason, MEND_SECONDS)
+        return TryLater(reason, FIX_SECONDS)
     answered = isinstance(error, errors.BrokerResponseError) and not error.retriable
     return TryLater(reason, answered=answered)

@@ -1,5 +1,5 @@
 """
-MQTT 5: a message per reading, of JSON lines as `lines.py` describes them, confirmed with QoS 1.
+MQTT 5: a message per reading, confirmed with QoS 1, of JSON lines (`formats/json_lines.py`).
 
 With `retain` the broker keeps the last message of every topic for as long as its numbers may be
 shown as current; the topics of a guest that has ended are emptied at once.
@@ -29,8 +29,9 @@ from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.model import Domain
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
-from virtstatd.sending.link import MEND_SECONDS, Link, quieten, told
+from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.secrets import Login, Secret
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -85,7 +86,7 @@ class Mqtt(Login, Tls):
             return _Session(client)
 
         messages = _Messages(self.topic, retain=self.retain)
-        link = Link(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
+        link = KeptConnection(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
 
         async def send(batch: Batch) -> None:
             try:
@@ -93,8 +94,8 @@ class Mqtt(Login, Tls):
                     await session.publish(messages.of(batch))
             except (aiomqtt.MqttError, OSError) as error:
                 refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
-                wait = MEND_SECONDS if refused else None
-                raise TryLater(f"{self.address}: {told(error)}", wait) from error
+                wait = FIX_SECONDS if refused else None
+                raise TryLater(f"{self.address}: {reason_of(error)}", wait) from error
 
         try:
             yield send
@@ -114,7 +115,7 @@ class _Messages:
     """What is published of a batch; what a broker retains is remembered until its guest ends."""
 
     def __init__(self, template: str, *, retain: bool) -> None:
-        self._topics = Topics(template)
+        self._topics = Topics(template, host_name())
         self._lines = Lines()
         self._retain = retain
         self._retained: dict[Domain, set[str]] = {}

@@ -1,5 +1,5 @@
 """
-NATS, core or JetStream: a message per reading, of JSON lines as `lines.py` describes them.
+NATS, core or JetStream: a message per reading, of JSON lines (`formats/json_lines.py`).
 
 Without `stream` a batch is delivered when the server has it; subscribers that are away miss it.
 With `stream` it is delivered when JetStream has confirmed every message. Each then bears a
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import platform
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -33,9 +32,11 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.json_lines import Lines, portions
+from virtstatd.formats.chunks import whole_lines
+from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
-from virtstatd.sending.link import CLOSE_SECONDS, MEND_SECONDS, Link, quieten, told
+from virtstatd.runtime.host import host_name
+from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.secrets import FILE, Login, Secret, path_of
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -106,7 +107,7 @@ class Nats(Login, Tls):
             try:
                 await connection.client.connect(
                     servers=list(self.servers),
-                    name=f"virtstatd {platform.node()}",
+                    name=f"virtstatd {host_name()}",
                     user=self.username or None,
                     password=password.read() or None,
                     user_credentials=credentials,
@@ -128,7 +129,7 @@ class Nats(Login, Tls):
             return connection
 
         messages = _Messages(self.subject)
-        link = Link(connect, _Connection.close, _Connection.alive)
+        link = KeptConnection(connect, _Connection.close, _Connection.alive)
 
         async def send(batch: Batch) -> None:
             try:
@@ -137,11 +138,11 @@ class Nats(Login, Tls):
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except BadRequestError as error:
-                raise Rejected(f"the stream refuses: {told(error)}") from error
+                raise Rejected(f"the stream refuses: {reason_of(error)}") from error
             except (Error, OSError, TimeoutError) as error:
-                reason = told(error)
+                reason = reason_of(error)
                 login = re.search("authoriz|authentic", reason, re.IGNORECASE)
-                wait = MEND_SECONDS if login else None
+                wait = FIX_SECONDS if login else None
                 raise TryLater(f"{self.servers[0]}: {reason}", wait) from error
 
         try:
@@ -160,7 +161,7 @@ class _Message:
     @property
     def mark(self) -> str:
         """What no other message has but the same one, sent again."""
-        text = f"{platform.node()} {self.subject} ".encode() + self.payload
+        text = f"{host_name()} {self.subject} ".encode() + self.payload
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
@@ -168,7 +169,7 @@ class _Messages:
     """What is published of a batch."""
 
     def __init__(self, subject: str) -> None:
-        self._topics = Topics(subject)
+        self._topics = Topics(subject, host_name())
         self._lines = Lines()
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
@@ -176,7 +177,7 @@ class _Messages:
         for reading, text in self._lines.readings(batch):
             subject = self._topics.of(reading, batch.source)
             lines = text.encode()
-            for payload in portions(lines, limit):
+            for payload in whole_lines(lines, limit):
                 share = -(-len(reading.values) * len(payload) // len(lines))
                 yield _Message(subject, payload, share)
 
@@ -259,7 +260,7 @@ class _Connection:
         """Wait until the server has read all, then for the stream; raise what went wrong."""
         await self._or_gone(self.client.flush(FLUSH_SECONDS))
         if self.faults:
-            fault = told(self.faults[0])
+            fault = reason_of(self.faults[0])
             if "permissions violation" in fault.lower():
                 raise Denied(f"the server refuses: {fault}")
             raise self.faults[0]

@@ -1,10 +1,8 @@
-"""OpenTelemetry's protocol over HTTP or gRPC; `otlp_encoder.py` makes the messages."""
+"""OpenTelemetry's protocol over HTTP or gRPC; `formats/otlp.py` makes the messages."""
 
 from __future__ import annotations
 
 import functools
-import socket
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,12 +16,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
+from virtstatd import __version__
 from virtstatd.config.plugins import PIP
-from virtstatd.formats.chunks import Portions
-from virtstatd.formats.otlp import Encoder
-from virtstatd.formats.runs import Runs
+from virtstatd.formats.chunks import batch_key
+from virtstatd.formats.lifetimes import Runs
+from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import connected
+from virtstatd.sending.http import http_client
+from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
 
 
@@ -31,8 +33,6 @@ SHOWN_CHARACTERS = 256
 METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 
 Export = Callable[[bytes], Awaitable[bytes]]
-
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +76,16 @@ class Otlp(Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        host = self.host or socket.gethostname()
+        host = self.host or host_name()
         attributes = {"service.name": "virtstatd", "host.name": host, **self.resource_attributes}
-        encoder = Encoder(tuple(attributes.items()))
+        encoder = OtlpEncoder(tuple(attributes.items()), __version__)
         runs = Runs()
-        portions = Portions(self.request_samples)
+        requests = Requests(self.request_samples)
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.url)
 
             async def post(body: bytes, _: int) -> None:
-                check(await export(body))
+                check_partial_success(await export(body))
 
             async def send(batch: Batch) -> None:
                 items = [
@@ -103,7 +103,7 @@ class Otlp(Access):
                     for reading in batch.readings
                 ]
                 try:
-                    await portions.send(batch, items, encoder.request, post)
+                    await requests.send(batch_key(batch), items, encoder.request, post)
                 except Rejected:
                     runs.settle(batch)
                     raise
@@ -117,22 +117,22 @@ class Otlp(Access):
         if self.protocol == "grpc":
             from virtstatd.sending import grpc
 
-            async with grpc.connected(self, METHOD) as calling:
+            async with grpc.grpc_client(self, METHOD) as calling:
                 yield functools.partial(calling.call, compress=self.compress)
         else:
             headers = {"Content-Type": "application/x-protobuf"}
             if self.compress:
                 headers["Content-Encoding"] = "gzip"
-            async with connected(self) as client:
+            async with http_client(self) as client:
 
                 async def export(body: bytes) -> bytes:
-                    packed = zlib.compress(body, 1, wbits=_GZIP) if self.compress else body
+                    packed = gzipped(body) if self.compress else body
                     return await client.post(self.url, packed, headers)
 
                 yield export
 
 
-def check(answer: bytes) -> None:
+def check_partial_success(answer: bytes) -> None:
     """Raise Rejected when an answer of success says that data points were refused."""
     response = ExportMetricsServiceResponse()
     try:

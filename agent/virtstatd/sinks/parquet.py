@@ -12,7 +12,6 @@ import asyncio
 import errno
 import fcntl
 import os
-import platform
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,9 +22,11 @@ from typing import Annotated, ClassVar
 import pyarrow as pa  # type: ignore[import-untyped]
 from msgspec import Meta
 
-from virtstatd.archive.archive import Archive, Limits
+from virtstatd.archive.archive import Archive, DiskLimits
 from virtstatd.errors import StartError
-from virtstatd.runtime.worker import Handover, Worker
+from virtstatd.runtime.host import host_name
+from virtstatd.runtime.worker import Worker
+from virtstatd.sending.handover import Handover
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -85,8 +86,8 @@ class Parquet:
         try:
             archive = Archive(
                 directory,
-                self.host or platform.node() or "localhost",
-                Limits(self.keep_bytes, int(self.keep_days * DAY_NS), self.free_bytes),
+                self.host or host_name(),
+                DiskLimits(self.keep_bytes, int(self.keep_days * DAY_NS), self.free_bytes),
                 int(self.flush_seconds * SECOND_NS),
                 opening.log,
             )

@@ -1,31 +1,44 @@
 """
 PostgreSQL: a row per number, written by COPY in one transaction per batch.
 
-`postgres_table.py` shows the table. A batch whose confirmation was lost is written again, and is
-there twice then.
+The table is shown in `formats/postgres_rows.py`. A batch whose confirmation was lost is written
+again, and is there twice then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 from msgspec import Meta
 
 from virtstatd.errors import Rejected, TryLater
-from virtstatd.formats.postgres_rows import Connection, Table
-from virtstatd.sending.link import MEND_SECONDS, Link, told
+from virtstatd.formats.postgres_rows import (
+    COLUMNS,
+    PostgresRows,
+    SampleRow,
+    exists_query,
+    hypertable_statements,
+    lock_statement,
+    table_statements,
+)
+from virtstatd.runtime.host import host_name
+from virtstatd.sending.link import FIX_SECONDS, KeptConnection, reason_of
 from virtstatd.sending.secrets import PasswordFile, Secret
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
 CONNECT_SECONDS = 5.0
+
+ROWS_AT_ONCE = 500
+"""Rows after which others have the loop for a moment."""
 
 UNFIT = (
     asyncpg.DataError,
@@ -38,11 +51,46 @@ UNFIT = (
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What comes and goes, or an administrator can mend."""
 
-MENDED = ("28", "3D", "3F", "42")
+FIXABLE = ("28", "3D", "3F", "42")
 """Classes of SQLSTATE: no such user, right, database, schema, table or column."""
 
 UNEXPLAINED = ("54", "P0", "XX")
 """Classes of SQLSTATE that a row may be to blame for: a limit, a trigger, the server itself."""
+
+
+class PostgresConnection(Protocol):
+    """The parts of asyncpg's connection that are used."""
+
+    async def execute(self, query: str) -> str:
+        """Run a statement."""
+        ...
+
+    async def fetchval(self, query: str) -> object:
+        """Return the first value of the first row."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[object]:
+        """Return a block whose statements take effect together or not at all."""
+        ...
+
+    async def copy_records_to_table(
+        self,
+        table_name: str,
+        *,
+        schema_name: str | None,
+        columns: tuple[str, ...],
+        records: AsyncIterator[SampleRow],
+    ) -> str:
+        """Write rows in one transaction."""
+        ...
+
+    def is_closed(self) -> bool:
+        """Tell whether the connection was closed or lost."""
+        ...
+
+    def terminate(self) -> None:
+        """Close at once, without waiting for the server."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +146,12 @@ class Postgres(Tls):
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        table = Table(self.table)
+        rows = PostgresRows(host_name())
+        schema, table = ["", *self.table.split(".")][-2:]
         context = self.tls_context(tls=self.tls)
         password = Secret(self.password_file)
-        link = Link(
-            lambda: self._connect(table, context, password.read()),
+        link = KeptConnection(
+            lambda: self._connect(context, password.read()),
             _close,
             lambda each: not each.is_closed(),
         )
@@ -111,22 +160,25 @@ class Postgres(Tls):
             try:
                 async with link.held() as connection:
                     try:
-                        await table.write(connection, batch)
+                        await connection.copy_records_to_table(
+                            table,
+                            schema_name=schema or None,
+                            columns=COLUMNS,
+                            records=_records(rows, batch),
+                        )
                     except UNFIT as error:
-                        raise Rejected(f"table {self.table}: {told(error)}") from error
+                        raise Rejected(f"table {self.table}: {reason_of(error)}") from error
             except AWAY as error:
-                raise _later(f"{urlsplit(self.url).hostname}: {told(error)}", error) from error
+                raise _later(f"{urlsplit(self.url).hostname}: {reason_of(error)}", error) from error
 
         try:
             yield send
         finally:
             await link.close()
 
-    async def _connect(
-        self, table: Table, context: ssl.SSLContext | None, password: str
-    ) -> Connection:
+    async def _connect(self, context: ssl.SSLContext | None, password: str) -> PostgresConnection:
         connection = cast(
-            "Connection",
+            "PostgresConnection",
             await asyncpg.connect(
                 self.url,
                 password=password or None,
@@ -137,23 +189,42 @@ class Postgres(Tls):
         )
         try:
             if self.create_table:
-                await table.create(
-                    connection,
-                    hypertable=self.layout == "timescale",
-                    compress_days=self.compress_days,
-                    keep_days=self.keep_days,
-                )
+                await self._create(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
 
+    async def _create(self, connection: PostgresConnection) -> None:
+        """Make the table unless it is there; one that is there stays as it is."""
+        async with connection.transaction():
+            await connection.execute(lock_statement(self.table))
+            existed = await connection.fetchval(exists_query(self.table))
+            statements = table_statements(self.table)
+            if not existed and self.layout == "timescale":
+                statements += hypertable_statements(
+                    self.table, compress_days=self.compress_days, keep_days=self.keep_days
+                )
+            for statement in statements:
+                await connection.execute(statement)
 
-async def _close(connection: Connection) -> None:
+
+async def _records(rows: PostgresRows, batch: Batch) -> AsyncIterator[SampleRow]:
+    count = 0
+    for reading in rows.of(batch):
+        for row in reading:
+            yield row
+        count += len(reading)
+        if count >= ROWS_AT_ONCE:
+            count = 0
+            await asyncio.sleep(0)
+
+
+async def _close(connection: PostgresConnection) -> None:
     connection.terminate()  # all that was confirmed is written, and nothing else is wanted
 
 
 def _later(reason: str, error: Exception) -> TryLater:
     state = str(getattr(error, "sqlstate", None) or "")
-    wait = MEND_SECONDS if state.startswith(MENDED) else None
+    wait = FIX_SECONDS if state.startswith(FIXABLE) else None
     return TryLater(reason, wait, answered=state.startswith(UNEXPLAINED))

@@ -14,7 +14,7 @@ from virtstatd.errors import StartError
 from virtstatd.runtime.clock import boottime
 from virtstatd.sending.address import bound, inherited, split_address
 from virtstatd.serving.latest import Latest
-from virtstatd.serving.listener import Request, Response, listening, text
+from virtstatd.serving.listener import Request, Response, listening, text_response
 from virtstatd.serving.page import Pages
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
@@ -71,12 +71,12 @@ class Prometheus:
                     body = FRONT.format(path=self.path).encode()
                     return Response((body,), len(body), "text/html; charset=utf-8")
                 case "/-/healthy":
-                    return text("virtstatd is running.")
+                    return text_response("virtstatd is running.")
                 case "/-/ready" if latest.version:
-                    return text("virtstatd has numbers.")
+                    return text_response("virtstatd has numbers.")
                 case "/-/ready":
-                    return text("Nothing was polled yet.", HTTPStatus.SERVICE_UNAVAILABLE)
-            return text(f"Not here; see {self.path}", HTTPStatus.NOT_FOUND)
+                    return text_response("Nothing was polled yet.", HTTPStatus.SERVICE_UNAVAILABLE)
+            return text_response(f"Not here; see {self.path}", HTTPStatus.NOT_FOUND)
 
         try:
             sock = inherited(opening.name) or await bound(self.listen_address)

@@ -1,14 +1,13 @@
 """
 Prometheus remote write, what Prometheus, Mimir, Thanos and VictoriaMetrics receive.
 
-`write_encoder.py` makes the messages of version 1.0, `write2_encoder.py` those of version 2.0,
+`formats/write1.py` makes the messages of version 1.0, `formats/write2.py` those of version 2.0,
 which say the kind, help and unit of series as well, and when counters began.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,15 +19,16 @@ from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.chunks import Portions
-from virtstatd.formats.runs import Runs
-from virtstatd.formats.staleness import MILLISECOND, Plan, Staleness
-from virtstatd.formats.write1 import Encoder
-from virtstatd.formats.write2 import Encoder as Encoder2
+from virtstatd.formats.chunks import batch_key
+from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness
+from virtstatd.formats.write1 import WriteEncoder
+from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Labels
+from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import Answer, Client, connected
-from virtstatd.sending.link import MEND_SECONDS
+from virtstatd.sending.http import HttpAnswer, HttpClient, http_client
+from virtstatd.sending.link import FIX_SECONDS
+from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -91,14 +91,14 @@ class RemoteWrite(Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        async with connected(self) as client:
-            instance = self.instance or socket.gethostname()
+        async with http_client(self) as client:
+            instance = self.instance or host_name()
             external = {**self.external_labels, "job": self.job, "instance": instance}
-            writer = Writer(client, self, tuple(external.items()), opening.log)
+            writer = RemoteWriter(client, self, tuple(external.items()), opening.log)
             yield writer.send
 
 
-class Writer:
+class RemoteWriter:
     """
     Write batches to one receiver in the version that it understands, and mark what ended.
 
@@ -108,19 +108,19 @@ class Writer:
     """
 
     def __init__(
-        self, client: Client, options: RemoteWrite, external: Labels, log: FilteringBoundLogger
+        self, client: HttpClient, options: RemoteWrite, external: Labels, log: FilteringBoundLogger
     ) -> None:
         self._client = client
         self._url = options.url
         self._wanted = options.protocol
         self._log = log
-        self._encoders: dict[str, Encoder | Encoder2] = {
-            "1.0": Encoder(external),
-            "2.0": Encoder2(external),
+        self._encoders: dict[str, WriteEncoder | Write2Encoder] = {
+            "1.0": WriteEncoder(external),
+            "2.0": Write2Encoder(external),
         }
         self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
         self._told: Version | None = None
-        self._portions = Portions(options.request_samples)
+        self._requests = Requests(options.request_samples)
         self._staleness = Staleness()
         self._runs = Runs()
 
@@ -156,7 +156,8 @@ class Writer:
             await self._choose()
         encoder = self._encoders[self._spoken or "1.0"]
         post = self._post2 if self._spoken == "2.0" else self._post
-        await self._portions.send(batch, encoder.items(plan, starts), encoder.request, post)
+        items = encoder.items(plan, starts)
+        await self._requests.send(batch_key(batch), items, encoder.request, post)
 
     async def _choose(self) -> None:
         """Ask the receiver with an empty request of version 2.0."""
@@ -175,7 +176,7 @@ class Writer:
         """Go back to 1.0, unless 2.0 is all that is wanted."""
         if self._wanted == "2.0":
             self._spoken = None
-            raise TryLater(f"{self._url} does not understand version 2.0: {reason}", MEND_SECONDS)
+            raise TryLater(f"{self._url} does not understand version 2.0: {reason}", FIX_SECONDS)
         self._speak("1.0")
 
     def _speak(self, version: Version) -> None:
@@ -203,7 +204,7 @@ class Writer:
         if written is not None and written < samples:
             raise Rejected(f"{samples - written} samples were not written", samples - written)
 
-    async def _ask(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _ask(self, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         compressed = bytes(cramjam.snappy.compress_raw(body))
         try:
             return await self._client.ask(self._url, compressed, headers)

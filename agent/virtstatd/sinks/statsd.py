@@ -24,7 +24,8 @@ from msgspec import Meta
 
 from virtstatd.errors import Rejected
 from virtstatd.formats.chunks import packed
-from virtstatd.formats.words import DOMAIN, Flat, labels_of, name_of, word
+from virtstatd.formats.naming import labels_of, name_of
+from virtstatd.formats.words import DOMAIN, Flat, word
 from virtstatd.model import Labels, Series
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sink import Batch, Delivery, Opening, Send

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtstatd.formats.json_lines import DEVICES, Lines, timestamp
-from virtstatd.formats.prometheus_text import canonical
+from virtstatd.formats.json_lines import Lines, timestamp
+from virtstatd.formats.naming import DEVICES, canonical
 from virtstatd.model import Batch, Domain, Field, Kind, Number, Reading, Series, Shape
 from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch, make_domain, make_shapes
 

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from support.http_stub import Stub, answering
 from support.wire.otlp import points, wanted
-from virtstatd.formats.otlp import Encoder
+from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.otlp import Otlp
@@ -122,7 +122,7 @@ def test_whatever_names_and_numbers_are(name: str, device: str, values: list[flo
     fields = [Field("a", kind.value, kind, "", name, exponent) for kind in kinds]
     shape = Shape("g", tuple(Series(each, (("device", device),)) for each in fields))
     guest = Domain("u", name, 1, (("domain", name),))
-    encoder = Encoder((("host.name", name),))
+    encoder = OtlpEncoder((("host.name", name),), "1.2.3")
     body = encoder.request([encoder.encode(shape, guest.labels, values, 5, 7)])
     batch = Batch("b", 7, (Reading(guest, shape, tuple(values)),))
     found = points([ExportMetricsServiceRequest.FromString(body)])
@@ -154,7 +154,7 @@ def test_histograms_that_are_odd():
             Series(field, (), "count"),
         ),
     )
-    encoder = Encoder(())
+    encoder = OtlpEncoder((), "1.2.3")
     for shape, values, counts, total in (
         (torn, (5, 3, 9), (5, 0, 4), 0.0),
         (torn, (math.nan, 3, 9), (0, 3, 6), 0.0),

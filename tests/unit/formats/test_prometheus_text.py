@@ -15,11 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from support.servers import needs
 from virtstatd.formats.prometheus_text import (
     END_OF_OPENMETRICS,
-    canonical,
-    compiled,
     escape,
     label_text,
-    number,
+    text_template,
 )
 from virtstatd.model import Batch, Domain, Field, Kind, Number, Reading, Series, Shape
 from virtstatd.testing import HOSTILE_NAMES, hostile_batch, make_batch, make_domain, make_shapes
@@ -34,7 +32,7 @@ def page(readings: Iterable[Reading], *, openmetrics: bool) -> str:
     blocks = {}
     for reading in readings:
         labels = label_text(reading.domain.labels) if reading.domain else b""
-        template = compiled(reading.shape, labelled=bool(labels))
+        template = text_template(reading.shape, labelled=bool(labels))
         lines = template.render(reading.values, labels)
         for family, of_family in zip(template.families, lines, strict=True):
             blocks.setdefault(family.name, (family, []))[1].append(of_family)
@@ -147,46 +145,6 @@ def test_nanoseconds_are_not_rounded():
     assert "cpu_time_seconds_total 9223372036854775807e-9\n" in text
 
 
-@pytest.mark.parametrize(
-    ("value", "exponent", "text"),
-    [
-        (True, 0, "1"),
-        (False, -9, "0e-9"),
-        (0.1, 0, "0.1"),
-        (1.5, -9, "1.5E-9"),
-        (1e300, -9, "1E+291"),
-        (math.nan, -9, "NaN"),
-        (math.inf, 0, "+Inf"),
-        (-math.inf, -9, "-Inf"),
-        (2**64, 0, "18446744073709551616"),
-    ],
-)
-def test_numbers(value: Number, exponent: int, text: str):
-    """Every kind of number has its exact text."""
-    assert number(value, exponent) == text
-
-
-@pytest.mark.parametrize(
-    ("bound", "text"),
-    [
-        ("0", "0.0"),
-        ("1", "1.0"),
-        ("10", "10.0"),
-        ("0.001", "0.001"),
-        ("1e-9", "1e-09"),
-        ("100000", "100000.0"),
-        ("1000000", "1e+06"),
-        ("1234567.5", "1.2345675e+06"),
-        ("1e10", "1e+10"),
-        ("inf", "+Inf"),
-        ("+Inf", "+Inf"),
-    ],
-)
-def test_bounds_are_canonical(bound: str, text: str):
-    """Bounds of buckets are spelled as OpenMetrics asks, so that both formats name one series."""
-    assert canonical(bound) == text
-
-
 def test_units_only_where_the_name_ends_with_them():
     """A `# UNIT` line that the name does not confirm would make the page invalid."""
     fields = [
@@ -205,8 +163,8 @@ def test_left_out_series_take_their_values_along():
     """A template without some series shows the others with their own numbers."""
     shape = next(each for each in make_shapes() if each.group == "block")
     values = tuple(range(len(shape.series)))
-    whole = compiled(shape, labelled=False)
-    rest = compiled(shape, labelled=False, but=set(sorted(whole.claims)[2:4]))
+    whole = text_template(shape, labelled=False)
+    rest = text_template(shape, labelled=False, but=set(sorted(whole.claims)[2:4]))
     all_lines = b"".join(whole.render(values, b"")).splitlines()
     lines = b"".join(rest.render(values, b"")).splitlines()
     assert set(lines) < set(all_lines)

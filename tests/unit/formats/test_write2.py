@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from support.http_stub import Received, Stub, answering
 from support.wire.remote_write import STALE, Written, read, read2, understanding, version, wanted
-from virtstatd.formats.runs import Runs
-from virtstatd.formats.staleness import Plan
-from virtstatd.formats.write1 import Encoder
-from virtstatd.formats.write2 import Encoder as Encoder2
+from virtstatd.formats.lifetimes import Plan, Runs
+from virtstatd.formats.write1 import WriteEncoder
+from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.sink import Denied, Rejected, Send, TryLater
 from virtstatd.sinks.remote_write import WRITTEN, RemoteWrite
@@ -120,7 +119,7 @@ def test_both_versions_say_the_same(
     )
     plan = Plan(readings, (), {}, {}, milliseconds)
     external = (("job", "j"), ("zone", "z"))
-    one, two = Encoder(external), Encoder2(external)
+    one, two = WriteEncoder(external), Write2Encoder(external)
     for starts in ([0] * len(readings), [milliseconds - 1] * len(readings)):
         first = [encode() for _, encode in one.items(plan, starts)]
         items = two.items(plan, starts)

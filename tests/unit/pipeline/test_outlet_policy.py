@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Buffer, Tally
 from virtstatd.pipeline.outlet import LAG_BUCKETS, Outlet
-from virtstatd.pipeline.pieces import Key, keys_of
+from virtstatd.pipeline.pieces import UnitKey, keys_of
 from virtstatd.sink import Denied, Rejected, TooLarge, TryLater
 from virtstatd.testing import make_batch, make_shapes
 from virtstatd.testing.clock import FakeClock
@@ -86,7 +86,7 @@ class World:
         away = sum([*one.dropped.values(), *one.lost.values()], Tally())
         assert one.accepted == one.delivered + away + one.waiting
 
-    def keys(self) -> set[Key]:
+    def keys(self) -> set[UnitKey]:
         """Return the units that the destination has."""
         return {key for batch in self.got for key in keys_of(batch)}
 
@@ -110,7 +110,7 @@ class Picky:
     """Answers with an error whenever any of some series is in it."""
 
     def __init__(self, error: Exception) -> None:
-        self.bad: set[Key] = set()
+        self.bad: set[UnitKey] = set()
         self.error = error
 
     def __call__(self, batch: Batch) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtstatd.formats.staleness import Staleness
+from virtstatd.formats.lifetimes import Staleness
 from virtstatd.model import Batch, Domain, Labels, Number, Series
 from virtstatd.pipeline.pieces import Splitter, keys_of, units
 from virtstatd.testing import make_batch, make_domain, make_shapes

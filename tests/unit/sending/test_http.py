@@ -15,19 +15,20 @@ import pytest
 from support.certificates import certificate
 from support.http_stub import Stub, answering, scripted
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
-from virtstatd.formats.chunks import Portions
+from virtstatd.formats.chunks import batch_key
 from virtstatd.model import Batch
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import connected, retry_after
+from virtstatd.sending.http import http_client, retry_after
+from virtstatd.sending.requests import Requests
 from virtstatd.testing import make_batch
 
 
-BATCH = Batch("bulk", 0, ())
+KEY = batch_key(Batch("bulk", 0, ()))
 
 
 async def outcome(stub: Stub) -> BaseException | None:
     """Post once, with a client of its own, and return what was raised."""
-    async with connected(Access(url=stub.url)) as client:
+    async with http_client(Access(url=stub.url)) as client:
         try:
             await client.post(stub.url, b"body", {})
         except (TryLater, Rejected) as error:
@@ -105,7 +106,7 @@ async def test_answers_are_shown_harmlessly(tmp_path: Path):
     secret.write_text("s3cret-token\n")
     async with (
         answering() as stub,
-        connected(Access(url=stub.url, token_file=str(secret))) as client,
+        http_client(Access(url=stub.url, token_file=str(secret))) as client,
     ):
         stub.status = 400
         stub.text = b"\x1b[31mno\n\0 s3cret-token \xff" + b"x" * 5000
@@ -124,14 +125,14 @@ async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     token.write_text("old\n")
     async with answering() as stub:
         access = Access(url=stub.url, token_file="credential:token")
-        async with connected(access) as client:
+        async with http_client(access) as client:
             await client.post(stub.url, b"", {})
             token.unlink()
             await client.post(stub.url, b"", {})
             token.write_text("new\n")
             await client.post(stub.url, b"", {})
         access = Access(url=stub.url, username="me", password_file=str(token))
-        async with connected(access) as client:
+        async with http_client(access) as client:
             await client.post(stub.url, b"", {"X-Other": "1"})
     shown = [each.headers["Authorization"] for each in stub.requests]
     assert shown == ["Bearer old", "Bearer old", "Bearer new", "Basic bWU6bmV3"]
@@ -142,7 +143,7 @@ async def test_a_destination_that_is_away_is_told_in_few_words():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and never listens
         place = f"127.0.0.1:{free.getsockname()[1]}"
-        async with connected(Access(url=f"http://{place}")) as client:
+        async with http_client(Access(url=f"http://{place}")) as client:
             with pytest.raises(TryLater) as caught:
                 await client.post(f"http://{place}", b"", {})
     assert str(caught.value) == f"{place}: Connection refused"
@@ -164,7 +165,7 @@ async def test_files_that_cannot_be_read(
     """What cannot be read is one sentence at the start."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(StartError, match=words):
-        async with connected(Access(url="https://localhost", **options)):
+        async with http_client(Access(url="https://localhost", **options)):
             pass
 
 
@@ -210,7 +211,7 @@ async def test_a_server_that_never_answers(begin: bytes):
             pass
         gone.set()
 
-    async with scripted(script) as url, connected(Access(url=url)) as client:
+    async with scripted(script) as url, http_client(Access(url=url)) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.post(url, b"x" * 100, {})
@@ -224,7 +225,7 @@ async def test_a_server_that_hangs_up():
     async def script(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await heads(reader)
 
-    async with scripted(script) as url, connected(Access(url=url)) as client:
+    async with scripted(script) as url, http_client(Access(url=url)) as client:
         with pytest.raises(TryLater):
             await client.post(url, b"x", {})
 
@@ -241,7 +242,7 @@ async def test_an_answer_of_one_byte_a_second(monkeypatch: pytest.MonkeyPatch):
             pass
         gone.set()
 
-    async with scripted(script) as url, connected(Access(url=url)) as client:
+    async with scripted(script) as url, http_client(Access(url=url)) as client:
         async with asyncio.timeout(10):
             assert await client.post(url, b"", {}) == b"x"
             await gone.wait()
@@ -263,7 +264,7 @@ async def test_an_endless_answer(status: str):
             sent += 65536
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with scripted(script) as url, connected(Access(url=url)) as client:
+    async with scripted(script) as url, http_client(Access(url=url)) as client:
         if status.startswith("2"):
             assert len(await client.post(url, b"", {})) == 65536
         else:
@@ -277,7 +278,7 @@ async def test_an_endless_answer(status: str):
 async def test_a_bomb():
     """An answer that would grow when it is decompressed is not."""
     bomb = gzip.compress(bytes(64 << 20))
-    async with answering() as stub, connected(Access(url=stub.url)) as client:
+    async with answering() as stub, http_client(Access(url=stub.url)) as client:
         stub.status, stub.text, stub.headers = 200, bomb, {"Content-Encoding": "gzip"}
         assert await client.post(stub.url, b"", {}) == bomb[:65536]
 
@@ -293,9 +294,9 @@ async def test_tls(tmp_path: Path):
     """A certificate counts if it is trusted, of this host and in date; all else is for later."""
     good = certificate(tmp_path)
     async with answering(serving(good)) as stub:
-        async with connected(Access(url=stub.url, ca_file=str(good[0]))) as client:
+        async with http_client(Access(url=stub.url, ca_file=str(good[0]))) as client:
             await client.post(stub.url, b"", {})
-        async with connected(Access(url=stub.url)) as client:
+        async with http_client(Access(url=stub.url)) as client:
             with pytest.raises(TryLater, match="certificate verify failed"):
                 await client.post(stub.url, b"", {})
     for bad, words in (
@@ -304,7 +305,7 @@ async def test_tls(tmp_path: Path):
     ):
         async with (
             answering(serving(bad)) as stub,
-            connected(Access(url=stub.url, ca_file=str(bad[0]))) as client,
+            http_client(Access(url=stub.url, ca_file=str(bad[0]))) as client,
         ):
             with pytest.raises(TryLater, match=words):
                 await client.post(stub.url, b"", {})
@@ -325,9 +326,9 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, monkeypatch: pytest
             certificate_file=str(own[0]),
             key_file=f"credential:{own[1].name}",
         )
-        async with connected(access) as client:
+        async with http_client(access) as client:
             await client.post(stub.url, b"", {})
-        async with connected(Access(url=stub.url, ca_file=str(server[0]))) as client:
+        async with http_client(Access(url=stub.url, ca_file=str(server[0]))) as client:
             with pytest.raises(TryLater):
                 await client.post(stub.url, b"", {})
     assert len(stub.requests) == 1
@@ -342,15 +343,15 @@ async def test_too_large_is_halved():
             raise TooLarge("413")
         bodies.append(body)
 
-    portions = Portions(100)
+    requests = Requests(100)
     items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
-    await portions.send(BATCH, items, b"".join, post)
+    await requests.send(KEY, items, b"".join, post)
     assert bodies == [b"abc", b"def"]
-    await portions.send(BATCH, items, b"".join, post)
+    await requests.send(KEY, items, b"".join, post)
     assert bodies[2:] == [b"abc", b"def"]
     bodies.clear()
     with pytest.raises(Rejected) as caught:
-        await portions.send(BATCH, [(1, lambda: b"X"), *items], b"".join, post)
+        await requests.send(KEY, [(1, lambda: b"X"), *items], b"".join, post)
     assert caught.value.samples == 1
     assert b"".join(bodies) == b"abcdef"
 
@@ -368,11 +369,11 @@ async def test_a_rejected_request_takes_no_other_with_it():
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d")]
     with pytest.raises(Rejected, match="some") as caught:
-        await Portions(5).send(BATCH, items, b"".join, post)
+        await Requests(5).send(KEY, items, b"".join, post)
     assert caught.value.samples == 7
     assert bodies == [b"a", b"c"]
     with pytest.raises(Rejected, match="bad") as caught:
-        await Portions(5).send(BATCH, items[1:2], b"".join, post)
+        await Requests(5).send(KEY, items[1:2], b"".join, post)
     assert caught.value.samples is None
 
 
@@ -387,11 +388,11 @@ async def test_denied_ends_a_batch():
             raise faults.pop()
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b")]
-    portions = Portions(5)
+    requests = Requests(5)
     with pytest.raises(Denied):
-        await portions.send(BATCH, items, b"".join, post)
+        await requests.send(KEY, items, b"".join, post)
     assert bodies == [b"a"]
-    await portions.send(BATCH, items, b"".join, post)
+    await requests.send(KEY, items, b"".join, post)
     assert bodies == [b"a", b"a", b"b"]
 
 
@@ -411,10 +412,10 @@ async def test_the_other_half_is_another_batch():
         bodies.append(body)
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
-    portions = Portions(5)
+    requests = Requests(5)
     with pytest.raises(TryLater):
-        await portions.send(halves[0], items, b"".join, post)
-    await portions.send(halves[1], items, b"".join, post)
+        await requests.send(batch_key(halves[0]), items, b"".join, post)
+    await requests.send(batch_key(halves[1]), items, b"".join, post)
     assert bodies == [b"a", b"a", b"b", b"c"]
 
 
@@ -429,20 +430,20 @@ async def test_an_interrupted_batch_goes_on_where_it_was():
         bodies.append(body)
 
     items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
-    portions = Portions(5)
+    requests = Requests(5)
     with pytest.raises(TryLater):
-        await portions.send(BATCH, items, b"".join, post)
+        await requests.send(KEY, items, b"".join, post)
     with pytest.raises(asyncio.CancelledError):
-        await portions.send(BATCH, items, b"".join, post)
+        await requests.send(KEY, items, b"".join, post)
     assert bodies == [b"a"]
     with pytest.raises(Rejected) as caught:
-        await portions.send(BATCH, items, b"".join, post)
+        await requests.send(KEY, items, b"".join, post)
     assert caught.value.samples == 5
     assert bodies == [b"a", b"c"]
-    await portions.send(BATCH, items, b"".join, post)
+    await requests.send(KEY, items, b"".join, post)
     assert bodies == [b"a", b"c", b"a", b"b", b"c"]
     faults.append(TryLater("away"))
     with pytest.raises(TryLater):
-        await portions.send(BATCH, items, b"".join, post)
-    await portions.send(Batch("bulk", 1, ()), items, b"".join, post)
+        await requests.send(KEY, items, b"".join, post)
+    await requests.send(batch_key(Batch("bulk", 1, ())), items, b"".join, post)
     assert bodies[5:] == [b"a", b"a", b"b", b"c"]

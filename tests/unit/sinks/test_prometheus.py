@@ -19,8 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from support.servers import needs
 from virtstatd.errors import StartError
 from virtstatd.sending.address import inherited, split_address
-from virtstatd.serving.listener import Limits, Request, Response, listening
-from virtstatd.serving.listener import text as text_answer
+from virtstatd.serving.listener import ClientLimits, Request, Response, listening, text_response
 from virtstatd.sink import Opening, Send
 from virtstatd.sinks.prometheus import Prometheus, prefers_openmetrics
 from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes
@@ -42,7 +41,7 @@ async def opened(sink: Prometheus | None = None) -> AsyncIterator[tuple[Send, in
 
 
 @asynccontextmanager
-async def served(limits: Limits, body: bytes = b"yes\n") -> AsyncIterator[int]:
+async def served(limits: ClientLimits, body: bytes = b"yes\n") -> AsyncIterator[int]:
     """Serve one body at every path within other limits."""
 
     async def answer(_: Request) -> Response:
@@ -202,7 +201,7 @@ async def test_clients_that_leave_are_no_fault():
 async def test_a_client_that_drips_is_cut_off():
     """A request that is not complete in time ends its connection, whatever still drips in."""
     async with (
-        served(Limits(request_seconds=0.3)) as port,
+        served(ClientLimits(request_seconds=0.3)) as port,
         connected(port) as (reader, writer),
         asyncio.timeout(20),
     ):
@@ -225,7 +224,7 @@ async def test_a_client_that_drips_is_cut_off():
 
 async def test_a_silent_client_is_cut_off():
     """A connection on which nothing is asked does not stay."""
-    async with served(Limits(request_seconds=0.1)) as port, asyncio.timeout(20):
+    async with served(ClientLimits(request_seconds=0.1)) as port, asyncio.timeout(20):
         assert await ask(port, b"") == b""
 
 
@@ -233,7 +232,7 @@ async def test_a_client_that_never_reads_is_cut_off():
     """An answer that nobody takes is given up, with no more of it in memory than the page."""
     body = b"x" * 20_000_000
     async with (
-        served(Limits(write_seconds=2), body) as port,
+        served(ClientLimits(write_seconds=2), body) as port,
         connected(port) as (reader, writer),
         asyncio.timeout(20),
     ):
@@ -249,7 +248,7 @@ async def test_a_client_that_never_reads_is_cut_off():
 
 async def test_half_open_connections_make_room():
     """However many connections wait for their client, one that asks is answered."""
-    limits = Limits(connections=8, grace_seconds=0)
+    limits = ClientLimits(connections=8, grace_seconds=0)
     idle = []
     async with served(limits) as port:
         for _ in range(40):
@@ -270,11 +269,13 @@ async def test_when_all_are_at_work_the_next_is_turned_away():
     async def answer(_: Request) -> Response:
         at_work.release()
         await go.wait()
-        return text_answer("late")
+        return text_response("late")
 
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
-    async with listening(sock, answer, structlog.testing.CapturingLogger(), Limits(connections=4)):
+    async with listening(
+        sock, answer, structlog.testing.CapturingLogger(), ClientLimits(connections=4)
+    ):
         asked = [asyncio.create_task(get(port, "/")) for _ in range(4)]
         for _ in asked:
             await at_work.acquire()

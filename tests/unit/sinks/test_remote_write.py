@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.http_stub import Stub, answering
 from support.wire.remote_write import STALE, Labels, bits, read, wanted
-from virtstatd.formats.write1 import Encoder
+from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.model import Batch, Domain, Field, Kind, Series, Shape
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.remote_write import RemoteWrite
@@ -98,7 +98,7 @@ def test_whatever_the_labels_are(
     """Labels keep their order and are there once, whichever of the three places they come from."""
     gauge = Field("a", "b", Kind.GAUGE, "", "", exponent)
     shape = Shape("g", (Series(gauge, tuple(own.items())), Series(gauge, (("key", "k"),))))
-    encoder = Encoder((("job", "j"), ("zone", "z")))
+    encoder = WriteEncoder((("job", "j"), ("zone", "z")))
     encoded = encoder.encode(shape, tuple(labels.items()), (value, 1), milliseconds)
     (first, number, time), (second, _, _) = read(bytes(snappy.compress_raw(encoded)))
     for found, of_series in ((first, own), (second, {"key": "k"})):

@@ -6,8 +6,8 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-from virtstatd.pipeline.spool.files import Files
-from virtstatd.pipeline.spool.segment import Marks, Place, marks, slot
+from virtstatd.pipeline.spool.files import SpoolFiles
+from virtstatd.pipeline.spool.segment import CheckpointMarks, Position, marks, slot
 
 
 NAME = "checkpoint"
@@ -24,7 +24,7 @@ class Checkpoint:
     must not go before the checkpoint says so.
     """
 
-    def __init__(self, directory: Path, files: Files) -> None:
+    def __init__(self, directory: Path, files: SpoolFiles) -> None:
         self._directory = directory
         self._files = files
         self._serial = 0
@@ -35,7 +35,7 @@ class Checkpoint:
         """Whether there is a file."""
         return self._file is not None
 
-    def open(self) -> Marks | None:
+    def open(self) -> CheckpointMarks | None:
         """Return what an earlier run wrote; None, and nothing is open, when that is unreadable."""
         try:
             file = self._files.open(self._directory / NAME)
@@ -57,7 +57,7 @@ class Checkpoint:
             self._serial = known.serial
         return known
 
-    def begin(self, settled: Place, end: Place) -> None:
+    def begin(self, settled: Position, end: Position) -> None:
         """Write durably what an opened one says, or make one."""
         made = self._file is None
         if made:
@@ -68,11 +68,11 @@ class Checkpoint:
             self._files.rename(self._directory / f"{NAME}.new", self._directory / NAME)
             self._files.sync_directory(self._directory)
 
-    def write(self, settled: Place, end: Place) -> None:
+    def write(self, settled: Position, end: Position) -> None:
         """Say what is settled and how far was written."""
         if self._file is not None:
             self._serial += 1
-            content, offset = slot(Marks(self._serial, settled, end))
+            content, offset = slot(CheckpointMarks(self._serial, settled, end))
             self._files.write(self._file, content, offset)
 
     def sync(self) -> None:

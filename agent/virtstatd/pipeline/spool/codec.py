@@ -1,9 +1,9 @@
 """
 Batches as bytes and back.
 
-Shapes and domains rarely change, so a record names them by number and tells what the numbers mean
-where they are first used. Each meaning is told in the first two records that use it: one record
-that is damaged costs no other. Numbers are valid within one segment, which therefore can be read
+Shapes and domains rarely change, so a record names them by number and explains a number where it is
+first used. Each is explained in the first two records that use it: one record that is damaged costs
+no other. Numbers are valid within one segment, which therefore can be read
 without any other.
 """
 
@@ -16,10 +16,10 @@ from typing import Generic, TypeVar
 import msgspec
 
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
-from virtstatd.pipeline.spool.shapes import Shapes, flat, raw, texts
+from virtstatd.pipeline.spool.shapes import KnownShapes, flat, raw, texts
 
 
-Told = TypeVar("Told", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
 
 _LENGTH = struct.Struct("<I")
 _NOBODY = -1
@@ -83,14 +83,14 @@ _meanings = msgspec.msgpack.Decoder(_Meanings)
 _body = msgspec.msgpack.Decoder(_Body)
 
 
-class _Table(Generic[Told]):
+class _Table(Generic[K]):
     """Numbers for what is told, and whether it was told twice."""
 
     def __init__(self) -> None:
-        self.settled: dict[Told, int] = {}
-        self._once: dict[Told, tuple[int, int]] = {}
+        self.settled: dict[K, int] = {}
+        self._once: dict[K, tuple[int, int]] = {}
 
-    def number(self, key: Told, record: int) -> tuple[int, bool]:
+    def number(self, key: K, record: int) -> tuple[int, bool]:
         """Return the number of a key, and whether this record has to tell what it means."""
         if (known := self.settled.get(key)) is not None:
             return known, False
@@ -106,10 +106,10 @@ class _Table(Generic[Told]):
         return number, True
 
 
-class Encoder:
+class RecordEncoder:
     """Make the records of one segment, every one of which has to get there."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: KnownShapes) -> None:
         self._known = shapes
         self._records = 0
         self._fields: _Table[Field] = _Table()
@@ -170,10 +170,10 @@ class Encoder:
         return number
 
 
-class Decoder:
+class RecordDecoder:
     """Read the records of one segment, those that are there in their order."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: KnownShapes) -> None:
         self._known = shapes
         self._fields: dict[int, Field] = {}
         self._labels: dict[int, Labels] = {}

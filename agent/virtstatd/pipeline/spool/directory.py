@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from virtstatd.pipeline.spool.checkpoint import UNREADABLE
-from virtstatd.pipeline.spool.files import Files
+from virtstatd.pipeline.spool.files import SpoolFiles
 from virtstatd.pipeline.spool.reader import Segment, scan
-from virtstatd.pipeline.spool.segment import Foreign, Place, Read, first_place, next_record
+from virtstatd.pipeline.spool.segment import Foreign, Position, Read, first_position, next_record
 
 
 CORRUPT_KEPT = 4
@@ -22,13 +22,13 @@ _CORRUPT = ".corrupt"
 class Directory:
     """Segments as files: found, measured, and removed or set aside."""
 
-    def __init__(self, path: Path, files: Files) -> None:
+    def __init__(self, path: Path, files: SpoolFiles) -> None:
         self.path = path
         self._files = files
 
-    def named(self, place: Place) -> Path:
-        """Return the path of the segment that begins at a place."""
-        return self.path / f"{place.batches:020}.segment"
+    def named(self, position: Position) -> Path:
+        """Return the path of the segment that begins at a position."""
+        return self.path / f"{position.batches:020}.segment"
 
     def segments(self) -> list[Segment]:
         """Return the segments there are, oldest first; what is none is set aside."""
@@ -36,28 +36,28 @@ class Directory:
         found = [self._found(self.path / name) for name in names]
         return sorted((each for each in found if each), key=lambda each: each.first)
 
-    def end_of(self, segment: Segment, written: Place, *, durable: bool) -> Place | None:
+    def end_of(self, segment: Segment, written: Position, *, durable: bool) -> Position | None:
         """
         Return where the last segment ends, None when there is nothing in it.
 
         A tail that was not `written` is a write that was cut short, and is cut off.
         """
-        place, offset = segment.first, segment.size
+        position, offset = segment.first, segment.size
         try:
             with self._opened(segment.path) as (file, read, size):
-                place, offset = scan(segment, read, size)
+                position, offset = scan(segment, read, size)
                 if durable:  # who wrote it may have been killed before doing so
                     self._files.sync(file)
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise
             segment.damaged = True
-        if place < written:
+        if position < written:
             segment.damaged = True
-        elif offset < segment.size and place > segment.first and not segment.damaged:
+        elif offset < segment.size and position > segment.first and not segment.damaged:
             self._cut(segment, offset)
-        if place > segment.first:
-            return place
+        if position > segment.first:
+            return position
         self.let_go(segment)
         return None
 
@@ -82,10 +82,10 @@ class Directory:
         """Return a segment that begins with a header, or with a record behind a damaged one."""
         try:
             with self._opened(path) as (_, read, size):
-                if (first := first_place(read)) is not None:
+                if (first := first_position(read)) is not None:
                     return Segment(path, first, size)
                 if behind := next_record(read, 0, size):
-                    return Segment(path, behind.place, size, damaged=True)
+                    return Segment(path, behind.position, size, damaged=True)
         except Foreign:
             pass
         except OSError as error:

@@ -15,7 +15,7 @@ class Space(NamedTuple):
     total: int
 
 
-class Files:
+class SpoolFiles:
     """The kernel's files; every operation may block for ever and raises OSError."""
 
     def make_directory(self, path: Path) -> None:

@@ -15,17 +15,17 @@ from typing import Literal
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.spool.checkpoint import UNREADABLE, Checkpoint
-from virtstatd.pipeline.spool.codec import Encoder
+from virtstatd.pipeline.spool.codec import RecordEncoder
 from virtstatd.pipeline.spool.directory import Directory
-from virtstatd.pipeline.spool.files import Files
-from virtstatd.pipeline.spool.reader import Found, Reader, Segment
+from virtstatd.pipeline.spool.files import SpoolFiles
+from virtstatd.pipeline.spool.reader import Found, Segment, SegmentReader
 from virtstatd.pipeline.spool.segment import (
     HEADER_BYTES,
-    Place,
+    Position,
     header,
     record,
 )
-from virtstatd.pipeline.spool.shapes import Shapes
+from virtstatd.pipeline.spool.shapes import KnownShapes
 
 
 Sync = Literal["none", "interval", "batch"]
@@ -38,7 +38,7 @@ KEEP_FREE_SHARE = 0.05
 KEEP_FREE_BYTES = 512 << 20
 
 
-class TooLarge(ValueError):  # noqa: N818 - named for what the batch is
+class TooLargeForSpool(ValueError):  # noqa: N818 - named for what the batch is
     """A batch that is larger than the whole spool may be."""
 
 
@@ -48,7 +48,7 @@ class _Active:
 
     segment: Segment
     file: int
-    encoder: Encoder
+    encoder: RecordEncoder
     dirty: bool = False
 
 
@@ -67,21 +67,21 @@ class Spool:
         capacity: int,
         sync: Sync = "interval",
         keep_free: tuple[float, int] = (KEEP_FREE_SHARE, KEEP_FREE_BYTES),
-        files: Files | None = None,
+        files: SpoolFiles | None = None,
     ) -> None:
         self.directory = directory
-        self.settled = Place()
-        self.end = Place()
-        self.forgotten = Place()
+        self.settled = Position()
+        self.end = Position()
+        self.forgotten = Position()
         self._capacity = capacity
         self._segment_bytes = min(SEGMENT_BYTES, capacity // SEGMENTS_MIN)
         self._sync = sync
         self._keep_free = keep_free
-        self._files = files or Files()
-        self._shapes = Shapes()
+        self._files = files or SpoolFiles()
+        self._shapes = KnownShapes()
         self._segments: list[Segment] = []
         self._active: _Active | None = None
-        self._reader: Reader | None = None
+        self._reader: SegmentReader | None = None
         self._lock: int | None = None
         self._folder = Directory(directory, self._files)
         self._checkpoint = Checkpoint(directory, self._files)
@@ -132,11 +132,11 @@ class Spool:
         if self._sync == "batch":
             self._make_durable(active)
 
-    def read(self, at: Place, limit: Place) -> Found | None:
+    def read(self, at: Position, limit: Position) -> Found | None:
         """
-        Return the first batch from a place on that can be read, None when there is none to a limit.
+        Return the first readable batch from a position on, None when there is none up to a limit.
 
-        Places rise from call to call, or reading begins anew.
+        Positions rise from call to call, or reading begins anew.
         """
         while segment := self._segment(at):
             if segment.first >= limit:
@@ -152,9 +152,9 @@ class Spool:
             at = self._end(segment)
         return None
 
-    def settle(self, place: Place) -> None:
-        """Learn that nothing before a place has to be kept."""
-        self.settled = max(self.settled, place)
+    def settle(self, position: Position) -> None:
+        """Learn that nothing before a position has to be kept."""
+        self.settled = max(self.settled, position)
         if self._checkpoint.opened:
             self._checkpoint.write(self.settled, self.end)
             self._sweep()
@@ -194,7 +194,7 @@ class Spool:
     def _load(self) -> None:
         known = self._checkpoint.open()
         self._segments = self._folder.segments()
-        written = self.end = max(self.end, known.end if known else Place())
+        written = self.end = max(self.end, known.end if known else Position())
         while self._segments:
             last = self._segments[-1]
             self.end = max(self.end, last.first)
@@ -231,14 +231,14 @@ class Spool:
             raise
         if len(content) + HEADER_BYTES > self._capacity:
             self._retire()
-            raise TooLarge(f"a batch of {len(content)} bytes does not fit into the spool")
+            raise TooLargeForSpool(f"a batch of {len(content)} bytes does not fit into the spool")
         return active, content
 
     def _create(self) -> _Active:
         path = self._folder.named(self.end)
         content = header(self.end)
         segment = Segment(path, self.end, len(content))
-        self._active = _Active(segment, self._files.create(path), Encoder(self._shapes))
+        self._active = _Active(segment, self._files.create(path), RecordEncoder(self._shapes))
         self._segments.append(segment)
         try:
             self._files.write(self._active.file, content, 0)
@@ -307,20 +307,20 @@ class Spool:
             self._forget()
             space = self._files.space(self.directory)
 
-    def _end(self, segment: Segment) -> Place:
+    def _end(self, segment: Segment) -> Position:
         behind = self._segments.index(segment) + 1
         return self._segments[behind].first if behind < len(self._segments) else self.end
 
-    def _segment(self, at: Place) -> Segment | None:
+    def _segment(self, at: Position) -> Segment | None:
         ends = [each.first for each in self._segments[1:]] + [self.end]
         return next((s for s, end in zip(self._segments, ends, strict=False) if end > at), None)
 
-    def _reading(self, segment: Segment, at: Place) -> Reader:
+    def _reading(self, segment: Segment, at: Position) -> SegmentReader:
         reader = self._reader
-        if reader and reader.segment is segment and reader.place <= at:
+        if reader and reader.segment is segment and reader.position <= at:
             return reader
         self._stop_reading()
-        self._reader = Reader(segment, self._files, self._shapes)
+        self._reader = SegmentReader(segment, self._files, self._shapes)
         return self._reader
 
     def _stop_reading(self) -> None:

@@ -23,7 +23,7 @@ from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Tally
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.reader import Found
-from virtstatd.pipeline.spool.segment import Place
+from virtstatd.pipeline.spool.segment import Position
 from virtstatd.pipeline.spool.writing import Entry, Writing
 from virtstatd.runtime.worker import Worker
 
@@ -49,7 +49,7 @@ class _Job:
     """One call on the spool's thread, and how the spool was after it."""
 
     call: Callable[[Spool], None]
-    forgotten: Place = field(default_factory=Place)
+    forgotten: Position = field(default_factory=Position)
     size: int = 0
 
     def run(self, spool: Spool) -> None:  # on the thread
@@ -96,11 +96,11 @@ class Spooled:
         self._unwritten: deque[Entry] = deque()
         self._behind = Tally()
         """What is on disk alone, from `_cursor` on."""
-        self._cursor = Place()
+        self._cursor = Position()
         self._back: Entry | None = None
         """The oldest of it, read again."""
         self._taken: Entry | None = None
-        self._forgotten = Place()
+        self._forgotten = Position()
         self._opened = False
         self._unreadable = False
         self._ending = False
@@ -110,7 +110,7 @@ class Spooled:
         self._jobs: dict[str, asyncio.Future[None]] = {}
         """At most one of a kind, whatever the disk does."""
         self._flushing: asyncio.TimerHandle | None = None
-        self._settled = Place()
+        self._settled = Position()
         self._append()
 
     @property
@@ -171,8 +171,8 @@ class Spooled:
         entry.unwanted = True
         if entry.underway:
             await self._answer("append", SETTLE_SECONDS)
-        if entry.place is not None:
-            self._settle(entry.place.after(batch))
+        if entry.position is not None:
+            self._settle(entry.position.after(batch))
             await self._answer("settle", SETTLE_SECONDS)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Spooled:
     def _overtaking(self) -> Entry | None:
         """Return what came after the disk ceased to answer: what came before cannot be had."""
         for entry in self._held:
-            if entry.place is None and not entry.underway:
+            if entry.position is None and not entry.underway:
                 self._held.remove(entry)
                 self._holding.remove(entry.batch)
                 entry.unwanted = True  # behind it on disk would be what came before it
@@ -246,28 +246,30 @@ class Spooled:
                 continue
             del self._held[at]
             self._holding.remove(entry.batch)
-            if entry.place is not None and self._on_disk(entry):
-                self._leave(entry, entry.place)
+            if entry.position is not None and self._on_disk(entry):
+                self._leave(entry, entry.position)
             else:
                 entry.unwanted = True
                 self.dropped["memory"].add(entry.batch)
 
-    def _leave(self, entry: Entry, place: Place) -> None:
+    def _leave(self, entry: Entry, position: Position) -> None:
         """Have a batch on disk alone from now on."""
         if not self._behind.batches:
-            self._cursor = place
-        elif (between := place.since(self._limit)).batches:  # said to have failed, but was written
+            self._cursor = position
+        elif (
+            between := position.since(self._limit)
+        ).batches:  # said to have failed, but was written
             self.recovered += between
             self._behind += between
         self._behind.add(entry.batch)
 
     @property
-    def _limit(self) -> Place:
+    def _limit(self) -> Position:
         """Where what is on disk alone ends."""
         return self._cursor.after(self._behind, self._behind.batches)
 
-    def _lose(self, to: Place, reason: str) -> None:
-        """Count what is on disk alone up to a place as dropped."""
+    def _lose(self, to: Position, reason: str) -> None:
+        """Count what is on disk alone up to a position as dropped."""
         if (lost := min(to, self._limit).since(self._cursor)).batches > 0:
             self.dropped[reason] += lost
             self._behind -= lost
@@ -276,7 +278,7 @@ class Spooled:
                 self._log.error("spool.damaged", batches=lost.batches, samples=lost.samples)
 
     def _on_disk(self, entry: Entry) -> bool:
-        return entry.place is not None and entry.place >= self._forgotten
+        return entry.position is not None and entry.position >= self._forgotten
 
     def _append(self, *, everything: bool = False) -> None:
         """Send to the thread what is not written yet, unless it is busy or has failed just now."""
@@ -306,14 +308,14 @@ class Spooled:
                 )
         for number, entry in reversed(list(enumerate(writing.entries))):
             entry.underway = False
-            entry.place = writing.places.get(number)
+            entry.position = writing.positions.get(number)
             if number in writing.refused:
                 entry.unwanted = True
                 self._log.error("spool.refused", exc_info=writing.refused[number])
-            elif entry.place is None and not entry.unwanted:
+            elif entry.position is None and not entry.unwanted:
                 self._unwritten.appendleft(entry)
-            elif entry.place is not None and entry.unwanted:  # settled meanwhile
-                self._settle(entry.place.after(entry.batch))
+            elif entry.position is not None and entry.unwanted:  # settled meanwhile
+                self._settle(entry.position.after(entry.batch))
         if error is None:
             self._unreadable = False
             if self.failing:
@@ -338,26 +340,26 @@ class Spooled:
             lambda error: self._was_read(found[0] if found else None, limit, error),
         )
 
-    def _was_read(self, found: Found | None, limit: Place, error: BaseException | None) -> None:
+    def _was_read(self, found: Found | None, limit: Position, error: BaseException | None) -> None:
         if error is not None:
             self._unreadable = True
             return
         self._unreadable = False
-        self._lose(found.place if found else limit, "damaged")
-        if found and found.place == self._cursor:  # or it was forgotten meanwhile
+        self._lose(found.position if found else limit, "damaged")
+        if found and found.position == self._cursor:  # or it was forgotten meanwhile
             self._cursor = found.after
             self._behind.remove(found.batch)
-            self._back = Entry(found.batch, found.place)
+            self._back = Entry(found.batch, found.position)
 
-    def _settle(self, place: Place) -> None:
-        """Have the disk know that everything before a place is settled."""
-        self._settled = max(self._settled, place)
+    def _settle(self, position: Position) -> None:
+        """Have the disk know that everything before a position is settled."""
+        self._settled = max(self._settled, position)
         if not self._busy("settle"):
             settled = self._settled
             self._submit(
                 "settle",
                 lambda spool: spool.settle(settled),
-                lambda _: self._settle(place) if settled < self._settled else None,
+                lambda _: self._settle(position) if settled < self._settled else None,
             )
 
     def _flush(self) -> None:

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.spool.codec import Decoder, Unreadable
-from virtstatd.pipeline.spool.files import Files
-from virtstatd.pipeline.spool.segment import HEADER_BYTES, Place, next_record
-from virtstatd.pipeline.spool.shapes import Shapes
+from virtstatd.pipeline.spool.codec import RecordDecoder, Unreadable
+from virtstatd.pipeline.spool.files import SpoolFiles
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, Position, next_record
+from virtstatd.pipeline.spool.shapes import KnownShapes
 
 
 class Found(NamedTuple):
     """A batch that was read, where it is, and where the next one is."""
 
     batch: Batch
-    place: Place
-    after: Place
+    position: Position
+    after: Position
 
 
 @dataclass(slots=True, eq=False)
@@ -28,34 +28,34 @@ class Segment:
     """A file of the log; a damaged one is set aside when it is done with."""
 
     path: Path
-    first: Place
+    first: Position
     size: int
     damaged: bool = False
 
 
-class Reader:
+class SegmentReader:
     """An open segment, read from its beginning: only so are the numbers in it understood."""
 
-    def __init__(self, segment: Segment, files: Files, shapes: Shapes) -> None:
+    def __init__(self, segment: Segment, files: SpoolFiles, shapes: KnownShapes) -> None:
         self.segment = segment
-        self.place = segment.first
+        self.position = segment.first
         self._files = files
         self._file = files.open(segment.path)
         self._offset = HEADER_BYTES
-        self._decoder = Decoder(shapes)
+        self._decoder = RecordDecoder(shapes)
 
-    def find(self, at: Place, limit: Place) -> Found | None:
-        """Return the first batch from a place on, None when there is none before a limit."""
+    def find(self, at: Position, limit: Position) -> Found | None:
+        """Return the first batch from a position on, None when there is none before a limit."""
         segment = self.segment
         while found := next_record(self._read, self._offset, segment.size):
-            if found.begin != self._offset or found.place != self.place:
+            if found.begin != self._offset or found.position != self.position:
                 segment.damaged = True
-            if found.place >= limit:
+            if found.position >= limit:
                 return None
-            self._offset, self.place = found.end, found.after
+            self._offset, self.position = found.end, found.after
             try:
-                if found.place >= at:
-                    return Found(self._decoder.decode(found.payload), found.place, found.after)
+                if found.position >= at:
+                    return Found(self._decoder.decode(found.payload), found.position, found.after)
                 self._decoder.learn(found.payload)
             except Unreadable:
                 segment.damaged = True
@@ -70,11 +70,11 @@ class Reader:
         return self._files.read(self._file, size, offset)
 
 
-def scan(segment: Segment, read: Callable[[int, int], bytes], size: int) -> tuple[Place, int]:
-    """Return where the records of a segment end, as a place and as an offset."""
-    place, offset = segment.first, HEADER_BYTES
+def scan(segment: Segment, read: Callable[[int, int], bytes], size: int) -> tuple[Position, int]:
+    """Return where the records of a segment end, as a position and as an offset."""
+    position, offset = segment.first, HEADER_BYTES
     while found := next_record(read, offset, size):
-        if found.begin != offset or found.place != place:
+        if found.begin != offset or found.position != position:
             segment.damaged = True
-        place, offset = found.after, found.end
-    return place, offset
+        position, offset = found.after, found.end
+    return position, offset

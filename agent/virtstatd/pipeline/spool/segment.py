@@ -2,11 +2,11 @@
 The format of a spool's files, and how to read on after damage.
 
     segment     header, record, record, ...
-    header      magic, version, place of the first record, CRC
-    record      magic, length, CRC, place, samples, bytes, payload
+    header      magic, version, position of the first record, CRC
+    record      magic, length, CRC, position, samples, bytes, payload
     checkpoint  two slots, the newer good one counts
 
-A place counts every batch that ever went through the spool, with its samples and bytes, as an
+A position counts every batch that ever went through the spool, with its samples and bytes, as an
 odometer does: what is missing between two records is known without having been read.
 """
 
@@ -43,18 +43,20 @@ Read = Callable[[int, int], bytes]
 """Return so many bytes from an offset, fewer at the end."""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """How much came before, since the spool began."""
 
     batches: int = 0
     samples: int = 0
     bytes: int = 0
 
-    def after(self, tally: Batch | Tally, batches: int = 1) -> Place:
-        """Return the place behind a batch, or behind so many."""
-        return Place(self.batches + batches, self.samples + tally.samples, self.bytes + tally.bytes)
+    def after(self, tally: Batch | Tally, batches: int = 1) -> Position:
+        """Return the position behind a batch, or behind so many."""
+        return Position(
+            self.batches + batches, self.samples + tally.samples, self.bytes + tally.bytes
+        )
 
-    def since(self, earlier: Place) -> Tally:
+    def since(self, earlier: Position) -> Tally:
         """Return what is between."""
         return Tally(
             self.batches - earlier.batches,
@@ -69,29 +71,29 @@ class Record:
 
     begin: int
     end: int
-    place: Place
-    after: Place
+    position: Position
+    after: Position
     payload: bytes
 
 
-class Marks(NamedTuple):
+class CheckpointMarks(NamedTuple):
     """A checkpoint: what is settled, and how far was written."""
 
     serial: int
-    settled: Place
-    end: Place
+    settled: Position
+    end: Position
 
 
 class Foreign(ValueError):  # noqa: N818 - named for what the file is
     """A segment of a version that this one does not know."""
 
 
-def header(first: Place) -> bytes:
+def header(first: Position) -> bytes:
     """Return the beginning of a segment."""
     return _sealed(_HEADER.pack(_SEGMENT_MAGIC, VERSION, *first, 0))
 
 
-def first_place(read: Read) -> Place | None:
+def first_position(read: Read) -> Position | None:
     """Return where a segment begins, None when its header is damaged. Raises `Foreign`."""
     raw = read(HEADER_BYTES, 0)
     if len(raw) < HEADER_BYTES or not _is_sealed(raw):
@@ -101,12 +103,12 @@ def first_place(read: Read) -> Place | None:
         return None
     if version != VERSION:
         raise Foreign(f"version {version}")
-    return Place(batches, samples, size)
+    return Position(batches, samples, size)
 
 
-def record(place: Place, batch: Batch, payload: bytes) -> bytes:
+def record(position: Position, batch: Batch, payload: bytes) -> bytes:
     """Return a record."""
-    rest = _AFTER_CRC.pack(*place, batch.samples, batch.bytes)
+    rest = _AFTER_CRC.pack(*position, batch.samples, batch.bytes)
     length = _CRC.pack(len(payload))
     crc = crc32(payload, crc32(rest, crc32(length)))
     return b"".join((_RECORD_MAGIC, length, _CRC.pack(crc), rest, payload))
@@ -146,26 +148,28 @@ def _record_at(read: Read, offset: int, end: int) -> Record | None:
     payload = read(length, begin)
     if crc != crc32(payload, crc32(raw[12:], crc32(raw[4:8]))):
         return None
-    place = Place(batches, samples, size)
-    after = place.after(Tally(1, own_samples, own_bytes))
-    return Record(offset, begin + length, place, after, payload)
+    position = Position(batches, samples, size)
+    after = position.after(Tally(1, own_samples, own_bytes))
+    return Record(offset, begin + length, position, after, payload)
 
 
-def slot(marks: Marks) -> tuple[bytes, int]:
+def slot(marks: CheckpointMarks) -> tuple[bytes, int]:
     """Return a checkpoint, and the offset where it goes: never over the one before it."""
     raw = _SLOT.pack(_SLOT_MAGIC, VERSION, marks.serial, *marks.settled, *marks.end, 0)
     return _sealed(raw), marks.serial % 2 * SLOT_BYTES
 
 
-def marks(read: Read) -> Marks | None:
+def marks(read: Read) -> CheckpointMarks | None:
     """Return the newest checkpoint of a file, None when there is no good one."""
     found = []
     for offset in (0, SLOT_BYTES):
         raw = read(_SLOT.size, offset)
         if len(raw) == _SLOT.size and _is_sealed(raw):
-            magic, version, serial, *places, _ = _SLOT.unpack(raw)
+            magic, version, serial, *positions, _ = _SLOT.unpack(raw)
             if (magic, version) == (_SLOT_MAGIC, VERSION):
-                found.append(Marks(serial, Place(*places[:3]), Place(*places[3:])))
+                found.append(
+                    CheckpointMarks(serial, Position(*positions[:3]), Position(*positions[3:]))
+                )
     return max(found, default=None)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from virtstatd.model import Field, Labels, Shape
 
 
-class Shapes:
+class KnownShapes:
     """
     Every shape that is alive, by its content.
 

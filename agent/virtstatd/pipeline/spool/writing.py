@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.spool.log import Spool
-from virtstatd.pipeline.spool.segment import Place
+from virtstatd.pipeline.spool.segment import Position
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A batch in memory. `place` is where it is on disk, when it is known to be there."""
+    """A batch in memory. `position` is where it is on disk, when it is known to be there."""
 
     batch: Batch
-    place: Place | None = None
+    position: Position | None = None
     underway: bool = False
     """On its way to the disk; it cannot be called back."""
     unwanted: bool = False
@@ -27,9 +27,9 @@ class Writing:
 
     entries: list[Entry]
     anew: bool
-    opened: tuple[Place, Place] | None = None
+    opened: tuple[Position, Position] | None = None
     """What was found when the spool was opened: settled, and end."""
-    places: dict[int, Place] = field(default_factory=dict)
+    positions: dict[int, Position] = field(default_factory=dict)
     """Where those are that were written, by their number in `entries`."""
     refused: dict[int, Exception] = field(default_factory=dict)
 
@@ -50,4 +50,4 @@ class Writing:
                 self.refused[number] = error
             finally:
                 if spool.end != before:
-                    self.places[number] = before
+                    self.positions[number] = before

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from virtstatd.model import Batch, Domain, Reading
-from virtstatd.pipeline.spool.codec import Decoder, Encoder, Unreadable
-from virtstatd.pipeline.spool.shapes import Shapes
+from virtstatd.pipeline.spool.codec import RecordDecoder, RecordEncoder, Unreadable
+from virtstatd.pipeline.spool.shapes import KnownShapes
 from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes
 
 
@@ -45,18 +45,18 @@ def test_a_batch_comes_back_as_it_was():
         Batch("inventory", 1, (), gone=(make_domain(7, "\udce9"),), lifetime_seconds=math.inf),
         Batch("x", -1, (Reading(None, large, (1 << 70, -(1 << 64), (1 << 64) - 1, -0.0)),)),
     ]
-    encoder, decoder = Encoder(Shapes()), Decoder(Shapes())
+    encoder, decoder = RecordEncoder(KnownShapes()), RecordDecoder(KnownShapes())
     for batch in [*batches, *batches]:
         assert content(decoder.decode(encoder.encode(batch))) == content(batch)
 
 
 def test_shapes_come_back_as_themselves():
     """A shape that is alive is found by its content, also in a segment that another one wrote."""
-    known = Shapes()
+    known = KnownShapes()
     batch, twin = make_batch(1), make_batch(1)
-    records = [Encoder(known).encode(batch), Encoder(Shapes()).encode(twin)]
+    records = [RecordEncoder(known).encode(batch), RecordEncoder(KnownShapes()).encode(twin)]
     for record in records:
-        found = Decoder(known).decode(record)
+        found = RecordDecoder(known).decode(record)
         assert all(
             new.shape is old.shape for new, old in zip(found.readings, batch.readings, strict=True)
         )
@@ -68,9 +68,11 @@ def test_shapes_come_back_as_themselves():
 
 def test_two_segments_give_the_same_shapes():
     """After a restart, what was read from one segment is found by the next."""
-    known = Shapes()
+    known = KnownShapes()
     batch = make_batch(2)
-    one, other = (Decoder(known).decode(Encoder(Shapes()).encode(batch)) for _ in range(2))
+    one, other = (
+        RecordDecoder(known).decode(RecordEncoder(KnownShapes()).encode(batch)) for _ in range(2)
+    )
     assert [each.shape for each in one.readings] == [each.shape for each in other.readings]
 
 
@@ -84,10 +86,10 @@ def test_one_lost_record_costs_no_other():
         else make_batch(guests[number // 2 : number // 2 + 3], base=number)
         for number in range(10)
     ]
-    encoder = Encoder(Shapes())
+    encoder = RecordEncoder(KnownShapes())
     records = [encoder.encode(batch) for batch in batches]
     for missing in range(len(records)):
-        decoder = Decoder(Shapes())
+        decoder = RecordDecoder(KnownShapes())
         for number, record in enumerate(records):
             if number != missing:
                 assert content(decoder.decode(record)) == content(batches[number])
@@ -95,7 +97,7 @@ def test_one_lost_record_costs_no_other():
 
 def test_what_is_known_is_not_told_again():
     """From the third record on, a batch is its numbers and next to nothing else."""
-    encoder = Encoder(Shapes())
+    encoder = RecordEncoder(KnownShapes())
     batch = make_batch(50)
     first, second, third = (len(encoder.encode(batch)) for _ in range(3))
     assert first == second
@@ -104,7 +106,7 @@ def test_what_is_known_is_not_told_again():
 
 def test_equal_domains_are_one():
     """A domain that was made anew with the same content is not told again."""
-    encoder = Encoder(Shapes())
+    encoder = RecordEncoder(KnownShapes())
     shapes = make_shapes()
     lengths = [
         len(encoder.encode(make_batch([make_domain(0, "a" * 200)], shapes=shapes)))
@@ -115,19 +117,19 @@ def test_equal_domains_are_one():
 
 def test_garbage_is_unreadable_and_nothing_else():
     """Bytes that no encoder made, and references that are not known, raise one error."""
-    encoder = Encoder(Shapes())
+    encoder = RecordEncoder(KnownShapes())
     batch = make_batch()
     record, _, later = (encoder.encode(batch) for _ in range(3))
     with pytest.raises(Unreadable):
-        Decoder(Shapes()).decode(later)
+        RecordDecoder(KnownShapes()).decode(later)
     for cut in range(len(record)):
         with pytest.raises(Unreadable):
-            Decoder(Shapes()).decode(record[:cut])
+            RecordDecoder(KnownShapes()).decode(record[:cut])
     for at in range(0, len(record), 3):
         flipped = bytearray(record)
         flipped[at] ^= 0xFF
         try:
-            found = Decoder(Shapes()).decode(bytes(flipped))
+            found = RecordDecoder(KnownShapes()).decode(bytes(flipped))
         except Unreadable:
             continue
         assert isinstance(found, Batch)
@@ -137,5 +139,5 @@ def test_a_domain_is_what_it_was():
     """Labels that the configuration adds are kept with the domain."""
     domain = Domain("u", "n", 3, (("domain", "n"), ("rack", "\N{SNOWMAN}")))
     batch = make_batch([domain])
-    found = Decoder(Shapes()).decode(Encoder(Shapes()).encode(batch))
+    found = RecordDecoder(KnownShapes()).decode(RecordEncoder(KnownShapes()).encode(batch))
     assert found.readings[0].domain == domain

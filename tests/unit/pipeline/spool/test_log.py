@@ -11,7 +11,7 @@ import pytest
 from virtstatd.model import Batch
 from virtstatd.pipeline.spool import segment
 from virtstatd.pipeline.spool.directory import CORRUPT_KEPT
-from virtstatd.pipeline.spool.files import Files, Space
+from virtstatd.pipeline.spool.files import Space, SpoolFiles
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES
 from virtstatd.testing import make_batch, make_shapes
@@ -20,7 +20,7 @@ from virtstatd.testing import make_batch, make_shapes
 SHAPES = make_shapes()
 
 
-class Watched(Files):
+class Watched(SpoolFiles):
     """Real files whose operations are written down."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Watched(Files):
         return self.room
 
 
-def opened(directory: Path, capacity: int = 1 << 20, files: Files | None = None) -> Spool:
+def opened(directory: Path, capacity: int = 1 << 20, files: SpoolFiles | None = None) -> Spool:
     """Return an open spool."""
     spool = Spool(directory / "s", capacity=capacity, keep_free=(0, 1 << 20), files=files)
     spool.open()

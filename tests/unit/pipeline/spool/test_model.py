@@ -21,7 +21,7 @@ from virtstatd.pipeline.buffer import Tally
 from virtstatd.pipeline.spool.directory import CORRUPT_KEPT
 from virtstatd.pipeline.spool.log import Spool, Sync
 from virtstatd.pipeline.spool.reader import Found
-from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, Place
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, Position
 
 
 DIRECTORY = Path("/spool")
@@ -52,7 +52,7 @@ class Run:
         self.capacity = capacity
         self.sync: Sync = sync
         self.originals: dict[int, Batch] = {}
-        self.places: dict[int, Place] = {}
+        self.positions: dict[int, Position] = {}
         """Of every batch that the spool said it had written."""
         self.extents: dict[int, tuple[Path, int, int]] = {}
         self.settled: set[int] = set()
@@ -78,7 +78,7 @@ class Run:
         )
         self.usable = False
         self.underway: Found | None = None
-        self.cursor: Place | None = None
+        self.cursor: Position | None = None
         self.damaged = Tally()
         self.last = -1
         self.attempt(self.open)
@@ -142,7 +142,7 @@ class Run:
             if spool.end != before:
                 segment = spool._segments[-1]
                 begin = known.get(segment.path, HEADER_BYTES)
-                self.places[number] = before
+                self.positions[number] = before
                 self.extents[number] = segment.path, begin, segment.size
                 self.unsynced.add(number)
         if self.sync == "batch":
@@ -150,7 +150,7 @@ class Run:
 
     def _forget(self) -> None:
         self.forgotten |= {
-            number for number, place in self.places.items() if place < self.spool.forgotten
+            number for number, position in self.positions.items() if position < self.spool.forgotten
         }
 
     def read(self) -> None:
@@ -163,13 +163,13 @@ class Run:
         self.cursor = max(self.cursor, self.spool.forgotten)
         happened = self.files.happened
         found = self.spool.read(self.cursor, self.spool.end)
-        place = found.place if found else self.spool.end
-        assert place >= self.cursor
+        position = found.position if found else self.spool.end
+        assert position >= self.cursor
         if self.files.happened > happened:  # what a disk fails to read is as good as damaged
-            passed = {n for n, each in self.places.items() if self.cursor <= each < place}
+            passed = {n for n, each in self.positions.items() if self.cursor <= each < position}
             self.losable |= passed
-        self.damaged += place.since(self.cursor)
-        self.cursor = place
+        self.damaged += position.since(self.cursor)
+        self.cursor = position
         if found is None:
             return
         number = found.batch.taken_at
@@ -289,8 +289,8 @@ class Run:
             self.read()
         lost = {
             number
-            for number, place in self.places.items()
-            if place >= begun and number not in self.delivered
+            for number, position in self.positions.items()
+            if position >= begun and number not in self.delivered
         }
         if self.exact:
             tally = Tally()
@@ -299,7 +299,7 @@ class Run:
             assert tally == self.damaged
         elif self.honest:  # the checkpoint is durable before a segment goes
             assert self.damaged.batches <= len(self.losable)
-        never = self.places.keys() - before - self.delivered - self.forgotten
+        never = self.positions.keys() - before - self.delivered - self.forgotten
         assert never <= self.losable, (counted, never)
         corrupt = [path for path in self.files.names_now if path.name.endswith(".corrupt")]
         assert len(corrupt) <= CORRUPT_KEPT

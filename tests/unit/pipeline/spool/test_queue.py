@@ -248,7 +248,7 @@ async def test_a_disk_that_hangs_at_the_start_is_waited_for_in_vain(tmp_path: Pa
 
 
 async def test_a_removed_directory_is_noticed_and_made_again(tmp_path: Path):
-    """Files that somebody removed are missed within the sync interval."""
+    """Files that were removed are missed within the sync interval."""
     async with queued(tmp_path / "s") as one:
         for _ in range(3):
             one.offer()

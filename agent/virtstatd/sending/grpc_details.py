@@ -1,27 +1,37 @@
-"""What the encoders of protocol buffers share."""
+"""What a server says beside a gRPC status: google.rpc.Status in `grpc-status-details-bin`."""
 
 from __future__ import annotations
 
+import binascii
+from base64 import b64decode
 from collections.abc import Iterator
-from fractions import Fraction
 
 
-def varint(number: int) -> bytes:
-    """Encode a number of zero or more in groups of seven bits, the lowest first."""
-    encoded = bytearray()
-    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+_RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"
 
 
-def divisor(exponent: int) -> int | Fraction:
-    """Return what a number in units of `10 ** exponent` is divided by, so as to be rounded once."""
-    return 10**-exponent if exponent <= 0 else Fraction(1, 10**exponent)
+def retry_delay(details: str) -> float | None:
+    """Return the seconds in the RetryInfo of a google.rpc.Status, None without one."""
+    try:
+        status = b64decode(details + "=" * (-len(details) % 4), validate=True)
+        for number, detail in message_fields(status):
+            if number == 3 and isinstance(detail, bytes):  # noqa: PLR2004 - Status.details
+                of = dict(message_fields(detail))
+                if of.get(1) == _RETRY_INFO and isinstance(value := of.get(2), bytes):
+                    return _seconds(value)
+    except (binascii.Error, ValueError):
+        pass  # the status counts, whatever is said beside it
+    return None
 
 
-def fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _seconds(retry_info: bytes) -> float:
+    delay = dict(message_fields(retry_info)).get(1, b"")
+    parts = dict(message_fields(delay)) if isinstance(delay, bytes) else {}
+    seconds, nanoseconds = parts.get(1, 0), parts.get(2, 0)
+    return float(seconds) + float(nanoseconds) / 1e9
+
+
+def message_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Yield the number and the value of each field; raise ValueError for what is no message."""
     place = 0
     while place < len(message):

@@ -1,26 +1,27 @@
 """
-Which series ended, for receivers that must be told so.
+When series began and ended, for receivers that have to know.
 
-A series ends when its domain does, when it is no longer in a reading of its group, when its group
-was asked and not answered, or when nothing new came within the lifetime of its batch.
+A run of a domain begins with its first reading, and its counters with it. A series ends when its
+domain does, when it is no longer in a reading of its group, when its group was asked and not
+answered, or when nothing new came within the lifetime of its batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from virtstatd.model import Batch, Labels, Reading, Series
+from virtstatd.model import Batch, Domain, Labels, Reading, Series
 
 
 MILLISECOND = 1_000_000
 MARKS_KEPT_MS = 600_000
 
-Key = tuple[str, str]
+GroupKey = tuple[str, str]
 """Source and group."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SentGroup:
     """
     What was last sent of one domain's group; times are Unix time in milliseconds.
 
@@ -35,7 +36,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedSeries:
     """Series that are to be marked as ended at a time, which is after their last sample."""
 
     labels: Labels
@@ -48,9 +49,9 @@ class Plan:
     """What a batch is to a receiver: readings that are in order, and what ended."""
 
     readings: tuple[Reading, ...]
-    ended: tuple[Ended, ...]
-    changes: dict[str | None, dict[Key, Held]]
-    marks: dict[tuple[str | None, Key], int]
+    ended: tuple[EndedSeries, ...]
+    changes: dict[str | None, dict[GroupKey, SentGroup]]
+    marks: dict[tuple[str | None, GroupKey], int]
     milliseconds: int
 
 
@@ -63,15 +64,15 @@ class Staleness:
     """
 
     def __init__(self) -> None:
-        self._held: dict[str | None, dict[Key, Held]] = {}
-        self._marks: dict[tuple[str | None, Key], int] = {}
+        self._held: dict[str | None, dict[GroupKey, SentGroup]] = {}
+        self._marks: dict[tuple[str | None, GroupKey], int] = {}
         self._earliest_end = 1 << 63
 
     def plan(self, batch: Batch) -> Plan:
         """Compare a batch with what the receiver has."""
         now = batch.taken_at // MILLISECOND
         until = now + int(batch.lifetime_seconds * 1000)
-        changes: dict[str | None, dict[Key, Held]] = {}
+        changes: dict[str | None, dict[GroupKey, SentGroup]] = {}
         readings: list[Reading] = []
         source = f"{batch.source}{batch.piece}".rstrip("/")
         for reading in batch.readings:
@@ -83,7 +84,7 @@ class Staleness:
             if self._marks and self._marks.get((uuid, key), -1) >= now:
                 continue
             readings.append(reading)
-            changes.setdefault(uuid, {})[key] = Held(
+            changes.setdefault(uuid, {})[key] = SentGroup(
                 domain.id if domain else None,
                 domain.labels if domain else (),
                 reading.shape.series,
@@ -111,10 +112,10 @@ class Staleness:
             self._marks = {key: mark for key, mark in self._marks.items() if mark > old}
 
     def _after(
-        self, batch: Batch, new: dict[str | None, dict[Key, Held]], now: int
-    ) -> dict[str | None, dict[Key, Held]]:
+        self, batch: Batch, new: dict[str | None, dict[GroupKey, SentGroup]], now: int
+    ) -> dict[str | None, dict[GroupKey, SentGroup]]:
         """Return what will be held of every domain that the batch changes anything of."""
-        after: dict[str | None, dict[Key, Held]] = {}
+        after: dict[str | None, dict[GroupKey, SentGroup]] = {}
         for uuid, held in new.items():
             kept = {**self._held.get(uuid, {}), **held}
             for group in batch.groups:
@@ -133,10 +134,13 @@ class Staleness:
         return after
 
     def _compared(
-        self, readings: tuple[Reading, ...], after: dict[str | None, dict[Key, Held]], now: int
+        self,
+        readings: tuple[Reading, ...],
+        after: dict[str | None, dict[GroupKey, SentGroup]],
+        now: int,
     ) -> Plan:
-        ended: list[Ended] = []
-        marks: dict[tuple[str | None, Key], int] = {}
+        ended: list[EndedSeries] = []
+        marks: dict[tuple[str | None, GroupKey], int] = {}
         for uuid, held in after.items():
             before = self._held.get(uuid, {})
             dropped = [
@@ -153,6 +157,45 @@ class Staleness:
                 series = tuple(s for s in each.series if (each.labels, s) not in current)
                 if series:
                     mark = max(now, each.sent + 1)
-                    ended.append(Ended(each.labels, series, mark))
+                    ended.append(EndedSeries(each.labels, series, mark))
                     marks[uuid, key] = mark
         return Plan(readings, tuple(ended), after, marks, now)
+
+
+class Runs:
+    """
+    Remember when each incarnation of a domain was first seen, which is where its counters begin.
+
+    The beginning is also *witnessed* when the domain was not there before, so that its counters
+    were at zero then: another run of it is known, or everything that ran at the first batch has
+    long been seen.
+    """
+
+    def __init__(self) -> None:
+        self._began: dict[str | None, tuple[int, int, bool]] = {}
+        self._complete_at: int | None = None
+
+    def began(self, domain: Domain | None, batch: Batch) -> int:
+        """Return the time in nanoseconds; the first reading of a run sets it."""
+        return min(self._known(domain, batch)[1], batch.taken_at)
+
+    def witnessed(self, domain: Domain | None, batch: Batch) -> int:
+        """Return the time of a beginning that was witnessed, 0 for any other."""
+        _, began, witnessed = self._known(domain, batch)
+        return began if witnessed and began <= batch.taken_at else 0
+
+    def settle(self, batch: Batch) -> None:
+        """Forget the runs that have ended."""
+        for domain in batch.gone:
+            if self._began.get(domain.uuid, (None,))[0] == domain.id:
+                del self._began[domain.uuid]
+
+    def _known(self, domain: Domain | None, batch: Batch) -> tuple[int, int, bool]:
+        if self._complete_at is None:
+            self._complete_at = batch.taken_at + round(batch.lifetime_seconds * 1e9)
+        uuid, run = (domain.uuid, domain.id) if domain else (None, 0)
+        known = self._began.get(uuid)
+        if known is None or known[0] != run:
+            new = known is not None or batch.taken_at > self._complete_at
+            known = self._began[uuid] = run, batch.taken_at, new and domain is not None
+        return known

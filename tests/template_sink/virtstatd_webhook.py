@@ -52,7 +52,7 @@ def lines(batch: Batch) -> Iterator[bytes]:
                 "part": series.part,
                 "labels": {text(key): text(label) for key, label in series.labels},
                 "value": value,
-                "exponent": series.field.exponent if series.part in ("", "sum") else 0,
+                "exponent": series.exponent,
             }
             yield json.encode(number) + b"\n"
 

@@ -43,11 +43,11 @@ PORTION_ROWS = 16384
 """Rows that are written at a time: some hundredths of a second."""
 
 LATENESS_NS = 60 * 10**9
-"""How long after its end an hour is waited for."""
+"""Nanoseconds after the end of an hour until it counts as over."""
 
 
 class _Ended(Exception):  # noqa: N818 - nothing is wrong
-    """The agent ends, and what can be done again is left."""
+    """The agent ends; what is left is done at the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Archive:
             self.flushable.set()
 
     def settle(self) -> None:
-        """Flush the journals that are closed, sort hours that are over, remove what is too much."""
+        """Flush closed journals, sort hours that are over, remove the oldest above the limits."""
         self.flushable.clear()
         try:
             self._clean()
@@ -138,7 +138,7 @@ class Archive:
             pa.default_memory_pool().release_unused()
 
     def _go_on(self) -> None:
-        """Raise where nothing more may begin: a thread within Arrow crashes a process that ends."""
+        """Raise _Ended after `until`: a thread inside Arrow crashes a process that exits."""
         if time.monotonic() >= self.until:
             raise _Ended
 
@@ -163,7 +163,7 @@ class Archive:
         return self._journal
 
     def _clean(self) -> None:
-        """Remove what a crash has left, once."""
+        """Remove what a crash has left; only the first call does it."""
         if not self._unchecked:
             return
         for draft in self._drafts:
@@ -264,6 +264,6 @@ class Archive:
                 self._log.info("archive.trimmed", hours=removed, bytes=freed)
 
     def _set_aside(self, path: Path, reason: str) -> None:
-        """Take a damaged file out of the sight of readers; a person may want to look at it."""
+        """Rename a damaged file, so that readers skip it and a person can look at it."""
         self._folder.set_aside(path)
         self._log.error("archive.damaged", file=str(path), reason=reason)

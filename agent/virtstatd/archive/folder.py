@@ -35,7 +35,7 @@ class ArchiveFolder:
         return [self.path / name for name in filter(_DRAFT.fullmatch, self._names())]
 
     def hours(self) -> HourFiles:
-        """Return what can be read now."""
+        """Return the finished files by hour."""
         hours: HourFiles = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -50,7 +50,7 @@ class ArchiveFolder:
         return self.path / f".{number:020}.journal"
 
     def flush(self, hour: int, journal: Path) -> Path:
-        """Return the path of what a journal has of an hour."""
+        """Return the path of the flush of a journal into an hour."""
         return self.path / f"{hour_text(hour)}{journal.stem}.parquet"
 
     def whole(self, hour: str) -> Path:
@@ -59,7 +59,7 @@ class ArchiveFolder:
 
     @contextmanager
     def written(self, path: Path, flushes: list[Path] | None = None) -> Iterator[TableWriter]:
-        """Yield what writes a file that is there, whole and on the disk, when the block is over."""
+        """Yield a writer; the file appears, whole and synced, when the block succeeds."""
         draft = path.with_name(f".{path.name}.new")
         try:
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
@@ -76,7 +76,7 @@ class ArchiveFolder:
             raise
 
     def set_aside(self, path: Path) -> None:
-        """Take a file out of the sight of readers."""
+        """Rename a file, so that readers skip it."""
         path.rename(path.with_name(f"{path.name}.damaged"))
 
     def free(self) -> int:

@@ -24,13 +24,13 @@ from virtstatd.sending.files import write_all
 
 HOUR_NS = 3600 * 10**9
 FRAME_BYTES_MAX = 1 << 30
-"""A length above that is damage, and must not become memory."""
+"""Longest frame in bytes; a greater length is damage and must not be allocated."""
 
 _HEAD = struct.Struct("<II")
 
 
 class SeriesLine(msgspec.Struct, array_like=True, frozen=True):
-    """What stays the same about a series."""
+    """A series: its name, kind, exponent and labels."""
 
     metric: str
     kind: str
@@ -63,7 +63,7 @@ class Rows(msgspec.Struct, array_like=True, frozen=True, tag="batch"):
 
 
 class Journal:
-    """A file that batches are appended to whole or not at all."""
+    """A file to which batches are appended whole or not at all."""
 
     def __init__(self, path: Path, begun_at: int) -> None:
         self.path = path
@@ -75,7 +75,7 @@ class Journal:
         self._fd = os.open(path, flags, 0o640)
 
     def append(self, batch: Batch) -> None:
-        """Write a batch; what a failure has left of it is cut off again."""
+        """Write a batch; truncate what a failed write has left of it."""
         fresh: dict[Shape, int] = {}
         for reading in batch.readings:
             if reading.shape not in self._numbers and reading.shape not in fresh:

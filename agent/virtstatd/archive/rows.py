@@ -24,7 +24,7 @@ from virtstatd.model import Number
 
 
 EXACT_DIGITS = 15
-"""So many decimal digits come back from a double as they went in; what has more is in `exact`."""
+"""Decimal digits that a double keeps; numbers with more are in `exact` as well."""
 
 PLACES = 9
 """Decimal places of `exact`: nanoseconds are what libvirt counts the finest."""
@@ -91,7 +91,7 @@ def runs_by_hour(frames: Iterable[Columns | Rows], host: str) -> dict[int, list[
 
 
 def run_chunks(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
-    """Yield runs that have about so many rows together."""
+    """Yield lists of runs with at least `rows` rows together, but for the last."""
     some: list[Run] = []
     count = 0
     for run in runs:
@@ -135,10 +135,10 @@ def arrow_table(runs: Sequence[Run], host: str) -> pa.Table:
 
 def series_number(host: str, owner: Owner | None, line: SeriesLine) -> int:
     """
-    Return what sorts the series of a guest together and tells them apart.
+    Return a number per series that sorts the series of a guest together.
 
-    24 bits stand for host and guest and 40 for the series: among the 300 of a guest two alike are
-    one in twenty million.
+    24 bits are a hash of host and guest, 40 of the series: a collision among the 300 of a guest has
+    a chance of one in twenty million.
     """
     whose = _digest([host, owner.uuid if owner else ""])
     which = _digest([line.metric, *chain.from_iterable(sorted(_labels(owner, line)))])

@@ -25,7 +25,7 @@ GROUP_ROWS = 4096
 
 SLICE_ROWS = 65536
 PARTS = 4
-"""Of a group, where slices may be cut."""
+"""Places within a group of rows where slices may be cut."""
 
 _FLUSHES = b"virtstatd.flushes"
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1
@@ -51,7 +51,7 @@ class Span:
 
 
 def table_writer(path: Path, flushes: Sequence[str] = ()) -> pq.ParquetWriter:
-    """Return what writes a file; it remembers which flushes the file holds."""
+    """Return a writer of a file whose metadata names the flushes that it holds."""
     return pq.ParquetWriter(
         path,
         SCHEMA.with_metadata({_FLUSHES: " ".join(flushes)}),

@@ -1,4 +1,4 @@
-"""What is sent at once, cut and joined: samples of a batch, lines of a text, pieces of a size."""
+"""Cut and join what is sent at once: samples of a batch, pieces of a size, whole lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Chunk = tuple[int, Callable[[], bytes]]
 
 
 def batch_key(batch: Batch) -> Hashable:
-    """Return what tells a batch, or half of one, from all others, without keeping it alive."""
+    """Return what only the same batch, or part of one, has; it keeps no shape alive."""
     readings = [(each.domain and each.domain.uuid, id(each.shape)) for each in batch.readings]
     return batch.source, batch.taken_at, hash(tuple(readings))
 

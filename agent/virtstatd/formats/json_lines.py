@@ -46,7 +46,7 @@ class Lines:
         self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
 
     def pieces(self, batch: Batch) -> Iterator[bytes]:
-        """Return the lines of a batch, some ten kilobytes at a time, always whole lines."""
+        """Yield the lines of a batch in pieces of 64 KiB at most, each of whole lines."""
         return packed((text.encode() for _, text in self.readings(batch)), PIECE_BYTES)
 
     def readings(self, batch: Batch) -> Iterator[tuple[Reading, str]]:
@@ -87,7 +87,7 @@ def _template(shape: Shape) -> NumberTemplate:
         while series.field.kind is Kind.INFO and names[series.field] in objects.get(
             (device, line), {}
         ):
-            line += 1  # more to tell under the same name: a line of its own
+            line += 1  # the name is taken: a line of its own
         _plant(objects.setdefault((device, line), {}), names[series.field], series, rest, index)
     integers: list[str] = []
     anything: list[str] = []

@@ -37,7 +37,7 @@ class SentGroup:
 
 @dataclass(frozen=True, slots=True)
 class EndedSeries:
-    """Series that are to be marked as ended at a time, which is after their last sample."""
+    """Series to be marked as ended, at a time in milliseconds after their last sample."""
 
     labels: Labels
     series: tuple[Series, ...]
@@ -46,7 +46,7 @@ class EndedSeries:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a batch is to a receiver: readings that are in order, and what ended."""
+    """What to send of a batch: readings that are in order, and series that ended."""
 
     readings: tuple[Reading, ...]
     ended: tuple[EndedSeries, ...]
@@ -57,9 +57,9 @@ class Plan:
 
 class Staleness:
     """
-    Remember what a receiver has, by what `settle` was told that it took.
+    Compare batches with what a receiver has, and find the series that ended.
 
-    Between the two, `plan` may be called again with the same batch: nothing is decided before the
+    `plan` changes nothing, and may be called again with the same batch; `settle` follows when the
     receiver has it.
     """
 
@@ -95,7 +95,7 @@ class Staleness:
         return self._compared(tuple(readings), after, now)
 
     def settle(self, plan: Plan) -> None:
-        """Remember that the receiver has it all."""
+        """Note that the receiver has everything in a plan."""
         for uuid, held in plan.changes.items():
             if held:
                 self._held[uuid] = held
@@ -176,11 +176,11 @@ class Runs:
         self._complete_at: int | None = None
 
     def began(self, domain: Domain | None, batch: Batch) -> int:
-        """Return the time in nanoseconds; the first reading of a run sets it."""
+        """Return when a run began, in nanoseconds: the time of its first reading."""
         return min(self._known(domain, batch)[1], batch.taken_at)
 
     def witnessed(self, domain: Domain | None, batch: Batch) -> int:
-        """Return the time of a beginning that was witnessed, 0 for any other."""
+        """Return when a run began, in nanoseconds, 0 unless the beginning was witnessed."""
         _, began, witnessed = self._known(domain, batch)
         return began if witnessed and began <= batch.taken_at else 0
 

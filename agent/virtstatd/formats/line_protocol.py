@@ -6,7 +6,7 @@ libvirt_block,host=n1,domain=web,target_device=vda block_stats_read_bytes=4096 1
 ```
 
 The measurement is the group, tags are the host's, the domain's and the device's names, fields are
-named as in Prometheus without `libvirt_domain_`. Every number is a float, for ever: a database
+named as in Prometheus without `libvirt_domain_`. Every number is always a float: a database
 refuses a field that was another type before, and loses all of its point. What the database cannot
 hold, NaN and infinity, is left out. An info series is one text field for each of its labels that
 names no device: paths and addresses would be too many tags.
@@ -37,7 +37,7 @@ _QUOTED = re.compile(r'(["\\])')
 
 
 class LineProtocol:
-    """Encode readings, with a template for every shape that is alive, for what it last left out."""
+    """Encode readings, with a template per live shape and the set of values it leaves out."""
 
     def __init__(self, prefix: str, tags: Labels) -> None:
         self._prefix = prefix
@@ -47,7 +47,7 @@ class LineProtocol:
         )
 
     def item(self, reading: Reading, taken_at: int) -> Chunk:
-        """Return what encodes a reading that was taken at a time in nanoseconds."""
+        """Return a chunk that encodes a reading; `taken_at` is in nanoseconds."""
         return len(reading.values), functools.partial(self.encode, reading, taken_at)
 
     def encode(self, reading: Reading, taken_at: int) -> bytes:

@@ -37,7 +37,7 @@ UNITS = {
     "amperes": "A",
     "percent": "%",
 }
-"""UCUM's words; all others go into braces, where UCUM has room for comments."""
+"""Units as UCUM spells them; all others go into braces, which are UCUM's annotations."""
 
 # tags of fields: number << 3 | wire type, as metrics.proto numbers them
 _GAUGE, _SUM, _HISTOGRAM = b"\x2a", b"\x3a", b"\x4a"
@@ -53,7 +53,7 @@ _COUNTER_BYTES = 3 * 9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OtlpHead:
-    """What is before and after the data points of a metric."""
+    """The bytes before and after the data points of a metric."""
 
     metric: bytes
     tag: bytes
@@ -71,7 +71,7 @@ Points = tuple[OtlpHead, bytes]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """One histogram of a shape: the places of its values, and what stays the same."""
+    """One histogram of a shape: the places of its values, its bounds and attributes."""
 
     head: OtlpHead
     attributes: bytes

@@ -3,7 +3,7 @@ The table of the PostgreSQL sink, with a row per number.
 
 ```sql
 CREATE TABLE virtstatd_samples (
-    time   timestamptz      NOT NULL,  -- when the question was asked; whole microseconds
+    time   timestamptz      NOT NULL,  -- when libvirt was called; whole microseconds
     host   text             NOT NULL,  -- the hypervisor's name
     domain text,                       -- null for what belongs to the host
     uuid   uuid,
@@ -103,23 +103,23 @@ class PostgresRows:
 
 
 def exists_query(table: str) -> str:
-    """Return the query whose answer is whether there is a table."""
+    """Return the query for whether the table exists."""
     return _EXISTS.format(table=table)
 
 
 def lock_statement(table: str) -> str:
-    """Return what makes the agents of all hosts wait for each other, to the transaction's end."""
+    """Return the statement that makes other agents wait until its transaction ends."""
     return _LOCK.format(table=table)
 
 
 def table_statements(table: str) -> list[str]:
-    """Return what makes the table and its index unless they are there."""
+    """Return the statements that create the table and its index unless they exist."""
     index = f"{table.rpartition('.')[2]}_metric"
     return [_TABLE.format(table=table), _INDEX.format(index=index, table=table)]
 
 
 def hypertable_statements(table: str, *, compress_days: int, keep_days: int) -> list[str]:
-    """Return what makes a new table TimescaleDB's; 0 days is never."""
+    """Return the statements that make a new table a hypertable; 0 days is never."""
     statements = [_HYPERTABLE.format(table=table)]
     if compress_days:
         statements.append(_COMPRESSED.format(table=table))

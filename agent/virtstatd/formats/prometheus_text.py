@@ -65,7 +65,7 @@ class TextTemplate:
     """
     What a shape's readings have in common: one page block per family, numbers left out.
 
-    `claims` are the series as the page knows them, a histogram being one.
+    `claims` are the series that a page must not have twice; a histogram is one.
     """
 
     families: tuple[Family, ...]

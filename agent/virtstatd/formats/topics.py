@@ -1,4 +1,4 @@
-"""Topics and subjects: names with levels, made of a template and what a reading is of."""
+"""Topics and subjects: names with levels, made from a template and a reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Topics:
     """
     Make topics of a template like `virtstatd/{host}/{uuid}/{group}`.
 
-    What is filled in is one level, whatever it is called: all but letters, digits, `_` and `-`
+    Each value that is filled in stays one level: every character but letters, digits, `_` and `-`
     becomes `%` and two hexadecimal digits.
     """
 

@@ -1,4 +1,4 @@
-"""Words without escapes, and lines with one number each: what Graphite and StatsD share."""
+"""Words for grammars without escapes, and lines of one number each: Graphite's and StatsD's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOMAIN = "\0"
 """Stands in a line where the domain's own text goes; `word` lets no such character through."""
 
 Around = Callable[[Series], tuple[str, str]]
-"""Return what stands before and after the number of a series."""
+"""Return the text before and after the number of a series."""
 
 _EMPTY = "%"  # no encoded text is that
 

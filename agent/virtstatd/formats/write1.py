@@ -21,7 +21,7 @@ from virtstatd.model import Labels, Number, Series, Shape
 
 
 STALE: float = unpack("<d", bytes.fromhex("020000000000f07f"))[0]
-"""The not-a-number 0x7ff0000000000002 that says: this series ended."""
+"""Prometheus' stale marker, the not-a-number 0x7ff0000000000002: this series ended."""
 
 TIME_BYTES = 6
 _TIME_MAX = (1 << 7 * TIME_BYTES) - 1  # the year 2109
@@ -65,7 +65,7 @@ class WriteEncoder:
         )
 
     def items(self, plan: Plan, _: Sequence[int]) -> list[Chunk]:
-        """Return what encodes the readings, and the marks, which nobody misses as much."""
+        """Return the chunks of the readings, then those of the stale markers, which matter less."""
         items: list[Chunk] = [
             (
                 len(reading.values),
@@ -103,7 +103,7 @@ class WriteEncoder:
         return template.encode(blobs, scaled(values, template.divisors), milliseconds)
 
     def encode_marks(self, ended: EndedSeries) -> bytes:
-        """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
+        """Encode stale markers; nothing is scaled, which would change the marker's bits."""
         names, blobs = _blobs(ended.labels)
         shape = Shape("", ended.series)
         template = write_template(shape, names, tuple(map(len, blobs)), self._external)
@@ -137,7 +137,7 @@ def write_template(
 
 
 def label(name: str, value: str) -> bytes:
-    """Encode a label of a time series; one without a value is none."""
+    """Encode a label of a time series, as nothing when its value is empty."""
     if not value:
         return b""
     key = name.encode()
@@ -148,7 +148,7 @@ def label(name: str, value: str) -> bytes:
 
 @functools.lru_cache(maxsize=8192)
 def shared(piece: bytes) -> bytes:
-    """Return the same object for equal pieces: most shapes differ in a device or two."""
+    """Return one object for equal pieces, to save memory: shapes differ in a device or two."""
     return piece
 
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from virtstatd.formats.chunks import Chunk
-from virtstatd.formats.lifetimes import EndedSeries, Plan
+from virtstatd.formats.lifetimes import Plan
 from virtstatd.formats.naming import label_name, visible_bytes
-from virtstatd.formats.numbers import scaled
+from virtstatd.formats.numbers import Divisors, scaled
 from virtstatd.formats.write1 import STALE, TIME, time_field
 from virtstatd.formats.write2_template import (
     LabelNames,
@@ -30,13 +30,13 @@ from virtstatd.model import Labels, Number, Shape
 
 
 VOCABULARY = 4096
-"""Symbols that every request begins with, at most; beyond that they are collected anew."""
+"""Most symbols that requests begin with; above that they are collected again from none."""
 
 _START = b"\x18"
 
 
 class SymbolTable:
-    """The symbols of one request beside those that all have, and what they have filled in."""
+    """The symbols of one request beside the vocabulary, and the templates they were filled into."""
 
     def __init__(self, first: int) -> None:
         self._next = first
@@ -44,7 +44,7 @@ class SymbolTable:
         self._filled: dict[Write2Template, list[bytes | Number]] = {}
 
     def reference(self, text: bytes) -> bytes:
-        """Return what refers to a symbol, always in as many bytes: a zero may be written long."""
+        """Return a reference to a symbol, always of three bytes: varints may have leading zeros."""
         found = self._references.get(text)
         if found is None:
             number = self._next
@@ -54,7 +54,7 @@ class SymbolTable:
         return found
 
     def filled(self, template: Write2Template) -> list[bytes | Number]:
-        """Return the arguments of a template, for its other holes to be filled in."""
+        """Return the arguments of a template with this request's references filled in."""
         arguments = self._filled.get(template)
         if arguments is None:
             arguments = self._filled[template] = list(template.arguments)
@@ -68,7 +68,7 @@ class SymbolTable:
         return arguments
 
     def symbols(self) -> bytes:
-        """Return the symbols as they follow those that all requests have."""
+        """Return the encoded symbols, to be put behind the vocabulary."""
         return b"".join(map(symbol, self._references))
 
 
@@ -82,10 +82,10 @@ class Write2Encoder:
 
     def items(self, plan: Plan, starts: Sequence[int]) -> list[Chunk]:
         """
-        Return what encodes the readings and the marks; all is compiled before any is encoded.
+        Return the chunks of the readings, then those of the stale markers.
 
-        `starts` are when the counters of each reading began, in milliseconds, 0 where that is not
-        known.
+        All is compiled before any is encoded. `starts` are the start times of each reading's
+        counters in milliseconds, 0 where unknown.
         """
         self._table = None
         if len(self._vocabulary) > VOCABULARY:
@@ -95,12 +95,22 @@ class Write2Encoder:
             labels = reading.domain.labels if reading.domain else ()
             template = self._template(reading.shape, labels, started=start > 0)
             encode = functools.partial(
-                self._encode, template, labels, reading.values, plan.milliseconds, start
+                self._encode,
+                template,
+                labels,
+                reading.values,
+                template.divisors,
+                plan.milliseconds,
+                start,
             )
             items.append((len(reading.values), encode))
         for ended in plan.ended:
             template = self._compiled(Shape("", ended.series), _names(ended.labels), started=False)
-            items.append((len(ended.series), functools.partial(self._marks, template, ended)))
+            marks = (STALE,) * len(ended.series)  # not scaled, which would change their bits
+            encode = functools.partial(
+                self._encode, template, ended.labels, marks, None, ended.milliseconds, 0
+            )
+            items.append((len(marks), encode))
         return items
 
     def request(self, series: list[bytes]) -> bytes:
@@ -120,23 +130,7 @@ class Write2Encoder:
         template: Write2Template,
         labels: Labels,
         values: Sequence[Number],
-        milliseconds: int,
-        start: int,
-    ) -> bytes:
-        return self._packed(
-            template, labels, scaled(values, template.divisors), milliseconds, start
-        )
-
-    def _marks(self, template: Write2Template, ended: EndedSeries) -> bytes:
-        """Encode the marks of what ended; nothing is scaled, which would change the mark's bits."""
-        marks = (STALE,) * len(ended.series)
-        return self._packed(template, ended.labels, marks, ended.milliseconds, 0)
-
-    def _packed(
-        self,
-        template: Write2Template,
-        labels: Labels,
-        values: Sequence[Number],
+        divisors: Divisors | None,
         milliseconds: int,
         start: int,
     ) -> bytes:
@@ -152,7 +146,7 @@ class Write2Encoder:
         if start:
             both = time + time_field(_START, start)
             times = [both if each else time for each in template.starting]
-        arguments[stride - 2 :: stride] = values
+        arguments[stride - 2 :: stride] = scaled(values, divisors)
         arguments[stride - 1 :: stride] = times
         return template.layout.pack(*arguments)
 

@@ -1,4 +1,4 @@
-"""The series of a shape as remote write 2.0 has them, but for what each request changes."""
+"""Compile a shape into the series of remote write 2.0, with holes for what each request fills."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class LabelNames(NamedTuple):
 
 
 class Vocabulary:
-    """The symbols that every request begins with; it only ever grows at its end."""
+    """The symbols that every request begins with; new ones are added at the end."""
 
     def __init__(self) -> None:
-        self._references = {b"": b"\0"}  # what the protocol wants to be the first
+        self._references = {b"": b"\0"}  # the protocol wants the empty symbol first
         self._symbols: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._references)
 
     def reference(self, text: str) -> bytes:
-        """Return what refers to a text, for ever."""
+        """Return the reference of a text, which never changes."""
         key = visible_bytes(text)
         found = self._references.get(key)
         if found is None:
@@ -48,7 +48,7 @@ class Vocabulary:
         return found
 
     def symbols(self) -> bytes:
-        """Return them as a request has them."""
+        """Return the encoded symbols."""
         for text in list(self._references)[len(self._symbols) :]:
             self._symbols.append(symbol(text))
         return b"".join(self._symbols)
@@ -135,7 +135,7 @@ def _pieces(
     vocabulary: Vocabulary,
     symbols: dict[bytes, int],
 ) -> list[References]:
-    """Return what refers to the labels of a series, parted where the domain's values are."""
+    """Return the references of a series' labels, cut where the domain's values go."""
     own = labels_in(series)
     pieces: list[list[bytes | int]] = [[] for _ in range(len(names.valued) + 1)]
     for name, value in sorted({**external, **own}.items()):
@@ -153,7 +153,7 @@ def _pieces(
 
 
 def _metadata(field: Field, vocabulary: Vocabulary) -> bytes:
-    """Return what says the kind, the meaning and the unit."""
+    """Return the encoded metadata: kind, help and unit."""
     kind = _TYPES[field.kind].to_bytes(1, "little")
     meaning = vocabulary.reference(field.help)
     unit = vocabulary.reference(field.unit)
@@ -162,7 +162,7 @@ def _metadata(field: Field, vocabulary: Vocabulary) -> bytes:
 
 
 def _merged(piece: Iterable[bytes | int]) -> References:
-    """Join neighbours that need no filling in."""
+    """Join neighbours without holes."""
     parts: list[bytes | int] = []
     for part in piece:
         if parts and isinstance(part, bytes) and isinstance(before := parts[-1], bytes):
@@ -177,11 +177,11 @@ def _size(piece: References) -> int:
 
 
 def _static(piece: References) -> bytes:
-    """Return a piece that needs no filling in; one that does is nothing yet."""
+    """Return the bytes of a piece without holes, nothing for one with holes."""
     (part,) = piece if len(piece) == 1 else (b"",)
     return shared(part) if isinstance(part, bytes) else b""
 
 
 def symbol(text: bytes) -> bytes:
-    """Return a symbol as a request has it."""
+    """Encode a symbol of a request."""
     return b"\x22" + varint(len(text)) + text

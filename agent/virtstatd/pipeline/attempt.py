@@ -12,7 +12,7 @@ from virtstatd.sink import Send
 OUTCOMES = ("ok", "later", "timeout", "too_large", "rejected", "denied", "error")
 
 CANCEL_SECONDS = 1.0
-"""What a sink gets to heed that its time is over; after that it is not called before it did."""
+"""Time for a sink to end once cancelled; after that it is not called until it has ended."""
 
 
 class NoAnswer(TryLater):
@@ -23,8 +23,8 @@ class Attempts:
     """
     Send in a task of its own, within the time that an attempt has.
 
-    A sink that cancels itself, or does not heed that it is cancelled, holds up nobody but itself;
-    it is never called again while a call of it goes on.
+    A sink that cancels itself or ignores being cancelled delays only itself. It is not called again
+    while an earlier call is still running.
     """
 
     def __init__(self, name: str, send: Send, seconds: float) -> None:
@@ -35,7 +35,7 @@ class Attempts:
         self._stuck: asyncio.Task[Exception | None] | None = None
 
     async def send(self, batch: Batch, *, patient: bool) -> Exception | None:
-        """Return what came of it, None when it is delivered; wait for an old call if patient."""
+        """Return the failure, None for success; `patient` waits for an earlier call to end."""
         error = await self._sent(batch, self._seconds if patient else 0.0)
         self.counts[outcome_of(error)] += 1
         return error
@@ -62,7 +62,7 @@ class Attempts:
         return NoAnswer(f"no answer within {self._seconds:g} s")
 
     async def _contained(self, batch: Batch) -> Exception | None:
-        """Return what a sink raises instead of raising it."""
+        """Return the exception that a sink raises."""
         try:
             await self._send(batch)
         except SystemExit:
@@ -73,7 +73,7 @@ class Attempts:
 
 
 def outcome_of(error: Exception | None) -> str:
-    """Return what an attempt is counted as."""
+    """Return the outcome that an attempt is counted under."""
     return next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
 
 

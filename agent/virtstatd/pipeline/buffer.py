@@ -1,4 +1,4 @@
-"""A bounded queue that forgets its oldest batch rather than make a source wait."""
+"""A bounded queue that drops its oldest batch rather than make a collector wait."""
 
 from __future__ import annotations
 
@@ -47,58 +47,58 @@ class Queue(Protocol):
     What waits in front of a sink, oldest first; one task takes, and settles before it takes again.
 
     Of all that was offered or recovered, each batch is in `waiting`, in `dropped`, or was taken.
-    A batch that was taken is the taker's: it is not in `waiting` or `kept` any more, and whatever
-    happens to its copy in here, it is never counted as dropped.
+    A batch that was taken belongs to the taker: it is no longer in `waiting` or `kept`, and never
+    counted as dropped.
     """
 
     dropped: dict[str, Tally]
-    """What was forgotten, by reason: "memory" was full, "disk" was full, its record "damaged"."""
+    """Batches dropped, by reason: "memory" full, "disk" full, or a "damaged" record."""
     recovered: Tally
-    """What was found on disk at the start."""
+    """Batches found on disk at the start."""
 
     def offer(self, batch: Batch) -> None:
-        """Take a batch in, on the loop; never wait, never raise."""
+        """Add a batch, on the event loop; never waits, never raises."""
         ...
 
     async def take(self) -> Batch | None:
-        """Return the oldest that was not taken, wait for one; None once closed and empty."""
+        """Return the oldest waiting batch, or wait for one; None once closed and empty."""
         ...
 
     async def settle(self, batch: Batch) -> None:
-        """Learn that the batch taken last is delivered or lost: it need not be kept."""
+        """Forget the batch taken last, which is delivered or lost."""
         ...
 
     def close(self) -> None:
-        """Say that nothing more will be offered."""
+        """End the stream: nothing is offered after this."""
         ...
 
     async def finish(self) -> Tally:
         """
-        Keep on disk what can be kept, at the end; nothing is called after it.
+        Write to disk what can be written; the last call on a queue.
 
-        What is on disk stays in `waiting`. The rest is returned, it is lost with the process: what
-        was waiting, and the batch that was taken and not settled unless it is on disk.
+        What is on disk stays in `waiting`. The rest is lost with the process and returned: batches
+        that waited, and the one that was taken and not settled, unless they are on disk.
         """
         ...
 
     @property
     def waiting(self) -> Tally:
-        """What is in the queue now."""
+        """Batches in the queue now."""
         ...
 
     @property
     def kept(self) -> Tally:
-        """What of `waiting` is on disk."""
+        """Batches of `waiting` that are on disk."""
         ...
 
     @property
     def bytes(self) -> int:
-        """Memory of what waits, by estimate."""
+        """Memory of waiting batches in bytes, by estimate."""
         ...
 
     @property
     def disk_bytes(self) -> int:
-        """Size of the files."""
+        """Size of the files in bytes."""
         ...
 
     def numbers(self) -> Iterable[tuple[str, int]]:
@@ -127,12 +127,12 @@ class Buffer:
 
     @property
     def waiting(self) -> Tally:
-        """What is in the buffer now."""
+        """Batches in the buffer now."""
         return self._waiting + Tally()
 
     @property
     def bytes(self) -> int:
-        """The memory of what waits."""
+        """Memory of waiting batches in bytes, by estimate."""
         return self._waiting.bytes
 
     def numbers(self) -> Iterable[tuple[str, int]]:
@@ -140,7 +140,7 @@ class Buffer:
         return ()
 
     def offer(self, batch: Batch) -> None:
-        """Take a batch in; forget the oldest until it fits."""
+        """Add a batch; drop the oldest until it fits."""
         self._batches.append(batch)
         self._waiting.add(batch)
         while self._waiting.bytes > self._capacity and len(self._batches) > 1:
@@ -148,7 +148,7 @@ class Buffer:
         self._changed.set()
 
     async def take(self) -> Batch | None:
-        """Return the oldest, wait for one; None once closed and empty."""
+        """Return the oldest waiting batch, or wait for one; None once closed and empty."""
         while not self._batches:
             if self._closed:
                 return None
@@ -158,11 +158,11 @@ class Buffer:
         return self._taken
 
     async def settle(self, batch: Batch) -> None:  # noqa: ARG002 - there is one
-        """Learn that the batch taken last is delivered or lost."""
+        """Forget the batch taken last, which is delivered or lost."""
         self._taken = None
 
     def close(self) -> None:
-        """Say that nothing more will be offered."""
+        """End the stream: nothing is offered after this."""
         self._closed = True
         self._changed.set()
 

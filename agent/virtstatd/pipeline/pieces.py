@@ -1,4 +1,4 @@
-"""Batches in parts: for destinations that take no more at once, or cannot take some series."""
+"""Cut batches, for destinations that limit their size or refuse some series."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ T = TypeVar("T")
 
 class Splitter:
     """
-    Cut batches so that each part is right by itself.
+    Cut batches into parts that are valid by themselves.
 
-    A domain stays whole as long as there are others to cut between; then its readings do. The parts
-    of one histogram never part. Shapes of parts are kept beside their whole, so that an encoder
-    compiles them once.
+    Cuts are between domains if there are several, else between readings, else between series; the
+    parts of one histogram stay together. Shapes of parts are kept beside their whole, so that an
+    encoder compiles them once.
     """
 
     def __init__(self) -> None:
         self._cuts: WeakKeyDictionary[Shape, dict[frozenset[int], Shape]] = WeakKeyDictionary()
 
     def halves(self, batch: Batch) -> tuple[Batch, ...]:
-        """Return the batch in two, and what is gone as a third; empty when there is one unit."""
+        """Return two halves, and what is gone as a third part; nothing for a single unit."""
         parts = self._readings(batch) if batch.readings else ()
         if not batch.gone or not batch.readings:
             return parts
@@ -39,7 +39,7 @@ class Splitter:
         return (*(parts or (replace(batch, gone=(), piece=cut),)), last)
 
     def without(self, batch: Batch, bad: Collection[UnitKey]) -> tuple[Batch, Batch | None]:
-        """Return the batch without the units whose keys are bad, and those, None without any."""
+        """Return the batch without the units whose keys are bad, and the bad ones, None if none."""
         uuids = {uuid for uuid, _ in bad}
         good: list[Reading] = []
         apart: list[Reading] = []
@@ -59,7 +59,7 @@ class Splitter:
                 good.append(self._part(reading, rest))
         if not apart:
             return batch, None
-        # The rest is whole for a receiver that never had the others: what it lacks is gone indeed.
+        # The rest is complete for a receiver that never had the others, so it needs no `piece`.
         some = replace(batch, readings=tuple(apart), groups=frozenset(), gone=(), piece="/poison")
         return replace(batch, readings=tuple(good)), some
 
@@ -90,7 +90,7 @@ class Splitter:
                 )
                 for half in _halved(batch.readings, lambda reading: len(reading.values))
             )
-            # What the domain lacks is told once; a group in both halves is told gone by neither.
+            # An absent group is in one half only; a group in both halves must be missed by neither.
             shared = first.groups & second.groups
             absent = batch.groups - present
             return (
@@ -121,7 +121,7 @@ class Splitter:
 
 
 def units(shape: Shape) -> list[range]:
-    """Return what of a shape cannot be cut: the places of each series, or of a whole histogram."""
+    """Return the indivisible units of a shape: the places of a series or of a whole histogram."""
     found: list[range] = []
     before: object = None
     for at, series in enumerate(shape.series):
@@ -152,7 +152,7 @@ def _samples(readings: Sequence[Reading]) -> int:
 
 
 def _halved(items: Sequence[T], size: Callable[[T], int]) -> tuple[Sequence[T], Sequence[T]]:
-    """Cut two items or more where half of the samples are before the cut, both sides not empty."""
+    """Cut two items or more at half of the samples; neither side is empty."""
     sums = list(accumulate(size(item) for item in items))
     at = next(at for at, before in enumerate(sums, 1) if 2 * before >= sums[-1])
     at = min(max(at, 1), len(items) - 1)

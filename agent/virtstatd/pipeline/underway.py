@@ -1,4 +1,4 @@
-"""The batch that an outlet delivers now: its pieces, and where each of them ended."""
+"""The batch that an outlet is delivering: its pieces and their outcomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Piece:
     batch: Batch
     bytes: int
     failures: int = 0
-    known: bool = False  # as what the destination could not take before
+    known: bool = False  # was refused before
 
 
 class Underway:
@@ -41,11 +41,11 @@ class Underway:
 
     @property
     def delivered(self) -> bool:
-        """Whether the destination has any of it."""
+        """Whether any part was delivered."""
         return self._outcome is self._delivered
 
     def part(self, bad: Collection[UnitKey]) -> None:
-        """Put what is known as poison last, and by itself."""
+        """Cut off the series that were refused before, to be tried last."""
         whole = self.pieces.popleft()
         good, known = self._splitter.without(whole.batch, bad)
         if known is None:
@@ -60,7 +60,7 @@ class Underway:
         return self._shared(piece, self._splitter.halves(piece.batch))
 
     def got(self, piece: Piece, refused: int = 0) -> None:
-        """Count a piece as delivered, but for as many samples of it."""
+        """Count a piece as delivered, except `refused` samples of it."""
         refused = min(max(refused, 0), piece.batch.samples)
         share = piece.bytes * refused // max(piece.batch.samples, 1)
         self._count(self._lost["rejected"], refused, share)
@@ -72,12 +72,12 @@ class Underway:
             self._count(self._lost[reason], piece.batch.samples, piece.bytes)
 
     def lose_rest(self, reason: str, *pieces: Piece) -> None:
-        """Count pieces, and all that were not tried yet, as lost."""
+        """Count pieces, and all that remain, as lost."""
         self.lose(reason, *pieces, *self.pieces)
         self.pieces.clear()
 
     def settle(self) -> None:
-        """Count the batch itself, once there is no piece left."""
+        """Count the batch itself; called once no piece is left."""
         self._outcome.batches += 1
         self.left = Tally()
 

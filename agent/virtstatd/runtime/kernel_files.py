@@ -1,9 +1,9 @@
 """
-Small files of the kernel, kept open and read again and again.
+Small files of the kernel that are kept open and read repeatedly.
 
 Reading through an open descriptor costs a fifth of opening the file as well. And a directory of
-/proc that is open belongs to its process for ever: after the process has ended every read fails,
-so that nothing is ever read of another process that was given the same number.
+/proc that is open stays bound to its process: after the process has ended every read fails, so
+that another process of the same number is never read by mistake.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READ_BYTES = 1 << 14
 
 def descriptors_allowed(most: int = 1 << 16) -> int:
     """
-    Let this process have as many descriptors as it may, up to `most`, and return how many.
+    Raise the limit of descriptors up to `most`, as far as allowed, and return the new limit.
 
     A login shell's limit is 1,024, for the sake of programs that use `select`; this one does not.
     """
@@ -31,7 +31,7 @@ def descriptors_allowed(most: int = 1 << 16) -> int:
 
 
 class Descriptors:
-    """How many descriptors may still be kept; whoever gets none opens the file at each read."""
+    """How many descriptors may still be kept; a file without one is opened at each read."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -44,7 +44,7 @@ class Descriptors:
         return True
 
     def give_back(self) -> None:
-        """Take note that a kept one was closed."""
+        """Give one back that was closed."""
         self._left += 1
 
 
@@ -55,13 +55,13 @@ class Folder:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
-        """Close it; files that were opened in it stay open."""
+        """Close the directory; files opened in it stay open."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        # threads share a guest's directory: whoever still reads in it keeps it open
+        # threads share a guest's directory: the last one that reads in it closes it
         if getattr(self, "_descriptor", -1) >= 0:
             self.close()
 
@@ -71,11 +71,7 @@ class Folder:
 
     def read(self, name: str, size: int = READ_BYTES) -> bytes:
         """Return a file's contents, read once."""
-        descriptor = self.open(name)
-        try:
-            return os.read(descriptor, size)
-        finally:
-            os.close(descriptor)
+        return _read_once(self.open(name), size)
 
     def read_whole(self, name: str) -> bytes:
         """Return the contents of a file that may be longer than a single read brings."""
@@ -96,7 +92,7 @@ class Folder:
 
 class Place:
     """
-    A directory by its path, for files whose names are never given to somebody else.
+    A directory by its path, for files whose names are never reused.
 
     Unlike a `Folder` it costs no descriptor.
     """
@@ -110,11 +106,7 @@ class Place:
 
     def read(self, name: str, size: int = READ_BYTES) -> bytes:
         """Return a file's contents, read once."""
-        descriptor = self.open(name)
-        try:
-            return os.read(descriptor, size)
-        finally:
-            os.close(descriptor)
+        return _read_once(self.open(name), size)
 
 
 class File:
@@ -138,7 +130,7 @@ class File:
         return os.pread(self._descriptor, READ_BYTES, 0)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -170,7 +162,14 @@ class Files:
         return [os.pread(descriptor, READ_BYTES, 0) for descriptor in self._kept]
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all files."""
         for file in self._files:
             file.close()
         self._files, self._kept = (), []
+
+
+def _read_once(descriptor: int, size: int) -> bytes:
+    try:
+        return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)

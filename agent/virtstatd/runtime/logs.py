@@ -3,7 +3,7 @@ The log on standard error: JSON lines for the journal, readable lines on a termi
 
 Lines are written by a thread of its own. When standard error blocks (a pipe that nobody reads, a
 terminal that is stopped), lines wait up to a bound, then new ones are dropped and counted: the
-oldest tell how the trouble began. When there is room again, one line says how many are missing.
+oldest show how a fault began. When there is room again, one line counts the missing ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLOURS: Final = {"debug": 2, "info": 32, "warning": 33, "error": 31, "critical
 
 
 class LineWriter:
-    """Writes lines to a descriptor without ever making the caller wait for it."""
+    """Write lines to a descriptor without making the caller wait."""
 
     def __init__(
         self, descriptor: int, notice: Callable[[int], str], waiting_bytes: int = WAITING_BYTES
@@ -66,7 +66,7 @@ class LineWriter:
             self._changed.notify()
 
     def close(self, seconds: float = CLOSING_SECONDS) -> None:
-        """Write what waits; give up after the time, for the descriptor may block for ever."""
+        """Write what waits, for `seconds` at most: the descriptor may block without end."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -254,7 +254,7 @@ def _repr(value: object) -> str:
 
 
 def _is_journal(descriptor: int) -> bool:
-    """Tell whether this is the journal's stream (`$JOURNAL_STREAM` of systemd.exec(5))."""
+    """Return whether this is the journal's stream (`$JOURNAL_STREAM` of systemd.exec(5))."""
     try:
         status = os.fstat(descriptor)
     except OSError:

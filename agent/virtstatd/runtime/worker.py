@@ -1,4 +1,4 @@
-"""A thread for calls that may block, none of which may hold up the loop or the end."""
+"""A thread for calls that may block, so that neither the loop nor the exit waits for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Worker:
     """
     One daemon thread that makes one call at a time.
 
-    Unlike an executor's, the thread is not waited for when the interpreter ends: a pipe that nobody
-    reads can block a call for ever.
+    Unlike an executor's, the thread is not joined when the interpreter exits: a write to a pipe
+    without a reader can block without end.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,14 +26,14 @@ class Worker:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def submit(self, call: Call) -> asyncio.Future[None]:
-        """Make the call after those before it; whoever waits for it may stop waiting."""
+        """Queue a call and return its future, which may be cancelled without stopping the call."""
         future: asyncio.Future[None] = self._loop.create_future()
         future.add_done_callback(_seen)
         self._calls.put((call, future))
         return future
 
     def close(self) -> None:
-        """End the thread after the calls that were submitted."""
+        """End the thread after the queued calls."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -44,7 +44,7 @@ class Worker:
                 call()
             except Exception as error:  # noqa: BLE001 - for the one who waits
                 fault = error
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(_settle, future, fault)
             del entry, call, future, fault  # a batch must not stay until the next one comes
 
@@ -59,6 +59,6 @@ def _settle(future: asyncio.Future[None], fault: BaseException | None) -> None:
 
 
 def _seen(future: asyncio.Future[None]) -> None:
-    """Keep asyncio from complaining when nobody waits for the outcome any more."""
+    """Keep asyncio from warning about an exception that is not retrieved."""
     if not future.cancelled():
         future.exception()

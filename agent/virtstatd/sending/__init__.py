@@ -1,1 +1,1 @@
-"""Bytes to somewhere: HTTP, gRPC, files, TLS and credentials; knows no metric."""
+"""Deliver bytes over HTTP, gRPC, sockets and files, with TLS and credentials; no metric here."""

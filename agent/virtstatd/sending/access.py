@@ -1,4 +1,4 @@
-"""Where to and by which rights, for the sinks that are given a URL."""
+"""The options of sinks with a URL: destination, credentials, TLS and headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Access(Login, TlsFiles):
-    """Where to, and by which rights; faults are told as ValueError when it is made."""
+    """Destination and credentials of a sink; raises ValueError for options that do not fit."""
 
     url: str
     token_file: Annotated[str, Meta(description=f"File of the token: {FILE}.")] = ""
@@ -31,7 +31,7 @@ class Access(Login, TlsFiles):
     ] = field(default_factory=dict)
 
     scheme: ClassVar[str] = "Bearer"
-    """The word before a token."""
+    """The authentication scheme of a token."""
 
     def __post_init__(self) -> None:
         check_url(self.url, ("http", "https"))
@@ -47,7 +47,7 @@ class Access(Login, TlsFiles):
 
     @property
     def secret_file(self) -> str:
-        """The file of what the server must be told, empty for none."""
+        """The file of the token or password, empty for none."""
         return self.token_file or self.password_file
 
     @property
@@ -56,7 +56,7 @@ class Access(Login, TlsFiles):
         return self.url.startswith("https:")
 
     def authorization(self, text: str) -> dict[str, str]:
-        """Return the header that shows a secret, none without one."""
+        """Return the Authorization header for a secret, none without one."""
         if self.token_file:
             return {"Authorization": f"{self.scheme} {text}"}
         if self.username:
@@ -66,7 +66,7 @@ class Access(Login, TlsFiles):
 
 
 def check_url(url: str, schemes: Sequence[str]) -> None:
-    """Raise ValueError for what is no URL of these schemes, or holds a password."""
+    """Raise ValueError unless a URL has one of these schemes and no password in it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname and parts.port != 0

@@ -1,4 +1,4 @@
-"""Addresses as `host:port`: what they say, and the sockets that listen at them."""
+"""Parse addresses like `host:port`, and open or inherit sockets that listen at them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def check_server(option: str, address: str) -> None:
-    """Raise ValueError for an option that names no server: those have a host and a port."""
+    """Raise ValueError for an option that is no server's address with host and port."""
     try:
         host, port = split_address(address)
     except ValueError as error:
@@ -55,7 +55,7 @@ def inherited(name: str, environ: Mapping[str, str] = os.environ) -> socket.sock
 
 
 async def bound(address: str) -> socket.socket:
-    """Return a socket that listens at `host:port`; raise StartError with the mend."""
+    """Return a socket that listens at `host:port`; raise StartError that says how to fix it."""
     host, port = split_address(address)
     sock: socket.socket | None = None
     try:
@@ -71,16 +71,16 @@ async def bound(address: str) -> socket.socket:
     except OSError as error:
         if sock is not None:
             sock.close()
-        raise StartError(f"cannot listen at {address}: {_mend(error)}") from error
+        raise StartError(f"cannot listen at {address}: {_fix(error)}") from error
     return sock
 
 
-def _mend(error: OSError) -> str:
+def _fix(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"the host has no address ({error.strerror}); write an address of this machine"
-    mends = {
+    fixes = {
         errno.EADDRINUSE: "the port is in use; stop what listens there or choose another port",
         errno.EADDRNOTAVAIL: "the address is not one of this machine; choose one that is",
         errno.EACCES: "not permitted; choose a port of 1024 or more",
     }
-    return mends.get(error.errno or 0, f"{error.strerror or error}; choose another address")
+    return fixes.get(error.errno or 0, f"{error.strerror or error}; choose another address")

@@ -1,4 +1,4 @@
-"""Where lines go: a file that is rotated, a descriptor that may block. All of it blocks."""
+"""Outputs for lines: a file with rotation, standard output. All calls may block."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Output(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close the output."""
         ...
 
 
 class StandardOutput:
-    """Standard output, whatever it is."""
+    """Standard output: a pipe, a terminal or a file."""
 
     def __init__(self) -> None:
         try:
@@ -40,7 +40,7 @@ class StandardOutput:
             ) from error
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write, for as long as the reader takes."""
+        """Write all of a batch, however long the reader takes."""
         try:
             for piece in pieces:
                 write_all(self._fd, piece)
@@ -50,7 +50,7 @@ class StandardOutput:
             raise TryLater(f"standard output: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close this one's own descriptor; standard output stays open."""
+        """Close the duplicate; standard output itself stays open."""
         os.close(self._fd)
 
 
@@ -58,9 +58,9 @@ class FileOutput:
     """
     A file that batches are appended to whole or not at all.
 
-    Before a batch would let it grow past `rotate_bytes` (0 is never) it is renamed to `.1`, `.1` to
-    `.2` and so on up to `rotate_keep`. A file that somebody else has renamed or removed is begun
-    anew.
+    A file that would grow past `rotate_bytes` (0 is never) is renamed to `.1`, `.1` to
+    `.2` and so on up to `rotate_keep`. A file that another program has renamed or removed is
+    created again.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class FileOutput:
             self._open()
         except OSError as error:
             raise StartError(
-                f"cannot write {path}: {error.strerror}; {_mend(error, path)}"
+                f"cannot write {path}: {error.strerror}; {_fix(error, path)}"
             ) from error
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Append all pieces; what a failure has left of them is cut off again."""
+        """Append all pieces; truncate what a failed write has left of them."""
         text = b"".join(pieces)
         try:
             if self._was_moved():
@@ -137,7 +137,7 @@ class FileOutput:
     def _append(self, text: bytes) -> None:
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            text = b"\n" + text  # somebody was killed in the middle of a line
+            text = b"\n" + text  # a writer was killed in the middle of a line
         try:
             write_all(self._fd, text)
         except OSError:
@@ -151,13 +151,13 @@ def write_all(fd: int, text: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # somebody who shares it has made it non-blocking
+        except BlockingIOError:  # another process that shares it has made it non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
 
 
-def _mend(error: OSError, path: Path) -> str:
+def _fix(error: OSError, path: Path) -> str:
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return f"create the directory {path.parent}"

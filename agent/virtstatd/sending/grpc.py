@@ -80,7 +80,7 @@ _OF_HTTP: dict[int, Status] = {
     HTTPStatus.SERVICE_UNAVAILABLE: Status.UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT: Status.UNAVAILABLE,
 }
-"""What an answer means that is of a proxy, and not of gRPC."""
+"""The status of an answer that comes from a proxy and has none of gRPC."""
 
 
 class GrpcClient:
@@ -104,7 +104,7 @@ class GrpcClient:
         ]
 
     async def call(self, message: bytes, *, compress: bool) -> bytes:
-        """Call with an encoded message; return the answer's, or raise as the table above has it."""
+        """Call with an encoded message and return the answer's; raises as in the table above."""
         secret = self._secret.read()
         headers = [*self._head]
         if compress:
@@ -182,5 +182,5 @@ def _status(answer: Http2Answer) -> int:
 
 
 def _message(body: bytes) -> bytes:
-    """Return the message of an answer; one that is compressed was not asked for, and is nothing."""
+    """Return the message of an answer, nothing for a compressed one: none was asked for."""
     return body[5:] if body[:1] == b"\0" else b""

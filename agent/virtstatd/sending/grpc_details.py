@@ -1,4 +1,4 @@
-"""What a server says beside a gRPC status: google.rpc.Status in `grpc-status-details-bin`."""
+"""Read google.rpc.Status, which gRPC servers send in `grpc-status-details-bin`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def retry_delay(details: str) -> float | None:
                 if of.get(1) == _RETRY_INFO and isinstance(value := of.get(2), bytes):
                     return _seconds(value)
     except (binascii.Error, ValueError):
-        pass  # the status counts, whatever is said beside it
+        pass  # unreadable details do not change what the status means
     return None
 
 
@@ -32,7 +32,7 @@ def _seconds(retry_info: bytes) -> float:
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield the number and the value of each field; raise ValueError for what is no message."""
+    """Yield number and value of each field of a protocol buffers message; raises ValueError."""
     place = 0
     while place < len(message):
         tag, place = _number(message, place)

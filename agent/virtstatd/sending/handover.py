@@ -1,4 +1,4 @@
-"""Batches to a thread whose calls may block."""
+"""Hand batches to a thread whose calls may block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Handover(Generic[T]):
-    """Items for a thread, each written once although the wait for it may be cancelled."""
+    """Write batches on a thread, each once, although waiting for it may be cancelled."""
 
     def __init__(self, worker: Worker, write: Callable[[T], None]) -> None:
         self._worker = worker

@@ -9,7 +9,7 @@ The HTTP client of the sinks that push: TLS, credentials, and what each status m
 | 401, 403, 404 | `Denied` |
 | anything else but 2xx, redirects included | `Rejected` |
 
-No answer can hurt: 64 KiB of it are read, nothing is decompressed, and a body that drips is left.
+Answers are bounded: 64 KiB are read within two seconds, and nothing is decompressed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from virtstatd.sending.secrets import Secret
 
 CONNECT_SECONDS = 3.0
 BODY_SECONDS = 2.0
-"""The status has said it all; the body is read for its text and to keep the connection."""
+"""Bound for reading a body: the status decides, the body only adds text to the log."""
 
 BODY_BYTES = 65536
 SHOWN_BYTES = 256
@@ -48,7 +48,7 @@ _CONTROL = re.compile(r"[^\x20-\x7e]+")
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back: of the body the first 64 KiB, and what to raise unless it was accepted."""
+    """Status, headers and the first 64 KiB of a body; `fault` is None for 2xx."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,7 +69,7 @@ class HttpClient:
         """
         Post, and return the first 64 KiB of the answer to a request that was accepted.
 
-        Raises TryLater, Rejected or TooLarge as the table above has it.
+        Raises as in the table above.
         """
         answer = await self.ask(url, body, headers)
         if answer.fault:
@@ -77,7 +77,7 @@ class HttpClient:
         return answer.body
 
     async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
-        """Post, and return the answer, whatever it is; raise TryLater when there is none."""
+        """Post, and return the answer of any status; raise TryLater when there is none."""
         secret = self._secret.read()
         every = {**self._access.headers, **headers, **self._access.authorization(secret)}
         try:
@@ -146,7 +146,7 @@ def retry_after(text: str) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong in one line."""
+    """Return the cause of a network error in one line."""
     if isinstance(error, TimeoutError):
         return "no connection in time"
     text = str(error) or type(error).__name__
@@ -161,7 +161,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Read what the body has to say, within bounds of size and time."""
+    """Read a body within bounds of size and time."""
     pieces: list[bytes] = []
     size = 0
     try:

@@ -43,7 +43,7 @@ class Http2Connection(asyncio.Protocol):
     """
     Send requests and return their answers; everything that goes wrong is an OSError.
 
-    After an error or a cancel it is of no use any more, and must be closed.
+    After an error or a cancel the connection cannot be used again and must be closed.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether nothing has happened to it yet."""
+        """Whether the connection can be used."""
         return self._lost is None
 
     async def ask(self, headers: Headers, body: bytes) -> Http2Answer:
@@ -80,7 +80,7 @@ class Http2Connection(asyncio.Protocol):
             raise self._fault(error) from error
         while not answer.ended:
             await self._change()
-        if rest:  # answered before all of it was sent, and nobody reads the rest
+        if rest:  # answered before all of it was sent: the rest is not read
             self._lose(ConnectionAbortedError("the server did not read the request"))
         return answer
 
@@ -114,7 +114,7 @@ class Http2Connection(asyncio.Protocol):
         self._changed.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell who waits."""
+        """Note the loss and wake the waiting call."""
         self._lose(error if isinstance(error, OSError) else ConnectionResetError("disconnected"))
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Connections that are made when they are needed, and given up at the first fault."""
+"""Connections that are opened when needed and dropped at the first fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOSE_SECONDS = 2.0
 REASON_CHARACTERS = 256
 
 FIX_SECONDS = 30.0
-"""Pause after a user was refused before anything was sent: no batch is lost by that."""
+"""Pause after a failure that a person has to fix; nothing was sent, so no batch is lost."""
 
 T = TypeVar("T")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -23,10 +23,10 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 class KeptConnection(Generic[T]):
     """
-    Hold one connection between sends.
+    Keep one connection open between sends.
 
-    `connect` makes one or raises, and leaves nothing behind then. `close` may take its time, or
-    never return: it is waited for by nobody but the end, and within a bound.
+    `connect` opens one, or raises and leaves nothing open. `close` may take long or never return:
+    it runs in a task of its own, for `close_seconds` at most.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class KeptConnection(Generic[T]):
             raise
 
     def drop(self) -> None:
-        """Let go of the connection."""
+        """Close the connection in the background."""
         if self._connection is not None:
             task = asyncio.create_task(self._end(self._connection), name="link closing")
             self._closing.add(task)
@@ -66,7 +66,7 @@ class KeptConnection(Generic[T]):
             self._connection = None
 
     async def close(self) -> None:
-        """Close, and wait for what was dropped before."""
+        """Close, and wait for all connections that were dropped."""
         self.drop()
         await self._closed()
 
@@ -75,13 +75,13 @@ class KeptConnection(Generic[T]):
             await asyncio.wait(self._closing)
 
     async def _end(self, connection: T) -> None:
-        with suppress(Exception):  # it has failed before, or nobody wants it any more
+        with suppress(Exception):  # the connection is given up anyway
             async with asyncio.timeout(self._close_seconds):
                 await self._close(connection)
 
 
 class Stream:
-    """Text to whoever listens, confirmed by nobody: what is sent is with the kernel."""
+    """Text over a stream without confirmation: sent means that the kernel has it."""
 
     def __init__(self, name: str, connect: Callable[[], Awaitable[Streams]]) -> None:
         self._name = name
@@ -111,11 +111,11 @@ def _is_up(streams: Streams) -> bool:
 
 
 def quieten(library: str) -> None:
-    """Keep a library's own log still: what it has to say is raised as well, and told once."""
+    """Silence the log of a library that raises what it logs as well."""
     logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
 def reason_of(error: Exception) -> str:
-    """Return what a library says of its fault, in one line."""
+    """Return the text of an exception in one line of at most 256 characters."""
     text = str(error) or type(error).__name__
     return " ".join(text.split())[:REASON_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Items in requests of a size that the destination takes, one after the other."""
+"""Put items into requests of a size that the destination takes."""
 
 from __future__ import annotations
 

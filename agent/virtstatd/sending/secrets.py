@@ -1,4 +1,4 @@
-"""Files that options name: paths, what systemd hands over, and secrets; never their text."""
+"""Files that options name: paths, systemd credentials and secrets; options hold no secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREDENTIAL = "credential:"
 SECRET_BYTES = 4096
 
 FILE = f"a path, or `{CREDENTIAL}` and the name of a systemd credential"
-"""How the description of an option ends that names a file."""
+"""The end of the description of every option that names a file."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 
@@ -33,20 +33,20 @@ class Login:
     password_file: PasswordFile = ""
 
     def check_login(self) -> None:
-        """Raise ValueError when there is one of the two without the other."""
+        """Raise ValueError when only one of user name and password is given."""
         if bool(self.username) != bool(self.password_file):
             raise ValueError("password_file: username and password_file go together")
 
 
 class Secret:
-    """The line of a file, nothing for no file; what was read last counts while it is gone."""
+    """The one line of a file, empty for no file; while unreadable, the line read last."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._text = secret(name)
 
     def read(self) -> str:
-        """Return what the file says now: secrets are replaced while the agent runs."""
+        """Read the file again, since secrets are replaced while the agent runs."""
         with suppress(StartError):
             self._text = secret(self._name)
         return self._text
@@ -73,8 +73,8 @@ def secret(name: str) -> str:
             text = file.read(SECRET_BYTES + 1).decode().strip()
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else "is not text"
-        mend = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
-        raise StartError(f"cannot read {path}: {cause}; {mend}") from error
+        fix = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
+        raise StartError(f"cannot read {path}: {cause}; {fix}") from error
     if not text or not text.isprintable() or len(text) > SECRET_BYTES:
         raise StartError(f"{path} must hold one line of text")
     return text

@@ -20,7 +20,7 @@ Marks = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TlsFiles:
-    """The options of a sink whose URL says whether there is TLS."""
+    """The TLS options of a sink whose URL scheme turns TLS on."""
 
     ca_file: Annotated[
         str, Meta(description=f"File of the authorities to trust, not the system's: {FILE}.")
@@ -45,13 +45,13 @@ class TlsFiles:
             raise ValueError("key_file: needs certificate_file")
 
     def tls_context(self, *, tls: bool, protocols: tuple[str, ...] = ()) -> Context | None:
-        """Return what connections are encrypted with; raise StartError for a file that is bad."""
+        """Return the context of connections, None without TLS; raise StartError for a bad file."""
         return Context(self, protocols) if tls else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tls(TlsFiles):
-    """The options of a sink whose address does not say whether there is TLS."""
+    """The TLS options of a sink with a host and port, among them whether to use it."""
 
     tls: Annotated[
         bool, Meta(description="Encrypt the connection, and check the server's name.")
@@ -60,14 +60,14 @@ class Tls(TlsFiles):
 
 class Context(ssl.SSLContext):
     """
-    What checks the server and shows our certificate, to be kept for good.
+    A client's context that reads its files again when they change.
 
-    The connection that finds a file changed has all of them read again; as long as they do not go
-    together, what was read last counts.
+    Each new connection looks at the files. While they do not fit together, as with half of a new
+    pair, the ones read before stay in use.
     """
 
     def __new__(cls, files: TlsFiles, protocols: tuple[str, ...]) -> Self:
-        """Make what libraries look at: a client's context, which knows no authority itself."""
+        """Make the outer context, which libraries inspect; it has no authorities itself."""
         del files, protocols
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 

@@ -1,4 +1,4 @@
-"""The newest reading of everything, and which of them may be shown now."""
+"""The newest reading of every group, for as long as it may be shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Key = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class HeldReading:
-    """A reading until a newer one replaces it, and its lines once they were asked for."""
+    """A reading, and its rendered lines once they were asked for."""
 
     reading: Reading
     labels: bytes
@@ -84,11 +84,7 @@ class Latest:
             self._forget_run(domain)
 
     def together(self) -> list[list[HeldReading]]:
-        """
-        Return what is held now, a list for all that stands under the same labels, newest first.
-
-        It is a snapshot: batches may arrive while it is worked through.
-        """
+        """Return a snapshot of what is held: a list per domain's labels, newest reading first."""
         self._forget_the_old()
         groups: dict[bytes, list[HeldReading]] = {}
         for members in self._held.values():
@@ -101,9 +97,9 @@ class Latest:
 
     def planned(self, group: list[HeldReading]) -> tuple[TextTemplate, ...]:
         """
-        Return what of each reading is shown: where two hold the same series, the newer has it.
+        Return the template of each reading; a series that two readings hold is the newer's.
 
-        A page that has a series twice would be refused as a whole.
+        Prometheus would refuse a page that has a series twice.
         """
         labelled = bool(group[0].labels)
         templates = tuple(

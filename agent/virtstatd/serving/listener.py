@@ -1,5 +1,5 @@
 """
-A small HTTP/1.1 server for a scrape endpoint, which no client can exhaust.
+A small HTTP/1.1 server for a scrape endpoint, with bounds for every client.
 
 It answers GET and HEAD and reads no bodies. Every wait has a bound; when all connections are in
 use, the one that has been waiting the longest for its client makes room.
@@ -28,14 +28,14 @@ FULL = (
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """How much of the agent clients may use, and for how long."""
+    """Bounds for clients: number of connections, and seconds for each phase."""
 
     connections: int = 64
     request_seconds: float = 10.0
     idle_seconds: float = 90.0  # between requests; Prometheus keeps its connection
     write_seconds: float = 30.0
     linger_seconds: float = 1.0
-    grace_seconds: float = 0.25  # nobody has to make room sooner
+    grace_seconds: float = 0.25  # a new connection is not cut off sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ Respond = Callable[[Request], Awaitable[Response]]
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
-    """A request that gets an error for an answer and ends its connection."""
+    """An error response that ends the connection."""
 
     def __init__(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status.phrase)
@@ -73,7 +73,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
 def text_response(
     line: str, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an answer of one line of text."""
+    """Return a response of one line of text."""
     body = f"{line}\n".encode()
     return Response((body,), len(body), status=status, headers=headers or {})
 
@@ -85,7 +85,7 @@ async def listening(
     log: FilteringBoundLogger,
     limits: ClientLimits | None = None,
 ) -> AsyncIterator[None]:
-    """Answer the requests that come through the socket, and close it in the end."""
+    """Answer the requests of a listening socket within the block, and close it at the end."""
     connections = _Connections(answer, log, limits or ClientLimits())
     server = await asyncio.start_server(connections.accept, sock=sock, limit=HEADER_BYTES)
     try:
@@ -119,7 +119,7 @@ class _Connections:
         task.add_done_callback(lambda task: self._forget(task, writer))
 
     async def close(self) -> None:
-        """Cut off everybody."""
+        """Close all connections at once."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -133,7 +133,7 @@ class _Connections:
         except Refusal as refusal:
             await self._refuse(reader, writer, refusal)
         except (OSError, EOFError, TimeoutError):
-            pass  # the client's business
+            pass  # the client went away or was too slow
         except Exception:  # noqa: BLE001 - not even our own fault may end the agent
             self._log.exception("scrape.crashed")
 

@@ -43,7 +43,7 @@ class Page:
 
 
 class Pages:
-    """Make the page of what is held now; whoever asks for the same one shares it."""
+    """Render the page of what is held now, once per version and format for all clients."""
 
     def __init__(self, latest: Latest, log: FilteringBoundLogger) -> None:
         self._latest = latest

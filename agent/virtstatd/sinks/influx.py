@@ -80,7 +80,7 @@ class Influx(Access):
             opening.log.debug("influx.opened", url=self.url)
 
             async def post(body: bytes, samples: int) -> None:
-                if not body:  # nothing but what the database cannot hold
+                if not body:  # all of it was NaN or infinity
                     return
                 sent = gzipped(body) if self.compress else body
                 answer = await client.ask(url, sent, headers)
@@ -99,7 +99,7 @@ class Influx(Access):
             yield send
 
     def write_url(self) -> str:
-        """Return where to write, by the version of the API that the options mean."""
+        """Return the URL of the write API, of the version that the options choose."""
         base = self.url.rstrip("/")
         if self.bucket:
             wanted = {"org": self.organization, "bucket": self.bucket, "precision": "ns"}
@@ -112,7 +112,7 @@ class Influx(Access):
 
 def refused_lines(answer: bytes) -> int | None:
     """
-    Return how many lines a database says it has refused, None when that is all or not said.
+    Return how many lines a database reports as refused, None for all of them or unknown.
 
     Versions 1 and 2 name lines that they cannot parse and count those that they drop; version 3
     lists them all.

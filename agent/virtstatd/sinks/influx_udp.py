@@ -1,4 +1,4 @@
-"""Influx line protocol in datagrams: nobody says whether they arrive."""
+"""Influx line protocol in UDP datagrams, without confirmation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from virtstatd.sinks.influx import Host, Prefix, Tags
 
 
 BURST = 32
-"""Datagrams sent before others have their turn, the receiver among them."""
+"""Datagrams sent before the event loop gets a turn, and the receiver time to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,7 @@ class _Threaded:
         self.send = handover.send
 
     async def close(self) -> None:
-        """Close when all is written, or leave a write that is stuck to its thread."""
+        """Close when all is written, waiting a second at most for a write that is stuck."""
         closed = self._worker.submit(self._output.close)
         self._worker.close()
         await asyncio.wait([closed], timeout=CLOSE_SECONDS)

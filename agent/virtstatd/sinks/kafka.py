@@ -46,7 +46,7 @@ UNFIT = (
     errors.InvalidTimestampError,
     errors.PolicyViolationError,
 )
-"""What is wrong with a message, and not with those beside it."""
+"""Errors of one message, which say nothing about the others."""
 
 DENIED = (
     errors.InvalidTopicError,
@@ -209,7 +209,7 @@ class _Message:
     value: bytes
     milliseconds: int
     samples: float
-    """Those of its guest, by its share of the guest's lines."""
+    """The samples of its guest, by its share of the guest's lines."""
 
 
 def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:

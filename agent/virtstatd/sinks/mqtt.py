@@ -38,13 +38,13 @@ from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
 ANSWER_SECONDS = 3.0
-"""Time for the broker to let us in, or out; messages wait for as long as the outlet lets them."""
+"""Time for the broker to accept a connection or its end; messages have the attempt's time."""
 
 CLOSE_SECONDS = 9.0
-"""Time to close: that of a connection that was not finished, and of a farewell."""
+"""Time to close: to finish connecting, and to disconnect."""
 
 LOGIN = (0x86, 0x87, 0x8C)
-"""Reasons to let nobody in: the password, the rights, the method."""
+"""Reason codes of refused logins: user or password, not authorized, method."""
 
 UNCONFIRMED = 256
 """Messages handed over at once; the library sends as many as the broker allows, often twenty."""
@@ -112,7 +112,7 @@ class _Message:
 
 
 class _Messages:
-    """What is published of a batch; what a broker retains is remembered until its guest ends."""
+    """The messages of a batch; remembers retained topics until their guest ends."""
 
     def __init__(self, template: str, *, retain: bool) -> None:
         self._topics = Topics(template, host_name())
@@ -138,9 +138,9 @@ class _Messages:
 
 class _Client(aiomqtt.Client):
     """
-    A client with a cheaper way to publish, that notices what the broker says about a message.
+    A client that publishes without a task per message and checks the broker's reason codes.
 
-    The library's own makes several tasks per message and does not look at the broker's reason.
+    The library's own `publish` makes several tasks per message and ignores the reason code.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class _Client(aiomqtt.Client):
         self._changed = asyncio.Event()
 
     def hand_over(self, message: _Message) -> None:
-        """Have a message sent as soon as the broker allows."""
+        """Queue a message to be sent as soon as the broker allows."""
         handed = self._client.publish(
             message.topic, message.payload, 1, message.retain, message.properties
         )
@@ -172,7 +172,7 @@ class _Client(aiomqtt.Client):
         self._unconfirmed.add(handed.mid)
 
     async def confirmed(self) -> None:
-        """Return when the broker has taken all, or refused one."""
+        """Return when the broker has confirmed all messages, or refused one."""
         while self._unconfirmed and self.refused is None:
             self._changed.clear()
             await self._changed.wait()
@@ -203,7 +203,7 @@ class _Session:
         self._gone = asyncio.create_task(self._listen(), name="mqtt listening")
 
     def alive(self) -> bool:
-        """Whether nothing has happened to it yet."""
+        """Tell whether the connection can be used."""
         return not self._gone.done()
 
     async def publish(self, messages: Iterator[_Message]) -> None:
@@ -224,7 +224,7 @@ class _Session:
                 raise aiomqtt.MqttError("the connection was lost")
 
     async def close(self) -> None:
-        """Say farewell, and close whatever comes of that."""
+        """Disconnect, and close the socket even if that fails."""
         await asyncio.wait([self._entering])
         self._gone.cancel()
         try:
@@ -238,7 +238,7 @@ class _Session:
         await self._client.__aenter__()
 
     async def _listen(self) -> None:
-        """Wait for messages that nobody sends: it ends with the connection."""
+        """Return when the connection ends: no topic is subscribed, so no message comes."""
         await asyncio.wait([self._entering])
         if self._entering.exception():
             return
@@ -248,7 +248,7 @@ class _Session:
 
 
 def _refusal(reason: ReasonCode) -> Exception:
-    """Return what a broker's word on a message means, by the codes of MQTT 5, section 2.4."""
+    """Return the exception for a reason code (MQTT 5, section 2.4)."""
     said = f"the broker refuses: {reason}"
     match reason.value:
         case 0x80 | 0x83:  # an error of its own, which it does not name

@@ -47,7 +47,7 @@ FLUSH_SECONDS = 600
 """Longer than any attempt: the outlet's own limit ends it."""
 
 UNCONFIRMED = 256
-"""Messages under way at once; the client would turn a cancel into something else at 4000."""
+"""Most messages in flight; at 4,000 the client turns a cancel into another error."""
 
 HEADER_BYTES = 1024
 
@@ -114,7 +114,7 @@ class Nats(Login, Tls):
                     tls=context,
                     connect_timeout=CONNECT_SECONDS,
                     allow_reconnect=False,
-                    max_reconnect_attempts=1,  # zero would be for ever
+                    max_reconnect_attempts=1,  # zero would be without end
                     reconnect_time_wait=0,
                     error_cb=connection.failed,
                     closed_cb=connection.ended,
@@ -156,24 +156,24 @@ class _Message:
     subject: str
     payload: bytes
     samples: int
-    """Those of its reading, by its share of the lines."""
+    """The samples of its reading, by its share of the lines."""
 
     @property
     def mark(self) -> str:
-        """What no other message has but the same one, sent again."""
+        """The message id: equal only for the same message sent again."""
         text = f"{host_name()} {self.subject} ".encode() + self.payload
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 class _Messages:
-    """What is published of a batch."""
+    """The messages of a batch."""
 
     def __init__(self, subject: str) -> None:
         self._topics = Topics(subject, host_name())
         self._lines = Lines()
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
-        """Yield the messages, none larger than the server takes as far as lines can be parted."""
+        """Yield the messages, cut at line ends into payloads of `limit` bytes."""
         for reading, text in self._lines.readings(batch):
             subject = self._topics.of(reading, batch.source)
             lines = text.encode()
@@ -184,7 +184,7 @@ class _Messages:
 
 @dataclass(slots=True)
 class _Connection:
-    """One connection, never made again by itself: an outlet decides when."""
+    """One connection, which does not reconnect by itself: the outlet decides when."""
 
     client: Client = field(default_factory=Client)
     faults: list[Exception] = field(default_factory=list)
@@ -199,15 +199,15 @@ class _Connection:
         return max(most - HEADER_BYTES, most // 2)
 
     def alive(self) -> bool:
-        """Whether nothing has happened to it yet."""
+        """Tell whether the connection can be used."""
         return self.client.is_connected and not self.faults
 
     async def failed(self, error: Exception) -> None:
-        """Note what the server has refused."""
+        """Note an error that the server reported."""
         self.faults.append(error)
 
     async def ended(self) -> None:
-        """Tell who waits that the connection is gone: the client leaves them waiting."""
+        """Wake waiting calls when the connection is gone; the client itself does not."""
         self.gone.set()
 
     async def publish(self, messages: Iterator[_Message], stream: str) -> None:
@@ -232,7 +232,7 @@ class _Connection:
             raise Rejected(reason, too_large if sent else None)
 
     async def close(self) -> None:
-        """Close; what is still in the buffers is not waited for."""
+        """Close without waiting for what is still in the buffers."""
         transport = self.client._transport  # noqa: SLF001 - its own close waits for it to drain
         with suppress(Error, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS / 2):
@@ -257,7 +257,7 @@ class _Connection:
         self.unconfirmed.append(future)
 
     async def _confirmed(self) -> None:
-        """Wait until the server has read all, then for the stream; raise what went wrong."""
+        """Wait for the server to read all, then for the stream to confirm; raise what failed."""
         await self._or_gone(self.client.flush(FLUSH_SECONDS))
         if self.faults:
             fault = reason_of(self.faults[0])
@@ -268,7 +268,7 @@ class _Connection:
         self.unconfirmed.clear()
 
     async def _or_gone(self, answer: Awaitable[object]) -> None:
-        """Wait for an answer, but no longer than there is a connection."""
+        """Wait for an answer; raise ConnectionClosedError when the connection ends first."""
         waiting = asyncio.ensure_future(answer)
         gone: asyncio.Future[object] = asyncio.ensure_future(self._gone())
         try:

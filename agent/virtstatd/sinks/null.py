@@ -1,4 +1,4 @@
-"""The sink that counts and forgets: for trying things, and for measuring all the rest."""
+"""A sink that discards everything, for trials and for measuring the rest of the agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virtstatd.sink import Batch, Delivery, Opening, Send
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
-    """Count what comes, tell the log at the end, keep nothing."""
+    """Count and discard every batch; log the counts at the end."""
 
     delivery: ClassVar[Delivery] = "memory"
 

@@ -113,7 +113,7 @@ class Otlp(Access):
 
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[Export]:
-        """Yield what sends a request and returns the answer to it."""
+        """Yield a function that sends a request and returns the answer."""
         if self.protocol == "grpc":
             from virtstatd.sending import grpc
 
@@ -133,12 +133,12 @@ class Otlp(Access):
 
 
 def check_partial_success(answer: bytes) -> None:
-    """Raise Rejected when an answer of success says that data points were refused."""
+    """Raise Rejected for a successful answer that reports refused data points."""
     response = ExportMetricsServiceResponse()
     try:
         response.ParseFromString(answer)
     except DecodeError:
-        return  # the status was one of success, whatever the body is
+        return  # the status was success, so an unreadable body changes nothing
     refused = response.partial_success.rejected_data_points
     if refused > 0:
         said = response.partial_success.error_message[:SHOWN_CHARACTERS]

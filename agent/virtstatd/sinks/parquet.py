@@ -32,7 +32,7 @@ from virtstatd.sink import Batch, Delivery, Opening, Send
 
 CLOSE_SECONDS = 0.9
 FLUSH_SECONDS = 0.3
-"""For a last flush; what is not done then waits in its journal for the next start."""
+"""For a last flush; what is left then stays in its journal until the next start."""
 
 PATIENCE_SECONDS = 3.0
 """For the last owner of the directory to finish its last flush."""
@@ -78,7 +78,7 @@ class Parquet:
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
-        """Take the directory, and begin with what the last run has left."""
+        """Lock the directory, and flush what the last run has left."""
         directory = Path(self.directory)
         # the system's allocator gives back at once what an hour has needed
         pa.set_memory_pool(pa.system_memory_pool())
@@ -119,11 +119,11 @@ class Parquet:
 
 
 async def _taken(directory: Path) -> int:
-    """Return the descriptor whose lock keeps others from the directory."""
+    """Lock the directory and return the descriptor of the lock."""
     fd = _lock_file(directory)
     patience_until = time.monotonic() + PATIENCE_SECONDS
     try:
-        # a lock tells nobody when it is free
+        # there is no event for a lock that becomes free
         while not (locked := _locked(fd)) and time.monotonic() < patience_until:  # noqa: ASYNC110
             await asyncio.sleep(PATIENCE_SECONDS / 50)
     except BaseException:
@@ -148,9 +148,9 @@ def _lock_file(directory: Path) -> int:
         directory.mkdir(mode=0o750, exist_ok=True)
         return os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        mend = (
+        fix = (
             f"create {directory.parent}"
             if error.errno == errno.ENOENT
             else "let the agent's user write there, or choose another directory"
         )
-        raise StartError(f"cannot write {directory}: {error.strerror}; {mend}") from error
+        raise StartError(f"cannot write {directory}: {error.strerror}; {fix}") from error

@@ -38,7 +38,7 @@ from virtstatd.sink import Batch, Delivery, Opening, Send
 CONNECT_SECONDS = 5.0
 
 ROWS_AT_ONCE = 500
-"""Rows after which others have the loop for a moment."""
+"""Rows between two turns of the event loop."""
 
 UNFIT = (
     asyncpg.DataError,
@@ -46,16 +46,16 @@ UNFIT = (
     ValueError,
     OverflowError,
 )
-"""What is wrong with rows, as the database or the library says it."""
+"""Errors of the rows themselves, from the database or the library."""
 
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""What comes and goes, or an administrator can mend."""
+"""Errors that pass by themselves or that an administrator can fix."""
 
 FIXABLE = ("28", "3D", "3F", "42")
-"""Classes of SQLSTATE: no such user, right, database, schema, table or column."""
+"""Classes of SQLSTATE to be fixed by a person: user, right, database, schema, table, column."""
 
 UNEXPLAINED = ("54", "P0", "XX")
-"""Classes of SQLSTATE that a row may be to blame for: a limit, a trigger, the server itself."""
+"""Classes of SQLSTATE that a row may cause: a limit, a trigger, an internal error."""
 
 
 class PostgresConnection(Protocol):

@@ -37,7 +37,7 @@ FRONT = """<!doctype html>
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prometheus:
-    """Show the latest readings to whoever scrapes, in text format 0.0.4 or OpenMetrics 1.0."""
+    """Serve the latest readings for scrapes, in text format 0.0.4 or OpenMetrics 1.0."""
 
     listen_address: Annotated[
         str, Meta(description="Address and port to listen at; `:9766` is every address.")
@@ -56,7 +56,7 @@ class Prometheus:
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
-        """Listen; every batch is on the page as soon as `send` returns."""
+        """Listen; a batch is on the page as soon as `send` returns."""
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)
 
@@ -107,7 +107,7 @@ async def _page(pages: Pages, request: Request) -> Response:
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Tell whether an Accept header wants OpenMetrics, which must be asked for by its name."""
+    """Return whether an Accept header prefers OpenMetrics, which it must name."""
     wanted = weight(accept, OPENMETRICS)
     others = (weight(accept, name) for name in (TEXT, "text/*", "*/*"))
     text_wanted = next((each for each in others if each is not None), 0.0)

@@ -100,11 +100,11 @@ class RemoteWrite(Access):
 
 class RemoteWriter:
     """
-    Write batches to one receiver in the version that it understands, and mark what ended.
+    Write batches to one receiver in a version that it understands, and mark series that ended.
 
-    Old receivers answer to 2.0 as if they understood, and store nothing. So they are asked with an
-    empty request, and only the headers that 2.0 demands of the answer prove that they do. They are
-    asked again when a connection was lost: another may be there since.
+    Old receivers accept 2.0 and store nothing. So an empty 2.0 request is sent first, and 2.0 is
+    used only if the answer has the headers that 2.0 requires. After a lost connection the receiver
+    is probed again, since it may be another one.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class RemoteWriter:
             "2.0": Write2Encoder(external),
         }
         self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
-        self._told: Version | None = None
+        self._logged: Version | None = None
         self._requests = Requests(options.request_samples)
         self._staleness = Staleness()
         self._runs = Runs()
 
     async def send(self, batch: Batch) -> None:
-        """Write the samples, then the marks, which nobody misses as much."""
+        """Write the samples, then the stale markers, which matter less."""
         plan = self._staleness.plan(batch)
         starts = [
             max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)
@@ -135,7 +135,7 @@ class RemoteWriter:
             await self._write(batch, plan, starts)
         except Denied:
             raise
-        except Rejected:  # the receiver may have the rest, and must be told when it ends
+        except Rejected:  # the receiver may have the rest, and needs markers when it ends
             self._settle(batch, plan)
             raise
         self._settle(batch, plan)
@@ -181,8 +181,8 @@ class RemoteWriter:
 
     def _speak(self, version: Version) -> None:
         self._spoken = version
-        if version != self._told:
-            self._told = version
+        if version != self._logged:
+            self._logged = version
             self._log.info("write.negotiated", protocol=version)
 
     async def _post(self, body: bytes, _: int) -> None:

@@ -33,14 +33,14 @@ from virtstatd.sink import Batch, Delivery, Opening, Send
 
 IN_TAGS = "./@+"
 BURST_BYTES = 65536
-"""What a receiver can take at once without losing some: a third of Linux' default buffer."""
+"""Bytes that a receiver can take at once without loss: a third of Linux' default buffer."""
 
 PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statsd:
-    """Send every number as a gauge with DogStatsD tags over UDP, and never learn what arrived."""
+    """Send every number as a gauge with DogStatsD tags over UDP, without confirmation."""
 
     address: Annotated[str, Meta(description="Host and port of the server.")] = "127.0.0.1:8125"
     prefix: Annotated[
@@ -63,7 +63,7 @@ class Statsd:
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
-        """Find the server with the first batch, and again after a failure."""
+        """Resolve the server with the first batch, and again after a failure."""
         gauges = _Gauges(self.prefix)
         sock: socket.socket | None = None
 
@@ -79,7 +79,7 @@ class Statsd:
                         budget = BURST_BYTES
                     budget -= len(datagram)
                     await _send(sock, datagram)
-                # whether nobody listens there is known a little later, and only once
+                # that nothing listens there is reported a little later, and only once
                 await asyncio.sleep(PAUSE_SECONDS)
                 if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise OSError(code, os.strerror(code))  # noqa: TRY301 - as send would

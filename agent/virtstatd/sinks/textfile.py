@@ -15,6 +15,7 @@ from msgspec import Meta
 from virtstatd.errors import StartError, TryLater
 from virtstatd.runtime.clock import boottime
 from virtstatd.runtime.worker import Worker
+from virtstatd.sending.handover import Handover
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Page, Pages
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -28,8 +29,8 @@ class Textfile:
     """
     Keep the latest readings in a file for node_exporter, replaced whole with every batch.
 
-    The file is removed at the end, so that nobody shows for ever what was true then. After a kill
-    it stays; `node_textfile_mtime_seconds` tells its age.
+    The file is removed at the end, so that no old numbers are shown as current. After a kill it
+    stays; `node_textfile_mtime_seconds` is its age.
     """
 
     path: Annotated[
@@ -47,12 +48,12 @@ class Textfile:
         """Yield a send that writes the page, and remove the file at the end."""
         path = Path(self.path)
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            mend = (
+            fix = (
                 "let the agent's user, and its unit by `ReadWritePaths=`, write in"
                 if path.parent.is_dir()
                 else "create the directory"
             )
-            raise StartError(f"cannot write {path}; {mend} {path.parent}")
+            raise StartError(f"cannot write {path}; {fix} {path.parent}")
         file = _File(path, Worker(f"sink {opening.name}"))
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)
@@ -75,21 +76,17 @@ class _File:
         # always the same: what a kill has left is overwritten, and no collector reads the name
         self._draft = path.with_name(f".{path.name}.new")
         self._worker = worker
-        self._underway: asyncio.Future[None] | None = None
+        self._handover = Handover[Page](worker, self._write)
 
     async def replace(self, page: Page) -> None:
         """Put the page in place of the one before; raise TryLater when that fails."""
-        if self._underway is not None:  # the wait for it was cancelled
-            await asyncio.wait([self._underway])
-        self._underway = self._worker.submit(lambda: self._write(page))
-        await asyncio.wait([self._underway])  # waiting may be cancelled, writing cannot
         try:
-            self._underway.result()
+            await self._handover.send(page)
         except OSError as error:
             raise TryLater(f"{self._path}: {error.strerror}") from error
 
     async def close(self) -> None:
-        """Remove the file, or leave a disk that hangs to the thread."""
+        """Remove the file, waiting a second at most for a disk that hangs."""
         removed = self._worker.submit(lambda: self._path.unlink(missing_ok=True))
         self._worker.close()
         await asyncio.wait([removed], timeout=CLOSE_SECONDS)

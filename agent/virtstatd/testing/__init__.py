@@ -1,4 +1,4 @@
-"""What authors of sinks and collectors need to test them; the agent's tests are made of it too."""
+"""Helpers to test sinks and collectors: contracts, batches, a clock; our own tests use them."""
 
 from virtstatd.testing.batches import (
     HOSTILE_NAMES,

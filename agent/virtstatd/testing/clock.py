@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told to go on."""
+"""A clock that tests advance by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 
 
 class FakeClock:
-    """Monotonic seconds: called it tells the time, `sleep` returns when `advance` gets there."""
+    """A clock in monotonic seconds; `sleep` returns when `advance` reaches its end."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -16,11 +16,11 @@ class FakeClock:
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def __call__(self) -> float:
-        """Return the time."""
+        """Return the time in seconds."""
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock was advanced by so much."""
+        """Wait until the clock has been advanced by `seconds`."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -29,7 +29,7 @@ class FakeClock:
         await until
 
     async def advance(self, seconds: float) -> None:
-        """Go on, waking the sleepers one by one at their time; each runs until it waits again."""
+        """Advance by `seconds`, waking sleepers in order; each runs until it waits again."""
         end = self.now + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             self.now, _, until = heapq.heappop(self._sleepers)
@@ -41,6 +41,6 @@ class FakeClock:
 
 
 async def settle(turns: int = 10) -> None:
-    """Let everything run that is ready to."""
+    """Run all tasks that are ready, for as many `turns` of the event loop."""
     for _ in range(turns):
         await asyncio.sleep(0)

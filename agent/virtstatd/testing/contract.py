@@ -32,7 +32,7 @@ from virtstatd.testing.clock import settle
 
 
 Mood = Literal["later", "never", "random", "stuck"]
-"""How a destination can be: away, refusing, either of both by chance, silent."""
+"""Moods of a destination: away, refusing, one of both at random, silent."""
 
 MakeSink = Callable[[], Sink]
 Enter = Callable[[], AbstractAsyncContextManager[None]]
@@ -45,7 +45,7 @@ CUTS = 12
 
 
 class BrokenContract(AssertionError):  # noqa: N818 - what happened, for pytest to show
-    """The sink does not do what a sink has to."""
+    """The sink breaks the promise in the message."""
 
 
 async def check_sink(
@@ -77,7 +77,7 @@ def _require(condition: object, promise: str) -> None:
 
 
 def opening(name: str = "checked", log: FilteringBoundLogger | None = None) -> Opening:
-    """Return what a sink is opened with, by default with a log that goes nowhere."""
+    """Return an Opening for a sink, by default with a log that is discarded."""
     silent = structlog.wrap_logger(structlog.testing.CapturingLogger())
     return Opening(name, log if log is not None else silent)
 
@@ -134,7 +134,7 @@ async def _check_odd_batches(make_sink: MakeSink) -> None:
 
 
 async def _check_nothing_kept(make_sink: MakeSink) -> None:
-    """Let go of what was sent, but for the latest where that is the promise."""
+    """Keep nothing of a batch after send, except for a sink of class `latest`."""
     sink = make_sink()
     if sink.delivery == "latest":
         return
@@ -269,7 +269,7 @@ async def census() -> tuple[int, int, int]:
     """Count the tasks, the descriptors and the threads of this process."""
     await settle()
     gc.collect()
-    # the loop's own pool grows by itself, and serves everybody
+    # the loop's own thread pool grows by itself and is shared
     threads = [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
     return len(asyncio.all_tasks()), _descriptors(), len(threads)
 

@@ -1,4 +1,4 @@
-"""What a spool has settled, in a file that needs no room to be brought up to date."""
+"""The checkpoint of a spool, in a file that is updated in place, even on a full disk."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from virtstatd.pipeline.spool.segment import CheckpointMarks, Position, marks, s
 NAME = "checkpoint"
 
 UNREADABLE = frozenset({errno.EIO, errno.ENOENT, errno.EUCLEAN, errno.EBADMSG})
-"""What reading a file answers when the file, and not the disk, is to be given up."""
+"""Errors of reading that mean a bad file, not a failing disk."""
 
 
 class Checkpoint:
     """
-    An open checkpoint. It is made at once under another name, and then written over in place.
+    An open checkpoint: created under another name, renamed, then overwritten in place.
 
-    A full disk has no room for another file, and being full is mended by removing segments, which
-    must not go before the checkpoint says so.
+    A full disk has no room for another file. Room is made by removing segments, and a segment must
+    not be removed before the checkpoint records that.
     """
 
     def __init__(self, directory: Path, files: SpoolFiles) -> None:
@@ -58,7 +58,7 @@ class Checkpoint:
         return known
 
     def begin(self, settled: Position, end: Position) -> None:
-        """Write durably what an opened one says, or make one."""
+        """Write and sync the opened checkpoint, or create one."""
         made = self._file is None
         if made:
             self._file = self._files.create(self._directory / f"{NAME}.new")
@@ -69,14 +69,14 @@ class Checkpoint:
             self._files.sync_directory(self._directory)
 
     def write(self, settled: Position, end: Position) -> None:
-        """Say what is settled and how far was written."""
+        """Record what is settled and how far was written."""
         if self._file is not None:
             self._serial += 1
             content, offset = slot(CheckpointMarks(self._serial, settled, end))
             self._files.write(self._file, content, offset)
 
     def sync(self) -> None:
-        """Return when what was said is durable."""
+        """Return when the records are durable."""
         if self._file is not None:
             self._files.sync(self._file)
 

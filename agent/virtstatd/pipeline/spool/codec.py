@@ -27,7 +27,7 @@ _NOBODY = -1
 
 
 class Unreadable(ValueError):  # noqa: N818 - named for what the record is
-    """A record that is not what an encoder made, or that needs one which is damaged."""
+    """A record that is damaged, or that relies on a damaged one."""
 
 
 class _Field(msgspec.Struct, array_like=True):
@@ -84,14 +84,14 @@ _body = msgspec.msgpack.Decoder(_Body)
 
 
 class _Table(Generic[K]):
-    """Numbers for what is told, and whether it was told twice."""
+    """Numbers for shapes and the like, each explained in the first two records that use it."""
 
     def __init__(self) -> None:
         self.settled: dict[K, int] = {}
         self._once: dict[K, tuple[int, int]] = {}
 
     def number(self, key: K, record: int) -> tuple[int, bool]:
-        """Return the number of a key, and whether this record has to tell what it means."""
+        """Return the number of a key, and whether this record has to explain it."""
         if (known := self.settled.get(key)) is not None:
             return known, False
         if key not in self._once:
@@ -107,7 +107,7 @@ class _Table(Generic[K]):
 
 
 class RecordEncoder:
-    """Make the records of one segment, every one of which has to get there."""
+    """Encode the records of one segment, all of which must be written to it."""
 
     def __init__(self, shapes: KnownShapes) -> None:
         self._known = shapes
@@ -120,7 +120,7 @@ class RecordEncoder:
     def encode(self, batch: Batch) -> bytes:
         """Return the next record."""
         self._records += 1
-        told = _Meanings([], [], [], [])
+        meanings = _Meanings([], [], [], [])
         domains: list[int] = []
         shapes: list[int] = []
         settled = self._shapes.settled
@@ -129,49 +129,49 @@ class RecordEncoder:
         for reading in batch.readings:
             if reading.domain is not last:  # the readings of a domain are neighbours
                 last = reading.domain
-                domain = self._domain(last, told) if last else _NOBODY
+                domain = self._domain(last, meanings) if last else _NOBODY
             domains.append(domain)
             known = settled.get(reading.shape)
-            shapes.append(self._shape(reading.shape, told) if known is None else known)
+            shapes.append(self._shape(reading.shape, meanings) if known is None else known)
         body = _Body(
             raw(batch.source),
             batch.taken_at,
             batch.lifetime_seconds,
             [raw(group) for group in sorted(batch.groups)],
-            [self._domain(each, told) for each in batch.gone],
+            [self._domain(each, meanings) for each in batch.gone],
             domains,
             shapes,
             [reading.values for reading in batch.readings],
         )
-        meanings = _encoder.encode(told)
-        return b"".join((_LENGTH.pack(len(meanings)), meanings, _fit(body)))
+        head = _encoder.encode(meanings)
+        return b"".join((_LENGTH.pack(len(head)), head, _fit(body)))
 
-    def _shape(self, shape: Shape, told: _Meanings) -> int:
-        number, tell = self._shapes.number(shape, self._records)
-        if tell:
+    def _shape(self, shape: Shape, meanings: _Meanings) -> int:
+        number, explain = self._shapes.number(shape, self._records)
+        if explain:
             series: list[int | bytes] = []
             for each in shape.series:
                 field, new = self._fields.number(each.field, self._records)
                 if new:
-                    told.fields.append(_Field(field, texts(each.field), each.field.exponent))
+                    meanings.fields.append(_Field(field, texts(each.field), each.field.exponent))
                 labels, new = self._labels.number(each.labels, self._records)
                 if new:
-                    told.labels.append(_Labels(labels, flat(each.labels)))
+                    meanings.labels.append(_Labels(labels, flat(each.labels)))
                 series += (field, labels, raw(each.part))
             digest = self._known.digest(shape)
-            told.shapes.append(_Shape(number, digest, raw(shape.group), series))
+            meanings.shapes.append(_Shape(number, digest, raw(shape.group), series))
         return number
 
-    def _domain(self, domain: Domain, told: _Meanings) -> int:
-        number, tell = self._domains.number(domain, self._records)
-        if tell:
+    def _domain(self, domain: Domain, meanings: _Meanings) -> int:
+        number, explain = self._domains.number(domain, self._records)
+        if explain:
             texts = raw(domain.uuid), raw(domain.name)
-            told.domains.append(_Domain(number, *texts, domain.id, flat(domain.labels)))
+            meanings.domains.append(_Domain(number, *texts, domain.id, flat(domain.labels)))
         return number
 
 
 class RecordDecoder:
-    """Read the records of one segment, those that are there in their order."""
+    """Decode the records of one segment, in their order."""
 
     def __init__(self, shapes: KnownShapes) -> None:
         self._known = shapes
@@ -182,24 +182,24 @@ class RecordDecoder:
 
     def learn(self, record: bytes) -> int:
         """
-        Take in what a record tells the later ones; return where its own part begins.
+        Read the meanings in a record, which later ones rely on; return where its body begins.
 
         Raises `Unreadable`.
         """
         try:
             length: int = _LENGTH.unpack_from(record)[0]
             begin = _LENGTH.size + length
-            told = _meanings.decode(memoryview(record)[_LENGTH.size : begin])
-            for field in told.fields:
+            meanings = _meanings.decode(memoryview(record)[_LENGTH.size : begin])
+            for field in meanings.fields:
                 prefix, name, kind, unit, text = map(_text, field.texts)
                 self._fields[field.number] = Field(
                     prefix, name, Kind(kind), unit, text, field.exponent
                 )
-            for labels in told.labels:
+            for labels in meanings.labels:
                 self._labels[labels.number] = _pairs(labels.texts)
-            for shape in told.shapes:
+            for shape in meanings.shapes:
                 self._shapes[shape.number] = self._known.find(shape.digest) or self._made(shape)
-            for each in told.domains:
+            for each in meanings.domains:
                 self._domains[each.number] = Domain(
                     _text(each.uuid), _text(each.name), each.id, _pairs(each.labels)
                 )
@@ -232,14 +232,14 @@ class RecordDecoder:
         except (msgspec.MsgspecError, LookupError, ValueError) as error:
             raise Unreadable(str(error)) from error
 
-    def _made(self, told: _Shape) -> Shape:
-        entries = iter(told.series)
+    def _made(self, known: _Shape) -> Shape:
+        entries = iter(known.series)
         series = tuple(
             Series(self._fields[_int(field)], self._labels[_int(labels)], _text(_bytes(part)))
             for field, labels, part in zip(entries, entries, entries, strict=True)
         )
-        shape = Shape(_text(told.group), series)
-        self._known.add(told.digest, shape)
+        shape = Shape(_text(known.group), series)
+        self._known.add(known.digest, shape)
         return shape
 
 

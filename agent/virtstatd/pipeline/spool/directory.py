@@ -1,4 +1,4 @@
-"""The directory of a spool: which segments an earlier run left, and what becomes of them."""
+"""The directory of a spool: finds, measures, truncates and removes segments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Directory:
         return self.path / f"{position.batches:020}.segment"
 
     def segments(self) -> list[Segment]:
-        """Return the segments there are, oldest first; what is none is set aside."""
+        """Return the segments, oldest first; rename files that are none."""
         names = sorted(filter(_NAME.fullmatch, self._files.names(self.path)))
         found = [self._found(self.path / name) for name in names]
         return sorted((each for each in found if each), key=lambda each: each.first)
@@ -40,13 +40,13 @@ class Directory:
         """
         Return where the last segment ends, None when there is nothing in it.
 
-        A tail that was not `written` is a write that was cut short, and is cut off.
+        A tail beyond `written` is an interrupted write, and is truncated.
         """
         position, offset = segment.first, segment.size
         try:
             with self._opened(segment.path) as (file, read, size):
                 position, offset = scan(segment, read, size)
-                if durable:  # who wrote it may have been killed before doing so
+                if durable:  # the writer may have been killed before its sync
                     self._files.sync(file)
         except OSError as error:
             if error.errno not in UNREADABLE:
@@ -58,11 +58,11 @@ class Directory:
             self._cut(segment, offset)
         if position > segment.first:
             return position
-        self.let_go(segment)
+        self.discard(segment)
         return None
 
-    def let_go(self, segment: Segment) -> None:
-        """Remove a segment, or set it aside when it is damaged."""
+    def discard(self, segment: Segment) -> None:
+        """Remove a segment, or rename it when it is damaged."""
         (self._set_aside if segment.damaged else self.remove)(segment.path)
 
     def remove(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class Directory:
             self._files.remove(path)
 
     def _set_aside(self, path: Path) -> None:
-        """Keep a file for whoever wants to know, and few of them."""
+        """Rename a damaged file, and remove all but the newest `CORRUPT_KEPT` of those."""
         with suppress(FileNotFoundError):
             self._files.rename(path, path.with_name(path.name + _CORRUPT))
         every = [name for name in self._files.names(self.path) if name.endswith(_CORRUPT)]

@@ -16,14 +16,14 @@ class Space(NamedTuple):
 
 
 class SpoolFiles:
-    """The kernel's files; every operation may block for ever and raises OSError."""
+    """The kernel's files; every operation may block without end, and raises OSError."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory that is nobody else's business, if there is none."""
+        """Create a directory that only its owner can read, unless it exists."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def lock(self, path: Path) -> int:
-        """Return a descriptor that holds a directory; BlockingIOError when another one does."""
+        """Lock a directory and return the lock's descriptor; BlockingIOError when it is locked."""
         held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,7 +46,7 @@ class SpoolFiles:
         return os.open(path, flags, 0o600)
 
     def read(self, file: int, size: int, offset: int) -> bytes:
-        """Return so many bytes, fewer where the file ends."""
+        """Return `size` bytes from an offset, fewer at the end of the file."""
         pieces = []
         while size > 0 and (piece := os.pread(file, size, offset)):
             pieces.append(piece)
@@ -63,7 +63,7 @@ class SpoolFiles:
             offset += written
 
     def truncate(self, file: int, size: int) -> None:
-        """Cut a file."""
+        """Truncate a file to a size in bytes."""
         os.ftruncate(file, size)
 
     def size(self, file: int) -> int:
@@ -71,7 +71,7 @@ class SpoolFiles:
         return os.fstat(file).st_size
 
     def linked(self, file: int) -> bool:
-        """Tell whether an open file still has a name."""
+        """Return whether an open file still has a name."""
         return os.fstat(file).st_nlink > 0
 
     def sync(self, file: int) -> None:
@@ -87,7 +87,7 @@ class SpoolFiles:
             os.close(directory)
 
     def rename(self, path: Path, to: Path) -> None:
-        """Give a file another name, in place of the one that has it."""
+        """Rename a file, replacing one of that name."""
         path.rename(to)
 
     def remove(self, path: Path) -> None:
@@ -99,6 +99,6 @@ class SpoolFiles:
         os.close(file)
 
     def space(self, path: Path) -> Space:
-        """Return the room on the file system, as it is for a user who is not root."""
+        """Return the space of the file system, as a user who is not root has it."""
         system = os.statvfs(path)
         return Space(system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize)

@@ -1,8 +1,8 @@
 """
-Batches on disk: a log in segments, oldest first, whose damage is measured and never in the way.
+Batches on disk: a log in segments, oldest first, whose damage is counted and skipped.
 
-Nothing here waits for anybody but the disk; all of it is for one thread. What the disk cannot do is
-raised as OSError, and `open` starts anew from whatever is there then.
+All calls are for one thread and block on the disk alone. Failures of the disk are raised as
+OSError; `open` starts again from what is there then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Sync = Literal["none", "interval", "batch"]
 
 SEGMENT_BYTES = 8 << 20
 SEGMENTS_MIN = 8
-"""A small spool has small segments: what is forgotten at once is an eighth of it."""
+"""Least number of segments of a full spool: at most an eighth is dropped at once."""
 
 KEEP_FREE_SHARE = 0.05
 KEEP_FREE_BYTES = 512 << 20
@@ -56,8 +56,8 @@ class Spool:
     """
     The log of one sink, `capacity` bytes of it at most.
 
-    `settled` is before everything that has to be kept, `end` is behind everything that was written,
-    and what is before `forgotten` was dropped for want of room.
+    Everything before `settled` need not be kept, `end` is the end of what was written, and
+    everything before `forgotten` was dropped for lack of room.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Spool:
         return sum(segment.size for segment in self._segments)
 
     def open(self) -> None:
-        """Begin with what is in the directory; after a failure, begin again."""
+        """Open or create the spool, or reopen it after a failure."""
         self.close()
         self._files.make_directory(self.directory)
         try:
@@ -110,7 +110,7 @@ class Spool:
         """
         Write a batch at `end`, and forget the oldest segments until there is room.
 
-        `end` says whether it was written, also when something failed after that.
+        `end` shows whether it was written, also when something failed after that.
         """
         if self._active and self._active.segment.size >= self._segment_bytes:
             self._retire()
@@ -153,14 +153,14 @@ class Spool:
         return None
 
     def settle(self, position: Position) -> None:
-        """Learn that nothing before a position has to be kept."""
+        """Note that nothing before a position need be kept, and remove segments before it."""
         self.settled = max(self.settled, position)
         if self._checkpoint.opened:
             self._checkpoint.write(self.settled, self.end)
             self._sweep()
 
     def flush(self) -> None:
-        """Make durable what was written; raises also when the files were removed."""
+        """Sync what was written; raises OSError also when the files were removed."""
         if self._active:
             if not self._files.linked(self._active.file):
                 self.close()
@@ -170,7 +170,7 @@ class Spool:
                 self._checkpoint.sync()
 
     def finish(self) -> None:
-        """Make everything durable, remove what is settled, and close."""
+        """Sync everything, remove settled segments, and close."""
         try:
             if self._checkpoint.opened:
                 self._retire()
@@ -181,7 +181,7 @@ class Spool:
             self.close()
 
     def close(self) -> None:
-        """Let go of every file."""
+        """Close every file."""
         self._stop_reading()
         self._checkpoint.close()
         held = [self._active.file if self._active else None, self._lock]
@@ -219,7 +219,7 @@ class Spool:
                 self._checkpoint.sync()
                 durable = True
             self._segments.remove(oldest)
-            self._folder.let_go(oldest)
+            self._folder.discard(oldest)
 
     def _encoded(self, batch: Batch) -> tuple[_Active, bytes]:
         """Return a record, and the segment whose numbers it uses."""
@@ -227,7 +227,7 @@ class Spool:
         try:
             content = record(self.end, batch, active.encoder.encode(batch))
         except Exception:
-            self._retire()  # its numbers are not what is on disk any more
+            self._retire()  # its numbers no longer match what is on disk
             raise
         if len(content) + HEADER_BYTES > self._capacity:
             self._retire()
@@ -278,7 +278,7 @@ class Spool:
             self._files.sync(active.file)
             active.dirty = False
         except OSError:
-            # The kernel may have thrown away what it could not write, and would not say so again.
+            # The kernel may have dropped pages that it could not write, and reports that only once.
             self._active = None
             with suppress(OSError):
                 self._files.close(active.file)

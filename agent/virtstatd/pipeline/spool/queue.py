@@ -1,13 +1,13 @@
 """
-A queue whose batches are on disk as well as in memory, and that goes on without the disk.
+A queue in memory and on disk that goes on without the disk.
 
     offer ──▶ held (in memory) ──▶ take
                 │    ▲
                 ▼    │ too many are held: the oldest stay on disk alone, and are read again
               spool ─┘
 
-The disk has a thread of its own. Only what the thread has answered is believed here: while it
-hangs, fails or is full, this is a queue in memory.
+The disk has a thread of its own, and only its answers count: while the disk hangs, fails or is
+full, this is a queue in memory.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from virtstatd.runtime.worker import Worker
 
 
 RETRY_SECONDS = 30.0
-"""How long a disk that failed is left alone."""
+"""Pause before a failed disk is tried again."""
 
 HUNG_SECONDS = 5.0
-"""How long one call to the disk may take before it counts as failed."""
+"""Time of one call to the disk after which it counts as failed."""
 
 SETTLE_SECONDS = 1.0
-"""How long the next batch waits for the disk to know that the one before it arrived."""
+"""Longest wait of the next batch for the disk to record the one before it."""
 
 FINISH_SECONDS = 1.5
-"""How long the end waits for what can be written."""
+"""Time at the end to write what is not on disk yet."""
 
 APPEND_BYTES = 1 << 20
-"""How much goes to the thread at once, by the estimate of `Batch.bytes`."""
+"""Most bytes for one call of the thread, by the estimate of `Batch.bytes`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +95,10 @@ class Spooled:
         self._holding = Tally()
         self._unwritten: deque[Entry] = deque()
         self._behind = Tally()
-        """What is on disk alone, from `_cursor` on."""
+        """Batches that are on disk only, from `_cursor` on."""
         self._cursor = Position()
         self._back: Entry | None = None
-        """The oldest of it, read again."""
+        """The oldest of `_behind`, read back."""
         self._taken: Entry | None = None
         self._forgotten = Position()
         self._opened = False
@@ -108,14 +108,14 @@ class Spooled:
         self._retry_at = clock()
         self._hung_seconds = hung_seconds
         self._jobs: dict[str, asyncio.Future[None]] = {}
-        """At most one of a kind, whatever the disk does."""
+        """Running calls, at most one of a kind."""
         self._flushing: asyncio.TimerHandle | None = None
         self._settled = Position()
         self._append()
 
     @property
     def waiting(self) -> Tally:
-        """What is in the queue now."""
+        """Batches in the queue now."""
         waiting = self._holding + self._behind
         if self._back:
             waiting.add(self._back.batch)
@@ -123,7 +123,7 @@ class Spooled:
 
     @property
     def kept(self) -> Tally:
-        """What of it is on disk."""
+        """Batches of `waiting` that are on disk."""
         kept = self._behind + Tally()
         for entry in (*((self._back,) if self._back else ()), *self._held):
             if self._on_disk(entry):
@@ -132,7 +132,7 @@ class Spooled:
 
     @property
     def bytes(self) -> int:
-        """Memory of what waits, by estimate."""
+        """Memory of waiting batches in bytes, by estimate."""
         return self._holding.bytes + (self._back.batch.bytes if self._back else 0)
 
     def numbers(self) -> Iterator[tuple[str, int]]:
@@ -143,7 +143,7 @@ class Spooled:
         yield "sink_recovered_samples", self.recovered.samples
 
     def offer(self, batch: Batch) -> None:
-        """Take a batch in; never wait."""
+        """Add a batch; never waits."""
         entry = Entry(batch)
         self._held.append(entry)
         self._holding.add(batch)
@@ -153,7 +153,7 @@ class Spooled:
         self._changed.set()
 
     async def take(self) -> Batch | None:
-        """Return the oldest, wait for one; None once closed and empty."""
+        """Return the oldest waiting batch, or wait for one; None once closed and empty."""
         while (entry := self._next()) is None:
             if self._closed and not self.waiting.batches and (self._opened or self.failing):
                 return None
@@ -164,7 +164,7 @@ class Spooled:
         return entry.batch
 
     async def settle(self, batch: Batch) -> None:
-        """Learn that the batch taken last is delivered or lost; return when the disk knows it."""
+        """Forget the batch taken last, delivered or lost; wait for the disk to record that."""
         entry, self._taken = self._taken, None
         if entry is None:
             return
@@ -176,12 +176,12 @@ class Spooled:
             await self._answer("settle", SETTLE_SECONDS)
 
     def close(self) -> None:
-        """Say that nothing more will be offered."""
+        """End the stream: nothing is offered after this."""
         self._closed = True
         self._changed.set()
 
     async def finish(self) -> Tally:
-        """Write what is not on disk yet, make all of it durable, and return what is lost."""
+        """Write and sync what is not on disk yet; return what is lost."""
         deadline = self._loop.time() + FINISH_SECONDS
         self._retry_at = self._clock()
         while (left := deadline - self._loop.time()) > 0:
@@ -198,7 +198,7 @@ class Spooled:
         return self._rest()
 
     def _rest(self) -> Tally:
-        """Forget what is in memory; return what of it is nowhere else."""
+        """Clear the memory; return what of it is not on disk."""
         kept, lost = self.kept, Tally()
         for entry in (self._taken, self._back, *self._held):
             if entry and not self._on_disk(entry):
@@ -211,7 +211,7 @@ class Spooled:
         return lost
 
     def _next(self) -> Entry | None:
-        """Return what may be taken now, oldest first."""
+        """Return the oldest entry that may be taken now, None for none."""
         if self._back:
             entry, self._back = self._back, None
             return entry
@@ -227,7 +227,7 @@ class Spooled:
         return entry
 
     def _overtaking(self) -> Entry | None:
-        """Return what came after the disk ceased to answer: what came before cannot be had."""
+        """Return the oldest batch that is not on disk, while those on disk cannot be read."""
         for entry in self._held:
             if entry.position is None and not entry.underway:
                 self._held.remove(entry)
@@ -237,7 +237,7 @@ class Spooled:
         return None
 
     def _make_room(self) -> None:
-        """Let the oldest go from memory until the rest fits; the newest is always kept."""
+        """Drop the oldest from memory until the rest fits; the newest is always kept."""
         at = 0
         while self._holding.bytes > self._capacity and at < len(self._held) - 1:
             entry = self._held[at]
@@ -253,23 +253,23 @@ class Spooled:
                 self.dropped["memory"].add(entry.batch)
 
     def _leave(self, entry: Entry, position: Position) -> None:
-        """Have a batch on disk alone from now on."""
+        """Move a held batch to disk-only."""
         if not self._behind.batches:
             self._cursor = position
         elif (
             between := position.since(self._limit)
-        ).batches:  # said to have failed, but was written
+        ).batches:  # reported as failed, but was written
             self.recovered += between
             self._behind += between
         self._behind.add(entry.batch)
 
     @property
     def _limit(self) -> Position:
-        """Where what is on disk alone ends."""
+        """The end of what is on disk only."""
         return self._cursor.after(self._behind, self._behind.batches)
 
     def _lose(self, to: Position, reason: str) -> None:
-        """Count what is on disk alone up to a position as dropped."""
+        """Count batches on disk only, up to a position, as dropped."""
         if (lost := min(to, self._limit).since(self._cursor)).batches > 0:
             self.dropped[reason] += lost
             self._behind -= lost
@@ -281,18 +281,18 @@ class Spooled:
         return entry.position is not None and entry.position >= self._forgotten
 
     def _append(self, *, everything: bool = False) -> None:
-        """Send to the thread what is not written yet, unless it is busy or has failed just now."""
+        """Start writing what is not on disk yet, unless the thread is busy or has just failed."""
         if self._busy("append") or (self.failing and self._clock() < self._retry_at):
             return
         size = 0
-        writing = Writing([], anew=self.failing or not self._opened)
+        writing = Writing([], reopen=self.failing or not self._opened)
         while self._unwritten and (everything or size < APPEND_BYTES):
             entry = self._unwritten.popleft()
             if not entry.unwanted:
                 entry.underway = True
                 writing.entries.append(entry)
                 size += entry.batch.bytes
-        if writing.entries or writing.anew:
+        if writing.entries or writing.reopen:
             self._submit("append", writing.run, lambda error: self._appended(writing, error))
 
     def _appended(self, writing: Writing, error: BaseException | None) -> None:
@@ -327,7 +327,7 @@ class Spooled:
             self._flushing = self._loop.call_later(self._sync_seconds, self._flush)
 
     def _read(self) -> None:
-        """Have the oldest of what is on disk alone read, unless something was."""
+        """Start reading the oldest batch that is on disk only, unless one was read already."""
         if not self._opened or self._back or not self._behind.batches or self._busy("read"):
             return
         if self._unreadable and self._clock() < self._retry_at:
@@ -352,7 +352,7 @@ class Spooled:
             self._back = Entry(found.batch, found.position)
 
     def _settle(self, position: Position) -> None:
-        """Have the disk know that everything before a position is settled."""
+        """Start recording on disk that everything before a position is settled."""
         self._settled = max(self._settled, position)
         if not self._busy("settle"):
             settled = self._settled
@@ -376,7 +376,7 @@ class Spooled:
         call: Callable[[Spool], None],
         then: Callable[[BaseException | None], None],
     ) -> None:
-        """Make a call on the thread, and what follows from it here."""
+        """Run a call on the thread, and `then` on the event loop with its error."""
         job = _Job(call)
         done = self._jobs[kind] = self._worker.submit(lambda: job.run(self._spool))
         timer = self._loop.call_later(self._hung_seconds, self._hung)
@@ -400,7 +400,7 @@ class Spooled:
         done.add_done_callback(finished)
 
     async def _answer(self, kind: str, seconds: float) -> None:
-        """Wait for the call of a kind that is underway, but not for a disk that has hung."""
+        """Wait for the running call of a kind, but not for a disk that hangs."""
         if kind in self._jobs and not self._unreadable:
             await asyncio.wait([self._jobs[kind]], timeout=max(0.0, seconds))
 
@@ -411,7 +411,7 @@ class Spooled:
         self._changed.set()
 
     def _failed(self, error: BaseException) -> None:
-        """Be a queue in memory for a while."""
+        """Stop using the disk for `RETRY_SECONDS`, and log the failure once."""
         self._retry_at = self._clock() + RETRY_SECONDS
         if not self.failing:
             self.failing = True

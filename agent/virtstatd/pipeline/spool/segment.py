@@ -25,7 +25,7 @@ from virtstatd.pipeline.buffer import Tally
 VERSION = 1
 
 SLOT_BYTES = 4096
-"""A slot has a block of its own: power that fails while one is written spares the other."""
+"""Bytes of a slot, a block of its own: a power cut during one write spares the other."""
 
 _HEADER = struct.Struct("<8sHQQQI")
 _RECORD = struct.Struct("<4sIIQQQQQ")
@@ -40,11 +40,11 @@ _SLOT_MAGIC = b"virtspc\n"
 HEADER_BYTES = _HEADER.size
 
 Read = Callable[[int, int], bytes]
-"""Return so many bytes from an offset, fewer at the end."""
+"""Read `size` bytes from an offset, fewer at the end of the file."""
 
 
 class Position(NamedTuple):
-    """How much came before, since the spool began."""
+    """Batches, samples and bytes before a record, counted since the spool was created."""
 
     batches: int = 0
     samples: int = 0
@@ -89,7 +89,7 @@ class Foreign(ValueError):  # noqa: N818 - named for what the file is
 
 
 def header(first: Position) -> bytes:
-    """Return the beginning of a segment."""
+    """Encode the header of a segment."""
     return _sealed(_HEADER.pack(_SEGMENT_MAGIC, VERSION, *first, 0))
 
 
@@ -107,7 +107,7 @@ def first_position(read: Read) -> Position | None:
 
 
 def record(position: Position, batch: Batch, payload: bytes) -> bytes:
-    """Return a record."""
+    """Encode a record."""
     rest = _AFTER_CRC.pack(*position, batch.samples, batch.bytes)
     length = _CRC.pack(len(payload))
     crc = crc32(payload, crc32(rest, crc32(length)))

@@ -1,4 +1,4 @@
-"""The shapes that are alive, found by what they say."""
+"""The shapes that are alive, found by their content."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class KnownShapes:
     """
     Every shape that is alive, by its content.
 
-    Encoders compile once per shape and find the result by identity: a shape that comes back from a
-    disk has to be the one that went there, as long as anybody holds it.
+    Encoders compile once per shape and find the result by identity. So reading a shape back from
+    disk must return the object that was written, as long as it is alive.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class KnownShapes:
         self._shapes: WeakValueDictionary[bytes, Shape] = WeakValueDictionary()
 
     def digest(self, shape: Shape) -> bytes:
-        """Return what stands for the content of a shape."""
+        """Return a digest of the content of a shape."""
         known = self._digests.get(shape)
         if known is None:
             series = [
@@ -42,18 +42,18 @@ class KnownShapes:
         return self._shapes.get(digest)
 
     def add(self, digest: bytes, shape: Shape) -> None:
-        """Learn of a shape that was read."""
+        """Add a shape that was read."""
         self._digests[shape] = digest
         self._shapes[digest] = shape
 
 
 def raw(text: str) -> bytes:
-    """Return a text as bytes, whatever is in it."""
+    """Return a text as bytes; lone surrogates are kept."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def texts(field: Field) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """Return what a field says in words."""
+    """Return the texts of a field, for a digest or a record."""
     return (
         raw(field.prefix),
         raw(field.name),

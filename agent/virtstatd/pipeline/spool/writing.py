@@ -1,4 +1,4 @@
-"""Batches on their way from memory to a disk."""
+"""One call of the spool's thread: write batches from memory."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from virtstatd.pipeline.spool.segment import Position
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A batch in memory. `position` is where it is on disk, when it is known to be there."""
+    """A batch in memory; `position` is None until the batch is known to be on disk."""
 
     batch: Batch
     position: Position | None = None
     underway: bool = False
-    """On its way to the disk; it cannot be called back."""
+    """Handed to the thread, which cannot be stopped."""
     unwanted: bool = False
-    """Need not or cannot be written."""
+    """Not to be written: settled already, or impossible to write."""
 
 
 @dataclass(slots=True, eq=False)
 class Writing:
-    """Batches on their way to the disk, and what has become of them."""
+    """Batches for one call of the thread, and their outcomes."""
 
     entries: list[Entry]
-    anew: bool
+    reopen: bool
     opened: tuple[Position, Position] | None = None
-    """What was found when the spool was opened: settled, and end."""
+    """`settled` and `end` of the spool as it was opened."""
     positions: dict[int, Position] = field(default_factory=dict)
-    """Where those are that were written, by their number in `entries`."""
+    """Positions of the written ones, by their number in `entries`."""
     refused: dict[int, Exception] = field(default_factory=dict)
 
     def run(self, spool: Spool) -> None:  # on the thread
         """Write them, up to the first failure of the disk."""
-        if self.anew:
+        if self.reopen:
             spool.open()
             self.opened = spool.settled, spool.end
         for number, entry in enumerate(self.entries):

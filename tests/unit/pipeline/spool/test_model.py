@@ -256,7 +256,7 @@ class Run:
             case "missing":
                 self._touch(path, 0, 1 << 60)
                 self.files.take_away(path)
-            case "future":
+            case "future" if len(content) >= HEADER_BYTES:
                 self._touch(path, 0, 1 << 60)
                 struct.pack_into("<H", content, 8, 2)
                 content[HEADER_BYTES - 4 : HEADER_BYTES] = struct.pack(

@@ -150,8 +150,10 @@ class Decoder:
                 return self.readings(domain, left), fault
             except ValueError as error:
                 fault = fault or str(error)
-                if left.pop(str(error).partition(":")[0], None) is None:
+                key = str(error).partition(":")[0]
+                if key not in left:
                     break
+                del left[key]
         return (), fault
 
     def forget(self, uuid: str) -> None:

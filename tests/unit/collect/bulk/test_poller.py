@@ -334,7 +334,7 @@ def refusing(world: World, group: str, *uuids: str) -> Callable[[int, list[str] 
 @pytest.mark.parametrize("size", [10, 25, 100])
 @pytest.mark.parametrize("culprits", [["u000"], ["u013"], ["u059"], ["u003", "u004", "u058"]])
 async def test_who_is_refused_costs_nobody_else(size: int, culprits: list[str]):
-    """The others have all groups in the same poll, the culprit all but the one; it is named once."""
+    """The others have all in the same poll, the culprit all but the group; it is named once."""
     world = World(60)
     poller = world.poller("block", "vm", size=size)
     world.trouble = refusing(world, "vm", *culprits)
@@ -375,7 +375,7 @@ async def test_who_is_refused_is_asked_again_and_comes_back():
 
 
 async def test_what_everybody_is_refused_is_the_drivers():
-    """A group that nobody has is named, not asked for any more, and costs no call for each guest."""
+    """A group that nobody has is named, not asked for again, and costs no call for each guest."""
     world = World(60)
     poller = world.poller("block", "vm")
     world.trouble = refusing(world, "vm", *world.everybody)

@@ -138,6 +138,24 @@ class Decoder:
             ]
         )
 
+    def sound(self, domain: Domain, record: Mapping[str, Value]) -> tuple[tuple[Reading, ...], str]:
+        """
+        Return the readings as `readings` does, without values that libvirt cannot mean.
+
+        The text says what is wrong with the first of them; it is empty where nothing is.
+        """
+        fault, left = "", dict(record)
+        while left:
+            try:
+                return self.readings(domain, left), fault
+            except ValueError as error:
+                fault = fault or str(error)
+                key = str(error).partition(":")[0]
+                if key not in left:
+                    break
+                del left[key]
+        return (), fault
+
     def forget(self, uuid: str) -> None:
         """Drop what is kept for a domain that is gone; its next record compiles anew."""
         self._plans.pop(uuid, None)

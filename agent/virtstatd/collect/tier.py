@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virtstatd.collector import Emit, Histogram, Row
@@ -87,14 +87,43 @@ class Tier:
         self.seconds += seconds
 
 
+@dataclass(slots=True)
+class Findings:
+    """
+    What a poll has found out: how many calls were answered, how many failed, and for which domains.
+
+    `granted` are the groups that some domain was answered for, as libvirt's flags; `refused` counts
+    domains that were refused a group alone; `held` are those whose monitor was busy for a moment,
+    `idle` those of them whose monitor was free when that was looked at.
+    """
+
+    answered: int = 0
+    errors: int = 0
+    failures: dict[str, set[str]] = field(default_factory=dict)
+    granted: int = 0
+    refused: dict[int, int] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    idle: set[str] = field(default_factory=set)
+
+    def fail(self, error: VirtstatdError, uuids: Iterable[str] = ()) -> None:
+        """Take note of a call that failed; a lost connection is reported by its own connection."""
+        if not isinstance(error, Disconnected):
+            self.failures.setdefault(str(error), set()).update(uuids)
+
+
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One poll under way: the tiers that travel together, when it began, where its batches go."""
+    """
+    One poll under way: the tiers that travel together, when it began, where its batches go.
+
+    `found` is what it has found out so far.
+    """
 
     tiers: Sequence[Tier]
     begun: float
     monitor: bool
     emit: Emit
+    found: Findings = field(default_factory=Findings)
 
     @property
     def bits(self) -> int:

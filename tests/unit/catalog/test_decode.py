@@ -553,3 +553,38 @@ def test_unit_undone(line: Line, value: int):
     }
     assert line.field
     assert numbers[line.field] == value * line.factor
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -(2**70), 2**64, None, b"x"])
+@pytest.mark.parametrize("key", ["block.0.rd.reqs", "vcpu.1.time", "balloon.rss", "state.state"])
+def test_one_bad_value_costs_that_value(key: str, bad: object):
+    """Every other series of the record is there with its number, and the bad one is named."""
+    record: Record = golden("kvm_running")
+    assert key in record
+    decoder = Decoder(CATALOG, lambda _: None)
+    whole = {
+        (series.field.family, series.labels): value
+        for reading in decoder.readings(DOMAIN, record)
+        for series, value in zip(reading.shape.series, reading.values, strict=True)
+    }
+    readings, fault = decoder.sound(DOMAIN, record | {key: bad})  # type: ignore[dict-item]
+    left = {
+        (series.field.family, series.labels): value
+        for reading in readings
+        for series, value in zip(reading.shape.series, reading.values, strict=True)
+    }
+    assert fault.startswith(f"{key}: ")
+    missing = whole.keys() - left.keys()
+    assert 1 <= len(missing) <= 2
+    assert {at: left[at] for at in left if at in whole} == {
+        at: whole[at] for at in whole if at in left
+    }
+
+
+def test_a_record_of_nothing_but_nonsense_is_none():
+    """Where no value can be taken there is no reading, and no endless search for one."""
+    readings, fault = Decoder(CATALOG, lambda _: None).sound(
+        DOMAIN, {f"vcpu.{n}.time": float("nan") for n in range(200)}
+    )
+    assert readings == ()
+    assert fault.startswith("vcpu.0.time: ")

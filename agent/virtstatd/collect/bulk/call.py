@@ -107,6 +107,27 @@ class BulkCall:
                 answer.seen.add(uuid)
         return answer
 
+    def states(self, session: Session, uuids: list[str]) -> Answer:
+        """Ask for the states of these domains, one by one: for a driver without the bulk call."""
+        self._find(session, uuids)
+        answer = Answer(time.time_ns())
+        for uuid in uuids:
+            known, handle = self._inventory.get(uuid), session.domains.get(uuid)
+            if known is None or handle is None:
+                continue
+            with suppress(libvirt.libvirtError, ValueError):  # it has ended
+                state, reason = handle.state()
+                record = {"state.state": state, "state.reason": reason}
+                answer.readings.extend(self._decoder.readings(known, record))
+                answer.domains[uuid] = known
+                answer.seen.add(uuid)
+        return answer
+
+    def name(self, uuid: str) -> str:
+        """Return the name of a running domain, empty where it is not known."""
+        known = self._inventory.get(uuid)
+        return known.name if known else ""
+
     def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:
         if self._stalls is None:
             return {}
@@ -142,10 +163,10 @@ class BulkCall:
             if domain is None:
                 continue
             answer.domains[uuid] = domain
-            try:
-                answer.readings.extend(self._decoder.readings(domain, record))
-            except ValueError as error:  # one record costs itself alone
-                answer.undecodable[uuid] = str(error)
+            readings, fault = self._decoder.sound(domain, record)
+            answer.readings.extend(readings)
+            if fault:  # one value costs itself alone
+                answer.undecodable[uuid] = fault
             if stepped_over(record, bits):
                 answer.partial[uuid] = _control(handle)
 

@@ -10,15 +10,14 @@ pause is over; then they are tried, and pauses grow with each trial that hangs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.bulk.answer import Answer
-from virtstatd.collect.bulk.control import Verdicts, occupied
+from virtstatd.collect.bulk.control import Control, Verdicts, occupied
 from virtstatd.hypervisor.lanes import STUCK_MAX, UNPROVEN_STUCK_MAX
-from virtstatd.model import Reading
+from virtstatd.model import Domain, Reading
 
 
 SMALL_LIST: Final = 10
@@ -104,21 +103,28 @@ class Monitors:
         good = sum(at >= self._since for at in self._answered.values())
         return good <= LITTLE * self._running or self._clock() >= self._trial_at
 
-    def judge(self, answer: Answer, begun: float) -> list[Reading]:
+    def judge(
+        self,
+        domains: Mapping[str, Domain],
+        begun: float,
+        seen: Collection[str],
+        partial: Mapping[str, Control | None],
+        stalled: Mapping[str, str],
+    ) -> list[Reading]:
         """Say of each domain in an answer whether its monitor answers; log the transitions."""
-        self._suspects -= answer.seen
+        self._suspects.difference_update(seen)
         # one that was stepped over is held by the call that hangs: it cannot hold another
-        self._answered.update(dict.fromkeys(answer.seen, begun))
+        self._answered.update(dict.fromkeys(seen, begun))
         verdicts = []
-        for uuid, domain in answer.domains.items():
-            reason = answer.stalled.get(uuid, "")
-            control = answer.partial.get(uuid)
+        for uuid, domain in domains.items():
+            reason = stalled.get(uuid, "")
+            control = partial.get(uuid)
             if control and occupied(control):
                 reason = f"its monitor has not answered for {control[2] / 1000:.0f} s"
             if reason and uuid not in self.unresponsive:
                 self._log.warning("domain.unresponsive", domain=domain.name, reason=reason)
                 self.unresponsive[uuid] = reason
-            elif not reason and uuid not in answer.partial and uuid in self.unresponsive:
+            elif not reason and uuid not in partial and uuid in self.unresponsive:
                 self._log.info("domain.responsive", domain=domain.name)
                 del self.unresponsive[uuid]
             responsive = uuid not in self.unresponsive

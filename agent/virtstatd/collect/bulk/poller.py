@@ -17,6 +17,7 @@ from virtstatd.catalog.decode import Decoder
 from virtstatd.collect.bulk.answer import MONITOR, POLLED
 from virtstatd.collect.bulk.call import BulkCall
 from virtstatd.collect.bulk.control import Stalls, Verdicts
+from virtstatd.collect.bulk.exceptions import Exceptions
 from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import TIERS, PollOptions
 from virtstatd.collect.bulk.sweep import Sweep
@@ -110,6 +111,9 @@ class Poller:
         yield "up", {}, int(bool(self._libvirt) and self._sweep.up)
         yield "unknown_fields", {}, len(self._unknown)
         yield "undecodable_records", {}, self._sweep.undecodable
+        yield "refused_domains", {}, self._sweep.exceptions.guests
+        for group in self._sweep.exceptions.groups():
+            yield "refused_group", {"group": group}, 1
         for tier in self.tiers:
             yield from tier.rows()
         yield from self._health.rows(self.name)
@@ -134,6 +138,7 @@ class Poller:
             if complete:
                 for tier in tiers:
                     tier.good_at = begun
+            self._sweep.end(poll)
         finally:
             self._health.ended(begun, good=complete)
             for tier in tiers:
@@ -207,6 +212,7 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
         hypervisor.lanes,
         BulkCall(inventory, decoder, stalls),
         Monitors(Verdicts(parts.catalog), parts.log, time.monotonic),
+        Exceptions(parts.log, time.monotonic),
         parts.log,
         slice_domains=hypervisor.slice_domains,
         deadline_seconds=hypervisor.deadline_seconds,

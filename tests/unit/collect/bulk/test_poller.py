@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from virtstatd.catalog import load
 from virtstatd.collect.bulk.answer import MONITOR, Answer
 from virtstatd.collect.bulk.control import Verdicts
+from virtstatd.collect.bulk.exceptions import RETRY_SECONDS, Exceptions
 from virtstatd.collect.bulk.monitors import SMALL_LIST, TRIAL_SECONDS, Monitors
 from virtstatd.collect.bulk.poller import Poller
-from virtstatd.collect.bulk.sweep import Sweep
+from virtstatd.collect.bulk.sweep import GROW_SECONDS, Sweep
 from virtstatd.collect.tier import Tier
 from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
@@ -47,6 +48,8 @@ class World:
         self.asked: list[tuple[int, list[str] | None]] = []
         self.trouble: Callable[[int, list[str] | None], None] = lambda *_: None
         self.stepped_over: set[str] = set()
+        self.pauses: list[float] = []
+        self.moment: set[str] = set()
         self.batches: list[Batch] = []
 
     # as lanes
@@ -66,8 +69,7 @@ class World:
         try:
             return function(None)
         except Overdue:
-            assert monitor
-            self.stuck += 1
+            self.stuck += monitor
             raise
 
     # as a source
@@ -100,6 +102,19 @@ class World:
             answer.seen.add(uuid)
         return answer
 
+    def states(self, _: object, uuids: list[str]) -> Answer:
+        """Answer with states alone, one by one."""
+        return self._answered(1, uuids)
+
+    def name(self, uuid: str) -> str:
+        """Return a name."""
+        return uuid
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.now += seconds
+        self.pauses.append(seconds)
+
     def free(self, *uuids: str) -> None:
         """Let monitors answer again, and the calls that hang for them return."""
         self.hung -= set(uuids)
@@ -119,6 +134,9 @@ class World:
         self.trouble(bits, uuids)
         if self.hung:
             self._hang(bits, uuids)
+        return self._answered(bits, uuids)
+
+    def _answered(self, bits: int, uuids: list[str] | None) -> Answer:
         answer = Answer(taken_at=len(self.asked))
         for uuid in self.everybody if uuids is None else [u for u in uuids if u in self.everybody]:
             domain = Domain(uuid, uuid, 1, (("domain", uuid),))
@@ -131,6 +149,9 @@ class World:
             answer.seen.add(uuid)
             if uuid in self.stepped_over:
                 answer.partial[uuid] = (2, 0, 9000)
+            if uuid in self.moment and bits & MONITOR:
+                answer.partial[uuid] = (2, 0, 100)
+        self.moment = set()
         return answer
 
     def poller(self, *groups: str, size: int = 10) -> Poller:
@@ -145,7 +166,10 @@ class World:
             self,  # type: ignore[arg-type]
             self,
             self.monitors,
+            Exceptions(log, lambda: self.now),
             log,
+            clock=lambda: self.now,
+            sleep=self.pause,
             slice_domains=size,
             deadline_seconds=1.0,
         )
@@ -275,7 +299,7 @@ async def test_up_means_that_the_last_call_succeeded():
     assert world.sweep.up
 
 
-@pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Refused, Disconnected]])
+@pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Overdue, Disconnected]])
 async def test_what_recovers_was_said_to_fail(troubles: list[type[VirtstatdError]]):
     """Failing is said once and so is its end, however often the connection dies meanwhile."""
     world = World(2)
@@ -290,8 +314,153 @@ async def test_what_recovers_was_said_to_fail(troubles: list[type[VirtstatdError
             await poller.poll(poller.tiers, world.batches.append)
         world.trouble = lambda *_: None
         await poller.poll(poller.tiers, world.batches.append)
-    said = ["poll.failing", "poll.recovered"] if Refused in troubles else []
+    said = ["poll.failing", "poll.recovered"] if Overdue in troubles else []
     assert [each["event"] for each in logs] == said
+    if said:
+        assert (logs[0]["tier"], logs[0]["domains"]) == ("state", ["u000", "u001"])
+
+
+def refusing(world: World, group: str, *uuids: str) -> Callable[[int, list[str] | None], None]:
+    """Return trouble that refuses a group where one of these is asked for it."""
+
+    def trouble(bits: int, asked: list[str] | None) -> None:
+        of = world.everybody if asked is None else asked
+        if bits & BITS[group] and set(of) & set(uuids):
+            raise Refused(f"{group} cannot be had")
+
+    return trouble
+
+
+@pytest.mark.parametrize("size", [10, 25, 100])
+@pytest.mark.parametrize("culprits", [["u000"], ["u013"], ["u059"], ["u003", "u004", "u058"]])
+async def test_who_is_refused_costs_nobody_else(size: int, culprits: list[str]):
+    """The others have all in the same poll, the culprit all but the group; it is named once."""
+    world = World(60)
+    poller = world.poller("block", "vm", size=size)
+    world.trouble = refusing(world, "vm", *culprits)
+    with capture_logs() as logs:
+        for _ in range(3):
+            world.batches.clear()
+            await poller.poll(poller.tiers, world.batches.append)
+            assert domains(world.batches, "block") == set(world.everybody)
+            assert domains(world.batches, "vm") == set(world.everybody) - set(culprits)
+    said = [(each["event"], each["uuid"], each["groups"]) for each in logs]
+    assert sorted(said) == [("domain.refused", uuid, ["vm"]) for uuid in culprits]
+    assert world.sweep.up
+    world.asked.clear()
+    await poller.poll(poller.tiers, world.batches.append)
+    assert len(world.asked) == -(-(60 - len(culprits)) // size) + len(culprits)
+
+
+async def test_who_is_refused_is_asked_again_and_comes_back():
+    """After a while everything is asked again; once it is answered it is one of the others."""
+    world = World(20)
+    poller = world.poller("block", "vm")
+    world.trouble = refusing(world, "vm", "u007")
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+        world.now += RETRY_SECONDS[0] + 1
+        await poller.poll(poller.tiers, world.batches.append)
+        world.trouble = lambda *_: None
+        await poller.poll(poller.tiers, world.batches.append)
+        assert "u007" not in domains(world.batches[-2:], "vm")
+        world.now += 2 * RETRY_SECONDS[0] + 1
+        world.batches.clear()
+        await poller.poll(poller.tiers, world.batches.append)
+    assert domains(world.batches, "vm") == set(world.everybody)
+    assert [each["event"] for each in logs] == ["domain.refused", "domain.answered"]
+    world.asked.clear()
+    await poller.poll(poller.tiers, world.batches.append)
+    assert [len(uuids or []) for _, uuids in world.asked] == [10, 10]
+
+
+async def test_what_everybody_is_refused_is_the_drivers():
+    """A group that nobody has is named, not asked for again, and costs no call for each guest."""
+    world = World(60)
+    poller = world.poller("block", "vm")
+    world.trouble = refusing(world, "vm", *world.everybody)
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+        assert domains(world.batches, "block") == set(world.everybody)
+        asked = len(world.asked)
+        world.asked.clear()
+        await poller.poll(poller.tiers, world.batches.append)
+    assert asked <= 60
+    assert [bits for bits, _ in world.asked] == [BITS["block"]] * 6
+    assert [each["groups"] for each in logs if each["event"] == "group.refused"] == [["vm"]]
+    assert world.sweep.up
+
+
+async def test_a_driver_without_the_bulk_call_still_says_who_runs_in_which_state():
+    """Where every group is refused, states come from the plain list, and libvirt is up."""
+    world = World(3)
+    poller = world.poller("state")
+    world.trouble = refusing(world, "state", *world.everybody)
+    await poller.poll(poller.tiers, world.batches.append)
+    assert domains(world.batches, "state") == set(world.everybody)
+    world.batches.clear()
+    await poller.poll(poller.tiers, world.batches.append)
+    assert domains(world.batches, "state") == set(world.everybody)
+    assert world.sweep.up
+
+
+async def test_one_record_that_is_too_large_leaves_the_slices_as_they_are():
+    """One oversize guest is found and asked by itself; the others travel as before."""
+    world = World(200)
+    poller = world.poller("block", "state", size=25)
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        if bits & BITS["block"] and (uuids is None or "u100" in uuids):
+            raise Oversize("too large")
+
+    world.trouble = trouble
+    with capture_logs() as logs:
+        for _ in range(2):
+            for together in poller._together(poller.tiers):
+                await poller.poll(together, world.batches.append)
+    assert domains(world.batches, "block") == set(world.everybody) - {"u100"}
+    assert domains(world.batches, "state") == set(world.everybody)
+    world.asked.clear()
+    for together in poller._together(poller.tiers):
+        await poller.poll(together, world.batches.append)
+    assert [len(uuids or []) for _, uuids in world.asked] == [25] * 8 + [25] * 7 + [24]
+    assert [each["event"] for each in logs] == ["domain.refused"]
+
+
+async def test_slices_that_are_too_large_shrink_for_their_groups_alone_and_grow_back():
+    """Where many together are too many, slices shrink to what fits, and are tried larger later."""
+    world = World(40)
+    poller = world.poller("state", "block", size=20)
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        if bits & BITS["block"] and (uuids is None or len(uuids) > 6):
+            raise Oversize("too large")
+
+    async def sizes() -> list[int]:
+        world.asked.clear()
+        for together in poller._together(poller.tiers):
+            await poller.poll(together, world.batches.append)
+        return [len(uuids or []) for _, uuids in world.asked]
+
+    world.trouble = trouble
+    await sizes()
+    assert await sizes() == [20, 20, *[5] * 8]
+    world.trouble = lambda *_: None
+    world.now += GROW_SECONDS + 1
+    assert await sizes() == [20, 20, *[10] * 4]
+    world.now += GROW_SECONDS + 1
+    assert await sizes() == [20, 20, 20, 20]
+
+
+async def test_who_was_held_for_a_moment_is_asked_again_at_once():
+    """A monitor that others held for milliseconds costs its guest a second, and no interval."""
+    world = World(12)
+    poller = world.poller("block")
+    world.moment = {"u003"}
+    await poller.poll(poller.tiers, world.batches.append)
+    assert world.pauses == [1.0]
+    assert domains(world.batches[-1:], "block") == {"u003"}
+    assert poller.tiers[0].partial == set()
 
 
 async def test_a_vanished_domain_is_missing_and_nothing_else():

@@ -15,6 +15,7 @@ import structlog
 import virtstatd
 from support.outlets import draining
 from virtstatd.catalog import shipped
+from virtstatd.collect.bulk.answer import Answer
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.bulk.poller import poller
 from virtstatd.collect.parts import Parts
@@ -23,8 +24,9 @@ from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
-from virtstatd.model import Batch
+from virtstatd.model import Batch, Reading
 from virtstatd.pipeline.buffer import Buffer
+from virtstatd.pipeline.delivery import Piece, Underway
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.sink import Opening
 from virtstatd.sinks.null import Null
@@ -35,6 +37,7 @@ MOST = 9
 
 HOME = Path(virtstatd.__file__).parent
 RECORD = {"state.state": 1, "state.reason": 1, "balloon.current": 1024, "balloon.rss": 7}
+GROUPS = {"state", "balloon"}
 
 
 class Handle:
@@ -113,8 +116,12 @@ def _carries(value: object, depth: int = 3) -> bool:
         return value.source == "bulk" and bool(value.readings)
     if isinstance(value, dict):
         return value.keys() == RECORD.keys()
-    if type(value).__name__ in ("Answer", "Reading", "Piece", "Underway"):
-        return True
+    if isinstance(value, Reading):
+        return value.shape.group in GROUPS
+    if isinstance(value, Answer):
+        return any(map(_carries, value.readings))
+    if isinstance(value, Piece | Underway):
+        return _carries(value.batch)
     if isinstance(value, list | tuple) and depth:
         return any(_carries(each, depth - 1) for each in value[:4])
     return False

@@ -22,8 +22,8 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.collector import Histogram, Row
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
-from virtstatd.pipeline.attempt import Attempts, outcome_of
 from virtstatd.pipeline.buffer import Queue, Tally
+from virtstatd.pipeline.delivery import Attempts, Piece, Underway, outcome_of
 from virtstatd.pipeline.pieces import Splitter, key_of, keys_of
 from virtstatd.pipeline.retry import (
     ALONE_FAILURES,
@@ -33,7 +33,6 @@ from virtstatd.pipeline.retry import (
     Guard,
     Poison,
 )
-from virtstatd.pipeline.underway import Piece, Underway
 from virtstatd.sink import Delivery, Send
 
 
@@ -198,7 +197,7 @@ class Outlet:
             wait = 0.0
             if error is None:
                 it.got(piece)
-                guard.passed(piece.batch)
+                guard.passed(piece.batch.samples)
                 backoff.reset()
                 self._poison.forget(keys_of(piece.batch) if piece.known else ())
             elif not isinstance(error, TryLater):

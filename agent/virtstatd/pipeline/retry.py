@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from virtstatd.model import Batch
 from virtstatd.pipeline.pieces import UnitKey
 
 
@@ -75,9 +74,9 @@ class Guard:
         long = self._clock() - self._since >= SUSPECT_SECONDS
         return self._failures >= SUSPECT_FAILURES and long
 
-    def passed(self, batch: Batch) -> None:
-        """Note a part that got through; an empty one is no evidence."""
-        if batch.samples:
+    def passed(self, samples: int) -> None:
+        """Record that a piece got through; one without samples proves nothing."""
+        if samples:
             self.proven = self._moved = True
 
     def failed(self) -> bool:

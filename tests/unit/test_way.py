@@ -112,18 +112,19 @@ class Way:
 
 def _carries(value: object, depth: int = 3) -> bool:
     """Return whether a value is the record, or holds it, or what was made of it."""
-    if isinstance(value, Batch):
-        return value.source == "bulk" and bool(value.readings)
-    if isinstance(value, dict):
-        return value.keys() == RECORD.keys()
-    if isinstance(value, Reading):
-        return value.shape.group in GROUPS
-    if isinstance(value, Answer):
-        return any(map(_carries, value.readings))
-    if isinstance(value, Piece | Underway):
-        return _carries(value.batch)
-    if isinstance(value, list | tuple) and depth:
-        return any(_carries(each, depth - 1) for each in value[:4])
+    match value:
+        case Batch():
+            return value.source == "bulk" and bool(value.readings)
+        case dict():
+            return value.keys() == RECORD.keys()
+        case Reading():
+            return value.shape.group in GROUPS
+        case Answer():
+            return any(map(_carries, value.readings))
+        case Piece() | Underway():
+            return _carries(getattr(value, "batch", None))
+        case list() | tuple() if depth:
+            return any(_carries(each, depth - 1) for each in value[:4])
     return False
 
 

@@ -17,7 +17,7 @@ from virtstatd_simulator.wire.xdr import Reader, pack_optional, pack_uint
 
 READ = {1: "int", 2: "uint", 3: "hyper", 4: "uhyper", 5: "double", 6: "int", 7: "string"}
 
-# runs in a process of its own: libvirt's event loop is one per process and for ever
+# runs in a process of its own: libvirt's event loop is one per process and never ends
 INTERPRETER = """
 import json, sys, threading, libvirt
 libvirt.registerErrorHandler(lambda *_: None, None)
@@ -202,7 +202,7 @@ class Wire:
         head, payload = answer
         assert head.serial == self.serial
         if head.status == rpc.ERROR:
-            raise LibvirtError(*rpc.unpack_error(payload))
+            raise LibvirtError(*unpack_error(payload))
         return payload
 
     def close(self) -> None:
@@ -216,6 +216,12 @@ async def wire(path: Path, *, opened: bool = True) -> Wire:
     if opened:
         await client.call(1, pack_optional("qemu:///system") + pack_uint(0))
     return client
+
+
+def unpack_error(payload: bytes) -> tuple[int, int, str]:
+    """Return code, domain and message of a `remote_error`."""
+    reader = Reader(payload)
+    return reader.take_int(), reader.take_int(), reader.take_optional() or ""
 
 
 def records(payload: bytes) -> list[dict[str, Any]]:

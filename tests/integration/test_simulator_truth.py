@@ -107,7 +107,7 @@ def test_the_comparison_sees_the_smallest_difference(
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, str]], str]:
-    """Give what virsh and the page show of two guests with every statistic there is."""
+    """Return what virsh and the page show of two guests with every statistic there is."""
     folder = tmp_path_factory.mktemp("complete")
     options = ("--domains=3", "--profile=complete", "--libvirt=12")
     with simulated(folder, *options) as host:

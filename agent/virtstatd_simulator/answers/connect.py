@@ -25,7 +25,7 @@ from virtstatd_simulator.wire.xdr import (
 )
 
 
-# virDrvFeature: what libvirtd with its QEMU driver says yes to
+# virDrvFeature: what libvirtd with its QEMU driver affirms
 _FEATURES = frozenset({3, 4, *range(6, 17)})
 _KEEPALIVE = 10
 

@@ -85,7 +85,7 @@ async def get_all_domain_stats(call: Call) -> Answer:
 
 
 def _vanish(call: Call, asked: list[bytes]) -> None:
-    """Let guests end between the call and its answer, when a fault says so."""
+    """Let guests end between the call and its answer, under a fault."""
     host = call.host
     candidates = [u for u in asked or host.guests if u in host.guests and host.guests[u].active]
     for uuid in candidates[: call.vanishing]:

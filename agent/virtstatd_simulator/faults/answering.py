@@ -31,7 +31,7 @@ class Answering:
     calls: dict[str, int] = field(default_factory=dict)
 
     def urgent(self, procedure: int) -> bool:
-        """Tell whether libvirt keeps workers for such calls."""
+        """Return whether libvirt keeps workers for such calls."""
         known = find(procedure)
         return known is not None and known.urgent
 

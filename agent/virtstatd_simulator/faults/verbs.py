@@ -54,7 +54,7 @@ class Parameter:
     Describes an argument of a verb.
 
     `null` is what null is for, where it is allowed; `without` what the default amounts to, where
-    the value alone does not say it.
+    the value alone is not plain.
     """
 
     name: str

@@ -124,11 +124,18 @@ def parse_arguments(event: int, values: Sequence[object]) -> list[Argument]:
     if len(values) != len(layout) or not all(map(_fits, layout, values)):
         raise ValueError(f"must hold, for event {event}, {nouns}")
     return [
-        [parse_field(*field) for field in cast("list[list[object]]", value)]  # type: ignore[arg-type]
+        _parsed(cast("list[tuple[str, int, object]]", value))
         if letter == "p"
         else cast("Argument", value)
         for letter, value in zip(layout, values, strict=True)
     ]
+
+
+def _parsed(fields: Sequence[tuple[str, int, object]]) -> list[Field]:
+    try:
+        return [parse_field(*field) for field in fields]
+    except ValueError as error:
+        raise ValueError(f"hold a parameter that cannot be: {error}") from error
 
 
 def _fits(letter: str, value: object) -> bool:

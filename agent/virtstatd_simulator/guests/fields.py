@@ -90,17 +90,17 @@ class Field:
 
     @property
     def has_group(self) -> bool:
-        """Tell whether a record can have this field."""
+        """Return whether a record can have this field."""
         return self.name.partition(".")[0] in _GROUPS
 
     @property
     def needs_job(self) -> bool:
-        """Tell whether libvirtd leaves the field out when it did not get the guest's job."""
+        """Return whether libvirtd leaves the field out when it did not get the guest's job."""
         return _WITHOUT_JOB.fullmatch(self.name) is None
 
     @property
     def moves(self) -> bool:
-        """Tell whether the number changes from poll to poll."""
+        """Return whether the number changes from poll to poll."""
         return self.rate != 0
 
     def pack_head(self) -> bytes:
@@ -147,7 +147,7 @@ def follows(name: str, driver: Driver, type_: int) -> Field:
 
 
 def is_integer(value: object, low: int, high: int) -> TypeGuard[int]:
-    """Tell whether a value is an integer of a range; true and false are none."""
+    """Return whether a value is an integer of a range; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

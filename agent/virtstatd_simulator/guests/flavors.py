@@ -67,7 +67,7 @@ class Flavor:
     )
 
     def _share(self, vcpu: int) -> float:
-        """Give the ns that a vCPU runs in a second of full load: the first works most."""
+        """Return the ns that a vCPU runs in a second of full load: the first works most."""
         return SECOND * (1.0 - 0.5 * vcpu / self.vcpus)
 
     @property

@@ -58,7 +58,7 @@ class Guest:
 
     @property
     def active(self) -> bool:
-        """Tell whether it has a QEMU process."""
+        """Return whether it has a QEMU process."""
         return self.state != SHUT_OFF
 
     @property

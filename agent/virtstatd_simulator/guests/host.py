@@ -95,8 +95,8 @@ class Host:
             raise RpcError(NO_DOMAIN, FROM_QEMU, f"no domain with matching uuid '{text}'")
         return guest
 
-    def tell(self, guest: Guest, event: int, *arguments: Argument) -> None:
-        """Emit an event of a guest."""
+    def send_event(self, guest: Guest, event: int, *arguments: Argument) -> None:
+        """Send an event of a guest."""
         self.emit(Event(event, guest.uuid, guest.pack(), arguments))
 
     def start(self, guest: Guest | None = None) -> Guest:
@@ -110,13 +110,13 @@ class Host:
         self._plug(guest)
         guest.change(RUNNING, BOOTED, self.clock())
         # in this order: measured on libvirt 9.0
-        self.tell(guest, events.LIFECYCLE, events.RESUMED, 0)
-        self.tell(guest, events.LIFECYCLE, events.STARTED, 0)
+        self.send_event(guest, events.LIFECYCLE, events.RESUMED, 0)
+        self.send_event(guest, events.LIFECYCLE, events.STARTED, 0)
         return guest
 
     def destroy(self, guest: Guest) -> None:
         """End an active guest's QEMU; a transient guest is removed with it."""
-        self.tell(guest, events.LIFECYCLE, events.SHUTDOWN, 2)
+        self.send_event(guest, events.LIFECYCLE, events.SHUTDOWN, 2)
         self.by_id.pop(guest.id, None)
         guest.change(SHUT_OFF, DESTROYED, self.clock())
         guest.id = -1
@@ -124,19 +124,19 @@ class Host:
         if not guest.persistent:
             self.guests.pop(guest.uuid, None)
             self.by_name.pop(guest.name, None)
-        self.tell(guest, events.LIFECYCLE, events.STOPPED, 1)
+        self.send_event(guest, events.LIFECYCLE, events.STOPPED, 1)
 
     def suspend(self, guest: Guest) -> None:
         """Pause an active guest."""
         if guest.state != PAUSED:
             guest.change(PAUSED, PAUSED_BY_USER, self.clock())
-            self.tell(guest, events.LIFECYCLE, events.SUSPENDED, 0)
+            self.send_event(guest, events.LIFECYCLE, events.SUSPENDED, 0)
 
     def resume(self, guest: Guest) -> None:
         """Continue a paused guest."""
         if guest.state != RUNNING:
             guest.change(RUNNING, 5, self.clock())
-            self.tell(guest, events.LIFECYCLE, events.RESUMED, 0)
+            self.send_event(guest, events.LIFECYCLE, events.RESUMED, 0)
 
     def set_metadata(self, guest: Guest, uri: str, element: str | None) -> None:
         """Set or remove a metadata element of a guest."""
@@ -144,7 +144,7 @@ class Host:
             guest.elements.pop(uri, None)
         else:
             guest.elements[uri] = element
-        self.tell(guest, events.METADATA_CHANGE, 2, uri)
+        self.send_event(guest, events.METADATA_CHANGE, 2, uri)
 
     def stop_time(self) -> None:
         """Stop the guests' time, so that every poll gives the same numbers."""

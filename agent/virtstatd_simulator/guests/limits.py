@@ -66,7 +66,7 @@ def tune(host: Host, guest: Guest, limits: Mapping[str, int | str]) -> None:
     guest.tuned |= limits
     changed = [f for f in tuned(guest, SCHEDULER) if f.name in limits]
     if changed:
-        host.tell(guest, TUNABLE, [replace(f, name=f"cputune.{f.name}") for f in changed])
+        host.send_event(guest, TUNABLE, [replace(f, name=f"cputune.{f.name}") for f in changed])
 
 
 def tuned(guest: Guest, fields: Iterable[Field]) -> list[Field]:

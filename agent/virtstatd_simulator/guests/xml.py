@@ -14,8 +14,8 @@ NOVA_URI = "http://openstack.org/xmlns/libvirt/nova/1.1"
 
 _CPU_TAGS = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"} | {
     name: name
-    for who in ("global", "emulator", "iothread")
-    for name in (f"{who}_period", f"{who}_quota")
+    for part in ("global", "emulator", "iothread")
+    for name in (f"{part}_period", f"{part}_quota")
 }
 _MEMORY_TAGS = {name: name for name in ("hard_limit", "soft_limit", "swap_hard_limit")}
 _DEVICE_TAGS = {"device_weight": "weight"} | {

@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._ping_in(seconds, seconds)
 
     def new_callback(self, event: int, domain: bytes | None) -> int:
-        """Register an event callback and give its number."""
+        """Register an event callback and return its number."""
         number = self._next_callback
         self._next_callback += 1
         self.callbacks[number] = (event, domain)

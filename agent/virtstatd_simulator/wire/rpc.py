@@ -56,7 +56,7 @@ class Header(NamedTuple):
 
 
 def frame(header: Header, payload_bytes: int) -> bytes:
-    """Give the first 28 bytes of a frame whose payload has `payload_bytes`."""
+    """Return the first 28 bytes of a frame whose payload has `payload_bytes`."""
     return _FRAME.pack(_FRAME.size + payload_bytes, *header)
 
 

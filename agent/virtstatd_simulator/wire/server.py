@@ -19,7 +19,7 @@ class Answers(Protocol):
     """Answers the calls of all connections."""
 
     def urgent(self, procedure: int) -> bool:
-        """Tell whether a call may use the workers that are kept for urgent ones."""
+        """Return whether a call may use the workers that are kept for urgent ones."""
         ...
 
     def answer(

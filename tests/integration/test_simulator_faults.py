@@ -291,7 +291,8 @@ async def test_a_frame_that_announces_too_much_ends_its_connection(
         before = len(await client.call(STATS, bulk()))
         await simulator.command("oversize", frame=True)
         await client.send(STATS, bulk())
-        blob = await client.reader.read()
+        async with asyncio.timeout(20):
+            blob = await client.reader.read()
         (size,) = struct.unpack_from(">I", blob)
         assert size > rpc.MAX_MESSAGE
         assert len(blob) < before

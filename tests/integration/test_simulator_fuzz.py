@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from support.simulator import Simulated, simulated, unpack_error
 from virtstatd_simulator.answers.table import LAST, TABLE
-from virtstatd_simulator.faults.verbs import VERBS
+from virtstatd_simulator.faults.verbs import VERBS, Parameter, shown
 from virtstatd_simulator.guests.events import WIRE
 from virtstatd_simulator.guests.guests import random_guests
 from virtstatd_simulator.guests.limits import LIMITS
@@ -259,9 +259,9 @@ def answered(host: Simulated, line: bytes) -> dict[str, object]:
     return answer
 
 
-# no number here is a wait that a test would notice
+# no number here is a long wait
 odd_numbers = st.sampled_from(
-    [0, 1, 2, -1, -(1 << 70), 1 << 70, 0.001, -0.5, 1e308, math.nan, math.inf, -math.inf]
+    [0, 1, -1, -(1 << 70), 1 << 70, 0.001, -0.5, 1e308, math.nan, math.inf, -math.inf]
 )
 odd_words = st.text(max_size=6) | st.sampled_from(
     ["instance-00000001", "hard_limit", "weight", "AUTH_LIST", "\ud800", "\0", "x" * 300]
@@ -278,6 +278,13 @@ odder = {  # where nonsense alone seldom comes far
     "limits": st.dictionaries(st.sampled_from(sorted(LIMITS)), odd, max_size=2) | odd,
     "domains": st.just(["instance-00000001"]) | odd,
 }
+
+
+def nonsense(parameter: Parameter) -> st.SearchStrategy[object]:
+    """Make values that an argument seldom may have."""
+    return odder.get(parameter.name, odd_numbers | odd if parameter.high else odd)
+
+
 HARMLESS: dict[str, dict[str, object]] = {
     "thaw": {},
     "clear": {},
@@ -304,16 +311,24 @@ def test_a_line_that_is_no_command_is_refused(commanded: Simulated, line: bytes)
 def test_no_argument_of_a_verb_is_a_danger(
     commanded: Simulated, name: str, data: st.DataObject
 ) -> None:
-    """A verb with any arguments is answered by one line, and all clients are served after it."""
-    known = [each.name for each in VERBS[name].parameters]
-    command = data.draw(
-        st.fixed_dictionaries({}, optional={each: odder.get(each, odd) for each in known})
-    )
+    """A verb with any arguments gets one line, which names the wrong one; all are served."""
+    known = {each.name: nonsense(each) for each in VERBS[name].parameters}
+    command = data.draw(st.fixed_dictionaries({}, optional=known))
     if not command:
         command = data.draw(st.dictionaries(odd_words, odd, max_size=1))
     answer = answered(commanded, json.dumps({**command, "do": name}).encode())
-    if not command.keys() <= set(known):
+    beyond = [
+        each.name
+        for each in VERBS[name].parameters
+        if isinstance(value := command.get(each.name), float | int)
+        and not isinstance(value, bool)
+        and not each.low <= value <= each.high
+    ]
+    if beyond or not command.keys() <= known.keys():
         assert answer["ok"] is False
+    if not answer["ok"]:
+        named = {*known, *map(shown, command), "the line has"}  # half of a pair of surrogates
+        assert any(each in str(answer["error"]) for each in named)
     for verb, arguments in HARMLESS.items():
         commanded.do(verb, **arguments)
     client = Plain(commanded.socket)

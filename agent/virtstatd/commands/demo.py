@@ -55,7 +55,9 @@ def demonstrate(domains: int, address: str) -> None:
         config = parse_config(text, "demo")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             # SIGHUP, too, ends it: a demo has no file to read again
-            runner.run(serve(config, None, opened, Welcome(domains, address, config.collect["poll"])))
+            runner.run(
+                serve(config, None, opened, Welcome(domains, address, config.collect["poll"]))
+            )
 
 
 class Welcome(Notify):

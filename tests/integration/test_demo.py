@@ -32,13 +32,14 @@ def test_numbers_move_and_nothing_is_left(tmp_path: Path, ending: str) -> None:
     with demonstrated(tmp_path, "--domains=8") as demo:
         demo.wait_until_moving()
         assert len(demo.counters()) == 8
-        assert f"8 simulated guests, no hypervisor: http://127.0.0.1:{demo.port}/metrics" in (
-            demo.said()
-        )
-        assert (
-            "by default (in brackets): pulse every 1 s (5 s), monitor every 1 s (15 s),"
-            " extra every 5 s (60 s)."
-        ) in demo.said()
+        assert demo.said().splitlines() == [
+            f"8 simulated guests, no hypervisor: http://127.0.0.1:{demo.port}/metrics",
+            (
+                "Polled faster than by default (in brackets): pulse every 1 s (5 s),"
+                " monitor every 1 s (15 s), extra every 5 s (60 s)."
+            ),
+            "Ctrl-C ends the demo.",
+        ]
         simulator = demo.children()
         assert len(simulator) == 1
         (folder,) = tmp_path.iterdir()

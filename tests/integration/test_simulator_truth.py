@@ -30,8 +30,8 @@ def polled_anew(agent: Agent) -> str:
     def ticks() -> list[int]:
         return [int(n) for n in re.findall(r"(?m)^virtstatd_ticks_total{.*} (\d+)$", agent.page())]
 
+    agent.wait_for(lambda: len(ticks()) == 3)
     before = ticks()
-    assert len(before) == 3
     # one poll may be under way, the next is ours
     agent.wait_for(lambda: all(n > b + 1 for n, b in zip(ticks(), before, strict=True)))
     return agent.page()

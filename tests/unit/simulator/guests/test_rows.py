@@ -128,7 +128,7 @@ def test_the_complete_profile_has_every_statistic():
     ] == [rf"{VCPU}\.halted", rf"{VCPU}\.(?P<stat>\w+)\.max"]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_counters_never_fall(seed: int):
     """Over an hour no counter of any generated guest goes back."""
     gauges = ("balloon.", "latency_", "state.", "perf.cmt", "perf.mbm")

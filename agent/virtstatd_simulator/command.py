@@ -74,8 +74,8 @@ def simulate(**options: Any) -> None:
     """
     Run a libvirtd with simulated guests on a unix socket.
 
-    Any client of libvirt can connect. The first line of output is a JSON object with the URI to
-    open. Ctrl-C ends it.
+    Clients of libvirt can list, describe and poll the guests: virsh, libvirt-python, virtstatd. The
+    first line of output is a JSON object with the URI to open. Ctrl-C ends it.
     """
     try:
         run(Options(**options))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virtstatd_simulator.faults.control import CommandError
+from virtstatd_simulator.faults.verbs import CommandError
 from virtstatd_simulator.options import Options
 from virtstatd_simulator.simulator import Simulator, run, serve
 

@@ -1,8 +1,9 @@
 """
-The simulator as a child of another program: `python -m virtstatd_simulator.child DOMAINS RELEASE`.
+The simulator as a child of another program: `python -m virtstatd_simulator.child DOMAINS`.
 
-It owns the directory of its socket and ends with its standard input, so that nothing is left of it
-however its parent ends. Its first line is a JSON object, with the `uri` to open or an `error`.
+It simulates the newest libvirt in a directory of its own and ends with its standard input, so that
+nothing is left of it however its parent ends. Its first line is a JSON object, with the `uri` to
+open or an `error`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import tempfile
 from pathlib import Path
 
 from virtstatd.errors import StartError
-from virtstatd_simulator.guests.flavors import Release
+from virtstatd_simulator.guests.flavors import VERSIONS
 from virtstatd_simulator.options import Options
 from virtstatd_simulator.simulator import run
 
 
-def simulate(domains: int, release: Release) -> int:
-    """Simulate until standard input ends; give the exit status."""
+def simulate_for_parent(domains: int) -> int:
+    """Simulate until standard input ends; return the exit status."""
     try:
         with tempfile.TemporaryDirectory(prefix="virtstatd-demo-") as folder:
-            options = Options(socket=Path(folder, "socket"), domains=domains, libvirt=release)
+            options = Options(socket=Path(folder, "socket"), domains=domains, libvirt=max(VERSIONS))
             run(options, until=sys.stdin.fileno())
-    except BrokenPipeError:  # who started it has gone before it was ready
+    except BrokenPipeError:  # the parent has gone before this was ready
         return 1
     except (StartError, OSError) as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
@@ -33,4 +34,4 @@ def simulate(domains: int, release: Release) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(simulate(int(sys.argv[1]), int(sys.argv[2])))  # type: ignore[arg-type]  # checked
+    sys.exit(simulate_for_parent(int(sys.argv[1])))

@@ -8,23 +8,46 @@ from typing import Any
 import click
 
 from virtstatd.errors import StartError
-from virtstatd_simulator.guests.flavors import VERSIONS
+from virtstatd_simulator.faults.verbs import rows
+from virtstatd_simulator.guests.flavors import DEFAULT_RELEASE, MAX_GUESTS, VERSIONS
 from virtstatd_simulator.guests.profiles import PROFILES
-from virtstatd_simulator.options import MAX_CHURN, MAX_CPUS, MAX_DOMAINS, Options
+from virtstatd_simulator.options import MAX_CPUS, Options
 from virtstatd_simulator.simulator import run
 
 
 FILE = click.Path(path_type=Path)
+PROTOCOL = """\
+The socket of --control takes one JSON object per line and answers each by one. {"do": "hang",
+"count": 2} gets {"ok": true, "domains": [...]}, a command that cannot be carried out {"ok": false,
+"error": "..."} and changes nothing. Verbs and their arguments are:"""
+
+
+class Simulate(click.Command):
+    """Explains the control protocol below the options."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the protocol and its verbs."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Control"):
+            formatter.write_text(PROTOCOL)
+            formatter.write_paragraph()
+            formatter.write_dl(list(rows()))
 
 
 def _release(_: click.Context, __: click.Parameter, value: str) -> int:
     return int(value)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(
+    cls=Simulate,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.option("--socket", type=FILE, required=True, help="Where clients connect.")
 @click.option(
-    "--domains", type=click.IntRange(0, MAX_DOMAINS), default=60, help="Guests to generate."
+    "--domains",
+    type=click.IntRange(0, MAX_GUESTS),
+    default=60,
+    help="Number of simulated guests.",
 )
 @click.option(
     "--profile", type=click.Choice(sorted(PROFILES)), default="mixed", help="Their hardware."
@@ -33,39 +56,26 @@ def _release(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option(
     "--libvirt",
     type=click.Choice([str(version) for version in VERSIONS]),
-    default="9",
+    default=str(DEFAULT_RELEASE),
     callback=_release,
-    help="The libvirt whose statistics there are.",
-)
-@click.option(
-    "--metadata",
-    type=click.Choice(["nova", "ovirt", "none"]),
-    help="Whose metadata the guests carry, in place of the profile's.",
+    help="libvirt version to imitate.",
 )
 @click.option("--cpus", type=click.IntRange(1, MAX_CPUS), default=64, help="CPUs of the host.")
 @click.option("--percpu/--no-percpu", default=True, help="Count CPU time per host CPU.")
-@click.option("--readonly", is_flag=True, help="Behave as the read-only socket.")
-@click.option("--control", type=FILE, help="A socket for commands at run time, JSON lines.")
-@click.option("--script", type=FILE, help='Timed commands, one JSON object with "at" per line.')
+@click.option("--control", type=FILE, help="A socket for commands at run time, see below.")
 @click.option("--replay", type=FILE, help="Records captured from a real daemon, as JSON.")
-@click.option(
-    "--churn-per-second",
-    type=click.FloatRange(0, MAX_CHURN),
-    default=0.0,
-    help="Guests that end and start.",
-)
 @click.option(
     "--job-wait-seconds",
     type=click.FloatRange(0, 3600),
     default=30.0,
-    help="How long a call waits for a guest that another one holds.",
+    help="How long a call waits for a guest that another call holds.",
 )
 def simulate(**options: Any) -> None:
     """
-    Run the simulator alone: a libvirtd on a unix socket whose guests are made up.
+    Run a libvirtd with simulated guests on a unix socket.
 
-    Any client of libvirt can connect to it. The first line of output is a JSON object with the URI
-    to open. Ctrl-C ends it.
+    Clients of libvirt can list, describe and poll the guests: virsh, libvirt-python, virtstatd. The
+    first line of output is a JSON object with the URI to open. Ctrl-C ends it.
     """
     try:
         run(Options(**options))

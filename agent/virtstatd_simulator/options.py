@@ -7,40 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtstatd.errors import StartError
-from virtstatd_simulator.guests.flavors import VERSIONS, Metadata, Release
+from virtstatd_simulator.guests.flavors import DEFAULT_RELEASE, MAX_GUESTS, VERSIONS, Release
 from virtstatd_simulator.guests.profiles import PROFILES
 
 
 MAX_CPUS = 4096
-MAX_DOMAINS = 1_000_000
-MAX_CHURN = 10_000
 MAX_SOCKET_PATH = 107  # bytes that the kernel has for the path of a unix socket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """
-    What to simulate, and where.
+    Describes what to simulate, and where.
 
-    `control` is a further socket, `script` a file of timed commands and `replay` one of records
-    that were captured from a real daemon. `metadata` replaces the profile's own. `percpu` is
-    whether the host counts CPU time per CPU, as cgroup v1 does. With `readonly` every client is
-    one of the read-only socket.
+    `control` is a further socket, `replay` a file of records that were captured from a real daemon.
+    `percpu` is whether the host counts CPU time per CPU, as cgroup v1 does.
     """
 
     socket: Path
     domains: int = 60
     profile: str = "mixed"
     seed: int = 1
-    libvirt: Release = 9
-    metadata: Metadata | None = None
+    libvirt: Release = DEFAULT_RELEASE
     cpus: int = 64
     percpu: bool = True
-    readonly: bool = False
     control: Path | None = None
-    script: Path | None = None
     replay: Path | None = None
-    churn_per_second: float = 0.0
     job_wait_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -52,9 +44,8 @@ class Options:
             known = ", ".join(map(str, VERSIONS))
             raise StartError(f"libvirt {self.libvirt} is none of {known}")
         for name, value, low, high in (
-            ("domains", self.domains, 0, MAX_DOMAINS),
+            ("domains", self.domains, 0, MAX_GUESTS),
             ("cpus", self.cpus, 1, MAX_CPUS),
-            ("churn_per_second", self.churn_per_second, 0, MAX_CHURN),
             ("job_wait_seconds", self.job_wait_seconds, 0, math.inf),
         ):
             if not low <= value <= high:  # not a number, too

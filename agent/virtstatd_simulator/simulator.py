@@ -8,8 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -17,7 +15,9 @@ from urllib.parse import quote
 import uvloop
 
 from virtstatd.errors import StartError
-from virtstatd_simulator.faults.control import MAX_LINE, Control, Json, read_script
+from virtstatd_simulator.faults.answering import Answering
+from virtstatd_simulator.faults.control import MAX_LINE, Control, Json
+from virtstatd_simulator.guests.events import WIRE, Event
 from virtstatd_simulator.guests.host import Host
 from virtstatd_simulator.guests.profiles import PROFILES
 from virtstatd_simulator.options import Options
@@ -42,37 +42,36 @@ class Simulator:
     ) -> None:
         if options is None:
             options = Options(**fields)  # type: ignore[arg-type]  # checked by Options itself
-        profile = PROFILES[options.profile]
-        if options.metadata is not None:
-            profile = replace(profile, metadata=options.metadata)
         self.options = options
         self.host = Host(
-            profile,
+            PROFILES[options.profile],
             seed=options.seed,
             release=options.libvirt,
             cpus=options.cpus,
             percpu=options.percpu,
             clock=clock,
+            emit=self._send,
         )
-        self.server = Server(
-            self.host,
-            options.socket,
-            readonly=options.readonly,
-            job_wait_seconds=options.job_wait_seconds,
-        )
-        self.host.emit = self.server.tell
-        self.control = Control(self.server)
+        self.answering = Answering(self.host, options.job_wait_seconds)
+        self.server = Server(options.socket, self.answering)
+        self.control = Control(self.server, self.answering)
         self._control_server: asyncio.AbstractServer | None = None
-        self._script: asyncio.Task[None] | None = None
 
     @property
     def uri(self) -> str:
-        """What clients open."""
+        """Return what clients open."""
         return f"qemu+unix:///system?socket={quote(str(self.options.socket.absolute()))}"
 
     async def command(self, do: str, **arguments: object) -> Json:
         """Carry out a command of the control socket; raises `CommandError`."""
         return await self.control.carry_out({"do": do, **arguments})
+
+    def _send(self, event: Event) -> None:
+        """Send an event to all callbacks that asked for it."""
+        for connection in self.server.connections:
+            for callback, (wanted, domain) in connection.callbacks.items():
+                if wanted == event.id and domain in (None, event.uuid):
+                    connection.message(WIRE[event.id].procedure, event.pack(callback))
 
     async def __aenter__(self) -> Self:
         options = self.options
@@ -81,9 +80,6 @@ class Simulator:
             if options.replay is not None:
                 at = options.replay
                 self.host.replay(at)
-            if options.script is not None:
-                at = options.script
-                read_script(at)
             at = options.socket
             self.host.populate(options.domains)
             await self.server.open()
@@ -97,13 +93,6 @@ class Simulator:
             reason = str((isinstance(error, OSError) and error.strerror) or error)
             where = "" if str(at) in reason else f"{at}: "
             raise StartError(f"the simulator cannot start: {where}{reason}") from error
-        if options.churn_per_second:
-            await self.command("churn", per_second=options.churn_per_second)
-        if options.script is not None:
-            loop = asyncio.get_running_loop()
-            self._script = loop.create_task(
-                self.control.follow(options.script), name="simulator script"
-            )
         return self
 
     async def __aexit__(
@@ -112,26 +101,19 @@ class Simulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._script is not None:
-            self._script.cancel()
-            await asyncio.gather(self._script, return_exceptions=True)
-        if self._control_server is not None:
+        if self._control_server is not None and self.options.control is not None:
             self._control_server.close()
-            _unlink(self.options.control)
+            self.options.control.unlink(missing_ok=True)
         await self.control.close()
         await self.server.close()
-
-
-def _unlink(path: Path | None) -> None:
-    if path is not None:
-        path.unlink(missing_ok=True)
 
 
 async def serve(options: Options, until: int | None = None) -> None:
     """
     Simulate until SIGINT, SIGTERM, SIGHUP or the end of the descriptor `until`.
 
-    The first line of output says when clients may come.
+    The first line of output, a JSON object with `uri` and `domains`, is written once clients can
+    connect.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -147,6 +129,6 @@ async def serve(options: Options, until: int | None = None) -> None:
 
 
 def run(options: Options, until: int | None = None) -> None:
-    """Simulate in this process until it is told to end, as `serve` is; raises `StartError`."""
+    """Simulate in this process as `serve` does; raises `StartError`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(options, until))

@@ -32,9 +32,14 @@ def test_numbers_move_and_nothing_is_left(tmp_path: Path, ending: str) -> None:
     with demonstrated(tmp_path, "--domains=8") as demo:
         demo.wait_until_moving()
         assert len(demo.counters()) == 8
-        assert f"8 simulated guests, no hypervisor: http://127.0.0.1:{demo.port}/metrics" in (
-            demo.said()
-        )
+        assert demo.said().splitlines() == [
+            f"8 simulated guests, no hypervisor: http://127.0.0.1:{demo.port}/metrics",
+            (
+                "Polled faster than by default (in brackets): pulse every 1 s (5 s),"
+                " monitor every 1 s (15 s), extra every 5 s (60 s)."
+            ),
+            "Ctrl-C ends the demo.",
+        ]
         simulator = demo.children()
         assert len(simulator) == 1
         (folder,) = tmp_path.iterdir()
@@ -64,7 +69,7 @@ def test_a_simulator_that_nobody_waits_for_any_more_says_nothing(tmp_path: Path)
     reader, writer = os.pipe()
     os.close(reader)
     child = subprocess.Popen(
-        [sys.executable, "-m", "virtstatd_simulator.child", "8", "12"],
+        [sys.executable, "-m", "virtstatd_simulator.child", "8"],
         stdin=subprocess.PIPE,
         stdout=writer,
         stderr=subprocess.PIPE,

@@ -53,10 +53,10 @@ def test_a_client_finds_every_guest(ask: Python) -> None:
     assert ask(f"c.lookupByName({name!r}).UUIDString()") == identity
     assert ask(f"c.lookupByUUIDString({identity!r}).name()") == name
     assert ask(f"c.lookupByID({number}).name()") == name
-    running = sorted(id_ for _, id_ in listed.values() if id_ > 0)
-    assert sorted(ask("c.listDomainsID()")) == running
-    assert ask("c.numOfDomains()") == len(running)
-    assert ask("c.numOfDefinedDomains()") == 40 - len(running) == len(ask("c.listDefinedDomains()"))
+    running = {name for name, (_, id_) in listed.items() if id_ > 0}
+    assert set(ask("[d.name() for d in c.listAllDomains(1)]")) == running
+    assert set(ask("[d.name() for d in c.listAllDomains(2)]")) == listed.keys() - running != set()
+    assert ask("[c.listAllNetworks(), c.listAllStoragePools()]") == [[], []]
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 4, 8, 16, 32, 64, 128, 1 | 4, 1 | 32, 2 | 16, 16 | 32])
@@ -135,10 +135,17 @@ ERRORS = {
         20,
         "metadata not found: Requested metadata element is not present",
     ),
-    "d.interfaceStats('no')": (8, 20, "invalid argument: 'no' is not a known interface"),
-    "c.getCPUStats(999)": (8, 0, "Invalid cpuNum in virHostCPUGetStatsLinux"),
+    "d.interfaceStats('vnet0')": (
+        3,
+        20,
+        "this function is not supported by the connection driver: procedure 65",
+    ),
     "off.controlInfo()": (55, 10, "Requested operation is not valid: domain is not running"),
-    "d.suspend()": (29, 20, "operation forbidden: read only access prevents virDomainSuspend"),
+    "d.guestInfo()": (
+        29,
+        20,
+        "operation forbidden: read only access prevents virDomainGetGuestInfo",
+    ),
 }
 
 
@@ -177,6 +184,7 @@ def test_one_guest_is_told_the_same_everywhere(ask: Python) -> None:
     assert re.findall("<vcpus>(.*)</vcpus>", element) == [str(vcpus)]
     assert ask("d.controlInfo()") == [0, 0, 0]
     assert ask("d.OSType()") == "hvm"
+    assert ask("[d.jobInfo()[0], d.blockJobInfo('vda')]") == [0, {}]
 
 
 def test_cpu_time_per_host_cpu(ask: Python) -> None:
@@ -193,22 +201,9 @@ def test_cpu_time_per_host_cpu(ask: Python) -> None:
 
 
 def test_the_host_describes_itself(ask: Python) -> None:
-    """Versions, capabilities, CPUs and memory of the host agree with each other."""
-    assert ask("[c.getType(), c.getLibVersion(), c.isAlive(), c.isSecure()]") == [
-        "QEMU",
-        9000000,
-        1,
-        1,
-    ]
-    model, mib, cpus, *_ = ask("c.getInfo()")
-    assert [model, cpus] == ["x86_64", 300]
-    assert ask("c.getMemoryStats(-1)")["total"] == mib * 1024
-    assert ask("c.getFreeMemory()") == ask("c.getCellsFreeMemory(0, 9)")[0]
+    """Version, name and CPUs of the host are those that were asked for."""
+    assert ask("[c.getLibVersion(), c.getHostname()]") == [9000000, "simulated"]
     assert ask("c.getCPUMap()") == [300, [True] * 300, 300]
-    one, every = ask("[c.getCPUStats(0), c.getCPUStats(-1)]")
-    assert one.keys() == every.keys() == {"kernel", "user", "idle", "iowait"}
-    assert every["user"] > 250 * one["user"]
-    assert ask("c.getCapabilities()").count("<cpu id=") == 300
 
 
 def test_a_host_without_cpu_time_per_cpu(tmp_path: Path) -> None:
@@ -225,14 +220,12 @@ def test_a_host_without_cpu_time_per_cpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("release", "version"), [(9, 9000000), (11, 11010000), (12, 12008000)])
 def test_every_release_is_decoded(tmp_path: Path, release: int, version: int) -> None:
     """libvirt-python takes the records of every simulated libvirt, doubles and all."""
-    options = ("--domains=30", f"--libvirt={release}", "--metadata=ovirt")
+    options = ("--domains=30", f"--libvirt={release}")
     with simulated(tmp_path, *options) as host, python(host.uri) as ask:
         assert ask("c.getLibVersion()") == version
         found = ask(ALL % (0, 1))
         kinds = {type(value) for params in found.values() for value in params.values()}
         assert kinds >= ({int, bool, str, float} if release > 9 else {int, bool, str})
-        uri = "http://ovirt.org/vm/1.0"
-        assert "<clusterVersion" in ask(f"c.listAllDomains(1)[0].metadata(2, {uri!r}, 0)")
 
 
 # replay
@@ -292,18 +285,6 @@ def test_the_largest_message_is_libvirts(tmp_path: Path, extra: int, fits: bool)
         assert ask("c.getAllDomainStats(1)")[0][1] == {}
 
 
-def test_2000_guests_with_kvm_statistics_are_too_many(tmp_path: Path) -> None:
-    """Eight vCPUs and KVM's statistics in 2,000 guests: refused at once, answered in slices."""
-    with simulated(tmp_path, "--domains=2000", "--profile=kvm8") as host, python(host.uri) as ask:
-        with pytest.raises(LibvirtError) as refused:
-            ask("len(c.getAllDomainStats())")
-        assert refused.value.args == (39, 7, "Unable to encode message payload")
-        ask("guests = c.listAllDomains()")
-        slices = "[c.domainListGetStats(guests[n:n + 500]) for n in range(0, 2000, 500)]"
-        assert ask(f"sum(len(s) for s in {slices})") == 2000
-        assert ask("c.isAlive()") == 1
-
-
 # virsh
 
 
@@ -324,17 +305,13 @@ def test_virsh_shows_what_the_binding_does(host: Simulated, ask: Python) -> None
     ("arguments", "expected"),
     [
         (["list", "--all"], r"(?s).* running\n.*-   .* shut off\n"),
-        (["dominfo", "instance-00000001"], r"(?s)Id: +1\n.*OS Type: +hvm\n.*Security DOI: +0\n"),
+        (["dominfo", "instance-00000001"], r"(?s)Id: +1\n.*OS Type: +hvm\n.*Managed save: +no\n"),
         (["domcontrol", "instance-00000001"], r"ok\n"),
         (["domstate", "--reason", "instance-00000001"], r"running \(booted\)\n"),
         (["dumpxml", "instance-00000001"], r"(?s)<domain type='\w+' id='1'>\n.*</domain>\n"),
-        (["nodeinfo"], r"(?s)CPU model: +x86_64\nCPU\(s\): +300\n.*"),
         (["domstats", "--nowait", "--list-active", "--state"], r"(?s)Domain: .*state.state=1\n.*"),
         (["domstats", "--enforce", "--vcpu", "instance-00000001"], r"(?s).*vcpu.0.delay=\d+\n.*"),
         (["cpu-stats", "instance-00000001", "--total"], r"(?s)Total:\n\tcpu_time .*"),
-        (["vcpuinfo", "instance-00000001"], r"(?s)VCPU: +0\n.*CPU Affinity: +y{300}\n.*"),
-        (["nodecpustats"], r"(?s)user: .*iowait: .*"),
-        (["version"], r"(?s).*Using API: QEMU 9.0.0\n.*"),
         (["event", "--all", "--timeout", "1"], r"event loop timed out\nevents received: 0\n"),
         (["domstats", "no"], r"error: failed to get domain 'no'\n.*"),
     ],
@@ -353,7 +330,7 @@ def test_4096_host_cpus(tmp_path: Path) -> None:
         assert len(ask("c.listAllDomains()[0].getCPUStats(False)")) == 4096
         calls = host.do("status")["calls"]
         assert calls["DOMAIN_GET_CPU_STATS"] == 2 + 4096 // 128
-        assert ask("c.getInfo()[2]") == 4096
+        assert ask("c.getCPUMap()[0]") == 4096
 
 
 def test_more_guests_than_a_list_may_hold(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What the simulator's faults do to real clients, as measured on libvirt 9.0."""
 
 import asyncio
+import math
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,13 +12,15 @@ import pytest
 
 from support.simulator import LibvirtError, Simulated, Wire, python, records, simulated, virsh, wire
 from virtstatd_simulator import CommandError, Options, Simulator
+from virtstatd_simulator.wire import rpc
 from virtstatd_simulator.wire.rpc import KEEPALIVE_PROGRAM, MESSAGE, PING, PONG
 from virtstatd_simulator.wire.xdr import Reader, pack_array, pack_int, pack_string, pack_uint
 
 
 NOWAIT = 1 << 29
 STATS, STATE, CONTROL_INFO, LIST = 344, 212, 229, 273
-HOSTNAME = 59
+HOSTNAME, GUEST_INFO = 59, 418
+STATS_NAME = "CONNECT_GET_ALL_DOMAIN_STATS"
 LIFECYCLE, REGISTER = 0, 316
 QUIET_GROUPS = 1 | 16 | 64 | 256
 
@@ -55,7 +59,7 @@ async def fields(client: Wire, arguments: bytes) -> dict[str, int]:
 
 
 async def control(client: Wire, domain: bytes) -> list[int]:
-    """Ask who holds up a guest."""
+    """Read the control info of a guest."""
     reader = Reader(await client.call(CONTROL_INFO, domain + pack_uint(0)))
     return [reader.take_uint(), reader.take_uint(), reader.take_uhyper()]
 
@@ -69,7 +73,7 @@ async def until(condition: Callable[[], bool]) -> None:
 # a guest whose monitor hangs
 
 
-async def test_a_stuck_guest_holds_up_its_first_caller_and_nobody_else(
+async def test_a_stuck_guest_blocks_its_first_caller_alone(
     options: Options, connect: Connect
 ) -> None:
     """NOWAIT hangs with the guest, steps over it while the job is held, and names the culprit."""
@@ -79,7 +83,7 @@ async def test_a_stuck_guest_holds_up_its_first_caller_and_nobody_else(
         assert len(set(whole.values())) == 1
         (name,) = (await simulator.command("hang"))["domains"]
         guest = simulator.host.by_name[name]
-        assert await control(second, guest.pack()) == [0, 0, 0]  # nobody has asked yet
+        assert await control(second, guest.pack()) == [0, 0, 0]  # not queried yet
 
         await first.send(STATS, bulk())
         await until(guest.job.locked)
@@ -164,7 +168,7 @@ async def test_twenty_workers_and_five_for_what_may_not_wait(
         # the first has the job in hand and hangs, the others wait for it
         stuck = [await connect() for _ in range(5)]
         server = simulator.server
-        server.job_wait_seconds = 60.0
+        simulator.answering.job_wait_seconds = 60.0
         for client in stuck:
             for _ in range(4):
                 await client.send(STATS, bulk(flags=1))
@@ -183,7 +187,7 @@ async def test_twenty_workers_and_five_for_what_may_not_wait(
 async def test_five_calls_and_no_more_of_one_client(options: Options, connect: Connect) -> None:
     """After five unanswered calls a client is not read, keepalive included; then it goes on."""
     async with Simulator(options) as simulator:
-        await simulator.command("slow", seconds=60.0, procedure=STATS, times=4)
+        await simulator.command("slow", seconds=60.0, procedure=STATS_NAME, times=4)
         client = await connect()
         for _ in range(4):
             await client.send(STATS, bulk(1))
@@ -202,7 +206,7 @@ async def test_five_calls_and_no_more_of_one_client(options: Options, connect: C
 
 
 async def test_keepalive_is_answered_and_asked(options: Options, connect: Connect) -> None:
-    """A ping gets its pong; who asked for keepalive and is silent is pinged, then dropped."""
+    """A ping gets its pong; a silent client that asked for keepalive is pinged, then dropped."""
     async with Simulator(options) as simulator:
         client = await connect()
         await client.send(PING, program=KEEPALIVE_PROGRAM, type_=MESSAGE)
@@ -255,11 +259,13 @@ async def test_replies_fail_as_told(options: Options, connect: Connect) -> None:
 
 
 async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> None:
-    """Who was asked for and ended is missing from the answer, without an error."""
+    """A guest that was asked for and ended is missing from the answer, without an error."""
     async with Simulator(options) as simulator:
         client = await connect()
         packed = [guest.pack() for guest in simulator.host.guests.values()]
         await simulator.command("vanish", count=3)
+        await client.call(HOSTNAME)  # nothing that guests could vanish from
+        assert len(simulator.answering.faults.armed) == 1
         assert len(await fields(client, bulk(domains=packed))) == 7
         assert len(simulator.host.guests) == 7
         with pytest.raises(LibvirtError, match="no domain with matching uuid"):
@@ -267,13 +273,31 @@ async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> 
 
 
 async def test_a_reply_is_cut(options: Options, connect: Connect) -> None:
-    """The connection drops after the bytes it was told; the next one is whole."""
+    """The connection drops after the given number of bytes; the next one is whole."""
     async with Simulator(options) as simulator:
-        await simulator.command("cut", after_bytes=1000, procedure=STATS)
+        await simulator.command("cut", after_bytes=1000, procedure=STATS_NAME)
         client = await connect()
         await client.send(STATS, bulk())
         assert len(await client.reader.read()) == 1000
         assert len(await fields(await connect(), bulk())) == 10
+
+
+async def test_a_frame_that_announces_too_much_ends_its_connection(
+    options: Options, connect: Connect
+) -> None:
+    """It comes whole behind the reply before it; then the connection ends, and no other."""
+    async with Simulator(options) as simulator:
+        client, other = await connect(), await connect()
+        before = len(await client.call(STATS, bulk()))
+        await simulator.command("oversize", frame=True)
+        await client.send(STATS, bulk())
+        async with asyncio.timeout(20):
+            blob = await client.reader.read()
+        (size,) = struct.unpack_from(">I", blob)
+        assert size > rpc.MAX_MESSAGE
+        assert len(blob) < before
+        await until(lambda: len(simulator.server.connections) == 1)
+        assert len(await fields(other, bulk())) == 10
 
 
 async def test_a_frozen_daemon_answers_nothing(options: Options, connect: Connect) -> None:
@@ -318,7 +342,7 @@ async def test_a_restart_ends_connections_and_spares_guests(
 async def test_churn_tells_of_every_guest_in_libvirts_order(
     options: Options, connect: Connect
 ) -> None:
-    """A guest that ends says SHUTDOWN, STOPPED; one that starts says RESUMED, STARTED."""
+    """A guest that ends sends SHUTDOWN, STOPPED; one that starts sends RESUMED, STARTED."""
     async with Simulator(options) as simulator:
         client = await connect()
         await client.call(REGISTER, pack_int(LIFECYCLE) + pack_uint(0))
@@ -371,47 +395,123 @@ async def test_a_new_guest_counts_from_zero(tmp_path: Path, connect: Connect) ->
         assert 0 < await cpu_time() < old
 
 
-async def test_a_script_is_carried_out_in_its_time(tmp_path: Path) -> None:
-    """Lines of a script happen in the order of their times; a wrong one is named with its line."""
-    script = tmp_path / "script"
-    script.write_text('{"at": 0.02, "do": "thaw"}\n\n{"do": "freeze"}\n')
-    options = Options(socket=tmp_path / "socket", domains=1, script=script)
-    async with Simulator(options) as simulator:
-        await until(lambda: simulator.server.frozen)
-        await until(lambda: not simulator.server.frozen)
-    script.write_text("\nfreeze\n")
-    with pytest.raises(Exception, match=r"script:2: no JSON"):
-        await Simulator(options).__aenter__()
+GUEST = "instance-00000001"
 
 
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        ({"do": "dance"}, "do: 'dance' is none of churn, clear"),
-        ({}, "do: None is none of"),
-        ({"do": "hang", "domains": ["no"]}, "'no' is not there"),
-        ({"do": "hang", "count": "x"}, "count: must be a number"),
-        ({"do": "slow", "seconds": "x"}, "seconds: 'x'"),
-        ({"do": "fail", "cause": 1}, "cause: none of after_bytes, code"),
-        ({"do": "fail", "procedure": "DANCE"}, "'DANCE' is not there"),
-        ({"do": "event", "id": 99}, "event 99"),
-        ({"do": "event", "id": 13, "arguments": ["x"]}, "'x' for q"),
-        ({"do": "event", "id": 17, "arguments": [[["a", 9, 1]]]}, "a: type 9"),
-        ({"do": "event", "id": 17, "arguments": 5}, "arguments: must be a list"),
-        ({"do": "metadata"}, "'uri' is not there"),
-        ({"do": "tune", "limits": 5}, "limits: must be an object"),
-        ({"do": "tune", "limits": {"weight": "heavy"}}, "weight: 'heavy' is no limit of a domain"),
+        ({"do": "dance"}, 'do must be a verb, not "dance"; verbs are status, hang'),
+        ({"do": ["hang"]}, "do must be a verb, not a list; verbs are"),
+        ({}, "do is missing; verbs are status, hang"),
+        ({"do": "hang", "domains": ["no"]}, 'domains names "no", which no guest is called'),
+        ({"do": "hang", "domains": GUEST}, 'domains must be a list of names of guests, not "inst'),
+        ({"do": "hang", "domains": None}, "domains must be a list of names of guests, not null"),
+        ({"do": "hang", "count": "x"}, 'count must be an integer from 1 to 1000000, not "x"'),
+        ({"do": "hang", "count": -1}, "count must be an integer from 1 to 1000000, not -1"),
+        ({"do": "hang", "count": True}, "count must be an integer from 1 to 1000000, not true"),
+        (
+            {"do": "hang", "cuont": 1},
+            '"cuont" is no argument of hang; its arguments are domains',
+        ),
+        ({"do": "thaw", "now": 1}, '"now" is no argument of thaw; it has none'),
+        ({"do": "start", "domains": [GUEST]}, f'domains names "{GUEST}", which is running already'),
+        ({"do": "start", "count": 10_001}, "count must be an integer from 1 to 10000, not 10001"),
+        ({"do": "churn"}, "churn needs per_second: a number from 0 to 10000"),
+        (
+            {"do": "churn", "per_second": math.nan},
+            "per_second must be a number from 0 to 10000, ",
+        ),
+        ({"do": "restart", "down_seconds": -1}, "down_seconds must be a number from 0 to 86400, n"),
+        ({"do": "slow", "seconds": "x"}, 'seconds must be a number from 0 to 86400, not "x"'),
+        ({"do": "slow", "seconds": None}, "seconds must be a number from 0 to 86400, not null"),
+        ({"do": "cut", "after_bytes": None}, "after_bytes must be an integer from 0 to 33554432, "),
+        ({"do": "oversize", "frame": 1}, "frame must be true or false, not 1"),
+        ({"do": "fail", "cause": 1}, '"cause" is no argument of fail; its arguments are procedure'),
+        ({"do": "fail", "procedure": "DANCE"}, "procedure must be the name of a procedure, as"),
+        ({"do": "fail", "times": 0}, "times must be an integer from 1 to 1000000 or null for all "),
+        ({"do": "vanish", "procedure": None}, '"procedure" is no argument of vanish; its argument'),
+        ({"do": "event", "id": 99}, "id must be an integer from 0 to 26, not 99"),
+        ({"do": "event", "id": 5}, "id is 5, an event that the simulator does not have"),
+        (
+            {"do": "event", "id": 13, "arguments": ["x"]},
+            "arguments must hold, for event 13, an integer from 0 to 18446744073709551615",
+        ),
+        (
+            {"do": "event", "id": 24},
+            "arguments must hold, for event 24, a text, a text or null",
+        ),
+        ({"do": "event", "id": 7, "arguments": [1]}, "arguments must hold, for event 7, nothing"),
+        ({"do": "event", "id": 17, "arguments": [[["a"]]]}, "arguments must hold, for event 17, a"),
+        (
+            {"do": "event", "id": 17, "arguments": [[["a", 9, 1]]]},
+            "arguments hold a parameter that cannot be: a has none of libvirt's types 1 to 7",
+        ),
+        (
+            {"do": "event", "id": 17, "arguments": [[["a", 4, -1]]]},
+            "arguments hold a parameter that cannot be: a has a value that does not fit type 4",
+        ),
+        ({"do": "event", "id": 17, "arguments": 5}, "arguments must be a list, not 5"),
+        ({"do": "metadata"}, "metadata needs uri: a text"),
+        ({"do": "tune", "limits": 5}, "limits must be an object, not 5"),
+        ({"do": "tune", "limits": {"wait": 1}}, "limits knows no wait; limits are cpu_shares, "),
+        (
+            {"do": "tune", "limits": {"weight": "heavy"}},
+            "limits needs an integer from 0 to 4294967295 for weight",
+        ),
+        ({"do": "tune", "limits": {"numa_nodeset": 1}}, "limits needs a text for numa_nodeset"),
     ],
 )
 async def test_a_wrong_command_says_what_is_wrong(
     options: Options, command: dict[str, object], complaint: str
 ) -> None:
-    """A command that cannot be carried out changes nothing and names the fault."""
+    """A command that cannot be carried out changes nothing and names the argument."""
     async with Simulator(options) as simulator:
         with pytest.raises(CommandError) as refused:
             await simulator.control.carry_out(command)
-        assert complaint in str(refused.value)
-        assert not simulator.server.faults.armed
+        assert str(refused.value).startswith(complaint)
+        status = await simulator.command("status")
+        assert (status["active"], status["hung"], status["faults"]) == (10, [], 0)
+
+
+async def test_a_guest_that_is_shut_off_takes_no_command_for_the_others(tmp_path: Path) -> None:
+    """Where one of the guests is in the wrong state, none of them is changed."""
+    async with Simulator(Options(socket=tmp_path / "socket", domains=60)) as simulator:
+        off = next(guest for guest in simulator.host.guests.values() if not guest.active)
+        running = next(guest for guest in simulator.host.guests.values() if guest.active)
+        for verb in ("hang", "destroy", "suspend", "resume"):
+            with pytest.raises(CommandError, match=f'names "{off.name}", which is shut off'):
+                await simulator.command(verb, domains=[running.name, off.name])
+        assert (running.state, running.hung) == (1, None)
+        assert await simulator.command("start", domains=[off.name]) == {"domains": [off.name]}
+        assert off.active
+
+
+async def test_one_restart_at_a_time(options: Options, connect: Connect) -> None:
+    """A restart during another is refused; one that cannot bind reports it, and the next can."""
+    async with Simulator(options) as simulator:
+        first = asyncio.create_task(simulator.command("restart", down_seconds=0.01))
+        await asyncio.sleep(0)
+        with pytest.raises(CommandError, match="the daemon is restarting already"):
+            await simulator.command("restart")
+        await first
+        second = asyncio.create_task(simulator.command("restart", down_seconds=0.01))
+        await until(lambda: not options.socket.exists())
+        options.socket.write_text("in the way")
+        with pytest.raises(CommandError, match=r"cannot listen at .*/socket: Address alre"):
+            await second
+        options.socket.unlink()
+        await simulator.command("restart")
+        assert len(await fields(await connect(), bulk())) == 10
+
+
+async def test_a_simulator_that_ends_while_it_restarts_stays_away(options: Options) -> None:
+    """A restart that is under way does not bind the socket after the end."""
+    async with Simulator(options) as simulator:
+        restart = asyncio.create_task(simulator.command("restart", down_seconds=0.01))
+        await until(lambda: not options.socket.exists())
+    await restart
+    assert not options.socket.exists()
 
 
 # before real clients
@@ -445,7 +545,7 @@ def test_virsh_event_prints_them_all(tmp_path: Path) -> None:
             )
         )
         watcher.start()
-        registered = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
+        registered = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"  # the unknown ones are refused
         host.until(lambda status: status["calls"].get(registered, 0) >= 27)
         for command, _, _ in EVENTS:
             host.do(command["do"], **{k: v for k, v in command.items() if k != "do"})  # type: ignore[arg-type]
@@ -453,7 +553,7 @@ def test_virsh_event_prints_them_all(tmp_path: Path) -> None:
     for _, event, words in EVENTS:
         assert f"event '{event}' for domain 'instance-00000001'" in printed[0]
         assert words in printed[0]
-    assert "events received: 12" in printed[0]  # a guest that is destroyed says so twice
+    assert "events received: 12" in printed[0]  # a guest that is destroyed sends two
 
 
 EVENT_LOOP = """
@@ -555,6 +655,8 @@ async def test_a_client_names_itself_read_only(options: Options, connect: Connec
         client = await connect(opened=False)
         await client.call(1, pack_uint(1) + pack_string("qemu:///system") + pack_uint(1))
         guest = next(iter(simulator.host.guests.values()))
-        with pytest.raises(LibvirtError, match="read only access prevents virDomainSuspend"):
-            await client.call(34, guest.pack())
-        assert guest.state == 1
+        with pytest.raises(LibvirtError, match="read only access prevents virDomainGetGuestInfo"):
+            await client.call(GUEST_INFO, guest.pack() + pack_uint(0) * 2)
+        client = await connect()
+        with pytest.raises(LibvirtError, match="guest agent is not configured"):
+            await client.call(GUEST_INFO, guest.pack() + pack_uint(0) * 2)

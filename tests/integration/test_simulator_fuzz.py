@@ -1,6 +1,8 @@
 """Hostile clients: whatever they send, the simulator lives and the others are answered."""
 
 import json
+import math
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -9,12 +11,15 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support.simulator import Simulated, simulated
+from support.simulator import Simulated, simulated, unpack_error
 from virtstatd_simulator.answers.table import LAST, TABLE
+from virtstatd_simulator.faults.verbs import VERBS, Parameter, shown
+from virtstatd_simulator.guests.events import WIRE
 from virtstatd_simulator.guests.guests import random_guests
+from virtstatd_simulator.guests.limits import LIMITS
 from virtstatd_simulator.guests.profiles import PROFILES
 from virtstatd_simulator.wire import rpc
 from virtstatd_simulator.wire.rpc import Frames, Header
@@ -42,12 +47,12 @@ class Plain:
         self.frames = Frames()
 
     def send(self, blob: bytes) -> None:
-        """Send; it does not matter whether somebody still listens."""
+        """Send, also to a simulator that has hung up."""
         with suppress(ConnectionError):
             self.socket.sendall(blob)
 
     def hear(self) -> list[tuple[Header, bytes]]:
-        """Say that no more will come, and give every frame until the simulator hangs up."""
+        """Shut the sending side, and return every frame until the simulator hangs up."""
         with suppress(ConnectionError):
             self.socket.shutdown(socket.SHUT_WR)
             while blob := self.socket.recv(1 << 20):
@@ -180,7 +185,7 @@ def test_refusals_are_libvirtds(host: Simulated, header: Header, words: str | No
     client.send(rpc.frame(header, 0))
     ((answer, payload),) = client.hear()
     assert (answer.serial, answer.procedure, answer.status) == (3, header.procedure, rpc.ERROR)
-    code, domain, message = rpc.unpack_error(payload)
+    code, domain, message = unpack_error(payload)
     if words is None:  # libvirt has it, the simulator has not
         assert (code, message[:30]) == (3, "this function is not supported")
     else:
@@ -192,7 +197,7 @@ def test_before_opening_there_is_no_hypervisor(host: Simulated) -> None:
     client = Plain(host.socket)
     head, payload = client.call(157)
     assert head.status == rpc.ERROR
-    assert rpc.unpack_error(payload) == (1, 7, "internal error: hypervisor connection not open")
+    assert unpack_error(payload) == (1, 7, "internal error: hypervisor connection not open")
     assert client.call(66) == (head._replace(procedure=66, status=rpc.OK), pack_uint(1) + bytes(4))
     client.socket.close()
 
@@ -208,7 +213,7 @@ def test_what_is_no_call_gets_no_answer(host: Simulated, type_: int) -> None:
 
 
 def test_a_client_that_never_reads_harms_itself_alone(host: Simulated, bystander: Plain) -> None:
-    """Replies that nobody takes wait in their own connection."""
+    """Replies that are not read wait in their own connection."""
     client = Plain(host.socket)
     client.call(1, OPEN)
     for _ in range(5):
@@ -218,20 +223,115 @@ def test_a_client_that_never_reads_harms_itself_alone(host: Simulated, bystander
     undisturbed(bystander, host)
 
 
-@often
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text().map("no {}".format), st.lists
-    )
-    | st.binary()
+# the control socket: other hosts than those above, for commands restart them and end their guests
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
+    """Run a small host that is there for commands."""
+    with simulated(tmp_path_factory.mktemp("host"), "--domains=8", "--profile=small") as host:
+        yield host
+
+
+# words that only mean something to a Python programmer
+PYTHONS = re.compile(
+    r"\b(None|True|False|NoneType|str|int|float|bool|dict|tuple|codec|decode|traceback"
+    r"|positional|unpack|iterable|subscriptable|hashable|instance of|no attribute|\w+Error)\b|<|\\x"
 )
-def test_the_control_socket_answers_nonsense(host: Simulated, nonsense: object) -> None:
-    """Whatever a line holds, it is answered by one line that says why not."""
-    line = nonsense if isinstance(nonsense, bytes) else json.dumps({"do": nonsense}).encode()
+QUOTED = re.compile(r'"(\\.|[^"\\])*("|\\?\.\.\.)')  # values of the command itself
+
+
+def answered(host: Simulated, line: bytes) -> dict[str, object]:
+    """Send one line to the control socket, and return the one line that answers it."""
     with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(20)
         control.connect(str(host.control))
-        control.sendall(line.replace(b"\n", b" ") + b"\n")
+        with suppress(ConnectionError):  # a line that is too long is not read to its end
+            control.sendall(line + b"\n")
+            control.shutdown(socket.SHUT_WR)
         with control.makefile() as lines:
-            answer = json.loads(lines.readline())
-    assert answer["ok"] is False
-    assert answer["error"]
+            (text,) = lines
+    answer = json.loads(text)
+    assert isinstance(answer, dict)
+    if answer["ok"] is not True:
+        assert answer.keys() == {"ok", "error"}
+        assert not PYTHONS.search(QUOTED.sub("", answer["error"])), answer
+    return answer
+
+
+# no number here is a long wait
+odd_numbers = st.sampled_from(
+    [0, 1, -1, -(1 << 70), 1 << 70, 0.001, -0.5, 1e308, math.nan, math.inf, -math.inf]
+)
+odd_words = st.text(max_size=6) | st.sampled_from(
+    ["instance-00000001", "hard_limit", "weight", "AUTH_LIST", "\ud800", "\0", "x" * 300]
+)
+odd = st.recursive(
+    st.none() | st.booleans() | odd_numbers | odd_words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd_words, inner, max_size=3),
+    max_leaves=6,
+)
+typed = st.lists(st.tuples(odd_words, st.integers(0, 8), odd), max_size=2)
+odder = {  # where nonsense alone seldom comes far
+    "id": st.sampled_from(sorted(WIRE)) | odd,
+    "arguments": st.lists(typed, min_size=1, max_size=1) | st.lists(odd_words | odd_numbers) | odd,
+    "limits": st.dictionaries(st.sampled_from(sorted(LIMITS)), odd, max_size=2) | odd,
+    "domains": st.just(["instance-00000001"]) | odd,
+}
+
+
+def nonsense(parameter: Parameter) -> st.SearchStrategy[object]:
+    """Make values that an argument seldom may have."""
+    return odder.get(parameter.name, odd_numbers | odd if parameter.high else odd)
+
+
+HARMLESS: dict[str, dict[str, object]] = {
+    "thaw": {},
+    "clear": {},
+    "release": {},
+    "start_time": {},
+    "churn": {"per_second": 0},
+}
+
+
+@often
+@given(st.binary(max_size=60) | odd.map(json.dumps).map(str.encode))
+@example(b"[" * 100_000)
+@example(b'{"do": "start", "count": ' + b"9" * 5000 + b"}")
+@example(b'{"do": "fail", "message": "' + b"x" * (1 << 20) + b'"}')
+def test_a_line_that_is_no_command_is_refused(commanded: Simulated, line: bytes) -> None:
+    """Whatever a line holds, it is answered by one line with the reason."""
+    answer = answered(commanded, line.replace(b"\n", b" "))
+    assert (answer["ok"], answer["error"] != "") == (False, True)
+
+
+@pytest.mark.parametrize("name", VERBS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_no_argument_of_a_verb_is_a_danger(
+    commanded: Simulated, name: str, data: st.DataObject
+) -> None:
+    """A verb with any arguments gets one line, which names the wrong one; all are served."""
+    known = {each.name: nonsense(each) for each in VERBS[name].parameters}
+    command = data.draw(st.fixed_dictionaries({}, optional=known))
+    if not command:
+        command = data.draw(st.dictionaries(odd_words, odd, max_size=1))
+    answer = answered(commanded, json.dumps({**command, "do": name}).encode())
+    beyond = [
+        each.name
+        for each in VERBS[name].parameters
+        if isinstance(value := command.get(each.name), float | int)
+        and not isinstance(value, bool)
+        and not each.low <= value <= each.high
+    ]
+    if beyond or not command.keys() <= known.keys():
+        assert answer["ok"] is False
+    if not answer["ok"]:
+        named = {*known, *map(shown, command), "the line has"}  # half of a pair of surrogates
+        assert any(each in str(answer["error"]) for each in named)
+    for verb, arguments in HARMLESS.items():
+        commanded.do(verb, **arguments)
+    client = Plain(commanded.socket)
+    assert client.call(1, OPEN)[0].status == rpc.OK
+    assert client.call(344, pack_array([]) + pack_uint(0) * 2)[0].status == rpc.OK
+    client.socket.close()

@@ -17,7 +17,7 @@ from virtstatd_simulator.wire.xdr import Reader, pack_optional, pack_uint
 
 READ = {1: "int", 2: "uint", 3: "hyper", 4: "uhyper", 5: "double", 6: "int", 7: "string"}
 
-# runs in a process of its own: libvirt's event loop is one per process and for ever
+# runs in a process of its own: libvirt's event loop is one per process and never ends
 INTERPRETER = """
 import json, sys, threading, libvirt
 libvirt.registerErrorHandler(lambda *_: None, None)
@@ -89,7 +89,7 @@ def python(uri: str | None = None) -> Iterator[Python]:
 
 
 def virsh(uri: str, *arguments: str) -> str:
-    """Run a virsh command and give its output, or that of its failure."""
+    """Run a virsh command and return its output, or that of its failure."""
     done = subprocess.run(
         ["virsh", "-q", "-c", uri, *arguments],
         capture_output=True,
@@ -139,7 +139,7 @@ class Simulated:
             pass
 
     def close(self) -> str:
-        """End it and give what it complained of."""
+        """End it and return its complaints."""
         self._lines.close()
         self._control.close()
         self.process.terminate()
@@ -159,7 +159,7 @@ def simulated(folder: Path, *options: str) -> Iterator[Simulated]:
 
 
 class Wire:
-    """A client that sends what it is told to and shows what comes back."""
+    """A client that sends any frame and shows those that come back."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -195,14 +195,14 @@ class Wire:
         return frame
 
     async def call(self, procedure: int, arguments: bytes = b"", **header: int) -> bytes:
-        """Call and give the payload; raises `LibvirtError` when an error comes back."""
+        """Call and return the payload; raises `LibvirtError` when an error comes back."""
         await self.send(procedure, arguments, **header)
         answer = await self.receive()
         assert answer is not None, "hung up"
         head, payload = answer
         assert head.serial == self.serial
         if head.status == rpc.ERROR:
-            raise LibvirtError(*rpc.unpack_error(payload))
+            raise LibvirtError(*unpack_error(payload))
         return payload
 
     def close(self) -> None:
@@ -211,11 +211,17 @@ class Wire:
 
 
 async def wire(path: Path, *, opened: bool = True) -> Wire:
-    """Connect and, unless told otherwise, open the hypervisor."""
+    """Connect and, with `opened`, open the hypervisor."""
     client = Wire(*await asyncio.open_unix_connection(path))
     if opened:
         await client.call(1, pack_optional("qemu:///system") + pack_uint(0))
     return client
+
+
+def unpack_error(payload: bytes) -> tuple[int, int, str]:
+    """Return code, domain and message of a `remote_error`."""
+    reader = Reader(payload)
+    return reader.take_int(), reader.take_int(), reader.take_optional() or ""
 
 
 def records(payload: bytes) -> list[dict[str, Any]]:

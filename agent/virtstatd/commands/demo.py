@@ -1,4 +1,4 @@
-"""The demo: the agent before guests that are made up, one command for both."""
+"""The demo: the agent and simulated guests in one command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import uvloop
 
+from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.config.file import parse_config
 from virtstatd.errors import StartError
 from virtstatd.runtime import logs
@@ -18,10 +19,10 @@ from virtstatd.service.daemon import serve
 from virtstatd.service.notify import Notify
 
 
-RELEASE = 12  # the statistics of a present libvirt
 ENDING_SECONDS = 5.0
 
-# simulated guests have no processes on this host that could be looked at, nor a cost to limit
+# shorter intervals than the defaults, so that numbers move while one watches; simulated guests have
+# no processes on this host to read, nor a cost to limit
 CONFIG = """
 [hypervisor]
 uri = {uri}
@@ -54,40 +55,55 @@ def demonstrate(domains: int, address: str) -> None:
         config = parse_config(text, "demo")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             # SIGHUP, too, ends it: a demo has no file to read again
-            runner.run(serve(config, None, opened, Welcome(domains, address)))
+            runner.run(
+                serve(config, None, opened, Welcome(domains, address, config.collect["poll"]))
+            )
 
 
 class Welcome(Notify):
-    """Says where the page is, once the agent serves."""
+    """Prints where the page is and what is polled how often, once the agent serves."""
 
-    def __init__(self, domains: int, address: str) -> None:
+    def __init__(self, domains: int, address: str, poll: PollOptions) -> None:
         super().__init__()
         host = "" if address.rpartition(":")[0] else "127.0.0.1"
         self._text = (
             f"{domains} simulated guests, no hypervisor: http://{host}{address}/metrics\n"
+            f"{intervals(poll)}\n"
             "Ctrl-C ends the demo.\n"
         )
 
     def ready(self, status: str = "") -> bool:
-        """Say it."""
+        """Print it."""
         with suppress(OSError):  # nobody reads it
             sys.stdout.write(self._text)
             sys.stdout.flush()
         return super().ready(status)
 
 
+def intervals(poll: PollOptions) -> str:
+    """Compare the intervals of a configuration with the defaults."""
+    usual = PollOptions()
+    tiers = (
+        ("pulse", poll.pulse.interval_seconds, usual.pulse.interval_seconds),
+        ("monitor", poll.monitor.interval_seconds, usual.monitor.interval_seconds),
+        ("extra", poll.extra.interval_seconds, usual.extra.interval_seconds),
+    )
+    each = ", ".join(f"{tier} every {here:g} s ({default:g} s)" for tier, here, default in tiers)
+    return f"Polled faster than by default (in brackets): {each}."
+
+
 @contextmanager
 def simulated(domains: int) -> Iterator[str]:
     """
-    Run a simulator in a process of its own and give the URI to open.
+    Run a simulator in a process of its own and return the URI to open.
 
-    It is a process apart so that what the agent tells of itself is the agent's alone.
+    In the agent's process its CPU time and memory would count as the agent's.
     """
     process = subprocess.Popen(  # noqa: S603 - ourselves
         # -P: nothing in the present directory stands in for a module
         [
             *(sys.executable, "-P", "-m", "virtstatd_simulator.child"),
-            *(str(domains), str(RELEASE)),
+            str(domains),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

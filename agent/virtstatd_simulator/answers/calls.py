@@ -1,65 +1,89 @@
-"""What a procedure gets to work with, and the table's row for it."""
+"""What a procedure works with, and a row of the table of procedures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from virtstatd_simulator.faults.faults import Fault
 from virtstatd_simulator.guests.guests import Guest
 from virtstatd_simulator.guests.host import Host
-from virtstatd_simulator.wire.connection import Connection, Payload
 from virtstatd_simulator.wire.rpc import FROM_QEMU, FROM_RPC, INTERNAL, INVALID_OPERATION, RpcError
 from virtstatd_simulator.wire.xdr import Reader
 
 
+class Client(Protocol):
+    """The client that calls, as far as procedures see or change it."""
+
+    opened: bool
+    readonly: bool
+    callbacks: dict[int, tuple[int, bytes | None]]
+
+    def new_callback(self, event: int, domain: bytes | None) -> int:
+        """Register an event callback and return its number."""
+        ...
+
+    def start_keepalive(self) -> None:
+        """Ping the client whenever it is silent."""
+        ...
+
+    def close_soon(self) -> None:
+        """Close the connection after the answer."""
+        ...
+
+
 @dataclass(slots=True)
 class Call:
-    """One call of a client: its arguments, to be read in order, and what it may look at."""
+    """
+    One call of a client: its arguments, to be read in order, the client, and the host.
+
+    `job_wait_seconds` is how long it may wait for the job of a guest. `vanishing` guests end while
+    it is answered.
+    """
 
     procedure: int
     arguments: Reader
-    connection: Connection
+    client: Client
     host: Host
     job_wait_seconds: float = 30.0
-    faults: tuple[Fault, ...] = ()
+    vanishing: int = 0
 
     def guest(self) -> Guest:
-        """Read a domain and look it up by its UUID, as libvirt does: its name may have changed."""
+        """Read a domain and look it up by UUID, as libvirt does: its name may have changed."""
         return self.host.find(self.domain())
 
     def domain(self) -> bytes:
-        """Read a domain and give its UUID."""
+        """Read a domain and return its UUID."""
         self.arguments.take_string()
         found = self.arguments.take_fixed(16)
         self.arguments.take_int()
         return found
 
+    def active_guest(self) -> Guest:
+        """Read a domain that must be running."""
+        guest = self.guest()
+        if not guest.active:
+            raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is not running")
+        return guest
+
     def require_open(self) -> None:
-        """Refuse what needs a hypervisor before one was opened."""
-        if not self.connection.opened:
+        """Refuse a call that needs a hypervisor before one was opened."""
+        if not self.client.opened:
             raise RpcError(INTERNAL, FROM_RPC, "hypervisor connection not open")
 
 
-def active_guest(call: Call) -> Guest:
-    """Read a domain that must be running."""
-    guest = call.guest()
-    if not guest.active:
-        raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is not running")
-    return guest
-
-
-Handler = Callable[[Call], "Payload | Coroutine[None, None, Payload]"]
+Answer = bytes | Sequence[bytes]
+Handler = Callable[[Call], Answer | Coroutine[None, None, Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
     """
-    A row of the table: libvirt's name, who answers, and with what priority.
+    Describes a procedure: libvirt's name, its handler and its priority.
 
-    `writes` are refused on a read-only connection; `early` may be called before a hypervisor was
-    opened.
+    A read-only connection is refused one that `writes`; one that is `early` may be called before a
+    hypervisor was opened.
     """
 
     name: str
@@ -70,5 +94,5 @@ class Procedure:
 
 
 async def breathe() -> None:
-    """Let the loop look after the other clients."""
+    """Let the loop serve the other clients."""
     await asyncio.sleep(0)

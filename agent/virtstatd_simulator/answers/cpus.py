@@ -1,11 +1,10 @@
-"""Procedures of a domain's CPU time: in total, by its vCPUs, by the host's CPUs."""
+"""Procedures of CPUs: a domain's time, in total and by host CPU, and the host's CPUs."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from virtstatd_simulator.answers.calls import Call, active_guest
-from virtstatd_simulator.answers.limits import everywhere
+from virtstatd_simulator.answers.calls import Call
 from virtstatd_simulator.guests.events import pack_params
 from virtstatd_simulator.guests.fields import ULLONG, Field
 from virtstatd_simulator.guests.guests import Guest
@@ -18,15 +17,15 @@ from virtstatd_simulator.wire.rpc import (
     NOT_SUPPORTED,
     RpcError,
 )
-from virtstatd_simulator.wire.xdr import pack_array, pack_int, pack_opaque, pack_uhyper, pack_uint
+from virtstatd_simulator.wire.xdr import pack_int, pack_opaque, pack_uint
 
 
-MAX_CPUS = 128  # REMOTE_DOMAIN_GET_CPU_STATS_NCPUS_MAX
+MAX_CPUS_PER_CALL = 128  # REMOTE_DOMAIN_GET_CPU_STATS_NCPUS_MAX
 MAX_CPU_PARAMS = 16
 
 
 def cpu_time(call: Call, guest: Guest) -> int:
-    """Give the CPU time of a guest in ns, the same that its statistics report."""
+    """Return the CPU time of a guest in ns, as its statistics report it."""
     if not guest.active:
         return 0
     drivers = guest.drivers(call.host.clock(), 0)
@@ -34,13 +33,13 @@ def cpu_time(call: Call, guest: Guest) -> int:
 
 
 def get_cpu_stats(call: Call) -> bytes:
-    """Give CPU time in total (`start` -1) or per host CPU, at most 128 of them at once."""
-    guest = active_guest(call)
+    """Return CPU time in total (`start` -1) or per host CPU, at most 128 of them at once."""
+    guest = call.active_guest()
     take_uint = call.arguments.take_uint
     nparams, start, ncpus = take_uint(), call.arguments.take_int(), take_uint()
     if nparams > MAX_CPU_PARAMS:
         raise RpcError(INTERNAL, FROM_RPC, "nparams too large")
-    if ncpus > MAX_CPUS:
+    if ncpus > MAX_CPUS_PER_CALL:
         raise RpcError(INTERNAL, FROM_RPC, "ncpus too large")
     total = cpu_time(call, guest)
     if start == -1:
@@ -76,19 +75,14 @@ def _per_cpu(call: Call, guest: Guest, total: int, nparams: int, start: int, ncp
 
 @lru_cache(maxsize=256)
 def _shares(salt: int, cpus: int) -> tuple[tuple[int, ...], int]:
-    """Spread a guest over the host's CPUs, unevenly and always the same way."""
+    """Spread a guest over the host's CPUs, unevenly and always in the same way."""
     shares = tuple(1 + (n * 2654435761 + salt * 40503) % 997 for n in range(cpus))
     return shares, sum(shares)
 
 
-def get_vcpus(call: Call) -> bytes:
-    """Give state, CPU time and CPU of each vCPU, and where each may run."""
-    guest = active_guest(call)
-    most, size = call.arguments.take_int(), call.arguments.take_int()
-    count = max(0, min(most, guest.flavor.vcpus))
-    time = cpu_time(call, guest) // guest.flavor.vcpus
-    rows = [
-        pack_uint(n) + pack_int(1) + pack_uhyper(time) + pack_int(n % call.host.cpus)
-        for n in range(count)
-    ]
-    return pack_array(rows) + pack_opaque(everywhere(call, size) * count)
+def get_cpu_map(call: Call) -> bytes:
+    """Return the host's CPUs that are online: all."""
+    wants_map = call.arguments.take_int()
+    cpus = call.host.cpus
+    bits = ((1 << cpus) - 1).to_bytes((cpus + 7) // 8, "little") if wants_map else b""
+    return pack_opaque(bits) + pack_uint(cpus) + pack_int(cpus)

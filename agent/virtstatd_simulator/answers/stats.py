@@ -1,25 +1,24 @@
 """
 Bulk statistics, with libvirt's semantics of filters, jobs, NOWAIT and message size.
 
-A guest whose monitor hangs holds up its first caller for as long as it hangs. Meanwhile its job
-is taken: NOWAIT steps over it, everybody else waits 30 seconds for it, and both get the fields
-that need no job.
+A guest whose monitor hangs blocks its first caller until it is released. Meanwhile its job is
+taken: a call with NOWAIT skips it, others wait 30 seconds for it, and both get the fields that
+need no job.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from virtstatd_simulator.answers.calls import Call, breathe
+from virtstatd_simulator.answers.calls import Answer, Call, breathe
 from virtstatd_simulator.guests.fields import EVERY_GROUP, MONITOR_GROUPS
 from virtstatd_simulator.guests.guests import PAUSED, RUNNING, SHUT_OFF, Guest
 from virtstatd_simulator.guests.layout import Record
-from virtstatd_simulator.wire.connection import Payload
 from virtstatd_simulator.wire.rpc import (
     FROM_QEMU,
     FROM_RPC,
     INTERNAL,
-    MAX_DOMAINS,
+    MAX_LISTED,
     MAX_PARAMS,
     MAX_PAYLOAD,
     RPC,
@@ -41,7 +40,7 @@ _STATES = {RUNNING: RUNS, PAUSED: PAUSES, SHUT_OFF: IS_OFF}
 
 
 def matches(guest: Guest, flags: int) -> bool:
-    """Apply the filters of a list: OR inside a set, AND between sets, an empty set lets all in."""
+    """Apply the filters of a list: OR inside a set, AND between sets, an empty set admits all."""
     activity = ACTIVE if guest.active else INACTIVE
     persistence = PERSISTENT if guest.persistent else TRANSIENT
     state = _STATES.get(guest.state, IS_OTHER)
@@ -52,10 +51,10 @@ def matches(guest: Guest, flags: int) -> bool:
     )
 
 
-async def get_all_domain_stats(call: Call) -> Payload:
+async def get_all_domain_stats(call: Call) -> Answer:
     """Answer `virConnectGetAllDomainStats` and `virDomainListGetStats`."""
     arguments = call.arguments
-    asked = arguments.take_array(call.domain, MAX_DOMAINS)
+    asked = arguments.take_array(call.domain, MAX_LISTED)
     groups, flags = arguments.take_uint(), arguments.take_uint()
     unknown = flags & ~_KNOWN
     if unknown:
@@ -74,7 +73,7 @@ async def get_all_domain_stats(call: Call) -> Payload:
     groups = groups & EVERY_GROUP if groups else EVERY_GROUP
     _vanish(call, asked)
     every = call.host.guests
-    # who was asked for and is gone is left out, without an error
+    # a guest that was asked for and has ended is left out, without an error
     found = map(every.get, asked) if asked else every.values()
     guests = [guest for guest in found if guest is not None and matches(guest, flags)]
     answered = []
@@ -86,13 +85,11 @@ async def get_all_domain_stats(call: Call) -> Payload:
 
 
 def _vanish(call: Call, asked: list[bytes]) -> None:
-    """Let guests end between the question and the answer, when a fault says so."""
+    """Let guests end between the call and its answer, under a fault."""
     host = call.host
     candidates = [u for u in asked or host.guests if u in host.guests and host.guests[u].active]
-    for fault in call.faults:
-        if fault.kind == "vanish":
-            for uuid in candidates[: fault.count]:
-                host.destroy(host.guests[uuid])
+    for uuid in candidates[: call.vanishing]:
+        host.destroy(host.guests[uuid])
 
 
 async def _record(call: Call, guest: Guest, groups: int, flags: int) -> Record:
@@ -117,7 +114,7 @@ async def _take_job(call: Call, guest: Guest, *, wait: bool) -> bool:
 
 
 async def _hold_job(call: Call, guest: Guest) -> None:
-    """Talk to the monitor with the job in hand, however long that takes."""
+    """Query the monitor while holding the job, however long that takes."""
     guest.job_since = call.host.clock()
     try:
         while guest.hung is not None:
@@ -126,13 +123,13 @@ async def _hold_job(call: Call, guest: Guest) -> None:
         guest.job.release()
 
 
-async def _pack(call: Call, answered: list[tuple[Guest, Record]]) -> Payload:
-    if len(answered) > MAX_DOMAINS:
+async def _pack(call: Call, answered: list[tuple[Guest, Record]]) -> Answer:
+    if len(answered) > MAX_LISTED:
         raise RpcError(
             INTERNAL,
             FROM_RPC,
             f"Number of domain stats records is {len(answered)}, "
-            f"which exceeds max limit: {MAX_DOMAINS}",
+            f"which exceeds max limit: {MAX_LISTED}",
         )
     for _, record in answered:
         if record.params > MAX_PARAMS:

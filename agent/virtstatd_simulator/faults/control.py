@@ -1,28 +1,25 @@
 """
 The control socket: faults and changes at run time, one JSON object per line, one answer each.
 
-`{"do": "hang", "count": 2}` is answered by `{"ok": true, "domains": [...]}`, what cannot be done by
-`{"ok": false, "error": "..."}`. A script is a file of the same lines with `"at"`: the second at
-which each of them is carried out.
+`{"do": "hang", "count": 2}` is answered by `{"ok": true, "domains": [...]}`, a command that cannot
+be carried out by `{"ok": false, "error": "..."}`. The verbs are in `verbs.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import fields
-from pathlib import Path
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Any, cast, get_args
 
-from virtstatd_simulator.answers import table
-from virtstatd_simulator.answers.limits import tune
+from virtstatd_simulator.answers.table import NUMBERS, STATS
+from virtstatd_simulator.faults.answering import Answering
 from virtstatd_simulator.faults.faults import Fault, Kind
-from virtstatd_simulator.guests.events import Argument, Event
-from virtstatd_simulator.guests.fields import parse_field
+from virtstatd_simulator.faults.verbs import CommandError, check_command, shown
+from virtstatd_simulator.guests.events import WIRE, Event, parse_arguments
 from virtstatd_simulator.guests.guests import Guest
-from virtstatd_simulator.wire.rpc import RpcError
-from virtstatd_simulator.wire.server import Server
+from virtstatd_simulator.guests.limits import check_limit, tune
+from virtstatd_simulator.wire.server import RestartError, Server
 
 
 Json = dict[str, object]
@@ -30,196 +27,164 @@ MAX_LINE = 1 << 20
 CHURN_TICK_SECONDS = 0.05
 
 
-class CommandError(ValueError):
-    """The command is wrong; the message says how."""
-
-
 class Control:
-    """Carries out commands on a server."""
+    """Carries out commands on a server, its host and the faults of its answers."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.host = server.host
+    def __init__(self, server: Server, answering: Answering) -> None:
+        self._server = server
+        self._answering = answering
+        self._host = answering.host
         self._churn: asyncio.Task[None] | None = None
-        self._verbs: dict[str, Callable[[Json], Json]] = {
+        self._clients: set[asyncio.Task[None]] = set()
+        host = self._host
+        self._verbs: dict[str, Callable[..., Json | None]] = {
             "status": self._status,
-            "hang": self._hang,
+            "hang": self._each(host.hang),
             "release": self._release,
-            "freeze": self._freeze,
-            "thaw": self._thaw,
-            "churn": self._start_churn,
-            "clear": self._clear,
-            "stop_time": self._stop_time,
-            "start_time": self._start_time,
             "start": self._start,
-            "destroy": self._each(self.host.destroy),
-            "suspend": self._each(self.host.suspend),
-            "resume": self._each(self.host.resume),
+            "destroy": self._each(host.destroy),
+            "suspend": self._each(host.suspend),
+            "resume": self._each(host.resume),
+            "churn": self._start_churn,
             "metadata": self._metadata,
             "tune": self._tune,
             "event": self._event,
-            **dict.fromkeys(get_args(Kind), self._arm),
+            "stop_time": host.stop_time,
+            "start_time": host.start_time,
+            "freeze": server.freeze,
+            "thaw": server.thaw,
+            "clear": answering.faults.clear,
         }
 
     async def carry_out(self, command: Json) -> Json:
-        """Carry out one command; raises `CommandError` for one that cannot be."""
-        verb = command.get("do")
-        try:
-            if verb == "restart":
-                await self.server.restart(_number(command, "down_seconds", 0.0))
-                return {}
-            if not isinstance(verb, str) or verb not in self._verbs:
-                known = ", ".join(sorted([*self._verbs, "restart"]))
-                raise CommandError(f"do: {verb!r} is none of {known}")
-            return self._verbs[verb](command)
-        except KeyError as error:
-            raise CommandError(f"{error.args[0]!r} is not there") from error
-        except (TypeError, ValueError, RpcError) as error:
-            raise CommandError(str(error)) from error
-
-    async def follow(self, script: Path) -> None:
-        """Carry out a script, each line at its time."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        for command in read_script(script):
-            at = _number(command, "at", 0.0)
-            await asyncio.sleep(max(0.0, start + at - loop.time()))
-            await self.carry_out(command)
+        """Carry out one command; raises `CommandError` and has changed nothing then."""
+        verb, arguments = check_command(command)
+        if verb == "restart":
+            try:
+                await self._server.restart(**arguments)  # type: ignore[arg-type]  # checked
+            except RestartError as error:
+                raise CommandError(str(error)) from error
+        elif verb in get_args(Kind):
+            self._arm(verb, arguments)
+        else:
+            return self._verbs[verb](**arguments) or {}
+        return {}
 
     async def close(self) -> None:
-        """End the churn."""
-        if self._churn is not None:
-            self._churn.cancel()
-            await asyncio.gather(self._churn, return_exceptions=True)
-            self._churn = None
+        """Hang up on clients of the control socket and end the churn."""
+        tasks = [*self._clients, *([self._churn] if self._churn else [])]
+        self._churn = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _chosen(self, command: Json, *, active: bool = True) -> list[Guest]:
+    def _named(self, names: Sequence[str]) -> list[Guest]:
+        found = [self._host.by_name.get(name) for name in dict.fromkeys(names)]
+        guests = [guest for guest in found if guest is not None]
+        if len(guests) < len(found):
+            missing = next(name for name in names if name not in self._host.by_name)
+            raise CommandError(f"domains names {shown(missing)}, which no guest is called")
+        return guests
+
+    def _chosen(self, domains: list[str] | None, count: int) -> list[Guest]:
         """Find the guests of a command: those it names, or the first `count` that are active."""
-        names = command.get("domains")
-        if isinstance(names, list):
-            return self.host.named(str(name) for name in names)
-        count = int(_number(command, "count", 1))
-        found = (g for g in self.host.guests.values() if not active or g.active)
+        if domains is not None:
+            return self._named(domains)
+        found = (guest for guest in self._host.guests.values() if guest.active)
         return [guest for guest, _ in zip(found, range(count), strict=False)]
 
-    def _status(self, _: Json) -> Json:
-        server = self.server
+    def _each(self, act: Callable[[Guest], None]) -> Callable[[list[str] | None, int], Json]:
+        """Make a verb that changes active guests."""
+
+        def verb(domains: list[str] | None, count: int) -> Json:
+            chosen = self._chosen(domains, count)
+            _require(chosen, active=True)
+            for guest in chosen:
+                act(guest)
+            return _names(chosen)
+
+        return verb
+
+    def _status(self) -> Json:
+        server, host = self._server, self._host
         return {
-            "domains": len(self.host.guests),
-            "active": len(self.host.by_id),
-            "hung": [g.name for g in self.host.guests.values() if g.hung is not None],
-            "occupied": [g.name for g in self.host.guests.values() if g.job.locked()],
+            "domains": len(host.guests),
+            "active": len(host.by_id),
+            "hung": [g.name for g in host.guests.values() if g.hung is not None],
+            "occupied": [g.name for g in host.guests.values() if g.job.locked()],
             "clients": len(server.connections),
             "busy": server.workers.busy,
             "waiting": server.workers.waiting,
             "frozen": server.frozen,
-            "calls": dict(server.calls),
-            "faults": len(server.faults.armed),
+            "calls": dict(self._answering.calls),
+            "faults": len(self._answering.faults.armed),
         }
 
-    def _hang(self, command: Json) -> Json:
-        chosen = self._chosen(command)
+    def _release(self, domains: list[str] | None) -> Json:
+        every = self._host.guests.values() if domains is None else self._named(domains)
+        chosen = [guest for guest in every if guest.hung is not None]
         for guest in chosen:
-            self.host.hang(guest)
-        return {"domains": [guest.name for guest in chosen]}
+            self._host.release_monitor(guest)
+        return _names(chosen)
 
-    def _release(self, command: Json) -> Json:
-        every = [guest for guest in self.host.guests.values() if guest.hung is not None]
-        chosen = self._chosen(command) if "domains" in command else every
+    def _start(self, domains: list[str] | None, count: int) -> Json:
+        if domains is None:
+            return _names([self._host.start() for _ in range(count)])
+        chosen = self._named(domains)
+        _require(chosen, active=False)
+        return _names([self._host.start(guest) for guest in chosen])
+
+    def _metadata(
+        self, domains: list[str] | None, count: int, uri: str, element: str | None
+    ) -> Json:
+        chosen = self._chosen(domains, count)
         for guest in chosen:
-            self.host.release_monitor(guest)
-        return {"domains": [guest.name for guest in chosen]}
+            self._host.set_metadata(guest, uri, element)
+        return _names(chosen)
 
-    def _freeze(self, _: Json) -> Json:
-        self.server.freeze()
-        return {}
+    def _tune(self, domains: list[str] | None, count: int, limits: dict[str, int | str]) -> Json:
+        chosen = self._chosen(domains, count)
+        for name, value in limits.items():
+            try:
+                check_limit(name, value)
+            except ValueError as error:
+                raise CommandError(f"limits {error}") from error
+        for guest in chosen:
+            tune(self._host, guest, limits)
+        return _names(chosen)
 
-    def _thaw(self, _: Json) -> Json:
-        self.server.thaw()
-        return {}
+    def _event(
+        self,
+        domains: list[str] | None,
+        count: int,
+        id: int,  # noqa: A002 - its name in the protocol
+        arguments: Sequence[object],
+    ) -> Json:
+        if id not in WIRE:
+            raise CommandError(f"id is {id}, an event that the simulator does not have")
+        chosen = self._chosen(domains, count)
+        try:
+            parsed = parse_arguments(id, arguments)
+        except ValueError as error:
+            raise CommandError(f"arguments {error}") from error
+        for guest in chosen:
+            self._host.emit(Event(id, guest.uuid, guest.pack(), parsed))
+        return _names(chosen)
 
-    def _stop_time(self, _: Json) -> Json:
-        self.host.stop_time()
-        return {}
+    def _arm(self, kind: str, options: dict[str, Any]) -> None:
+        if kind == "vanish":
+            options["procedure"] = STATS
+        elif options["procedure"] is not None:
+            options["procedure"] = NUMBERS[options["procedure"].upper()]
+        self._answering.faults.arm(Fault(kind=kind, **options))  # type: ignore[arg-type]  # a Kind
 
-    def _start_time(self, _: Json) -> Json:
-        self.host.start_time()
-        return {}
-
-    def _arm(self, command: Json) -> Json:
-        options = {key: value for key, value in command.items() if key not in ("do", "at")}
-        procedure = options.get("procedure")
-        if isinstance(procedure, str):
-            options["procedure"] = table.number_of(procedure)
-        allowed = {option.name for option in fields(Fault)} - {"kind"}
-        for key, value in options.items():
-            if key not in allowed:
-                raise CommandError(f"{key}: none of {', '.join(sorted(allowed))}")
-            if value is not None and isinstance(value, str) != (key == "message"):
-                raise CommandError(f"{key}: {value!r}")
-        self.server.faults.arm(Fault(kind=str(command["do"]), **options))  # type: ignore[arg-type]
-        return {}
-
-    def _clear(self, _: Json) -> Json:
-        self.server.faults.clear()
-        return {}
-
-    def _each(self, act: Callable[[Guest], None]) -> Callable[[Json], Json]:
-        def verb(command: Json) -> Json:
-            chosen = self._chosen(command)
-            for guest in chosen:
-                act(guest)
-            return {"domains": [guest.name for guest in chosen]}
-
-        return verb
-
-    def _start(self, command: Json) -> Json:
-        if "domains" in command:
-            return self._each(lambda guest: void(self.host.start(guest)))(command)
-        count = int(_number(command, "count", 1))
-        return {"domains": [self.host.start().name for _ in range(count)]}
-
-    def _metadata(self, command: Json) -> Json:
-        element = command.get("element")
-        for guest in self._chosen(command):
-            self.host.set_metadata(
-                guest, str(command["uri"]), None if element is None else str(element)
-            )
-        return {}
-
-    def _tune(self, command: Json) -> Json:
-        limits = command.get("limits")
-        if not isinstance(limits, dict):
-            raise CommandError("limits: must be an object")
-        for guest in self._chosen(command):
-            tune(self.host, guest, limits)
-        return {}
-
-    def _event(self, command: Json) -> Json:
-        arguments = command.get("arguments", [])
-        if not isinstance(arguments, list):
-            raise CommandError("arguments: must be a list")
-        for guest in self._chosen(command):
-            typed: list[Argument] = [
-                [parse_field(*field) for field in argument]
-                if isinstance(argument, list)
-                else argument
-                for argument in arguments
-            ]
-            event = Event(int(_number(command, "id", 0)), guest.uuid, guest.pack(), typed)
-            event.pack(0)  # refuse what does not fit before anybody is told
-            self.server.tell(event)
-        return {}
-
-    def _start_churn(self, command: Json) -> Json:
+    def _start_churn(self, per_second: float) -> None:
         if self._churn is not None:
             self._churn.cancel()
             self._churn = None
-        per_second = _number(command, "per_second", 0.0)
         if per_second > 0:
             loop = asyncio.get_running_loop()
             self._churn = loop.create_task(self._keep_churning(per_second), name="simulator churn")
-        return {}
 
     async def _keep_churning(self, per_second: float) -> None:
         """End the oldest guest and start a new one, `per_second` times a second on average."""
@@ -228,58 +193,74 @@ class Control:
         while True:
             due = int((loop.time() - start) * per_second)
             for _ in range(due - done):
-                oldest = next(iter(self.host.by_id.values()), None)
+                oldest = next(iter(self._host.by_id.values()), None)
                 if oldest is not None:
-                    self.host.destroy(oldest)
-                self.host.start()
+                    self._host.destroy(oldest)
+                self._host.start()
             done = due
             await asyncio.sleep(min(CHURN_TICK_SECONDS, 1.0 / per_second))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client of the control socket, line by line."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._clients.add(task)
         try:
-            while line := await reader.readline():
-                answer: Json = {"ok": True}
-                try:
-                    answer |= await self.carry_out(_parsed(line.decode()))
-                except ValueError as error:
-                    answer = {"ok": False, "error": str(error)}
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
-        except (ConnectionError, ValueError):  # gone, or a line without an end
+            more = True
+            while more:
+                more = await self._serve_line(reader, writer)
+        except ConnectionError:  # the client has gone
             pass
         finally:
+            self._clients.discard(task)
             writer.close()
 
-
-def read_script(path: Path) -> Iterator[Json]:
-    """Read a script's commands in the order of their times; raises `CommandError` at a bad line."""
-    commands = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
+    async def _serve_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one line; return whether more can come."""
+        answer: Json
+        more = True
+        try:
+            line = await reader.readline()
+        except ValueError:  # what follows belongs to the same line
+            answer = _refused(f"the line is longer than {MAX_LINE} bytes")
+            more = False
+        else:
+            if not line:
+                return False
             try:
-                commands.append(_parsed(line))
+                answer = {"ok": True, **await self.carry_out(_parsed(line))}
             except CommandError as error:
-                raise CommandError(f"{path}:{number}: {error}") from error
-    return iter(sorted(commands, key=lambda command: _number(command, "at", 0.0)))
+                answer = _refused(str(error))
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+        return more
 
 
-def void(_: object) -> None:
-    """Forget a result."""
+def _refused(reason: str) -> Json:
+    return {"ok": False, "error": reason}
 
 
-def _parsed(line: str) -> Json:
+def _names(guests: list[Guest]) -> Json:
+    return {"domains": [guest.name for guest in guests]}
+
+
+def _require(guests: list[Guest], *, active: bool) -> None:
+    """Refuse the command for a guest that is in the wrong state."""
+    for guest in guests:
+        if guest.active != active:
+            state = "running already" if guest.active else "shut off"
+            raise CommandError(f"domains names {shown(guest.name)}, which is {state}")
+
+
+def _parsed(line: bytes) -> Json:
     try:
-        command = json.loads(line)
-    except ValueError as error:
-        raise CommandError(f"no JSON: {error}") from error
+        command = json.loads(line.decode())
+        json.dumps(command, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise CommandError(f"the line is not JSON from character {error.pos + 1} on") from error
+    except UnicodeError as error:
+        raise CommandError("the line has characters that are not Unicode") from error
+    except (ValueError, RecursionError) as error:
+        raise CommandError("the line has too long a number or too deep a list") from error
     if not isinstance(command, dict):
-        raise CommandError("must be a JSON object")
+        raise CommandError(f"a command must be an object, not {shown(command)}")
     return command
-
-
-def _number(command: Json, key: str, default: float) -> float:
-    value = command.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CommandError(f"{key}: must be a number, is {value!r}")
-    return float(value)

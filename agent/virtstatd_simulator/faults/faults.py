@@ -1,4 +1,4 @@
-"""What goes wrong with replies: faults that wait for the next call they fit."""
+"""Faults of replies that wait for the next call they apply to."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Kind = Literal["fail", "slow", "cut", "oversize", "vanish"]
 @dataclass(slots=True)
 class Fault:
     """
-    A fault of replies.
+    Describes a fault of replies.
 
-    It strikes calls of `procedure` (every one when None), `times` times (for ever when None).
-    `seconds` delay a slow reply, after `after_bytes` a cut one ends, `count` guests vanish, and
-    `code`, `domain` and `message` are the error of a failed call. An oversize reply is libvirt's
-    refusal to send it, or with `frame` a frame that announces more than the limit.
+    It strikes calls of `procedure` (all when None), `times` times (until it is cleared when None).
+    A slow reply is delayed by `seconds`, a cut one ends after `after_bytes`, `count` guests vanish,
+    and `code`, `error_domain` and `message` are the error of a call that fails. An oversize reply
+    is libvirt's refusal to send it, or with `frame` a frame that announces more than the limit.
     """
 
     kind: Kind
     procedure: int | None = None
     times: int | None = 1
-    seconds: float = 1.0
-    after_bytes: int = 100
-    count: int = 1
-    code: int = 38
-    domain: int = 10
-    message: str = "simulated failure"
+    seconds: float = 0.0
+    after_bytes: int = 0
+    count: int = 0
+    code: int = 0
+    error_domain: int = 0
+    message: str = ""
     frame: bool = False
 
 
 class Faults:
-    """The faults that are armed."""
+    """Holds the faults that are armed."""
 
     def __init__(self) -> None:
         self.armed: list[Fault] = []
@@ -42,18 +42,18 @@ class Faults:
         """Add a fault."""
         self.armed.append(fault)
 
-    def strike(self, procedure: int) -> list[Fault]:
-        """Give the faults that this call meets and count them down; one of a kind at a time."""
+    def strike(self, procedure: int) -> dict[Kind, Fault]:
+        """Return the faults that a call meets, one of a kind, and count them down."""
         struck: dict[Kind, Fault] = {}
         for fault in self.armed:
-            if fault.procedure in (None, procedure) and fault.kind not in struck:
-                struck[fault.kind] = fault
+            if fault.procedure in (None, procedure):
+                struck.setdefault(fault.kind, fault)
         for fault in struck.values():
             if fault.times is not None:
                 fault.times -= 1
-        self.armed = [f for f in self.armed if f.times is None or f.times > 0]
-        return list(struck.values())
+        self.armed = [fault for fault in self.armed if fault.times != 0]
+        return struck
 
     def clear(self) -> None:
-        """Disarm everything."""
+        """Disarm all faults."""
         self.armed.clear()

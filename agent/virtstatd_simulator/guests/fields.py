@@ -8,10 +8,9 @@ records captured from a real daemon obey the same rules as generated ones.
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from virtstatd_simulator.guests.load import UNIT, Driver
 from virtstatd_simulator.wire.xdr import (
@@ -26,10 +25,16 @@ from virtstatd_simulator.wire.xdr import (
 
 INT, UINT, LLONG, ULLONG, DOUBLE, BOOLEAN, STRING = range(1, 8)
 CODES = {INT: "i", UINT: "I", LLONG: "q", ULLONG: "Q", DOUBLE: "d", BOOLEAN: "i"}
+RANGES = {
+    INT: (-(1 << 31), (1 << 31) - 1),
+    UINT: (0, (1 << 32) - 1),
+    LLONG: (-(1 << 63), (1 << 63) - 1),
+    ULLONG: (0, (1 << 64) - 1),
+}
 
 
 class Group(IntFlag):
-    """`virDomainStatsTypes`, in the order in which a record carries them."""
+    """Lists `virDomainStatsTypes`, in the order in which a record carries them."""
 
     STATE = 1
     CPU = 2
@@ -80,26 +85,26 @@ class Field:
 
     @property
     def group(self) -> Group:
-        """The group that this field is asked with."""
+        """Return the group that this field is polled with."""
         return _GROUPS[self.name.partition(".")[0]]
 
     @property
     def has_group(self) -> bool:
-        """Whether it is a field of a record at all."""
+        """Return whether a record can have this field."""
         return self.name.partition(".")[0] in _GROUPS
 
     @property
     def needs_job(self) -> bool:
-        """Whether libvirtd leaves the field out when it did not get the guest's job."""
+        """Return whether libvirtd leaves the field out when it did not get the guest's job."""
         return _WITHOUT_JOB.fullmatch(self.name) is None
 
     @property
     def moves(self) -> bool:
-        """Whether the number changes from poll to poll."""
+        """Return whether the number changes from poll to poll."""
         return self.rate != 0
 
     def pack_head(self) -> bytes:
-        """Pack what comes before the value."""
+        """Pack name and type."""
         return pack_string(self.name) + pack_int(self.type)
 
     def pack_value(self) -> bytes:
@@ -127,7 +132,7 @@ def gauge(name: str, low: int, high: int) -> Field:
 
 
 def fixed(name: str, number: float, type_: int = ULLONG) -> Field:
-    """Make a number that stays."""
+    """Make a number that never changes."""
     return Field(name, type_, number)
 
 
@@ -141,18 +146,24 @@ def follows(name: str, driver: Driver, type_: int) -> Field:
     return Field(name, type_, 0, UNIT, driver)
 
 
-def parse_field(name: str, type_: int, value: float | str) -> Field:
-    """Make a field of a captured one; raises `ValueError` when type and value do not fit."""
-    if type_ == STRING:
-        return Field(name, type_, text=str(value))
-    if type_ not in CODES or isinstance(value, str):
-        raise ValueError(f"{name}: type {type_!r} with value {value!r}")
-    number = float(value) if type_ == DOUBLE else int(value)
-    if type_ == UINT and number < 0:  # the binding hands large ones out as negative
-        number += 1 << 32
-    field = Field(name, type_, number)
-    try:
-        field.pack_value()
-    except struct.error as error:
-        raise ValueError(f"{name}: {value!r} does not fit type {type_}") from error
-    return field
+def is_integer(value: object, low: int, high: int) -> TypeGuard[int]:
+    """Return whether a value is an integer of a range; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def parse_field(name: str, type_: int, value: object) -> Field:
+    """Make a field of given values; raises `ValueError` when type and value do not fit."""
+    if not is_integer(type_, INT, STRING):
+        raise ValueError(f"{name} has none of libvirt's types 1 to 7")
+    if type_ == STRING and isinstance(value, str):
+        return Field(name, type_, text=value)
+    if type_ == DOUBLE and (isinstance(value, float) or is_integer(value, *RANGES[LLONG])):
+        return Field(name, type_, float(value))
+    if type_ == BOOLEAN and value in (0, 1):
+        return Field(name, type_, int(value))
+    if type_ in RANGES and isinstance(value, int):
+        if type_ == UINT and -RANGES[INT][1] - 1 <= value < 0:  # so the binding gives large ones
+            value += 1 << 32
+        if is_integer(value, *RANGES[type_]):
+            return Field(name, type_, value)
+    raise ValueError(f"{name} has a value that does not fit type {type_}")

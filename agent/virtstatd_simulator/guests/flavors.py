@@ -33,19 +33,20 @@ from virtstatd_simulator.guests.load import Driver
 GIB = 1 << 30
 SECOND = 10**9
 
-Metadata = Literal["nova", "ovirt", "none"]
 Release = Literal[9, 11, 12]
 VERSIONS: dict[Release, int] = {9: 9000000, 11: 11010000, 12: 12008000}
+MAX_GUESTS = 1_000_000
+DEFAULT_RELEASE: Release = 9
 
 
 @dataclass(frozen=True)
 class Flavor:
     """
-    The hardware of a guest.
+    Describes the hardware of a guest.
 
     Guests of one flavor share its fields, so a profile has few flavors and many guests. `backing`
-    is the length of the chain below the first disk, `resctrl` gives monitors of cache, energy and
-    memory bandwidth, `dirty_rate` a measurement that somebody had made, `zoned` disks that append.
+    is the length of the chain below the first disk, `resctrl` adds monitors of cache, energy and
+    memory bandwidth, `dirty_rate` a finished measurement, `zoned` disks that append.
     """
 
     vcpus: int = 2
@@ -60,38 +61,33 @@ class Flavor:
     resctrl: bool = False
     dirty_rate: bool = False
     zoned: bool = False
-    release: Release = 9
+    release: Release = DEFAULT_RELEASE
     _layouts: dict[tuple[int, bool, bool, bool], Layout] = field(
         default_factory=dict, compare=False, repr=False
     )
 
-    @property
-    def images(self) -> int:
-        """How many paths a guest of this flavor needs: every disk, then the backing chain."""
-        return self.disks + (self.backing if self.disks else 0)
-
     def _share(self, vcpu: int) -> float:
-        """Give the ns that a vCPU runs in a second of full load: the first works most."""
+        """Return the ns that a vCPU runs in a second of full load: the first works most."""
         return SECOND * (1.0 - 0.5 * vcpu / self.vcpus)
 
     @property
     def cpu_rate(self) -> int:
-        """How many ns of CPU time a second of full load costs: the vCPUs' and QEMU's own."""
+        """Return the ns of CPU time that a second of full load takes, QEMU's own included."""
         return round(sum(map(self._share, range(self.vcpus))) * 1.04)
 
     @cached_property
     def active(self) -> tuple[Field, ...]:
-        """The whole record of a running guest."""
+        """List the fields of a running guest."""
         return (*self._core(), *self._devices(), *self._extras())
 
     @cached_property
     def active_with_backing(self) -> tuple[Field, ...]:
-        """The same with a row for every image of a backing chain."""
+        """List them with a row for every image of a backing chain."""
         return (*self._core(), *self._devices(backing=True), *self._extras())
 
     @cached_property
     def inactive(self) -> tuple[Field, ...]:
-        """What is known of a guest that is shut off."""
+        """List the fields of a guest that is shut off."""
         kib = self.memory_mib * 1024
         return (
             follows("state.state", Driver.STATE, INT),
@@ -106,7 +102,7 @@ class Flavor:
         )
 
     def layout(self, groups: int, *, active: bool, job: bool, backing: bool) -> Layout:
-        """Give the fields of `groups` alone; those that need the guest's job only with `job`."""
+        """Return the fields of `groups`; those that need the guest's job only with `job`."""
         job = job or not groups & MONITOR_GROUPS
         key = (groups, active, job, backing)
         if key not in self._layouts:

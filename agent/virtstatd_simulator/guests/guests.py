@@ -1,8 +1,8 @@
 """
-Guests: a name, a UUID and a flavor, the state they are in, and the job that callers queue for.
+Guests: a name, a UUID and a flavor, their state, and the job that callers queue for.
 
-A guest whose monitor hangs behaves as one whose QEMU is stopped: it runs on, and who asks for
-statistics that need its job waits with the job in hand until it is released.
+A guest whose monitor hangs behaves as one whose QEMU is stopped: the first call for statistics that
+need its job takes the job and waits until the guest is released.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtstatd_simulator.guests.fields import Field, parse_field
-from virtstatd_simulator.guests.flavors import Flavor, Metadata, letter
+from virtstatd_simulator.guests.flavors import Flavor, letter
 from virtstatd_simulator.guests.layout import Record
 from virtstatd_simulator.guests.load import Load, random_load
 from virtstatd_simulator.guests.profiles import Profile
@@ -30,20 +30,19 @@ BOOTED, PAUSED_BY_USER, DESTROYED = 1, 1, 2  # its reasons, one list per state
 @dataclass(slots=True, eq=False)
 class Guest:
     """
-    One domain.
+    Describes one domain.
 
-    `id` is -1 while it is shut off. `aged` seconds it had run before `since`, and its counters
-    stand for both; it does not age while it is paused.
+    `id` is -1 while it is shut off. It had run for `aged` seconds before `since`; its counters
+    cover both, and stand still while it is paused. With `nova` its metadata are OpenStack's.
     """
 
     name: str
     uuid: bytes
     flavor: Flavor
     load: Load
-    metadata: Metadata = "none"
+    nova: bool = False
     owner: str = ""
     persistent: bool = False
-    autostart: bool = False
     id: int = -1
     state: int = SHUT_OFF
     reason: int = 0
@@ -59,12 +58,12 @@ class Guest:
 
     @property
     def active(self) -> bool:
-        """Whether it has a QEMU process."""
+        """Return whether it has a QEMU process."""
         return self.state != SHUT_OFF
 
     @property
     def paths(self) -> list[str]:
-        """The images: one per disk, then the chain below the first disk."""
+        """List the images: one per disk, then the chain below the first disk."""
         stem = f"/var/lib/libvirt/images/{self.name}"
         disks = [f"{stem}-vd{letter(n)}.qcow2" for n in range(self.flavor.disks)]
         return disks + [
@@ -72,22 +71,22 @@ class Guest:
         ]
 
     def pack(self) -> bytes:
-        """Pack what a client needs to know it by (`remote_nonnull_domain`)."""
+        """Pack name, UUID and id (`remote_nonnull_domain`)."""
         return pack_string(self.name) + self.uuid + pack_int(self.id)
 
     def uptime(self, now: float) -> float:
-        """Give the seconds for which this incarnation has run."""
+        """Return the seconds that it has run since it was started."""
         return self.aged + (now - self.since if self.state == RUNNING else 0.0)
 
     def change(self, state: int, reason: int, now: float) -> None:
-        """Enter another state; what is started anew begins at zero."""
+        """Enter another state; counters begin at zero after the guest was shut off."""
         self.aged = 0.0 if state == SHUT_OFF else self.uptime(now)
         self.since = now
         self.state, self.reason = state, reason
         self._records.clear()
 
     def record(self, groups: int, *, job: bool, backing: bool) -> Record:
-        """Give the compiled answer to a question."""
+        """Return the compiled record of some groups."""
         key = (groups, job, backing)
         record = self._records.get(key)
         if record is None:
@@ -97,15 +96,15 @@ class Guest:
         return record
 
     def drivers(self, now: float, epoch: int) -> tuple[int, ...]:
-        """Give what the moving numbers follow, as of `now`."""
+        """Return the values that moving numbers follow, as of `now`."""
         return self.load.drivers(self.uptime(now), self.state, self.reason, epoch)
 
 
 def random_guests(profile: Profile, seed: int) -> Iterator[Guest]:
     """
-    Generate guests for ever; the same seed gives the same ones.
+    Generate guests without end; the same seed gives the same ones.
 
-    A guest has run for up to 30 days already, so that its counters are as large as in life.
+    A guest has run for up to 30 days already, so that its counters are as large as real ones.
     """
     rng = random.Random(seed)  # noqa: S311 - not for secrets
     number = 0
@@ -116,7 +115,7 @@ def random_guests(profile: Profile, seed: int) -> Iterator[Guest]:
             uuid=uuid.UUID(int=rng.getrandbits(128), version=4).bytes,
             flavor=profile.draw(rng),
             load=random_load(rng),
-            metadata=profile.metadata,
+            nova=profile.nova,
             owner=rng.choice(("shop", "search", "billing", "batch", "build")),
             aged=rng.uniform(0, 30 * 86400),
         )
@@ -132,7 +131,7 @@ def random_guests(profile: Profile, seed: int) -> Iterator[Guest]:
 
 @dataclass(frozen=True)
 class _Replayed(Flavor):
-    """The record of a captured guest in place of a generated one."""
+    """Gives the record of a captured guest in place of a generated one."""
 
     recorded: tuple[Field, ...] = ()
 
@@ -143,10 +142,10 @@ class _Replayed(Flavor):
 
 def replayed_guests(path: Path) -> Iterator[Guest]:
     """
-    Read guests that were captured from a real daemon.
+    Read guests that were captured from a real daemon; their values do not move.
 
-    The file is a list of `{name, uuid, id, params: [[field, type, value], ...]}`; types are
-    libvirt's numbers. Their values do not move. Raises `ValueError` for what is no such list.
+    The file is a JSON list of `{name, uuid, id, params: [[field, type, value], ...]}`, types by
+    libvirt's numbers. Raises `ValueError` for anything else.
     """
     try:
         for entry in json.loads(path.read_text()):
@@ -165,4 +164,4 @@ def replayed_guests(path: Path) -> Iterator[Guest]:
                 persistent=state == SHUT_OFF,
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a list of captured records: {error!r}") from error
+        raise ValueError(f"{path} is not a list of captured records") from error

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from virtstatd_simulator.guests import events
 from virtstatd_simulator.guests.events import Argument, Event
-from virtstatd_simulator.guests.flavors import VERSIONS, Release
+from virtstatd_simulator.guests.flavors import DEFAULT_RELEASE, VERSIONS, Release
 from virtstatd_simulator.guests.guests import (
     BOOTED,
     DESTROYED,
@@ -24,23 +24,21 @@ from virtstatd_simulator.guests.guests import (
     replayed_guests,
 )
 from virtstatd_simulator.guests.profiles import Profile
-from virtstatd_simulator.wire.rpc import FROM_QEMU, INVALID_OPERATION, NO_DOMAIN, RpcError
+from virtstatd_simulator.wire.rpc import FROM_QEMU, NO_DOMAIN, RpcError
 
 
 @dataclass(slots=True, eq=False)
 class Host:
     """
-    All guests of one daemon.
+    Holds all guests of one daemon.
 
-    `clock` is monotonic and in seconds, `emit` is told of every event. The host's own CPUs and
-    memory are made up.
+    `clock` is monotonic and in seconds, `epoch` Unix time; `emit` is called with every event.
     """
 
     profile: Profile
     seed: int = 1
-    release: Release = 9
+    release: Release = DEFAULT_RELEASE
     cpus: int = 64
-    memory_kib: int = 1 << 30
     percpu: bool = True
     name: str = "simulated"
     clock: Callable[[], float] = time.monotonic
@@ -49,7 +47,6 @@ class Host:
     guests: dict[bytes, Guest] = field(default_factory=dict)
     by_name: dict[str, Guest] = field(default_factory=dict)
     by_id: dict[int, Guest] = field(default_factory=dict)
-    booted: float = 0.0
     _last_id: int = 0
     _taps: int = 0
     _unborn: Iterator[Guest] = field(init=False)
@@ -57,15 +54,14 @@ class Host:
 
     def __post_init__(self) -> None:
         self._unborn = random_guests(self.profile.of_release(self.release), self.seed)
-        self.booted = self.clock()
 
     @property
     def version(self) -> int:
-        """The libvirt that this host pretends to run."""
+        """Return the number of the libvirt that this host pretends to run."""
         return VERSIONS[self.release]
 
     def populate(self, domains: int) -> None:
-        """Generate guests, silently: they were there before the daemon."""
+        """Generate guests, without events: they ran before the daemon started."""
         for guest in islice(self._unborn, domains):
             self.adopt(guest)
 
@@ -75,7 +71,7 @@ class Host:
             self.adopt(guest)
 
     def adopt(self, guest: Guest) -> None:
-        """Add a guest as it is; a running one gets an id unless it brings its own."""
+        """Add a guest as it is; a running one gets an id unless it has one."""
         guest.since = self.clock()
         if guest.active:
             self._plug(guest)
@@ -99,40 +95,28 @@ class Host:
             raise RpcError(NO_DOMAIN, FROM_QEMU, f"no domain with matching uuid '{text}'")
         return guest
 
-    def named(self, names: Iterable[str]) -> list[Guest]:
-        """Look guests up by name; raises `KeyError` for one that is not there."""
-        return [self.by_name[name] for name in names]
-
-    def tell(self, guest: Guest, event: int, *arguments: Argument) -> None:
-        """Emit an event of a guest."""
+    def send_event(self, guest: Guest, event: int, *arguments: Argument) -> None:
+        """Send an event of a guest."""
         self.emit(Event(event, guest.uuid, guest.pack(), arguments))
 
     def start(self, guest: Guest | None = None) -> Guest:
-        """Start a guest, a new one when none is given."""
+        """Start a guest that is shut off, a new one when none is given."""
         if guest is None:
             guest = next(self._unborn)
             guest.aged = 0.0
             guest.state, guest.persistent = SHUT_OFF, False
             self.adopt(guest)
-        if guest.active:
-            raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is already running")
         guest.id = -1
         self._plug(guest)
         guest.change(RUNNING, BOOTED, self.clock())
         # in this order: measured on libvirt 9.0
-        self.tell(guest, events.LIFECYCLE, events.RESUMED, 0)
-        self.tell(guest, events.LIFECYCLE, events.STARTED, 0)
+        self.send_event(guest, events.LIFECYCLE, events.RESUMED, 0)
+        self.send_event(guest, events.LIFECYCLE, events.STARTED, 0)
         return guest
 
     def destroy(self, guest: Guest) -> None:
-        """End a guest's QEMU; a transient one is forgotten with it."""
-        self._alive(guest)
-        self.tell(guest, events.LIFECYCLE, events.SHUTDOWN, 2)
-        self.vanish(guest)
-        self.tell(guest, events.LIFECYCLE, events.STOPPED, 1)
-
-    def vanish(self, guest: Guest) -> None:
-        """Take a guest away without a word."""
+        """End an active guest's QEMU; a transient guest is removed with it."""
+        self.send_event(guest, events.LIFECYCLE, events.SHUTDOWN, 2)
         self.by_id.pop(guest.id, None)
         guest.change(SHUT_OFF, DESTROYED, self.clock())
         guest.id = -1
@@ -140,20 +124,19 @@ class Host:
         if not guest.persistent:
             self.guests.pop(guest.uuid, None)
             self.by_name.pop(guest.name, None)
+        self.send_event(guest, events.LIFECYCLE, events.STOPPED, 1)
 
     def suspend(self, guest: Guest) -> None:
-        """Pause a guest."""
-        self._alive(guest)
+        """Pause an active guest."""
         if guest.state != PAUSED:
             guest.change(PAUSED, PAUSED_BY_USER, self.clock())
-            self.tell(guest, events.LIFECYCLE, events.SUSPENDED, 0)
+            self.send_event(guest, events.LIFECYCLE, events.SUSPENDED, 0)
 
     def resume(self, guest: Guest) -> None:
-        """Let a paused guest run on."""
-        self._alive(guest)
+        """Continue a paused guest."""
         if guest.state != RUNNING:
             guest.change(RUNNING, 5, self.clock())
-            self.tell(guest, events.LIFECYCLE, events.RESUMED, 0)
+            self.send_event(guest, events.LIFECYCLE, events.RESUMED, 0)
 
     def set_metadata(self, guest: Guest, uri: str, element: str | None) -> None:
         """Set or remove a metadata element of a guest."""
@@ -161,17 +144,17 @@ class Host:
             guest.elements.pop(uri, None)
         else:
             guest.elements[uri] = element
-        self.tell(guest, events.METADATA_CHANGE, 2, uri)
+        self.send_event(guest, events.METADATA_CHANGE, 2, uri)
 
     def stop_time(self) -> None:
-        """Let the guests' time stand still, so that whoever asks is told the same."""
+        """Stop the guests' time, so that every poll gives the same numbers."""
         if self._moving is None:
             self._moving = self.clock, self.epoch
             now, epoch = self.clock(), self.epoch()
             self.clock, self.epoch = lambda: now, lambda: epoch
 
     def start_time(self) -> None:
-        """Let the guests' time go on from where it stands."""
+        """Continue the guests' time from where it stands."""
         if self._moving is not None:
             clock, self.epoch = self._moving
             behind = clock() - self.clock()
@@ -179,16 +162,12 @@ class Host:
             self._moving = None
 
     def hang(self, guest: Guest) -> None:
-        """Let a guest's monitor answer no more."""
+        """Stop a guest's monitor: it answers no more."""
         if guest.hung is None:
             guest.hung = asyncio.Event()
 
     def release_monitor(self, guest: Guest) -> None:
-        """Let a guest's monitor answer again; who waits for it goes on."""
+        """Let a guest's monitor answer again, the calls that wait for it first."""
         if guest.hung is not None:
             guest.hung.set()
             guest.hung = None
-
-    def _alive(self, guest: Guest) -> None:
-        if not guest.active:
-            raise RpcError(INVALID_OPERATION, FROM_QEMU, "domain is not running")

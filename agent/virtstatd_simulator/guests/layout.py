@@ -28,7 +28,7 @@ def _compiled(sizes: tuple[int, ...], codes: str) -> struct.Struct:
 
 
 class Record:
-    """One guest's answer to one question."""
+    """Holds one guest's answer to one question, compiled."""
 
     __slots__ = ("_items", "_moving", "_struct", "params", "size")
 
@@ -43,7 +43,7 @@ class Record:
         self.size = self._struct.size
 
     def pack(self, drivers: Sequence[int]) -> bytes:
-        """Fill the numbers in."""
+        """Fill in the numbers."""
         items = self._items
         items[1::2] = [
             base + (rate * drivers[driver] >> UNIT_BITS) for base, rate, driver in self._moving
@@ -52,7 +52,7 @@ class Record:
 
 
 class Layout:
-    """The fields of a flavor that one set of groups asks for."""
+    """Holds the fields of a flavor for one set of groups."""
 
     __slots__ = ("_codes", "_moving", "_own", "_pieces", "params")
 

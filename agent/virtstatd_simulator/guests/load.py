@@ -21,7 +21,7 @@ STORMY_SHARE = 0.3
 
 
 class Driver(IntEnum):
-    """What a field's number follows; the index into what `Load.drivers` returns."""
+    """Lists what a number can follow, by its index in the result of `Load.drivers`."""
 
     CPU = 0
     NET = 1
@@ -36,7 +36,7 @@ class Driver(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """
-    A load that repeats itself: `low` always, `high` on top for a part of every period.
+    Describes a periodic load: `low` always, `high` on top of it for a part of every period.
 
     The upper part is a square when `square`, half a sine wave when not. Loads are fractions of
     the guest's capacity.
@@ -50,7 +50,7 @@ class Pattern:
     square: bool = True
 
     def integral(self, seconds: float) -> float:
-        """Give the seconds of full load that running for `seconds` has added up to; monotonic."""
+        """Return the seconds of full load that `seconds` of running amount to; never falls."""
         rounds, rest = divmod(seconds + self.offset_seconds, self.period_seconds)
         return self.low * seconds + self.high * (
             rounds * self._bump(self.busy_seconds)
@@ -68,7 +68,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The patterns of one guest."""
+    """Holds the patterns of one guest."""
 
     cpu: Pattern
     net: Pattern
@@ -76,7 +76,7 @@ class Load:
     steal: Pattern
 
     def drivers(self, uptime: float, state: int, reason: int, epoch: int) -> tuple[int, ...]:
-        """Give the value of every `Driver` after `uptime` seconds."""
+        """Return the value of every `Driver` after `uptime` seconds."""
         cpu = self.cpu.integral(uptime)
         wave = 0.5 + 0.5 * math.sin(uptime * (2 * math.pi / self.cpu.period_seconds))
         return (

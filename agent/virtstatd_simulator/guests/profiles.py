@@ -5,24 +5,25 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from virtstatd_simulator.guests.flavors import Flavor, Metadata, Release
+from virtstatd_simulator.guests.flavors import Flavor, Release
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """
-    A mix of flavors with their weights.
+    Describes a mix of flavors with their weights.
 
-    `paused` and `shut_off` are shares of the guests; what is shut off is persistent.
+    `paused` and `shut_off` are shares of the guests; guests that are shut off are persistent. With
+    `nova` guests carry the metadata of OpenStack.
     """
 
     flavors: tuple[tuple[int, Flavor], ...]
-    metadata: Metadata = "nova"
+    nova: bool = True
     paused: float = 0.0
     shut_off: float = 0.0
 
     def of_release(self, release: Release) -> Profile:
-        """Give the same hardware with the statistics of another libvirt."""
+        """Return the same hardware with the statistics of another libvirt."""
         return replace(
             self,
             flavors=tuple((weight, replace(f, release=release)) for weight, f in self.flavors),
@@ -55,14 +56,9 @@ PROFILES: dict[str, Profile] = {
         (
             (1, Flavor(vcpus=2, kvm=True, perf=True, resctrl=True, dirty_rate=True, iothreads=1)),
             (1, Flavor(vcpus=3, disks=2, nics=2, resctrl=True, zoned=True, balloon=False)),
-        ),
-        metadata="ovirt",
+        )
     ),
-    "small": Profile(((1, Flavor(vcpus=1, memory_mib=512)),), metadata="none"),
+    "small": Profile(((1, Flavor(vcpus=1, memory_mib=512)),), nova=False),
     # 42 statistics of KVM per vCPU: few of these fill libvirt's message
     "kvm8": Profile(((1, Flavor(vcpus=8, memory_mib=16384, disks=2, kvm=True)),)),
-    "large": Profile(
-        ((1, Flavor(vcpus=64, memory_mib=262144, disks=8, nics=4, iothreads=4, kvm=True)),),
-        metadata="ovirt",
-    ),
 }

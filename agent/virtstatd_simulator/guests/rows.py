@@ -50,7 +50,7 @@ BANKS = NODES = PACKAGES = 2
 
 
 def kvm(prefix: str, names: dict[str, int]) -> Iterator[Field]:
-    """Give KVM's own statistics of a vCPU or a guest."""
+    """List KVM's own statistics of a vCPU or a guest."""
     for name, per_second in names.items():
         if name in ("blocking.cur", "guest_mode.cur"):
             yield fixed(f"{prefix}.{name}", 0, BOOLEAN)
@@ -61,7 +61,7 @@ def kvm(prefix: str, names: dict[str, int]) -> Iterator[Field]:
 
 
 def limits(disk: str, *, zoned: bool) -> Iterator[Field]:
-    """List what a disk can take, and its latencies over an interval (libvirt 11.10)."""
+    """List the limits of a disk, and its latencies over an interval (libvirt 11.10)."""
     # no two are alike, so that one taken for another is noticed
     for name, value in (
         ("request_alignment", 512),
@@ -91,7 +91,7 @@ def limits(disk: str, *, zoned: bool) -> Iterator[Field]:
 
 
 def histograms(disk: str) -> Iterator[Field]:
-    """Count a disk's requests by their latency (libvirt 12.1)."""
+    """List a disk's requests by their latency (libvirt 12.1)."""
     for way, share in (("read", 700), ("write", 1100), ("flush", 30)):
         yield fixed(f"{disk}.latency_histogram.{way}.bin.count", 4)
         for n, start in enumerate((0, 100_000, 1_000_000, 10_000_000)):
@@ -102,7 +102,7 @@ def histograms(disk: str) -> Iterator[Field]:
 
 
 def perf_events(vcpus: int) -> Iterator[Field]:
-    """Give every performance event that can be enabled."""
+    """List every performance event that can be enabled."""
     for name, per_second in PERF_EVENTS.items():
         if per_second:
             yield counter(f"perf.{name}", per_second * vcpus)
@@ -111,7 +111,7 @@ def perf_events(vcpus: int) -> Iterator[Field]:
 
 
 def cache_monitors(vcpus: int) -> Iterator[Field]:
-    """Give the cache that all vCPUs occupy, bank by bank."""
+    """List the cache that all vCPUs occupy, bank by bank."""
     yield fixed("cpu.cache.monitor.count", 1, UINT)
     yield from _monitor("cpu.cache.monitor.0", vcpus)
     yield fixed("cpu.cache.monitor.0.bank.count", BANKS, UINT)
@@ -122,7 +122,7 @@ def cache_monitors(vcpus: int) -> Iterator[Field]:
 
 
 def energy_monitors(vcpus: int) -> Iterator[Field]:
-    """Give the energy that all vCPUs consume, package by package (libvirt 12.4)."""
+    """List the energy that all vCPUs consume, package by package (libvirt 12.4)."""
     yield fixed("cpu.energy.monitor.count", 1, UINT)
     yield from _monitor("cpu.energy.monitor.0", vcpus)
     yield fixed("cpu.energy.monitor.0.pkg.count", PACKAGES, UINT)
@@ -134,7 +134,7 @@ def energy_monitors(vcpus: int) -> Iterator[Field]:
 
 
 def bandwidth_monitors(vcpus: int) -> Iterator[Field]:
-    """Give the memory bandwidth that all vCPUs use, node by node."""
+    """List the memory bandwidth that all vCPUs use, node by node."""
     yield fixed("memory.bandwidth.monitor.count", 1, UINT)
     yield from _monitor("memory.bandwidth.monitor.0", vcpus)
     yield fixed("memory.bandwidth.monitor.0.node.count", NODES, UINT)
@@ -152,7 +152,7 @@ def _monitor(prefix: str, vcpus: int) -> Iterator[Field]:
 
 
 def dirty_rate(vcpus: int, *, measured: bool) -> Iterator[Field]:
-    """Tell of the last measurement of how fast the guest writes to memory, if there was one."""
+    """List the last measurement of how fast the guest writes to memory, if there was one."""
     yield fixed("dirtyrate.calc_status", 2 if measured else 0, INT)
     yield fixed("dirtyrate.calc_start_time", 5183 if measured else 0, LLONG)
     yield fixed("dirtyrate.calc_period", int(measured), INT)

@@ -1,4 +1,4 @@
-"""The XML that a simulated guest and host describe themselves with."""
+"""The XML of a guest, and the elements of its metadata."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from virtstatd_simulator.guests.guests import Guest
 
 
 NOVA_URI = "http://openstack.org/xmlns/libvirt/nova/1.1"
-OVIRT_URI = "http://ovirt.org/vm/1.0"
 
 _CPU_TAGS = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"} | {
     name: name
-    for who in ("global", "emulator", "iothread")
-    for name in (f"{who}_period", f"{who}_quota")
+    for part in ("global", "emulator", "iothread")
+    for name in (f"{part}_period", f"{part}_quota")
 }
 _MEMORY_TAGS = {name: name for name in ("hard_limit", "soft_limit", "swap_hard_limit")}
 _DEVICE_TAGS = {"device_weight": "weight"} | {
@@ -28,11 +27,11 @@ _NUMA_MODES = dict(enumerate(("strict", "preferred", "interleave", "restrictive"
 
 
 def elements(guest: Guest) -> dict[str, str]:
-    """Give the metadata elements of a guest by their URI, with their name spaces."""
+    """Return the metadata elements of a guest by their URI, with their name spaces."""
     found: dict[str, str] = {}
     identity = uuid.UUID(bytes=guest.uuid)
     flavor = guest.flavor
-    if guest.metadata == "nova":
+    if guest.nova:
         found[NOVA_URI] = (
             f'<nova:instance xmlns:nova="{NOVA_URI}">\n'
             f'  <nova:package version="27.1.0"/>\n'
@@ -50,19 +49,11 @@ def elements(guest: Guest) -> dict[str, str]:
             f"  </nova:owner>\n"
             f"</nova:instance>"
         )
-    elif guest.metadata == "ovirt":
-        found[OVIRT_URI] = (
-            f'<ovirt-vm:vm xmlns:ovirt-vm="{OVIRT_URI}">\n'
-            f'  <ovirt-vm:clusterVersion type="str">4.7</ovirt-vm:clusterVersion>\n'
-            f"  <ovirt-vm:custom/>\n"
-            f'  <ovirt-vm:startTime type="float">1700000000.0</ovirt-vm:startTime>\n'
-            f"</ovirt-vm:vm>"
-        )
     return found | guest.elements
 
 
 def without_prefix(element: str, uri: str) -> str:
-    """Write an element the way `virDomainGetMetadata` hands it out: without its name space."""
+    """Return an element as `virDomainGetMetadata` does: without its name space."""
     head, found, tail = element.partition(f'="{uri}"')
     if not found:
         return element
@@ -72,7 +63,7 @@ def without_prefix(element: str, uri: str) -> str:
 
 
 def _tuned(guest: Guest, element: str, tags: Mapping[str, str], unit: str = "") -> list[str]:
-    """Give an element with those of a guest's limits that were set, by libvirt's tags for them."""
+    """Write an element with those of a guest's limits that were set, by libvirt's tags."""
     inner = [
         f"    <{tag}{unit}>{guest.tuned[name]}</{tag}>"
         for name, tag in tags.items()
@@ -86,7 +77,7 @@ def _block_limits(guest: Guest) -> list[str]:
     for name, tag in _DEVICE_TAGS.items():
         words = str(guest.tuned.get(name, "")).split(",")
         for device, number in zip(words[::2], words[1::2], strict=False):
-            devices.setdefault(device, []).append(f"      <{tag}>{number}</{tag}>")
+            devices.setdefault(device, []).append(f"      <{tag}>{escape(number)}</{tag}>")
     inner = _tuned(guest, "blkiotune", {"weight": "weight"})[1:-1]
     for device, limits in devices.items():
         path = f"      <path>{escape(device)}</path>"
@@ -103,7 +94,7 @@ def _numa(guest: Guest) -> list[str]:
 
 
 def domain_xml(guest: Guest, *, inactive: bool) -> str:
-    """Describe a guest."""
+    """Write the description of a guest."""
     live = guest.active and not inactive
     flavor = guest.flavor
     kib = flavor.memory_mib * 1024
@@ -188,45 +179,3 @@ def _interface(guest: Guest, n: int, *, live: bool) -> list[str]:
         *([f"      <alias name='net{n}'/>"] if live else []),
         "    </interface>",
     ]
-
-
-def capabilities_xml(cpus: int, memory_kib: int) -> str:
-    """Describe the host."""
-    rows = "\n".join(
-        f"            <cpu id='{n}' socket_id='0' die_id='0' core_id='{n}' siblings='{n}'/>"
-        for n in range(cpus)
-    )
-    return f"""<capabilities>
-
-  <host>
-    <uuid>5d1f8c1e-0f5a-4a55-9f53-6d756c61746f</uuid>
-    <cpu>
-      <arch>x86_64</arch>
-      <model>EPYC</model>
-      <vendor>AMD</vendor>
-      <topology sockets='1' dies='1' cores='{cpus}' threads='1'/>
-    </cpu>
-    <topology>
-      <cells num='1'>
-        <cell id='0'>
-          <memory unit='KiB'>{memory_kib}</memory>
-          <cpus num='{cpus}'>
-{rows}
-          </cpus>
-        </cell>
-      </cells>
-    </topology>
-  </host>
-
-  <guest>
-    <os_type>hvm</os_type>
-    <arch name='x86_64'>
-      <wordsize>64</wordsize>
-      <emulator>/usr/bin/qemu-system-x86_64</emulator>
-      <domain type='qemu'/>
-      <domain type='kvm'/>
-    </arch>
-  </guest>
-
-</capabilities>
-"""

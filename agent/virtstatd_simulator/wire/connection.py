@@ -1,11 +1,11 @@
-"""One client: frames in, calls to the workers, replies and events out, keepalive both ways."""
+"""One client's connection: cuts frames, hands calls on, writes replies and events, pings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import NamedTuple, cast
 
 from virtstatd_simulator.wire import rpc
 from virtstatd_simulator.wire.rpc import FrameError, Frames, Header
@@ -14,28 +14,34 @@ from virtstatd_simulator.wire.rpc import FrameError, Frames, Header
 MAX_REQUESTS = 5  # max_client_requests
 KEEPALIVE_SECONDS = 5.0
 KEEPALIVE_COUNT = 5
+AT_ONCE = 2  # chunks that are written without a task: a head and a payload in one piece
 MAX_BACKLOG = 64 * 1024 * 1024  # bytes that a client leaves unread before its events are dropped
 
 Payload = bytes | Sequence[bytes]
 
 
-class Dispatch(Protocol):
-    """What a connection needs of the server: somebody who takes its calls."""
+class _Frame(NamedTuple):
+    """Bytes to write; `answers` whether a call is answered with them, `last` hangs up after."""
 
-    def __call__(self, connection: Connection, header: Header, payload: bytes) -> None:
-        """Answer a call by `Connection.reply`, now or later."""
-        ...
+    chunks: Sequence[bytes]
+    answers: bool
+    last: bool
 
 
 class Connection(asyncio.Protocol):
     """
-    A client's end of the socket.
+    The daemon's end of a client's connection.
 
-    It reads no further while `MAX_REQUESTS` calls are unanswered, keepalive included: a client
-    that lets it come to that is dropped after 30 seconds, as libvirtd does.
+    Calls go to `dispatch`, which answers each by `reply`, now or later. No more is read while
+    `MAX_REQUESTS` calls are unanswered, keepalive included: such a client is dropped after 30
+    seconds, as libvirtd does.
     """
 
-    def __init__(self, dispatch: Dispatch, lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        dispatch: Callable[[Connection, Header, bytes], None],
+        lost: Callable[[Connection], None],
+    ) -> None:
         self.opened = False
         self.readonly = False
         self.callbacks: dict[int, tuple[int, bytes | None]] = {}  # event and domain by callback
@@ -45,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._frames = Frames()
         self._requests = 0
-        self._outgoing: deque[tuple[Sequence[bytes], bool, int | None]] = deque()
+        self._outgoing: deque[_Frame] = deque()
         self._backlog = 0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -69,7 +75,7 @@ class Connection(asyncio.Protocol):
             self._want(False)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Forget everything; calls that run go on and are answered to nobody."""
+        """Drop what is queued; calls that run go on, and their answers are thrown away."""
         self._transport = None
         if self._pinger is not None:
             self._pinger.cancel()
@@ -83,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Write on."""
+        """Continue to write."""
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
@@ -106,7 +112,7 @@ class Connection(asyncio.Protocol):
         return self._requests < MAX_REQUESTS and self._thawed.is_set() and not self._closing
 
     def _want(self, more: bool) -> None:  # noqa: FBT001 - on or off
-        """Read from the socket or leave it be."""
+        """Start or stop reading from the socket."""
         transport = self._transport
         if transport is None or transport.is_closing() or more == self._reading:
             return
@@ -141,55 +147,45 @@ class Connection(asyncio.Protocol):
     def reply(
         self, header: Header, payload: Payload, *, ok: bool = True, cut_at: int | None = None
     ) -> None:
-        """Answer a call; with `cut_at` hang up after that many bytes of the answer."""
+        """Answer a call; with `cut_at` send at most that many bytes of the frame and hang up."""
         chunks = [payload] if isinstance(payload, bytes) else payload
-        self._send(
-            header._replace(type=rpc.REPLY, status=rpc.OK if ok else rpc.ERROR),
-            chunks,
-            counted=True,
-            cut_at=cut_at,
-        )
+        header = header._replace(type=rpc.REPLY, status=rpc.OK if ok else rpc.ERROR)
+        chunks = [rpc.frame(header, sum(map(len, chunks))), *chunks]
+        if cut_at is not None:
+            chunks = _cut(chunks, cut_at)
+        self._send(_Frame(chunks, answers=True, last=cut_at is not None))
 
     def announce_too_much(self, header: Header) -> None:
-        """Answer with a frame that says it is longer than libvirt allows, then hang up."""
-        if self._transport is not None:
-            head = header._replace(type=rpc.REPLY, status=rpc.OK)
-            self._transport.write(rpc.frame(head, 2 * rpc.MAX_MESSAGE) + bytes(64))
+        """Answer with a frame that announces more than libvirt allows, and hang up."""
+        header = header._replace(type=rpc.REPLY, status=rpc.OK)
+        chunks = [rpc.frame(header, 2 * rpc.MAX_MESSAGE), bytes(64)]
+        self._send(_Frame(chunks, answers=True, last=True))
 
     def message(self, procedure: int, payload: bytes) -> None:
-        """Tell the client something it did not ask for."""
+        """Send an event; it is dropped when the client leaves too much unread."""
         if self._backlog > MAX_BACKLOG:
             return
         header = Header(rpc.REMOTE_PROGRAM, rpc.REMOTE_VERSION, procedure, rpc.MESSAGE, 1, rpc.OK)
-        self._send(header, [payload])
+        chunks = [rpc.frame(header, len(payload)), payload]
+        self._send(_Frame(chunks, answers=False, last=False))
 
     def _keepalive(self, procedure: int) -> None:
         header = Header(
             rpc.KEEPALIVE_PROGRAM, rpc.KEEPALIVE_VERSION, procedure, rpc.MESSAGE, 0, rpc.OK
         )
-        self._send(header, [])
+        self._send(_Frame([rpc.frame(header, 0)], answers=False, last=False))
 
-    def _send(
-        self,
-        header: Header,
-        chunks: Sequence[bytes],
-        *,
-        counted: bool = False,
-        cut_at: int | None = None,
-    ) -> None:
+    def _send(self, frame: _Frame) -> None:
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
-        size = sum(map(len, chunks))
-        head = rpc.frame(header, size)
         at_once = not self._outgoing and self._writer is None and self._thawed.is_set()
-        if at_once and len(chunks) <= 1 and cut_at is None and self._writable.is_set():
-            transport.write(b"".join((head, *chunks)))
-            if counted:
-                self._answered()
+        if at_once and len(frame.chunks) <= AT_ONCE and self._writable.is_set():
+            transport.write(b"".join(frame.chunks))
+            self._written(frame)
             return
-        self._outgoing.append(((head, *chunks), counted, cut_at))
-        self._backlog += size
+        self._outgoing.append(frame)
+        self._backlog += sum(map(len, frame.chunks))
         if self._writer is None:
             loop = asyncio.get_running_loop()
             self._writer = loop.create_task(self._write(transport), name="simulator writer")
@@ -197,35 +193,30 @@ class Connection(asyncio.Protocol):
     async def _write(self, transport: asyncio.Transport) -> None:
         """Write what is queued, never more than the client takes; cancelled when it is gone."""
         while self._outgoing:
-            chunks, counted, left = self._outgoing.popleft()
-            for chunk in chunks:
+            frame = self._outgoing.popleft()
+            for chunk in frame.chunks:
                 await self._thawed.wait()
                 await self._writable.wait()
-                if left is not None and left < len(chunk):
-                    transport.write(chunk[:left])
-                    self.close()
-                    return
                 transport.write(chunk)
                 self._backlog -= len(chunk)
-                left = None if left is None else left - len(chunk)
-            if counted:
-                self._answered()
+            self._written(frame)
         self._writer = None
-        if self._closing:
-            self.close()
 
-    def _answered(self) -> None:
-        self._requests -= 1
-        if self._closing:
+    def _written(self, frame: _Frame) -> None:
+        if frame.answers:
+            self._requests -= 1
+        if frame.last or (self._closing and not self._outgoing):
+            self._closing = True
+            self._outgoing.clear()
             self.close()
-        elif self._requests == MAX_REQUESTS - 1:
+        elif frame.answers and self._requests == MAX_REQUESTS - 1:
             # later: this may run inside `_read`
             asyncio.get_running_loop().call_soon(self._read)
 
     # life and death
 
     def start_keepalive(self, seconds: float = KEEPALIVE_SECONDS) -> None:
-        """Ask the client whether it is there whenever it was silent for `seconds`."""
+        """Ping the client whenever it was silent for `seconds`; drop it when it never answers."""
         if self._pinger is None:
             self._heard_at = asyncio.get_running_loop().time()
             self._ping_in(seconds, seconds)
@@ -249,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._ping_in(seconds, seconds)
 
     def new_callback(self, event: int, domain: bytes | None) -> int:
-        """Register an event callback and give its number."""
+        """Register an event callback and return its number."""
         number = self._next_callback
         self._next_callback += 1
         self.callbacks[number] = (event, domain)
@@ -261,16 +252,16 @@ class Connection(asyncio.Protocol):
         self._want(False)
 
     def thaw(self) -> None:
-        """Go on."""
+        """Read and write again."""
         self._thawed.set()
         self._read()
 
     def close_soon(self) -> None:
-        """Close once the answer that is on its way is out."""
+        """Close as soon as what is queued and the next answer are written."""
         self._closing = True
 
     def close(self) -> None:
-        """Close after what is written already."""
+        """Close after what was written already."""
         if self._transport is not None:
             self._transport.close()
 
@@ -278,3 +269,12 @@ class Connection(asyncio.Protocol):
         """Hang up."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _cut(chunks: Sequence[bytes], size: int) -> list[bytes]:
+    """Return the first `size` bytes."""
+    kept = []
+    for chunk in chunks:
+        kept.append(chunk[:size])
+        size -= len(kept[-1])
+    return kept

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from virtstatd_simulator.wire.xdr import Reader, XdrError, pack_int, pack_optional, pack_uint
+from virtstatd_simulator.wire.xdr import pack_int, pack_optional, pack_uint
 
 
 REMOTE_PROGRAM = 0x20008086
@@ -32,7 +32,7 @@ ERROR = 1
 
 MAX_MESSAGE = 32 * 1024 * 1024  # VIR_NET_MESSAGE_MAX: header and payload, without the length
 MAX_PAYLOAD = MAX_MESSAGE - 24
-MAX_DOMAINS = 16384  # REMOTE_DOMAIN_LIST_MAX
+MAX_LISTED = 16384  # REMOTE_DOMAIN_LIST_MAX
 MAX_PARAMS = 262144  # REMOTE_CONNECT_GET_ALL_DOMAIN_STATS_MAX, of one record
 
 _LENGTH = struct.Struct(">I")
@@ -41,11 +41,11 @@ _FRAME = struct.Struct(">IIIiIII")
 
 
 class FrameError(ValueError):
-    """The bytes are no frame; libvirtd hangs up on such a client."""
+    """Signals bytes that are no frame; libvirtd hangs up on such a client."""
 
 
 class Header(NamedTuple):
-    """What a frame says about its payload."""
+    """Describes the payload of a frame."""
 
     program: int
     version: int
@@ -56,7 +56,7 @@ class Header(NamedTuple):
 
 
 def frame(header: Header, payload_bytes: int) -> bytes:
-    """Give the first 28 bytes of a frame whose payload has `payload_bytes`."""
+    """Return the first 28 bytes of a frame whose payload has `payload_bytes`."""
     return _FRAME.pack(_FRAME.size + payload_bytes, *header)
 
 
@@ -69,11 +69,11 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, blob: bytes) -> None:
-        """Append what came from the socket."""
+        """Append bytes from the socket."""
         self._buffer += blob
 
     def __iter__(self) -> Iterator[tuple[Header, bytes]]:
-        """Take complete frames off the front; raises `FrameError` when there is no way on."""
+        """Take complete frames off the front; raises `FrameError` at a length that cannot be."""
         return self
 
     def __next__(self) -> tuple[Header, bytes]:
@@ -91,8 +91,8 @@ class Frames:
         return header, payload
 
 
-# virErrorDomain and virErrorNumber, the few that are answered here
-FROM_NONE, FROM_RPC, FROM_QEMU, FROM_DOMAIN, FROM_REMOTE, FROM_CGROUP = 0, 7, 10, 20, 13, 54
+# virErrorDomain and virErrorNumber, those that the simulator answers with
+FROM_RPC, FROM_QEMU, FROM_DOMAIN, FROM_CGROUP = 7, 10, 20, 54
 INTERNAL, NO_SUPPORT, INVALID_ARG, DENIED, RPC = 1, 3, 8, 29, 39
 NO_DOMAIN, INVALID_OPERATION, NOT_SUPPORTED, NO_METADATA, UNSUPPORTED = 42, 55, 84, 80, 74
 
@@ -111,7 +111,7 @@ _PREFIXES = {
 
 
 class RpcError(Exception):
-    """An error that the client gets as the answer to its call (`remote_error`)."""
+    """Answers a call with an error (`remote_error`)."""
 
     def __init__(self, code: int, domain: int, text: str) -> None:
         prefix = _PREFIXES.get(code, "%s")
@@ -147,12 +147,3 @@ class RpcError(Exception):
                 pack_uint(0),  # no network
             )
         )
-
-
-def unpack_error(payload: bytes) -> tuple[int, int, str]:
-    """Unpack code, domain and message of a `remote_error`."""
-    reader = Reader(payload)
-    try:
-        return reader.take_int(), reader.take_int(), reader.take_optional() or ""
-    except XdrError as error:
-        raise FrameError("no error in the payload") from error

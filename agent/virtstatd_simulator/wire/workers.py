@@ -1,4 +1,4 @@
-"""The daemon's worker pool: twenty for everything, five more for what may never wait."""
+"""The daemon's worker pool: twenty workers for all jobs, five more for urgent ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Workers:
     """
     Runs jobs, at most `normal + urgent` at once.
 
-    As in libvirtd an ordinary worker takes whatever is oldest; the others take urgent jobs alone.
-    A job is called; what it returns to be awaited keeps its worker busy until it ends.
+    As in libvirtd an ordinary worker takes the oldest job, the others take urgent jobs alone. A job
+    is called; a coroutine that it returns keeps its worker busy until it ends.
     """
 
     def __init__(self, normal: int = 20, urgent: int = 5) -> None:
@@ -27,12 +27,12 @@ class Workers:
 
     @property
     def busy(self) -> int:
-        """How many jobs are being awaited."""
+        """Count the jobs that run."""
         return len(self._tasks)
 
     @property
     def waiting(self) -> int:
-        """How many jobs have found no worker yet."""
+        """Count the jobs that wait for a worker."""
         return len(self._queue)
 
     def submit(self, job: Job, *, urgent: bool) -> None:
@@ -80,7 +80,7 @@ class Workers:
             self.idle_urgent += change
 
     async def cancel(self) -> None:
-        """Drop what waits and end what runs."""
+        """Drop the jobs that wait and cancel those that run."""
         self._queue.clear()
         tasks = list(self._tasks)
         for task in tasks:

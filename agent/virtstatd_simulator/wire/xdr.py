@@ -31,7 +31,7 @@ pack_double = _DOUBLE.pack
 
 
 class XdrError(ValueError):
-    """The bytes are not what the procedure's arguments look like."""
+    """Signals bytes that are not the arguments of the procedure."""
 
 
 def pack_opaque(blob: bytes) -> bytes:
@@ -55,13 +55,8 @@ def pack_array(items: Iterable[bytes]) -> bytes:
     return pack_uint(len(packed)) + b"".join(packed)
 
 
-def pack_chars(text: str, size: int) -> bytes:
-    """Pack a C array of `char`: XDR spends four bytes on each of them."""
-    return b"".join(map(pack_int, text.encode()[: size - 1].ljust(size, b"\0")))
-
-
 class Reader:
-    """Unpacks one message, item by item; raises `XdrError` at the first that is not there."""
+    """Unpacks one message, item by item; raises `XdrError` at the first that is missing."""
 
     __slots__ = ("_at", "_blob", "_end")
 

@@ -44,7 +44,7 @@ vcpu.1.wait vcpu.current vcpu.maximum"""
 
 
 def real(name: str, of: list[dict[str, Any]] = REAL) -> list[Param]:
-    """Give the fields of a captured guest."""
+    """Return the fields of a captured guest."""
     return next(record["params"] for record in of if record["name"] == name)
 
 
@@ -55,7 +55,7 @@ def unpack(record: Record, drivers: Sequence[int]) -> dict[str, Any]:
 
 
 def keys(params: list[Param]) -> list[tuple[str, int]]:
-    """Give names and types alone."""
+    """Return names and types alone."""
     return [(name, type_) for name, type_, _ in params]
 
 
@@ -128,7 +128,7 @@ def test_the_complete_profile_has_every_statistic():
     ] == [rf"{VCPU}\.halted", rf"{VCPU}\.(?P<stat>\w+)\.max"]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_counters_never_fall(seed: int):
     """Over an hour no counter of any generated guest goes back."""
     gauges = ("balloon.", "latency_", "state.", "perf.cmt", "perf.mbm")

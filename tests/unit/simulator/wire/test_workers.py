@@ -1,4 +1,4 @@
-"""The worker pool: who waits for whom."""
+"""The worker pool: which jobs run and which wait."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

@@ -37,7 +37,6 @@ def test_layout_is_that_of_the_specification():
     assert xdr.pack_string("hello") == b"\0\0\0\x05hello\0\0\0"
     assert xdr.pack_optional(None) == b"\0\0\0\0"
     assert xdr.pack_array([xdr.pack_int(7)]) == b"\0\0\0\x01\0\0\0\x07"
-    assert xdr.pack_chars("ab", 3) == b"\0\0\0a\0\0\0b\0\0\0\0"
 
 
 @given(st.text(max_size=30), st.data())

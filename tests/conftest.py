@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 
+pytest_plugins = ["support.limits"]
 collect_ignore = ["template_sink", "template_collector"]  # projects of their own
 
 REPORTS = []

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 
-pytest_plugins = ["support.limits"]
+pytest_plugins = ["support.costs", "support.limits"]
 collect_ignore = ["template_sink", "template_collector"]  # projects of their own
 
 REPORTS = []

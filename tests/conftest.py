@@ -11,7 +11,7 @@ import uvloop
 pytest_plugins = ["support.costs", "support.limits"]
 collect_ignore = ["template_sink", "template_collector"]  # projects of their own
 
-REPORTS = []
+REPORTS: list[str] = []
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

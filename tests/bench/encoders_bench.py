@@ -13,11 +13,12 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import cramjam
-from exposition_bench import batch_of, moved
 
+from bench.exposition_bench import batch_of, moved
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.formats.otlp import Encoder as OtlpEncoder
@@ -136,7 +137,7 @@ def rows() -> Iterable[tuple[str, Encode]]:
         yield name, encode
         yield (
             f"{name}, compressed",
-            lambda batch, encode=encode, compress=compress: compress(encode(batch)),
+            partial(lambda encode, compress, batch: compress(encode(batch)), encode, compress),
         )
 
 

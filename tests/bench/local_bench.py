@@ -171,7 +171,9 @@ def real(guests: int) -> list[Result]:
         names = lab.paused_guests(guests)
         ids = [line.split()[:2] for line in lab.virsh("list").splitlines()[2:] if line]
         numbers = {name: int(number) for number, name in ids}
-        running = [domain(lab.uuid(name), name, numbers[name]) for name in names]
+        running: list[tuple[Domain, Sequence[Reading]]] = [
+            domain(lab.uuid(name), name, numbers[name]) for name in names
+        ]
         directory = lab.directory / "run/qemu"
         return [
             *(

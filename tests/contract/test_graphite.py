@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -112,7 +113,9 @@ def tagged(reading: Reading, name: str, labels: Labels) -> str:
 
 @pytest.mark.parametrize(("form", "file"), [("plain", plain), ("tagged", tagged)])
 @pytest.mark.parametrize("batch", [make_batch(3), hostile_batch()], ids=["plain", "hostile"])
-async def test_carbon_keeps_every_number(form: str, file: Callable[..., str], batch: Batch):
+async def test_carbon_keeps_every_number(
+    form: Literal["plain", "tagged"], file: Callable[..., str], batch: Batch
+):
     """Carbon has a file per finite number, with its value and time, whatever the names."""
     now = int(time.time())
     batch = replace(batch, taken_at=now * 1_000_000_000 + 999_999_999)
@@ -185,7 +188,7 @@ async def test_a_line_of_each_format():
         ({"tls": True, "key_file": "/etc/key.pem"}, "key_file: needs certificate_file"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault):
         Graphite(**options)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Literal
 
-import aiokafka
+import aiokafka  # type: ignore[import-untyped]
 import pytest
 
 from virtstatd.errors import Denied, Rejected, TryLater
@@ -33,6 +34,8 @@ class Cluster:
 
     async def tell(self, command: str) -> None:
         """Have the brokers obey."""
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(f"{command}\n".encode())
         assert await self.process.stdout.readline() == b"ok\n"
 
@@ -88,6 +91,7 @@ async def cluster() -> AsyncIterator[Cluster]:
     )
     try:
         running = Cluster(process)
+        assert process.stdout
         running.brokers = tuple((await process.stdout.readline()).decode().strip().split(","))
         yield running
     finally:
@@ -105,7 +109,7 @@ def expected(batch: Batch) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-async def test_consumers_get_every_line(compression: str):
+async def test_consumers_get_every_line(compression: Literal["none", "gzip"]):
     """Each guest's lines arrive in order, under its UUID, in one partition, with their time."""
     batch = hostile_batch()
     async with cluster() as running:
@@ -203,7 +207,7 @@ async def test_nobody_listens():
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault):
         Kafka(**options)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -59,7 +60,7 @@ def client(running: Server) -> aiomqtt.Client:
 
 async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]]:
     """Return so many messages."""
-    found = []
+    found: list[tuple[str, Any]] = []
     async with asyncio.timeout(30):
         while len(found) < count:
             message = await anext(reader.messages)
@@ -92,6 +93,7 @@ async def test_what_is_retained_is_current():
     """Who comes later gets the last reading of guests that run, and nothing of those that ended."""
     batch = make_batch(3)
     ended = batch.readings[0].domain
+    assert ended
     async with broker() as (running, _):
         async with Mqtt(address=address(running), retain=True).open(opening()) as send:
             await send(make_batch(3, base=7))
@@ -144,7 +146,7 @@ async def test_credentials_and_rights(tmp_path: Path):
         assert await making.wait() == 0
         more = f"password_file {passwords}\nacl_file {acl}\n"
         async with broker(more) as (running, _):
-            here = {"address": address(running), "username": "agent"}
+            here: dict[str, Any] = {"address": address(running), "username": "agent"}
             async with Mqtt(**here, password_file=str(right)).open(opening()) as send:
                 await send(make_batch(2))
             async with Mqtt(**here, password_file=str(wrong)).open(opening()) as send:
@@ -214,7 +216,7 @@ async def test_a_client_certificate_that_is_replaced(tmp_path: Path):
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault):
         Mqtt(**options)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -51,7 +52,7 @@ def url(running: Server) -> str:
 
 
 @asynccontextmanager
-async def stream(running: Server, **options: object) -> AsyncIterator[nats.js.JetStreamContext]:
+async def stream(running: Server, **options: Any) -> AsyncIterator[nats.js.JetStreamContext]:
     """Make the stream VIRT, and yield what asks for it."""
     client = await nats.connect(url(running))
     try:
@@ -66,7 +67,7 @@ async def stored(js: nats.js.JetStreamContext) -> list[tuple[str, bytes]]:
     """Return all that the stream holds, in its order."""
     state = (await js.stream_info("VIRT")).state
     found = [await js.get_msg("VIRT", seq) for seq in range(1, state.messages + 1)]
-    return [(each.subject, each.data) for each in found]
+    return [(each.subject or "", each.data or b"") for each in found]
 
 
 def expected(batch: Batch) -> list[tuple[str, bytes]]:
@@ -170,7 +171,7 @@ async def test_certificates_that_are_replaced(tmp_path: Path):
     shown = tmp_path / "agent.crt", tmp_path / "agent.key"
     config = f'tls {{cert_file: "{file}", key_file: "{key}", ca_file: "{right[0]}", verify: true}}'
     async with server(config) as (running, _):
-        options = {
+        options: dict[str, Any] = {
             "servers": (f"tls://127.0.0.1:{running.port}",),
             "tls": True,
             "ca_file": str(file),
@@ -247,7 +248,7 @@ async def test_a_line_that_is_too_long_loses_only_itself():
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault) as caught:
         Nats(**options)

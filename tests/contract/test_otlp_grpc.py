@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -32,12 +33,12 @@ from virtstatd.testing.contract import opening
 CODE = grpc.StatusCode
 
 
-def sink(url: str, **options: object) -> Otlp:
+def sink(url: str, **options: Any) -> Otlp:
     """Return a sink that calls."""
     return Otlp(url=url, protocol="grpc", **options)
 
 
-async def outcome(url: str, batch: Batch, **options: object) -> BaseException | None:
+async def outcome(url: str, batch: Batch, **options: Any) -> BaseException | None:
     """Send once, with a sink of its own, and return what was raised."""
     async with sink(url, **options).open(opening()) as send, asyncio.timeout(30):
         try:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
-import pyarrow.parquet as pq
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from structlog.testing import CapturingLogger
 
@@ -47,7 +48,7 @@ def visible(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def source_of(*batches: Batch) -> list[tuple]:
+def source_of(*batches: Batch) -> list[tuple[Any, ...]]:
     """Return the rows that batches must become, but for what is not a number."""
     rows = []
     for batch in batches:
@@ -70,7 +71,7 @@ def source_of(*batches: Batch) -> list[tuple]:
     return sorted(rows, key=repr)
 
 
-def found_by_duckdb(directory: Path) -> list[tuple]:
+def found_by_duckdb(directory: Path) -> list[tuple[Any, ...]]:
     """Return the rows that DuckDB sees, in the same form."""
     rows = duckdb.execute(EVERYTHING, [str(directory / "*.parquet")]).fetchall()
     return sorted(
@@ -91,7 +92,7 @@ def counted(directory: Path) -> int:
     if not list(directory.glob("*.parquet")):
         return 0
     query = "SELECT count(*) FROM read_parquet(?)"
-    return duckdb.execute(query, [str(directory / "*.parquet")]).fetchall()[0][0]
+    return int(duckdb.execute(query, [str(directory / "*.parquet")]).fetchall()[0][0])
 
 
 def names(directory: Path) -> list[str]:

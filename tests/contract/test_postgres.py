@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from support.expectations import numbers
@@ -116,7 +117,7 @@ async def query(server: Server, text: str, *others: str) -> list[asyncpg.Record]
     try:
         for other in others:
             await connection.execute(other)
-        return await connection.fetch(text)
+        return list(await connection.fetch(text))
     finally:
         await connection.close()
 
@@ -161,7 +162,7 @@ async def test_contract_with_a_server_that_comes_and_goes(server: Server, passwo
     """The sink keeps the contract while the server is there, killed, or frozen."""
 
     async def count() -> int:
-        return (await query(server, "SELECT count(*) FROM a.samples"))[0][0]
+        return int((await query(server, "SELECT count(*) FROM a.samples"))[0][0])
 
     @asynccontextmanager
     async def away() -> AsyncIterator[None]:
@@ -327,7 +328,7 @@ async def test_agents_that_begin_at_once(server: Server, password: str):
         ({"keep_days": 1}, "keep_days: needs layout"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option, and without secrets."""
     with pytest.raises(ValueError, match=fault):
         Postgres(**options)

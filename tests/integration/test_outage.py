@@ -125,7 +125,7 @@ async def write(stack: AsyncExitStack, folder: Path) -> Place:
                 round(seconds * 1000),
                 remote_write.bits(float(number)),
             )
-            for each in answer["data"]["result"]  # type: ignore[index]
+            for each in answer["data"]["result"]
             for seconds, number in each["values"]
         )
 

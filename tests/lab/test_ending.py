@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from lab.support.hypervisor import Lab
@@ -53,7 +54,7 @@ def test_one_signal_ends_it_well_whatever_hangs(private_lab: Lab, tmp_path: Path
             running(tmp_path / "delivering", uri, more=RELUCTANT.format(port=port))
         )
         for agent in (asking, reconnecting, delivering):
-            agent.wait_for(lambda agent=agent: polls(agent) >= 2)
+            agent.wait_for(partial(lambda agent: polls(agent) >= 2, agent))
         stack.enter_context(private_lab.frozen())
         asking.wait_for(lambda: (asking.value("virtstatd_calls_outstanding") or 0) >= 1)
         took = [ended(asking)]

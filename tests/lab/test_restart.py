@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,12 @@ def test_restarts_are_survived_and_nothing_leaks(private_lab: Lab, tmp_path: Pat
             answering = time.monotonic()
             agent.wait_for(lambda: agent.value("libvirt_up") == 1)
             agent.wait_for(
-                lambda c=connects: (
-                    (agent.value("virtstatd_connects_total") or 0) > c
-                    and numbers_of(agent, "guest-0")
+                partial(
+                    lambda c: (
+                        (agent.value("virtstatd_connects_total") or 0) > c
+                        and numbers_of(agent, "guest-0")
+                    ),
+                    connects,
                 )
             )
             late.append(time.monotonic() - answering)

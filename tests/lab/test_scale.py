@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_three_hundred_guests_neither_stall_the_loop_nor_fill_the_memory(
     many: Lab, tmp_path: Path, polls: int, seconds: int
 ):
     """Poll after poll of all groups the loop has its turn, and memory stays where it was."""
-    intervals = {"pulse": seconds, "monitor": seconds, "extra": seconds}
+    intervals: dict[str, Any] = {"pulse": seconds, "monitor": seconds, "extra": seconds}
     with idle_loop() as idle, running(tmp_path, many.uri_readonly, **intervals) as a:
         guests = len(many.names())
         lags: list[float] = []

@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.namespaces import Trace
 from lab.support.watcher import Watch, newest, polls, shown, times
 from support.agent import Agent, running
 from support.waits import Waits, probing, unstalled
 
 
 GUESTS = 60
-INTERVALS = {"pulse": 2.0, "monitor": 2.0, "extra": 8.0}
+INTERVALS: dict[str, Any] = {"pulse": 2.0, "monitor": 2.0, "extra": 8.0}
 RSS = "libvirt_domain_memory_stats_rss_bytes"
 READ = "libvirt_domain_block_stats_read_requests_total"
 STATE = "libvirt_domain_info_state"
@@ -25,11 +27,11 @@ NIC = "libvirt_domain_interface_stats_receive_packets_total"
 
 
 @pytest.fixture(scope="module")
-def sixty(traces: object) -> Iterator[Lab]:
+def sixty(traces: list[Trace]) -> Iterator[Lab]:
     """Sixty paused guests for this module, all well at the start and at the end of each test."""
     lab = Lab()
     with lab:
-        traces.append(lab.trace)  # type: ignore[attr-defined]
+        traces.append(lab.trace)
         lab.paused_guests(GUESTS)
         yield lab
 

@@ -79,7 +79,7 @@ class Agent:
         """Return the page as a scraper sees it."""
         request = urllib.request.Request(f"{self.address}/metrics", headers={"Accept": accept})
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.read().decode()
+            return str(answer.read().decode())
 
     def samples(self) -> dict[Series, float]:
         """Return the page as series with their values; fails where one occurs twice."""

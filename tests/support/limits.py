@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import pytest
+from _pytest.outcomes import Failed
 
 from support import watchdog
 
@@ -30,7 +31,7 @@ TRIES = 4
 """How many graces a test, or the end of the run, has before the run is killed."""
 
 
-class TimedOut(pytest.fail.Exception, SystemExit):
+class TimedOut(Failed, SystemExit):
     """The test's limit has passed; also a `SystemExit`, which a loop lets through."""
 
 

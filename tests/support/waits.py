@@ -38,20 +38,21 @@ def idle_loop() -> Iterator[Callable[[], float]]:
     process = subprocess.Popen(
         [sys.executable, "-c", IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin
-    assert process.stdout
+    asks, answers = process.stdin, process.stdout
+    assert asks
+    assert answers
 
     def longest() -> float:
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
+        asks.write("\n")
+        asks.flush()
+        return float(answers.readline())
 
     try:
         yield longest
     finally:
-        process.stdin.close()
-        process.stdout.close()
-        process.wait(10)
+        asks.close()
+        answers.close()
+        process.wait(60)
 
 
 PROBE = """
@@ -111,13 +112,14 @@ def probing(*what: str) -> Iterator[Callable[[], Waits]]:
         text=True,
         start_new_session=True,
     )
-    assert process.stdin
-    assert process.stdout
+    asks, answers = process.stdin, process.stdout
+    assert asks
+    assert answers
 
     def taken() -> Waits:
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return Waits(json.loads(process.stdout.readline()))
+        asks.write("\n")
+        asks.flush()
+        return Waits(json.loads(answers.readline()))
 
     try:
         yield taken

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -22,7 +23,7 @@ LOG = structlog.get_logger()
 
 
 def outlet(
-    send: Callable[[Batch], Awaitable[None]], buffer_bytes: int = 1 << 20, **options: float
+    send: Callable[[Batch], Awaitable[None]], buffer_bytes: int = 1 << 20, **options: Any
 ) -> Outlet:
     """Return an outlet with short limits."""
     chosen = {"attempt_seconds": 0.05, "max_age_seconds": 60.0} | options
@@ -43,7 +44,7 @@ async def test_everything_accepted_is_accounted_for_at_every_moment(seed: int):
     chance = random.Random(seed)
 
     async def send(_: Batch) -> None:
-        for _ in range(chance.randrange(4)):
+        for _turn in range(chance.randrange(4)):
             await asyncio.sleep(0)
         match chance.randrange(6):
             case 0:

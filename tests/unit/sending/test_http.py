@@ -9,6 +9,7 @@ import ssl
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,7 @@ async def test_a_destination_that_is_away_is_told_in_few_words():
     ],
 )
 async def test_files_that_cannot_be_read(
-    options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ):
     """What cannot be read is one sentence at the start."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
@@ -187,7 +188,7 @@ async def test_files_that_cannot_be_read(
         {"url": "http://localhost", "headers": {"X A": "1"}},
     ],
 )
-def test_options_that_are_wrong(options: dict):
+def test_options_that_are_wrong(options: dict[str, Any]):
     """A fault of the options is found without connecting, and does not repeat a password."""
     with pytest.raises(ValueError, match=r"^\w+: ") as caught:
         Access(**options)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,7 +158,7 @@ async def test_udp_to_nobody():
         (InfluxUdp, {"address": ":8089"}),
     ],
 )
-def test_options_that_are_wrong(sink: type, options: dict):
+def test_options_that_are_wrong(sink: type, options: dict[str, Any]):
     """A fault of the options names the option."""
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         sink(**options)

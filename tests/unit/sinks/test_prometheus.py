@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -75,7 +76,9 @@ async def ask(port: int, raw: bytes) -> bytes:
             return b""
 
 
-async def get(port: int, path: str = "/metrics", **headers: str) -> tuple[int, dict, bytes]:
+async def get(
+    port: int, path: str = "/metrics", **headers: str
+) -> tuple[int, dict[str, Any], bytes]:
     """Return status, headers and body of one request."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     raw = await ask(port, f"GET {path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
@@ -105,7 +108,7 @@ async def test_a_batch_is_scraped_as_soon_as_it_was_sent():
         assert headers["content-type"] == (
             "application/openmetrics-text; version=1.0.0; charset=utf-8"
         )
-        families = read_openmetrics(body.decode())
+        families = read_openmetrics(body.decode())  # type: ignore[no-untyped-call]
         assert sum(len(family.samples) for family in families) == batch.samples
 
 
@@ -237,12 +240,13 @@ async def test_a_client_that_never_reads_is_cut_off():
         connected(port) as (reader, writer),
         asyncio.timeout(20),
     ):
-        writer.transport.pause_reading()
+        transport = cast("asyncio.Transport", writer.transport)
+        transport.pause_reading()
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         others = [await get(port, "/") for _ in range(2)]
         assert [len(answer[2]) for answer in others] == [len(body)] * 2
         await asyncio.sleep(2.5)  # the deadline itself: there is no clock to hand in to a transport
-        writer.transport.resume_reading()
+        transport.resume_reading()
         with suppress(ConnectionResetError):
             assert len(await reader.read()) < len(body)
 

@@ -134,7 +134,7 @@ async def test_cgroups_are_current_for_longer(catalog: Catalog):
     assert order == (0,)
     first, second = [batch for batch in scene.sent if batch.source == "local cgroup"][:2]
     assert first.readings == (), "the first reading is held back"
-    assert (second.readings, second.groups) == (tuple(readings), {"local_cgroup"})
+    assert (second.readings, second.groups) == (tuple(readings), frozenset({"local_cgroup"}))
     lifetimes = {batch.source: batch.lifetime_seconds for batch in scene.sent}
     assert lifetimes == {"local": 5.0, "local cgroup": 15.0}
 

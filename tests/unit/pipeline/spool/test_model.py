@@ -181,6 +181,10 @@ class Run:
         self.cursor = found.after
         self.underway = found
 
+    def reached(self) -> int | None:
+        """Return the number of the batch underway."""
+        return self.underway.batch.taken_at if self.underway else None
+
     def settle(self) -> None:
         """Have the batch underway off the books."""
         if found := self.underway:
@@ -307,8 +311,7 @@ class Run:
         number = len(self.originals)
         self.append(1)
         self.read()
-        assert self.underway
-        assert self.underway.batch.taken_at == number, "nothing new is delivered"
+        assert self.reached() == number, "nothing new is delivered"
         self.settle()
         self.spool.finish()
         rest = {path for path in self.files.names_now if not path.name.endswith(".corrupt")}
@@ -384,7 +387,7 @@ def check(  # noqa: PLR0912 - one branch per step
                 run.end()
             case ("restart", bool(power)):
                 run.restart(power=power)
-            case ("trouble", (int(operations), error, bool(lasting))):
+            case ("trouble", (int(operations), int() | None as error, bool(lasting))):
                 run.files.trouble = Trouble(operations, error, lasting)
             case ("healed", _):
                 run.files.trouble = None

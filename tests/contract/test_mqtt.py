@@ -4,8 +4,6 @@ import asyncio
 import gc
 import platform
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import aiomqtt
 import pytest
 
 from support.certificates import certificate
-from support.servers import Server, free_port, needs, place, serving
+from support.mosquitto import broker, client
+from support.servers import Server, needs, place
 from virtstatd.errors import Denied, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.words import word
@@ -26,36 +25,10 @@ from virtstatd.testing.contract import opening
 
 pytestmark = needs("mosquitto")
 
-CONFIG = """
-user root
-allow_anonymous true
-max_queued_messages 0
-listener {port} 127.0.0.1
-{more}
-"""
-
-
-@asynccontextmanager
-async def broker(more: str = "") -> AsyncIterator[tuple[Server, Path]]:
-    """Run a broker; `{place}` in its configuration is its directory."""
-    with place() as directory:
-        port = free_port()
-        config = directory / "mosquitto.conf"
-        config.write_text(CONFIG.format(port=port, more=more.format(place=directory)))
-        async with serving(["mosquitto", "-c", str(config)], port) as running:
-            yield running, directory
-
 
 def address(running: Server) -> str:
     """Return where the broker is."""
     return f"127.0.0.1:{running.port}"
-
-
-def client(running: Server) -> aiomqtt.Client:
-    """Return a client that reads."""
-    return aiomqtt.Client(
-        "127.0.0.1", running.port, protocol=aiomqtt.ProtocolVersion.V5, timeout=10
-    )
 
 
 async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]]:

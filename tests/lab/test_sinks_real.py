@@ -21,28 +21,28 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from contract.test_graphite import carbon, kept, plain
-from contract.test_influx import influxdb
-from contract.test_kafka import cluster
-from contract.test_mqtt import broker, client
-from contract.test_nats import server as nats_server
-from contract.test_nats import stored, stream
-from contract.test_nats import url as nats_url
-from contract.test_parquet import found_by_duckdb, settled, source_of
-from contract.test_postgres import PASSWORD, database, files, key_of, query, visible
-from contract.test_postgres import url as postgres_url
-from contract.test_remote_write import prometheus, victoria
-from contract.test_statsd import GAUGE
-from contract.test_textfile import collected, shown
-from contract.test_textfile import key_of as page_key
 from lab.support.fixtures import HOSTILE_NAMES, opened
 from lab.support.hypervisor import Lab
 from lab.support.namespaces import Trace
 from support.agent import Agent, running
 from support.expectations import finite, numbers
+from support.graphite import carbon, kept, plain
 from support.http_stub import answering
+from support.influxdb import influxdb
+from support.kafka import cluster
+from support.mosquitto import broker, client
+from support.nats_server import server as nats_server
+from support.nats_server import stored, stream
+from support.nats_server import url as nats_url
+from support.node_exporter import collected, shown
+from support.node_exporter import key_of as page_key
+from support.parquet import found_by_duckdb, settled, source_of
+from support.postgres import PASSWORD, database, files, key_of, query, visible
+from support.postgres import url as postgres_url
+from support.prometheus import prometheus, victoria
 from support.recorder import recording
 from support.servers import asked, fetched, free_port, serving
+from support.statsd import GAUGE
 from support.wire import influx as influx_rows
 from support.wire import remote_write as write_request
 from support.wire.otlp import points

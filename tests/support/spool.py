@@ -153,8 +153,12 @@ async def queued(
         spool, LOG, clock, capacity=memory, sync_seconds=0.02, hung_seconds=hung_seconds
     )
     subject = Subject(queue, clock)
-    yield subject
-    queue.close()
+    try:
+        yield subject
+    finally:
+        if isinstance(files, Moody):
+            files.running.set()
+        queue.close()
     gone = await queue.finish()
     subject.check(gone)
     assert lost is None or gone.batches == lost

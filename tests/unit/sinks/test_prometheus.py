@@ -368,11 +368,18 @@ def has_ipv6() -> bool:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 async def test_ipv6():
-    """The endpoint listens at an IPv6 address too."""
+    """The page is served at an IPv6 address too."""
     log = structlog.testing.CapturingLogger()
-    async with Prometheus(listen_address="[::1]:0").open(Opening("p", log)):
-        _, writer = await asyncio.open_connection("::1", log.calls[0].kwargs["port"])
+    batch = make_batch(1)
+    async with Prometheus(listen_address="[::1]:0").open(Opening("p", log)) as send:
+        await send(batch)
+        reader, writer = await asyncio.open_connection("::1", log.calls[0].kwargs["port"])
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.transport.abort()
+    assert b" 200 " in head.splitlines()[0]
+    families = read_text(body.decode())
+    assert sum(len(family.samples) for family in families) == batch.samples
 
 
 async def test_ports_are_free_again():

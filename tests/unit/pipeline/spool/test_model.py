@@ -97,11 +97,13 @@ class Run:
     def open(self) -> None:
         """Open the spool; only a disk that fails now is a reason not to."""
         if not self.usable:
-            happened = self.files.happened
-            self.spool.open()
-            if self.files.happened > happened:
-                there = self.files.names_now
-                self.losable |= {n for n, each in self.extents.items() if each[0] not in there}
+            troubled = self.files.troubled
+            try:
+                self.spool.open()
+            finally:  # what cannot be read is set aside, also where something else fails later
+                if self.files.troubled > troubled:
+                    there = self.files.names_now
+                    self.losable |= {n for n, each in self.extents.items() if each[0] not in there}
             self.usable = True
             self.stale = False
             if self.sync != "none":

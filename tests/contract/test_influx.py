@@ -48,7 +48,7 @@ async def test_influxdb_has_every_value(tmp_path: Path):
         assert await rows(url, "virtstatd") == must
         async with (
             InfluxUdp(address=f"127.0.0.1:{udp}", host="n1").open(opening()) as send,
-            asyncio.timeout(60),
+            asyncio.timeout(100),
         ):
             await send(batch)
             while len(found := await rows(url, "udp")) < len(must):

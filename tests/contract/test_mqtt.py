@@ -34,7 +34,7 @@ def address(running: Server) -> str:
 async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]]:
     """Return so many messages."""
     found: list[tuple[str, Any]] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while len(found) < count:
             message = await anext(reader.messages)
             found.append((str(message.topic), message.payload))

@@ -66,7 +66,7 @@ async def test_subscribers_get_every_line():
             ) as send:
                 await send(batch)
             for _ in batch.readings:
-                message = await subscription.next_msg(timeout=10)
+                message = await subscription.next_msg(timeout=100)
                 found.append((message.subject, message.data))
         finally:
             await client.close()

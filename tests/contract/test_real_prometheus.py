@@ -59,7 +59,7 @@ async def test_prometheus_reads_every_sample(tmp_path: Path):
         await send(batch)
         async with (
             prometheus(tmp_path, log.calls[0].kwargs["port"]) as port,
-            asyncio.timeout(60),
+            asyncio.timeout(100),
         ):
             found: list[dict[str, Any]] = []
             while not found:

@@ -96,7 +96,7 @@ async def test_victoria_metrics_has_every_value(tmp_path: Path):
     }
     async with victoria(tmp_path) as url, sink(url).open(opening()) as send:
         await send(batch)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             has: dict[Labels, float] = {}
             for attempt in itertools.count():  # each asks otherwise: answers are cached for 10 s
                 await fetched(f"{url}/internal/force_flush")

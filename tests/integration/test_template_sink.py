@@ -71,7 +71,7 @@ async def test_an_agent_uses_it(tmp_path: Path, installed: dict[str, str]):
             )
             agent = Agent(config, PYTHONPATH=installed["PYTHONPATH"])
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(100):
                     while len(guests(stub)) < 5:
                         assert agent.process.poll() is None, agent.log
                         await asyncio.sleep(0.05)

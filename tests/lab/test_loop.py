@@ -78,14 +78,14 @@ async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
             for _ in range(EVENTS):
                 arrived.clear()
                 await writer.call(change)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(100):
                     await arrived.wait()
     finally:
         await lanes.close(5)
         for lane in (listener, writer):
             lane.close()
             await lane.ended
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             await events.drain()
     delays.sort()
     print(f"{made} calls; events: median {delays[EVENTS // 2]:.3f} s, last {delays[-1]:.3f} s")
@@ -115,7 +115,7 @@ async def test_connections_leave_nothing_behind(private_lab: Lab):
         await lane.call(register)
         lane.close()
         await lane.ended
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             await events.drain()
         counts.append(len(os.listdir("/proc/self/fd")))
     assert events.is_idle()

@@ -82,7 +82,7 @@ async def test_debians_prometheus_scrapes_the_agent(lab: Lab, tmp_path: Path):
         async with serving(command, ready=f"http://127.0.0.1:{port}/-/ready"):
             url = f"http://127.0.0.1:{port}/api/v1/query"
             names: set[str] = set()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(100):
                 while names != set(lab.names()):
                     found = await asked(url, query="libvirt_domain_info_cpu_time_seconds_total")
                     names = {each["metric"]["domain"] for each in found["data"]["result"]}

@@ -68,7 +68,7 @@ def whole(path: Path) -> bool:
 
 async def stored(directory: Path, count: int) -> dict[str, tuple[int, float]]:
     """Return what is in every file once there are so many; a file is filled after it is made."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while True:
             found = kept(directory)
             if len(found) >= count and all(moment for moment, _ in found.values()):

@@ -36,7 +36,8 @@ class TimedOut(Failed, SystemExit):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options of pyproject.toml."""
+    """Add the options of pyproject.toml, and one that stands for the first of them."""
+    parser.addoption("--timeout", type=float, help="seconds that a test without a mark may take")
     parser.addini("timeout", "seconds that a test may take, unless its mark says otherwise")
     parser.addini("timeout_grace", "seconds from one interruption of a test to the next")
 
@@ -45,7 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Start the limits, unless this process only hands tests to others."""
     config.addinivalue_line("markers", "timeout(seconds): what the test may take")
-    limits = Limits(float(config.getini("timeout")), float(config.getini("timeout_grace")))
+    seconds = float(config.getoption("timeout") or config.getini("timeout"))
+    limits = Limits(seconds, float(config.getini("timeout_grace")))
     config.pluginmanager.register(limits, "limits")
     config.add_cleanup(limits.close)
 

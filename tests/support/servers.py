@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 
-START_SECONDS = 60.0
-END_SECONDS = 10.0
+START_SECONDS = 150.0
+END_SECONDS = 100.0
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -189,7 +189,7 @@ async def fetched(url: str, data: bytes | None = None) -> bytes | None:
 
     def fetch() -> bytes | None:
         try:
-            with urllib.request.urlopen(url, data, timeout=10) as response:
+            with urllib.request.urlopen(url, data, timeout=100) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             error.close()

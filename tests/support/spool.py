@@ -99,7 +99,7 @@ class Subject:
 
     async def deliver(self) -> int | None:
         """Take and settle a batch; return its time."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             batch = await self.queue.take()
             self.taken = batch
             self.check()
@@ -126,7 +126,7 @@ class Subject:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for what the thread does."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while not condition():
                 await asyncio.sleep(0.001)
                 self.check()

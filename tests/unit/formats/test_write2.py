@@ -197,7 +197,7 @@ async def test_it_is_asked_again_when_the_connection_was_lost():
 
 async def delivered(send: Send, batch: Batch) -> None:
     """Send until it succeeds: the first attempt may find a connection dead."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while True:
             try:
                 return await send(batch)

@@ -55,7 +55,7 @@ async def test_calls_share_no_more_lanes_than_allowed():
     opener, now, most = Opener(), 0, 0
     lanes = Lanes(opener, 2)
     lock = threading.Lock()
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=100)
 
     def call(_: Session) -> None:
         nonlocal now, most
@@ -77,7 +77,7 @@ async def test_lanes_that_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatc
     """Of those that a burst has opened one is left after a while, and gives no connection back."""
     opener = Opener()
     lanes = Lanes(opener, 3)
-    meet = threading.Barrier(3, timeout=10)
+    meet = threading.Barrier(3, timeout=100)
     await asyncio.gather(*(lanes.run(lambda _: meet.wait(), 10) for _ in range(3)))
     assert (len(lanes), sum(each.closed for each in opener.opened)) == (3, 0)
     monkeypatch.setattr("virtstatd.hypervisor.lanes.IDLE_SECONDS", 0.0)
@@ -93,7 +93,7 @@ async def test_connections_are_kept_while_calls_wait():
     """With all lanes busy and calls in line, as many are opened as there may be, and no more."""
     opener = Opener()
     lanes = Lanes(opener, OUTSTANDING_MAX // 2)
-    together = threading.Barrier(OUTSTANDING_MAX, timeout=10)  # they return at the same time
+    together = threading.Barrier(OUTSTANDING_MAX, timeout=100)  # they return at the same time
     await asyncio.gather(
         *(lanes.run(lambda _: together.wait(), 10, monitor=number % 2 == 0) for number in range(80))
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import pytest
 import structlog
 from structlog.typing import FilteringBoundLogger
 
@@ -157,6 +158,7 @@ def unread_pipe() -> Iterator[int]:
         os.close(writer)
 
 
+@pytest.mark.slow
 async def test_a_healthy_sink_feels_nothing_of_the_others():
     """
     Beside nine kinds of bad sinks each batch is delivered within as many turns of the loop.

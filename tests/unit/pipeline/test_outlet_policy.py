@@ -95,7 +95,7 @@ class World:
 async def world(judge: Callable[[Batch], None], max_age: float = 1e6) -> AsyncIterator[World]:
     """Run an outlet; all of its bounds hold in the end."""
     one = World(judge, max_age)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         running = asyncio.create_task(one.outlet.run())
         try:
             yield one

@@ -126,7 +126,7 @@ async def test_udp():
     try:
         port = transport.get_extra_info("sockname")[1]
         sink = InfluxUdp(address=f"127.0.0.1:{port}", datagram_bytes=1000, host="n1")
-        async with sink.open(opening()) as send, asyncio.timeout(60):
+        async with sink.open(opening()) as send, asyncio.timeout(100):
             await send(batch)
             while sum(len(parsed(each)[0]) for each in got.received) < len(rows):
                 got.arrived.clear()

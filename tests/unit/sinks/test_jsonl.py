@@ -207,7 +207,7 @@ class Reader:
 
     async def wait_for(self, lines: int) -> None:
         """Wait until so many lines have come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while self.received.count(b"\n") < lines:
                 self.came.clear()
                 await self.came.wait()
@@ -290,7 +290,7 @@ async def cancelled_in(output: Blocked, threaded: _Threaded, batch: Batch) -> No
     """Send a batch and give up waiting while it is being written."""
     sending = asyncio.create_task(threaded.send(batch))
     await settle()
-    assert output.entered.acquire(timeout=20)
+    assert output.entered.acquire(timeout=100)
     sending.cancel()
     await asyncio.wait([sending])
     assert sending.cancelled()

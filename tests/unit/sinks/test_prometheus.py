@@ -207,7 +207,7 @@ async def test_a_client_that_drips_is_cut_off():
     async with (
         served(Limits(request_seconds=0.3)) as port,
         connected(port) as (reader, writer),
-        asyncio.timeout(20),
+        asyncio.timeout(100),
     ):
         writer.write(b"GET / HT")
         dripped = 0
@@ -228,17 +228,18 @@ async def test_a_client_that_drips_is_cut_off():
 
 async def test_a_silent_client_is_cut_off():
     """A connection on which nothing is asked does not stay."""
-    async with served(Limits(request_seconds=0.1)) as port, asyncio.timeout(20):
+    async with served(Limits(request_seconds=0.1)) as port, asyncio.timeout(100):
         assert await ask(port, b"") == b""
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_is_cut_off():
     """An answer that nobody takes is given up, with no more of it in memory than the page."""
     body = b"x" * 20_000_000
     async with (
         served(Limits(write_seconds=2), body) as port,
         connected(port) as (reader, writer),
-        asyncio.timeout(20),
+        asyncio.timeout(100),
     ):
         transport = cast("asyncio.Transport", writer.transport)
         transport.pause_reading()
@@ -288,6 +289,7 @@ async def test_when_all_are_at_work_the_next_is_turned_away():
         assert (await get(port, "/"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_two_hundred_scrapes_at_once():
     """Many scrapes together are answered from one page, or turned away; then all is as before."""
     async with opened() as (send, port):

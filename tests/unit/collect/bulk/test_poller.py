@@ -627,7 +627,7 @@ async def test_the_end_does_not_wait_for_turns():
     await settle(100)
     assert (tier.busy, tier.asking) == (True, False)
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         await running
 
     assert [len(uuids or []) for _, uuids in world.asked] == [3]

@@ -409,6 +409,7 @@ PROGRAM = {
 QUICK = settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @QUICK
 @given(**PROGRAM)
 def test_only_what_is_damaged_or_unsynced_is_lost(

@@ -59,7 +59,7 @@ class Receiver(Moody, grpc.GenericRpcHandler):
         """Where the receiver is."""
         return f"http{'s' if self.tls else ''}://localhost:{self.port}"
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Know one method."""
         if details.method != METHOD:
             return None

@@ -217,7 +217,7 @@ async def test_a_client_that_drips_is_cut_off():
             while True:
                 writer.write(b"x")
                 dripped += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.001)
 
         dripping = asyncio.create_task(drip())
         with suppress(ConnectionResetError):

@@ -2,15 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import uvloop
 
 
+pytest_plugins = ["support.costs", "support.limits"]
 collect_ignore = ["template_sink", "template_collector"]  # projects of their own
 
-REPORTS = []
+REPORTS: list[str] = []
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -39,6 +40,24 @@ def new_loop():
 def pytest_asyncio_loop_factories():
     """Run everything that is asynchronous on uvloop, as in production."""
     return {"uvloop": new_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Make a report one that pytest-xdist can send, whatever text a test has printed."""
+    return sendable((yield))
+
+
+def sendable(data: object) -> object:
+    """Replace what UTF-8 does not have, such as half of a surrogate pair."""
+    match data:
+        case str():
+            return data.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {key: sendable(value) for key, value in data.items()}
+        case list() | tuple():
+            return [sendable(each) for each in data]
+    return data
 
 
 @pytest.fixture(autouse=True)

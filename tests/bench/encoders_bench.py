@@ -12,11 +12,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import cramjam
-from exposition_bench import batch_of, moved
 
+from bench.exposition_bench import batch_of, moved
 from virtstatd import __version__
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.lifetimes import Plan
@@ -132,7 +133,7 @@ def rows() -> Iterable[tuple[str, Encode]]:
         yield name, encode
         yield (
             f"{name}, compressed",
-            lambda batch, encode=encode, compress=compress: compress(encode(batch)),
+            partial(lambda encode, compress, batch: compress(encode(batch)), encode, compress),
         )
 
 

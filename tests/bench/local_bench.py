@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from virtstatd.collect.kernel.processes import UNSETTLED_NANOSECONDS
+import structlog
 
 from lab.support.hypervisor import Lab
 from support.agent import Agent, running
@@ -31,8 +31,9 @@ from support.processes import Tree
 from virtstatd.catalog import load
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, Shapes
 from virtstatd.collect.kernel.survey import Survey
+from virtstatd.hypervisor.processes import UNSETTLED_NANOSECONDS, Processes
 from virtstatd.model import Batch, Domain, Reading
-from virtstatd.pipeline.one_source import Cover
+from virtstatd.pipeline.one_source import OneSource
 from virtstatd.runtime.kernel_files import Descriptors
 from virtstatd.serving.latest import Latest
 
@@ -106,8 +107,7 @@ def measured(
 ) -> Result:
     """Look again and again, and hand over as the agent does; return the median's cost."""
     latest = Latest(time.monotonic)
-    cgroup_cover = Cover(latest.put, 15.0)
-    cover = Cover(cgroup_cover, 5.0)
+    passing = OneSource([latest.put], structlog.get_logger())
     looks, handed = [], []
     time.sleep(UNSETTLED_NANOSECONDS / 1e9)  # until then libvirt's directory is read at each look
     for at in range(LOOKS):
@@ -115,9 +115,9 @@ def measured(
         began = time.thread_time()
         second = survey.look()
         looked = time.thread_time()
-        cover.take(Batch("local", second.taken_at, tuple(second.readings), GROUPS))
+        passing(Batch("local", second.taken_at, tuple(second.readings), GROUPS, 5.0))
         cgroups = tuple(second.cgroups)
-        cgroup_cover.take(Batch("local cgroup", second.taken_at, cgroups, CGROUP_GROUPS))
+        passing(Batch("local cgroup", second.taken_at, cgroups, CGROUP_GROUPS, 15.0))
         looks.append((looked - began) * 1e3)
         handed.append((time.thread_time() - looked) * 1e3)
     survey.close()
@@ -144,7 +144,8 @@ def surveyed(
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kept = Descriptors(hard - SPARED_DESCRIPTORS)
-    return Survey(directory, running, Shapes(load()), kept, 60, turns, proc, cgroups)
+    processes = Processes(directory, proc)
+    return Survey(processes, running, Shapes(load()), kept, 60, turns, proc, cgroups)
 
 
 def domain(uid: str, name: str, number: int) -> tuple[Domain, tuple[Reading, ...]]:
@@ -171,7 +172,9 @@ def real(guests: int) -> list[Result]:
         names = lab.paused_guests(guests)
         ids = [line.split()[:2] for line in lab.virsh("list").splitlines()[2:] if line]
         numbers = {name: int(number) for number, name in ids}
-        running = [domain(lab.uuid(name), name, numbers[name]) for name in names]
+        running: list[tuple[Domain, Sequence[Reading]]] = [
+            domain(lab.uuid(name), name, numbers[name]) for name in names
+        ]
         directory = lab.directory / "run/qemu"
         return [
             *(

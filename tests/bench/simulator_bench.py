@@ -71,7 +71,7 @@ class Client:
         header = Header(rpc.REMOTE_PROGRAM, 1, procedure, rpc.CALL, 1, rpc.OK)
         self.socket.sendall(rpc.frame(header, len(arguments)) + arguments)
         size = int.from_bytes(self._read(4), "big")
-        return self._read(size - 4)[24:]
+        return bytes(self._read(size - 4)[24:])
 
     def _read(self, size: int) -> bytearray:
         buffer = bytearray(size)

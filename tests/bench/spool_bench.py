@@ -13,8 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from exposition_bench import batch_of, moved
-
+from bench.exposition_bench import batch_of, moved
 from virtstatd.model import Batch
 from virtstatd.pipeline.spool.codec import RecordDecoder, RecordEncoder
 from virtstatd.pipeline.spool.log import Spool, Sync

@@ -4,10 +4,10 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import pytest
 from msgspec import Meta
@@ -15,6 +15,7 @@ from msgspec import Meta
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Sink, TryLater
 from virtstatd.sinks.null import Null
 from virtstatd.testing import BrokenContract, check_sink
+from virtstatd.testing.contract import Moods
 
 
 class Destination:
@@ -76,7 +77,7 @@ class Good:
 class Vague(Good):
     """Has a promise that there is not."""
 
-    delivery: ClassVar[str] = "surely"
+    delivery: ClassVar[Delivery] = cast("Delivery", "surely")
 
 
 @dataclass(kw_only=True)
@@ -195,8 +196,8 @@ class Unhealing(Good):
 
 
 @pytest.fixture(autouse=True)
-def _clean() -> AsyncIterator[None]:
-    HERE.__init__()
+def _clean() -> Iterator[None]:
+    HERE.mood, HERE.batches = "ok", 0
     KEPT.clear()
     yield
     for each in KEPT:
@@ -215,8 +216,13 @@ async def check(make: Callable[[], Sink]) -> None:
     async def received() -> int:
         return HERE.batches
 
-    moods = {mood: lambda mood=mood: HERE.is_now(mood) for mood in ("later", "never", "stuck")}
-    await check_sink(make, moods=moods | {"random": moods["later"]}, received=received)
+    moods: Moods = {
+        "later": lambda: HERE.is_now("later"),
+        "never": lambda: HERE.is_now("never"),
+        "random": lambda: HERE.is_now("later"),
+        "stuck": lambda: HERE.is_now("stuck"),
+    }
+    await check_sink(make, moods=moods, received=received)
 
 
 async def test_a_good_sink_passes():

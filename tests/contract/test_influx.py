@@ -3,56 +3,19 @@
 import asyncio
 import math
 import time
-import urllib.parse
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from support.servers import asked, fetched, free_port, needs, serving
+from support.influxdb import influxdb
+from support.servers import asked, fetched, free_port, needs
 from support.wire.influx import Rows, of_guests, wanted
 from virtstatd.sink import Denied, Rejected
 from virtstatd.sinks.influx import Influx
 from virtstatd.sinks.influx_udp import InfluxUdp
 from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
-
-
-CONFIG = """
-reporting-disabled = true
-bind-address = "127.0.0.1:0"
-[meta]
-dir = "{directory}/meta"
-[data]
-dir = "{directory}/data"
-wal-dir = "{directory}/wal"
-[monitor]
-store-enabled = false
-[http]
-bind-address = "127.0.0.1:{port}"
-[[udp]]
-enabled = true
-bind-address = "127.0.0.1:{udp}"
-database = "udp"
-batch-timeout = "20ms"
-read-buffer = 4194304
-"""
-
-
-@asynccontextmanager
-async def influxdb(directory: Path) -> AsyncIterator[tuple[str, int]]:
-    """Run an InfluxDB 1 with two databases; yield its URL and its port for datagrams."""
-    port, udp = free_port(), free_port()
-    config = directory / "influxdb.conf"
-    config.write_text(CONFIG.format(directory=directory, port=port, udp=udp))
-    url = f"http://127.0.0.1:{port}"
-    async with serving(("influxd", "run", "-config", str(config)), ready=f"{url}/ping"):
-        for name in ("virtstatd", "udp"):
-            query = urllib.parse.urlencode({"q": f"CREATE DATABASE {name}"})
-            assert await fetched(f"{url}/query", query.encode()) is not None
-        yield url, udp
 
 
 async def rows(url: str, database: str) -> Rows:
@@ -85,7 +48,7 @@ async def test_influxdb_has_every_value(tmp_path: Path):
         assert await rows(url, "virtstatd") == must
         async with (
             InfluxUdp(address=f"127.0.0.1:{udp}", host="n1").open(opening()) as send,
-            asyncio.timeout(60),
+            asyncio.timeout(100),
         ):
             await send(batch)
             while len(found := await rows(url, "udp")) < len(must):

@@ -1,16 +1,11 @@
 """The Kafka sink, consumed from the brokers of librdkafka's mock cluster."""
 
-import asyncio
 import platform
-import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Any, Literal
 
-import aiokafka
 import pytest
 
+from support.kafka import cluster
 from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
@@ -19,80 +14,7 @@ from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-MOCK = Path(__file__).parents[1] / "support" / "kafka_mock.py"
-TOO_LARGE = 10
 NO_LEADER = 5
-
-
-class Cluster:
-    """Brokers that come, go, freeze and refuse."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.brokers: tuple[str, ...] = ()
-
-    async def tell(self, command: str) -> None:
-        """Have the brokers obey."""
-        self.process.stdin.write(f"{command}\n".encode())
-        assert await self.process.stdout.readline() == b"ok\n"
-
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Be down for a while."""
-        await self.tell("down")
-        try:
-            yield
-        finally:
-            await self.tell("up")
-
-    @asynccontextmanager
-    async def refusing(self, code: int = TOO_LARGE) -> AsyncIterator[None]:
-        """Refuse every message for a while."""
-        await self.tell(f"refuse {code}")
-        try:
-            yield
-        finally:
-            await self.tell("accept")
-
-    @asynccontextmanager
-    async def silent(self) -> AsyncIterator[None]:
-        """Be frozen for a while."""
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
-
-    async def ends(self) -> int:
-        """Count all messages."""
-        async with aiokafka.AIOKafkaConsumer(bootstrap_servers=list(self.brokers)) as consumer:
-            parts = [aiokafka.TopicPartition("virtstatd", number) for number in range(4)]
-            return sum((await consumer.end_offsets(parts)).values())
-
-    async def messages(self) -> list[aiokafka.ConsumerRecord]:
-        """Consume all messages, those of a partition in their order."""
-        count = await self.ends()
-        async with aiokafka.AIOKafkaConsumer(
-            "virtstatd", bootstrap_servers=list(self.brokers), auto_offset_reset="earliest"
-        ) as consumer:
-            return [await consumer.getone() for _ in range(count)]
-
-
-@asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
-    """Run three brokers with a topic of four partitions."""
-    process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--pdeathsig", "KILL", sys.executable, str(MOCK)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        running = Cluster(process)
-        running.brokers = tuple((await process.stdout.readline()).decode().strip().split(","))
-        yield running
-    finally:
-        process.kill()
-        await process.wait()
 
 
 def expected(batch: Batch) -> dict[bytes, bytes]:
@@ -105,7 +27,7 @@ def expected(batch: Batch) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-async def test_consumers_get_every_line(compression: str):
+async def test_consumers_get_every_line(compression: Literal["none", "gzip"]):
     """Each guest's lines arrive in order, under its UUID, in one partition, with their time."""
     batch = hostile_batch()
     async with cluster() as running:
@@ -203,7 +125,7 @@ async def test_nobody_listens():
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault):
         Kafka(**options)

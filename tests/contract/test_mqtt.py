@@ -4,16 +4,16 @@ import asyncio
 import gc
 import platform
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
 
 from support.certificates import certificate
-from support.servers import Server, free_port, needs, place, serving
+from support.mosquitto import broker, client
+from support.servers import Server, needs, place
 from virtstatd.errors import Denied, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.words import word
@@ -25,42 +25,16 @@ from virtstatd.testing.contract import opening
 
 pytestmark = needs("mosquitto")
 
-CONFIG = """
-user root
-allow_anonymous true
-max_queued_messages 0
-listener {port} 127.0.0.1
-{more}
-"""
-
-
-@asynccontextmanager
-async def broker(more: str = "") -> AsyncIterator[tuple[Server, Path]]:
-    """Run a broker; `{place}` in its configuration is its directory."""
-    with place() as directory:
-        port = free_port()
-        config = directory / "mosquitto.conf"
-        config.write_text(CONFIG.format(port=port, more=more.format(place=directory)))
-        async with serving(["mosquitto", "-c", str(config)], port) as running:
-            yield running, directory
-
 
 def address(running: Server) -> str:
     """Return where the broker is."""
     return f"127.0.0.1:{running.port}"
 
 
-def client(running: Server) -> aiomqtt.Client:
-    """Return a client that reads."""
-    return aiomqtt.Client(
-        "127.0.0.1", running.port, protocol=aiomqtt.ProtocolVersion.V5, timeout=10
-    )
-
-
 async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]]:
     """Return so many messages."""
-    found = []
-    async with asyncio.timeout(30):
+    found: list[tuple[str, Any]] = []
+    async with asyncio.timeout(100):
         while len(found) < count:
             message = await anext(reader.messages)
             found.append((str(message.topic), message.payload))
@@ -92,6 +66,7 @@ async def test_what_is_retained_is_current():
     """Who comes later gets the last reading of guests that run, and nothing of those that ended."""
     batch = make_batch(3)
     ended = batch.readings[0].domain
+    assert ended
     async with broker() as (running, _):
         async with Mqtt(address=address(running), retain=True).open(opening()) as send:
             await send(make_batch(3, base=7))
@@ -144,7 +119,7 @@ async def test_credentials_and_rights(tmp_path: Path):
         assert await making.wait() == 0
         more = f"password_file {passwords}\nacl_file {acl}\n"
         async with broker(more) as (running, _):
-            here = {"address": address(running), "username": "agent"}
+            here: dict[str, Any] = {"address": address(running), "username": "agent"}
             async with Mqtt(**here, password_file=str(right)).open(opening()) as send:
                 await send(make_batch(2))
             async with Mqtt(**here, password_file=str(wrong)).open(opening()) as send:
@@ -214,7 +189,7 @@ async def test_a_client_certificate_that_is_replaced(tmp_path: Path):
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault):
         Mqtt(**options)

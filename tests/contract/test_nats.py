@@ -2,15 +2,15 @@
 
 import platform
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
 
 from support.certificates import certificate
-from support.servers import Server, free_port, needs, place, serving
+from support.nats_server import server, stored, stream, url
+from support.servers import needs
 from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.words import word
@@ -30,43 +30,6 @@ authorization {
   ]
 }
 """
-
-
-@asynccontextmanager
-async def server(config: str = "") -> AsyncIterator[tuple[Server, Path]]:
-    """Run a server with JetStream; yield it and its directory."""
-    with place() as directory:
-        port = free_port()
-        path = directory / "nats.conf"
-        path.write_text(
-            f'listen: "127.0.0.1:{port}"\njetstream {{store_dir: "{directory}"}}\n{config}'
-        )
-        async with serving(["nats-server", "-c", str(path)], port) as running:
-            yield running, directory
-
-
-def url(running: Server) -> str:
-    """Return where the server is."""
-    return f"nats://127.0.0.1:{running.port}"
-
-
-@asynccontextmanager
-async def stream(running: Server, **options: object) -> AsyncIterator[nats.js.JetStreamContext]:
-    """Make the stream VIRT, and yield what asks for it."""
-    client = await nats.connect(url(running))
-    try:
-        js = client.jetstream()
-        await js.add_stream(name="VIRT", subjects=["virtstatd.>"], **options)
-        yield js
-    finally:
-        await client.close()
-
-
-async def stored(js: nats.js.JetStreamContext) -> list[tuple[str, bytes]]:
-    """Return all that the stream holds, in its order."""
-    state = (await js.stream_info("VIRT")).state
-    found = [await js.get_msg("VIRT", seq) for seq in range(1, state.messages + 1)]
-    return [(each.subject, each.data) for each in found]
 
 
 def expected(batch: Batch) -> list[tuple[str, bytes]]:
@@ -103,7 +66,7 @@ async def test_subscribers_get_every_line():
             ) as send:
                 await send(batch)
             for _ in batch.readings:
-                message = await subscription.next_msg(timeout=10)
+                message = await subscription.next_msg(timeout=100)
                 found.append((message.subject, message.data))
         finally:
             await client.close()
@@ -170,7 +133,7 @@ async def test_certificates_that_are_replaced(tmp_path: Path):
     shown = tmp_path / "agent.crt", tmp_path / "agent.key"
     config = f'tls {{cert_file: "{file}", key_file: "{key}", ca_file: "{right[0]}", verify: true}}'
     async with server(config) as (running, _):
-        options = {
+        options: dict[str, Any] = {
             "servers": (f"tls://127.0.0.1:{running.port}",),
             "tls": True,
             "ca_file": str(file),
@@ -247,7 +210,7 @@ async def test_a_line_that_is_too_long_loses_only_itself():
         ({"ca_file": "/a"}, "ca_file: needs tls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option."""
     with pytest.raises(ValueError, match=fault) as caught:
         Nats(**options)

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -33,14 +34,14 @@ from virtstatd.testing.contract import opening
 CODE = grpc.StatusCode
 
 
-def sink(url: str, **options: object) -> Otlp:
+def sink(url: str, **options: Any) -> Otlp:
     """Return a sink that calls."""
     return Otlp(url=url, protocol="grpc", **options)
 
 
-async def outcome(url: str, batch: Batch, **options: object) -> BaseException | None:
+async def outcome(url: str, batch: Batch, **options: Any) -> BaseException | None:
     """Send once, with a sink of its own, and return what was raised."""
-    async with sink(url, **options).open(opening()) as send, asyncio.timeout(30):
+    async with sink(url, **options).open(opening()) as send, asyncio.timeout(100):
         try:
             await send(batch)
         except (TryLater, Rejected) as error:
@@ -179,7 +180,7 @@ async def test_a_receiver_that_comes_back():
         async with receiver.away():
             with pytest.raises(TryLater):
                 await send(make_batch(2))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while len(receiver.requests) < 2:
                 try:
                     await send(make_batch(2))
@@ -324,7 +325,7 @@ async def test_an_answer_without_end():
         finally:
             gone.set()
 
-    async with scripted(script) as url, asyncio.timeout(30):
+    async with scripted(script) as url, asyncio.timeout(100):
         error = await outcome(url, make_batch(1))
         await gone.wait()
     assert isinstance(error, TryLater)

@@ -1,7 +1,5 @@
 """The archive of Parquet files, read back by DuckDB and by pyarrow."""
 
-import fcntl
-import math
 import os
 import signal
 import subprocess
@@ -9,81 +7,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from structlog.testing import CapturingLogger
 
+from support.parquet import MINUTE_NS, archive, found_by_duckdb, settled, source_of
 from support.servers import moved, needs
-from virtstatd.archive.archive import Archive, DiskLimits
 from virtstatd.archive.journal import HOUR_NS
 from virtstatd.errors import StartError, TryLater
-from virtstatd.formats.naming import labels_of, name_of
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
 from virtstatd.sinks.parquet import Parquet
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_shapes
 from virtstatd.testing.contract import opening
 
 
-MINUTE_NS = 60 * 10**9
 START = TAKEN_AT // HOUR_NS * HOUR_NS
 """Where an hour begins."""
-
-NO_LIMITS = DiskLimits(keep_bytes=0, keep_ns=0, free_bytes=0)
-
-EVERYTHING = """
-SELECT epoch_ns(time), host, domain, uuid, run, source, metric, kind,
-       list_sort(map_entries(labels)::STRUCT(key VARCHAR, value VARCHAR)[]), value,
-       CASE WHEN isfinite(value) THEN coalesce(exact, value::VARCHAR::DECIMAL(38, 9)) END
-FROM read_parquet(?)
-"""
-
-
-def visible(text: str) -> str:
-    """Return a text as a file can hold it."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def source_of(*batches: Batch) -> list[tuple]:
-    """Return the rows that batches must become, but for what is not a number."""
-    rows = []
-    for batch in batches:
-        for reading in batch.readings:
-            guest = reading.domain
-            whose = (visible(guest.name), guest.uuid, guest.id) if guest else (None,) * 3
-            for series, value in zip(reading.shape.series, reading.values, strict=True):
-                exponent = series.field.exponent if series.part in ("", "sum") else 0
-                exact = None
-                if math.isfinite(value):
-                    exact = Decimal(value).scaleb(exponent)
-                labels = sorted((visible(key), visible(text)) for key, text in labels_of(series))
-                rows.append(
-                    (
-                        *(batch.taken_at, "h", *whose, batch.source),
-                        *(name_of(series), str(series.field.kind), labels),
-                        *(float(value) if exact is None else float(exact), _places(exact)),
-                    )
-                )
-    return sorted(rows, key=repr)
-
-
-def found_by_duckdb(directory: Path) -> list[tuple]:
-    """Return the rows that DuckDB sees, in the same form."""
-    rows = duckdb.execute(EVERYTHING, [str(directory / "*.parquet")]).fetchall()
-    return sorted(
-        (
-            (*row[:8], [(pair["key"], pair["value"]) for pair in row[8]], row[9], _places(row[10]))
-            for row in rows
-        ),
-        key=repr,
-    )
-
-
-def _places(exact: Decimal | None) -> str:
-    return "" if exact is None else f"{exact:.9f}"
 
 
 def counted(directory: Path) -> int:
@@ -91,7 +33,7 @@ def counted(directory: Path) -> int:
     if not list(directory.glob("*.parquet")):
         return 0
     query = "SELECT count(*) FROM read_parquet(?)"
-    return duckdb.execute(query, [str(directory / "*.parquet")]).fetchall()[0][0]
+    return int(duckdb.execute(query, [str(directory / "*.parquet")]).fetchall()[0][0])
 
 
 def names(directory: Path) -> list[str]:
@@ -101,19 +43,6 @@ def names(directory: Path) -> list[str]:
         for each in directory.iterdir()
         if each.name != ".lock"
     )
-
-
-def archive(directory: Path, log: CapturingLogger | None = None, **limits: int) -> Archive:
-    """Return an archive that flushes after a minute of its batches' time."""
-    kept = replace(NO_LIMITS, **limits)
-    return Archive(directory, "h", kept, MINUTE_NS, log or CapturingLogger())
-
-
-def settled(directory: Path) -> None:
-    """Flush what a sink had no time for at its end, as its next start does."""
-    with (directory / ".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        archive(directory).settle()
 
 
 def minutes(first: int, last: int, hour: int = 0, domains: int = 2) -> Iterator[Batch]:

@@ -1,74 +1,25 @@
 """The PostgreSQL sink, read back by queries."""
 
 import asyncio
-import json
 import math
-import os
 import platform
-import shutil
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import asyncpg
 import pytest
 
 from support.expectations import numbers
-from support.servers import Server, dying_with_us, free_port, place, serving
+from support.postgres import PASSWORD, database, files, key_of, query, ready, url, visible
+from support.servers import Server
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sinks.postgres import Postgres
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_domain
 from virtstatd.testing.contract import opening
-
-
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-PASSWORD = "the right one"
-
-
-USER = "postgres" if os.geteuid() == 0 else None
-"""Who runs the server: it refuses to be root."""
-
-
-@contextmanager
-def files() -> Iterator[Path]:
-    """Make the files of a server, whose superuser is `virtstatd` with a password."""
-    assert PROGRAMS, "PostgreSQL is missing; make test installs it"
-    with place(USER) as directory:
-        password = directory / "password"
-        password.write_text(PASSWORD)
-        if USER:
-            shutil.chown(password, USER)
-        command = [
-            str(PROGRAMS[-1] / "initdb"),
-            *("--pgdata", str(directory / "data"), "--username=virtstatd", "--no-sync"),
-            *(f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
-        ]
-        subprocess.run(
-            dying_with_us(command, USER), stdout=subprocess.DEVNULL, cwd=directory, check=True
-        )
-        yield directory
-
-
-@asynccontextmanager
-async def database(cluster: Path) -> AsyncIterator[Server]:
-    """Run a server with these files."""
-    port = free_port()
-    command = [
-        str(PROGRAMS[-1] / "postgres"),
-        *("-D", str(cluster / "data"), "-p", str(port), "-k", str(cluster)),
-        *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=8MB"),
-        *("-c", "dynamic_shared_memory_type=mmap"),
-    ]
-    # its own way to crash: a kill would leave shared memory behind
-    async with serving(command, port, USER, signal.SIGQUIT) as running:
-        await ready(running)
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -92,43 +43,6 @@ def password(tmp_path: Path) -> str:
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
     return str(path)
-
-
-def url(server: Server) -> str:
-    """Return where the database is."""
-    return f"postgresql://virtstatd@127.0.0.1:{server.port}/postgres"
-
-
-async def ready(server: Server) -> None:
-    """Wait until the database has recovered from how it ended."""
-    while True:
-        try:
-            await query(server, "SELECT 1")
-        except asyncpg.CannotConnectNowError:
-            await asyncio.sleep(0.02)
-        else:
-            return
-
-
-async def query(server: Server, text: str, *others: str) -> list[asyncpg.Record]:
-    """Ask the database, after it has done the others."""
-    connection = await asyncpg.connect(url(server), password=PASSWORD)
-    try:
-        for other in others:
-            await connection.execute(other)
-        return await connection.fetch(text)
-    finally:
-        await connection.close()
-
-
-def key_of(labels: str) -> frozenset[tuple[str, str]]:
-    """Return labels for comparing: the database has its own order."""
-    return frozenset(json.loads(labels).items())
-
-
-def visible(text: str) -> str:
-    """Return a text as the database has it."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\ufffd")
 
 
 async def test_every_number_is_a_row(server: Server, password: str):
@@ -161,7 +75,7 @@ async def test_contract_with_a_server_that_comes_and_goes(server: Server, passwo
     """The sink keeps the contract while the server is there, killed, or frozen."""
 
     async def count() -> int:
-        return (await query(server, "SELECT count(*) FROM a.samples"))[0][0]
+        return int((await query(server, "SELECT count(*) FROM a.samples"))[0][0])
 
     @asynccontextmanager
     async def away() -> AsyncIterator[None]:
@@ -327,7 +241,7 @@ async def test_agents_that_begin_at_once(server: Server, password: str):
         ({"keep_days": 1}, "keep_days: needs layout"),
     ],
 )
-def test_options_that_do_not_fit(options: dict, fault: str):
+def test_options_that_do_not_fit(options: dict[str, Any], fault: str):
     """Options that cannot work are refused with the name of the option, and without secrets."""
     with pytest.raises(ValueError, match=fault):
         Postgres(**options)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -39,10 +40,10 @@ async def prometheus(directory: Path, scraped_port: int) -> AsyncIterator[int]:
         yield port
 
 
-async def query(port: int, expression: str) -> list[dict]:
+async def query(port: int, expression: str) -> list[dict[str, Any]]:
     """Ask for an instant vector."""
     answer = await asked(f"http://127.0.0.1:{port}/api/v1/query", query=expression)
-    return answer["data"]["result"]
+    return list(answer["data"]["result"])
 
 
 def without_namesakes(batch: Batch) -> Batch:
@@ -58,9 +59,9 @@ async def test_prometheus_reads_every_sample(tmp_path: Path):
         await send(batch)
         async with (
             prometheus(tmp_path, log.calls[0].kwargs["port"]) as port,
-            asyncio.timeout(60),
+            asyncio.timeout(100),
         ):
-            found: list[dict] = []
+            found: list[dict[str, Any]] = []
             while not found:
                 await asyncio.sleep(0.1)
                 found = await query(port, '{__name__=~"libvirt.+"}')

@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,49 +10,14 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from support.servers import asked, fetched, free_port, needs, serving
+from support.prometheus import prometheus, victoria
+from support.servers import asked, fetched, needs
 from support.wire.remote_write import Labels, bits, wanted
 from virtstatd.model import Batch
 from virtstatd.sink import Rejected
 from virtstatd.sinks.remote_write import RemoteWrite
 from virtstatd.testing import hostile_batch, make_batch
 from virtstatd.testing.contract import opening
-
-
-def prometheus_command(directory: Path, url: str) -> tuple[str, ...]:
-    """Return what runs a Prometheus that receives."""
-    (directory / "prometheus.yml").touch()
-    return (
-        "prometheus",
-        f"--config.file={directory / 'prometheus.yml'}",
-        f"--storage.tsdb.path={directory / 'tsdb'}",
-        f"--web.listen-address={url.removeprefix('http://')}",
-        "--web.enable-remote-write-receiver",
-    )
-
-
-@asynccontextmanager
-async def prometheus(directory: Path) -> AsyncIterator[str]:
-    """Run a Prometheus that receives."""
-    url = f"http://127.0.0.1:{free_port()}"
-    async with serving(prometheus_command(directory, url), ready=f"{url}/-/ready"):
-        yield url
-
-
-@asynccontextmanager
-async def victoria(directory: Path) -> AsyncIterator[str]:
-    """Run a VictoriaMetrics."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = (
-        "victoria-metrics",
-        f"-storageDataPath={directory / 'data'}",
-        f"-httpListenAddr={url.removeprefix('http://')}",
-        "-search.latencyOffset=0s",
-        "-search.disableCache",
-        "-memory.allowedBytes=64MB",
-    )
-    async with serving(command, ready=f"{url}/health"):
-        yield url
 
 
 def sink(url: str) -> RemoteWrite:
@@ -133,7 +96,7 @@ async def test_victoria_metrics_has_every_value(tmp_path: Path):
     }
     async with victoria(tmp_path) as url, sink(url).open(opening()) as send:
         await send(batch)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             has: dict[Labels, float] = {}
             for attempt in itertools.count():  # each asks otherwise: answers are cached for 10 s
                 await fetched(f"{url}/internal/force_flush")

@@ -1,7 +1,7 @@
 """Every sink that is installed keeps the contract."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from support.http_stub import answering
 from support.servers import Moody, moved
 from virtstatd.config.plugins import SINKS
+from virtstatd.sink import Sink
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.testing import check_sink
 
@@ -52,7 +53,7 @@ class Listener(Moody):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = 0
-        self.speaking = asyncio.Event()
+        self.speaking: asyncio.Event = asyncio.Event()
         self.speaking.set()
         self.server: asyncio.Server | None = None
         self.writers: set[asyncio.StreamWriter] = set()
@@ -133,7 +134,7 @@ async def test_contract_of_jsonl_through_a_socket(tmp_path: Path):
 @pytest.mark.parametrize("name", sorted(name for name in OPTIONS if "url" in OPTIONS[name]))
 async def test_contract_of_pushing(name: str):
     """A sink that pushes by HTTP keeps the contract whatever its server does."""
-    cls = SINKS.find(name)
+    cls: Callable[..., Sink] = SINKS.find(name)
     async with answering() as stub:
         await check_sink(lambda: cls(url=stub.url), moods=stub.moods, received=stub.count)
 

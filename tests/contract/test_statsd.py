@@ -1,7 +1,6 @@
 """The StatsD sink, read by a receiver that follows DogStatsD's grammar to the letter."""
 
 import asyncio
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,12 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from support.expectations import finite
+from support.statsd import GAUGE
 from virtstatd.errors import Rejected
 from virtstatd.model import Batch
 from virtstatd.sinks.statsd import BURST_BYTES, Statsd
 from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
-
-
-GAUGE = re.compile(r"([A-Za-z0-9_.]+):(-?[0-9.]+(?:e-?[0-9]+)?)\|g(?:\|#(.+))?")
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """The textfile sink, read by node_exporter."""
 
-import asyncio
 import math
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from support.expectations import numbers
+from support.node_exporter import collected, key_of
 from support.servers import free_port, moved, needs, serving
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch
@@ -18,36 +16,9 @@ from virtstatd.testing import check_sink, hostile_batch, make_batch
 from virtstatd.testing.contract import opening
 
 
-def shown(key: str, text: str) -> str:
-    """Return a label's value as the collector has it: its `le` is Go's, bytes are made visible."""
-    if key == "le":
-        return str(float(text))
-    marks = {0: "\N{REPLACEMENT CHARACTER}", 1: "\N{REPLACEMENT CHARACTER}"}
-    return text.encode("utf-8", "backslashreplace").decode().translate(marks)
-
-
-def key_of(name: str, labels: Iterable[tuple[str, str]]) -> tuple:
-    """Return what two equal series share; an empty label is none."""
-    return name, frozenset((key, shown(key, text)) for key, text in labels if text)
-
-
 def of_guests(batch: Batch) -> Batch:
     """Leave out the host's own: to a collector an empty label and none are the same."""
     return Batch(batch.source, 0, tuple(each for each in batch.readings if each.domain))
-
-
-async def collected(port: int) -> dict[tuple, float]:
-    """Return what node_exporter shows of the guests."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-    _, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return {
-        key_of(sample.name, sample.labels.items()): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-        if sample.name.startswith("libvirt")
-    }
 
 
 @needs("prometheus-node-exporter")
@@ -73,7 +44,11 @@ async def test_node_exporter_shows_every_number(tmp_path: Path, batch: Batch):
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():
             assert found[key] == value or (math.isnan(found[key]) and math.isnan(value))
-        await send(Batch("bulk", 0, (), gone=tuple({each.domain for each in batch.readings})))
+        await send(
+            Batch(
+                "bulk", 0, (), gone=tuple({each.domain for each in batch.readings if each.domain})
+            )
+        )
         assert await collected(port) == {}
 
 

@@ -8,8 +8,10 @@ import signal
 import time
 from collections import defaultdict
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from support.simulator import simulated
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 STEPS = (3600.0, -3600.0, -5.0, 5.0)
 GUESTS = 20
-NO_EXTRA = {"extra": []}
+NO_EXTRA: dict[str, list[str]] = {"extra": []}
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,7 +38,7 @@ def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
     """An hour or some seconds, forth and back: no burst, no gap, true times, each step counted."""
     lines, offset = tmp_path / "lines", tmp_path / "offset"
     offset.write_text("+0")
-    environ = {
+    environ: dict[str, Any] = {
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
@@ -51,9 +53,11 @@ def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
         for count, step in enumerate(STEPS, 1):
             moved += step
             offset.write_text(f"{moved:+}")
-            agent.wait_for(lambda count=count: len(agent.events("clock.stepped")) == count)
+            agent.wait_for(
+                partial(lambda count: len(agent.events("clock.stepped")) == count, count)
+            )
             due = ticks(agent)
-            agent.wait_for(lambda due=due: ticks(agent) >= due + 2)
+            agent.wait_for(partial(lambda due: ticks(agent) >= due + 2, due))
         due = ticks(agent) - began
         assert abs(due - (time.monotonic() - at)) <= 2, "a burst, or a pause"
         agent.wait_for(lambda: agent.value("virtstatd_clock_steps_total") == len(STEPS))
@@ -72,7 +76,8 @@ def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
 
 def epochs_of(lines: Path) -> dict[str, list[float]]:
     """Return the times of each domain's processor time; its counter never falls."""
-    times, last = defaultdict(list), defaultdict(float)
+    times: dict[str, list[float]] = defaultdict(list)
+    last: dict[str, float] = defaultdict(float)
     for line in lines.read_text().splitlines():
         each = json.loads(line)
         if each.get("group") == "cpu" and "domain" in each:

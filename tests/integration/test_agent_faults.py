@@ -23,7 +23,7 @@ import pytest
 
 from support.agent import Agent, running
 from support.simulator import Simulated, simulated
-from support.waits import idle_loop
+from support.waits import idle_loop, slowness
 
 
 GUESTS = 2000
@@ -139,7 +139,7 @@ def spread(agent: Agent, file: Path, count: int) -> list[str]:
 
 def times_of(file: Path, group: str) -> dict[str, list[float]]:
     """Return when each domain's group was read in full, in the order of the lines."""
-    times = defaultdict(list)
+    times: dict[str, list[float]] = defaultdict(list)
     for line in whole_lines(file):
         each = json.loads(line)
         if each.get("group") == group and (group != "block" or "read_bytes" in each["fields"]):
@@ -204,6 +204,7 @@ def test_several_of_2000_hang(tmp_path: Path, count: int, intervals: int):
         between_polls(agent, sim)
         sim.do("hang", domains=list(victims))
         agent.wait_for(lambda: len(agent.events("domain.unresponsive")) == 2)
+        good: set[str] = set()
 
         def settled() -> bool:  # what was read before is no longer current
             nonlocal good
@@ -212,7 +213,6 @@ def test_several_of_2000_hang(tmp_path: Path, count: int, intervals: int):
             # a call that was late on a busy machine counts among those that hang until it returns
             return len(good) >= GUESTS // 4 and page.value(MISSING) == GUESTS - len(good) - 2
 
-        good: set[str] = set()
         agent.wait_for(settled)
         print(f"{count} of {GUESTS} hang: {len(good)} are known good")
         assert good.isdisjoint(victims)
@@ -321,7 +321,7 @@ def test_a_frozen_daemon_with_2000_guests(tmp_path: Path, seconds: int):
     assert back < 25
     assert half < 2 * usual[10] + 0.1
     # what the machine does to a loop without any work is not the agent's
-    assert sorted(lags)[len(lags) * 9 // 10] < STALL_SECONDS + noise
+    assert sorted(lags)[len(lags) * 9 // 10] < STALL_SECONDS * slowness() + noise
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(120, marks=soak)])
@@ -334,7 +334,8 @@ def test_the_loop_does_not_stall_with_2000_guests(tmp_path: Path, seconds: int):
     ):
         agent.wait_for(lambda: len(Page(agent).shown(READ)) == GUESTS)
         idle()
-        began, lags, rounds, young = time.monotonic(), [], 0, []
+        began, lags, rounds = time.monotonic(), [], 0
+        young: list[str] = []
         while time.monotonic() - began < seconds:
             rounds += 1
             sim.do("churn", per_second=50 * (rounds % 2))
@@ -353,4 +354,4 @@ def test_the_loop_does_not_stall_with_2000_guests(tmp_path: Path, seconds: int):
     print(f"of a loop without work {noise:.3f} s")
     assert agent.events("domain.unresponsive")
     assert agent.events("domain.responsive")
-    assert stalls[len(stalls) * 9 // 10] < STALL_SECONDS + noise
+    assert stalls[len(stalls) * 9 // 10] < STALL_SECONDS * slowness() + noise

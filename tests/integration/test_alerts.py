@@ -30,7 +30,7 @@ def guest(name: str, host: str, waited: list[float]) -> list[dict[str, str]]:
     """Return the series of a guest whose first vCPU waited for these shares of its seconds."""
     labels = f'domain="{name}",instance="{host}"'
     stem = "libvirt_domain_steal_ratio"
-    short = [VCPUS - (share > 0.2) for share in waited]
+    short = [float(VCPUS - (share > 0.2)) for share in waited]
     peaks = [
         max(waited[max(0, second - 59) : second + 1])
         for second in range(0, len(waited), SCRAPE_SECONDS)

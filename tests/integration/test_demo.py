@@ -45,7 +45,7 @@ def test_numbers_move_and_nothing_is_left(tmp_path: Path, ending: str) -> None:
         (folder,) = tmp_path.iterdir()
         assert (folder / "socket").is_socket()
         end(demo)
-        ended = demo.process.wait(20)
+        ended = demo.process.wait(100)
         assert ended == code or (ending == "ctrl-c twice" and ended == 1)
         assert "Traceback" not in demo.said()
         wait_until_gone(*simulator)
@@ -58,7 +58,7 @@ def test_a_signal_before_the_page_is_there_ends_everything(tmp_path: Path) -> No
         demo.wait_for(demo.children)
         simulator = demo.children()
         demo.type("\x03")
-        demo.process.wait(20)
+        demo.process.wait(100)
         assert "Traceback" not in demo.said()
         wait_until_gone(*simulator)
         assert list(tmp_path.iterdir()) == []
@@ -174,7 +174,7 @@ def test_an_installed_wheel_demonstrates_itself(tmp_path: Path) -> None:
         assert len(demo.counters()) == 20
         simulator = demo.children()
         demo.type("\x03")
-        assert demo.process.wait(20) == 0
+        assert demo.process.wait(100) == 0
         wait_until_gone(*simulator)
     assert list(folder.iterdir()) == []
 

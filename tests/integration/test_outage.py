@@ -14,14 +14,14 @@ from pathlib import Path
 import nats
 import pytest
 
-from contract.test_nats import server as nats_server
-from contract.test_nats import stored, stream
-from contract.test_nats import url as nats_url
-from contract.test_postgres import PASSWORD, database, files, key_of, query, visible
-from contract.test_postgres import url as postgres_url
-from contract.test_remote_write import prometheus_command
 from support.agent import Agent, running
 from support.expectations import numbers
+from support.nats_server import server as nats_server
+from support.nats_server import stored, stream
+from support.nats_server import url as nats_url
+from support.postgres import PASSWORD, database, files, key_of, query, visible
+from support.postgres import url as postgres_url
+from support.prometheus import prometheus_command
 from support.recorder import recording
 from support.servers import Server, asked, free_port, needs, serving
 from support.simulator import simulated
@@ -125,7 +125,7 @@ async def write(stack: AsyncExitStack, folder: Path) -> Place:
                 round(seconds * 1000),
                 remote_write.bits(float(number)),
             )
-            for each in answer["data"]["result"]  # type: ignore[index]
+            for each in answer["data"]["result"]
             for seconds, number in each["values"]
         )
 

@@ -133,7 +133,7 @@ async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
         return [moment for moment, _ in series[0]["values"]] if series else []
 
     async def until(condition: Callable[[list[float]], object]) -> list[float]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while not condition(found := await times()):
                 await asyncio.sleep(0.1)
         return found
@@ -179,7 +179,7 @@ async def test_every_push_sink_at_once(tmp_path: Path) -> None:
             )
         )
         with simulated(tmp_path, "--domains=5") as host, pushing(tmp_path, host, more) as agent:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(100):
                 while not all(len(stub.requests) > 5 for stub in (write, new, influx, otlp, rpc)):
                     await asyncio.sleep(0.05)
             assert agent.events("sink.failing") == []

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,7 +262,7 @@ def test_the_largest_message_is_libvirts(tmp_path: Path, extra: int, fits: bool)
     # a record: its count, a guest's name, UUID and id, and a count of fields; a field: name, type
     # and a string with its length
     room = MAX_PAYLOAD - 4 - (4 + 4 + 16 + 4) - 4
-    params = []
+    params: list[list[Any]] = []
     while room:
         name = f"block.{len(params)}.path"
         head = 4 + len(name) + -len(name) % 4 + 4 + 4

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,12 @@ async def control(client: Wire, domain: bytes) -> list[int]:
     return [reader.take_uint(), reader.take_uint(), reader.take_uhyper()]
 
 
+async def hung(simulator: Simulator, count: int = 1) -> list[str]:
+    """Make guests hang, and return their names."""
+    answer: dict[str, Any] = await simulator.command("hang", count=count)
+    return list(answer["domains"])
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until something is so."""
     while not condition():
@@ -81,7 +88,7 @@ async def test_a_stuck_guest_blocks_its_first_caller_alone(
         first, second = await connect(), await connect()
         whole = await fields(first, bulk())
         assert len(set(whole.values())) == 1
-        (name,) = (await simulator.command("hang"))["domains"]
+        (name,) = await hung(simulator)
         guest = simulator.host.by_name[name]
         assert await control(second, guest.pack()) == [0, 0, 0]  # not queried yet
 
@@ -109,7 +116,7 @@ async def test_without_nowait_a_held_job_is_waited_for(options: Options, connect
     async with Simulator(options) as simulator:
         holders = [await connect() for _ in range(2)]
         client = await connect()
-        names = (await simulator.command("hang", count=2))["domains"]
+        names = await hung(simulator, 2)
         for holder, name in zip(holders, names, strict=True):
             guest = simulator.host.by_name[name]
             await holder.send(STATS, bulk(domains=[guest.pack()]))
@@ -132,7 +139,7 @@ async def test_groups_without_the_job_never_wait(options: Options, connect: Conn
 async def test_who_hangs_up_leaves_the_job_taken(options: Options, connect: Connect) -> None:
     """The call of a client that is gone goes on holding the guest, and a worker, as in libvirtd."""
     async with Simulator(options) as simulator:
-        (name,) = (await simulator.command("hang"))["domains"]
+        (name,) = await hung(simulator)
         guest = simulator.host.by_name[name]
         first = await connect()
         await first.send(STATS, bulk())
@@ -149,7 +156,7 @@ async def test_a_stuck_guest_that_ends_lets_go(options: Options, connect: Connec
     """When the QEMU of a stuck guest dies its callers are answered."""
     async with Simulator(options) as simulator:
         client = await connect()
-        (name,) = (await simulator.command("hang"))["domains"]
+        (name,) = await hung(simulator)
         await client.send(STATS, bulk())
         await until(simulator.host.by_name[name].job.locked)
         await simulator.command("destroy", domains=[name])
@@ -324,7 +331,7 @@ async def test_a_restart_ends_connections_and_spares_guests(
     async with Simulator(options) as simulator:
         client = await connect()
         ids = list(simulator.host.by_id)
-        (name,) = (await simulator.command("hang"))["domains"]
+        (name,) = await hung(simulator)
         await client.send(STATS, bulk())
         await until(simulator.host.by_name[name].job.locked)
         await simulator.command("restart", down_seconds=0.01)
@@ -516,7 +523,7 @@ async def test_a_simulator_that_ends_while_it_restarts_stays_away(options: Optio
 
 # before real clients
 
-EVENTS = [
+EVENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"do": "event", "id": 15, "arguments": ["net1"]}, "device-removed", "net1"),
     ({"do": "event", "id": 19, "arguments": ["net1"]}, "device-added", "net1"),
     ({"do": "event", "id": 13, "arguments": [512]}, "balloon-change", "512KiB"),
@@ -548,7 +555,7 @@ def test_virsh_event_prints_them_all(tmp_path: Path) -> None:
         registered = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"  # the unknown ones are refused
         host.until(lambda status: status["calls"].get(registered, 0) >= 27)
         for command, _, _ in EVENTS:
-            host.do(command["do"], **{k: v for k, v in command.items() if k != "do"})  # type: ignore[arg-type]
+            host.do(command["do"], **{k: v for k, v in command.items() if k != "do"})
         watcher.join()
     for _, event, words in EVENTS:
         assert f"event '{event}' for domain 'instance-00000001'" in printed[0]

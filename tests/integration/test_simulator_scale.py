@@ -58,6 +58,7 @@ async def test_the_limit_of_a_message_is_met_to_the_guest(tmp_path: Path) -> Non
         host.do("stop_time")
         client = await wire(host.socket)
         guests = await listed(client)
+        refusals: set[tuple[object, ...]] = set()
 
         async def size(first: int, last: int) -> int | None:
             asked = pack_array(guests[first:last]) + pack_uint(0) * 2
@@ -67,7 +68,6 @@ async def test_the_limit_of_a_message_is_met_to_the_guest(tmp_path: Path) -> Non
                 refusals.add(error.args)
                 return None
 
-        refusals = set()
         some = await size(0, 100) or 0
         near = 100 * MAX_PAYLOAD // some
         fits, too_many = near - 16, near + 16  # guests are nearly alike
@@ -141,6 +141,8 @@ def polled(host: Simulated, agent: Agent, calls: int) -> str:
         with urllib.request.urlopen(f"{agent.address}/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
+    page, spent = "", 0.0
+
     def complete() -> bool:
         nonlocal page, spent
         before, spent = spent, cpu_seconds(agent.process.pid)
@@ -151,6 +153,5 @@ def polled(host: Simulated, agent: Agent, calls: int) -> str:
             len(set(re.findall(r'(?m)^libvirt_domain_vm_kvm_total{domain="(.*?)"', page))) == 2000
         )
 
-    page, spent = "", 0.0
     agent.wait_for(complete, seconds=240)
     return page

@@ -57,12 +57,12 @@ async def test_somebody_else_fills_the_disk_and_empties_it(tmp_path: Path):
             one.clock.now += RETRY_SECONDS
             one.offer()
             await one.until(lambda: not one.queue._jobs)
-            assert one.queue.failing
+            failing = [one.queue.failing]
             (disk / "other").unlink()
             one.clock.now += RETRY_SECONDS
             one.offer()
             await one.written()
-            assert not one.queue.failing
+            assert [*failing, one.queue.failing] == [True, False]
             assert one.offered == before + 22
         async with queued(disk / "s", memory=40 * SIZE) as two:
             two.offered = one.offered
@@ -88,7 +88,7 @@ async def test_the_spool_itself_fills_the_disk(tmp_path: Path):
             one.clock.now += RETRY_SECONDS
             one.offer(domains=800)
             await one.written()
-            assert not one.queue.failing
+            assert [one.queue.failing] == [False]
             while one.queue.waiting.batches:
                 await one.deliver()
     assert one.times == list(range(full + 1))

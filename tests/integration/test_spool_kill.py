@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ async def killed(folder: Path, host: Simulated, kills: int, seed: int) -> None:
             agent = await asyncio.to_thread(start, folder, host.uri, stub.url)
             try:
                 life = seen.lives[-1]
-                await asyncio.to_thread(agent.wait_for, lambda life=life: life.first)
+                await asyncio.to_thread(agent.wait_for, partial(lambda life: life.first, life))
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(chance.uniform(0, 0.4))
                     seen.up = chance.random() < 0.6
@@ -187,7 +188,7 @@ async def killed(folder: Path, host: Simulated, kills: int, seed: int) -> None:
     times = {time_of(line) for body in seen.bodies for line in body.splitlines()}
     for taken_at in written(folder / "lines") - times:
         assert any(0 <= each - taken_at / 1e9 < UNWRITTEN_SECONDS for each in moments)
-    print("first request after", [round(each.first - each.begun, 2) for each in seen.lives])
+    print("first request after", [round((each.first or 0) - each.begun, 2) for each in seen.lives])
 
 
 async def test_a_killed_agent_loses_nothing_that_was_accepted(tmp_path: Path):
@@ -240,7 +241,9 @@ async def test_a_large_backlog_is_no_reason_to_be_late(tmp_path: Path):
                 seen.lives.append(life := Life(time.monotonic()))
                 agent = await asyncio.to_thread(start, tmp_path, host.uri, stub.url)
                 try:
-                    await asyncio.to_thread(agent.wait_for, lambda life=life: len(life.taken) > 9)
+                    await asyncio.to_thread(
+                        agent.wait_for, partial(lambda life: len(life.taken) > 9, life)
+                    )
                     memory.append(rss_of(agent.pid))
                     seconds.append((life.first or 0) - life.begun)
                 finally:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,7 +142,7 @@ def ran(environment: dict[str, str], *command: object) -> subprocess.CompletedPr
 
 def test_its_own_tests_pass(installed: dict[str, str]):
     """The package's own tests, which hold it to the contract, need only the agent installed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEMPLATE]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TEMPLATE)]
     environment = os.environ | installed | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, env=environment, cwd=TEMPLATE, capture_output=True, text=True, check=False
@@ -193,7 +194,7 @@ def test_once_has_its_numbers(tmp_path: Path, zones: Path, installed: dict[str, 
     assert "raises: ZeroDivisionError: boom" in bad.stderr
 
 
-def test_bad_ones_cost_the_others_nothing(tmp_path: Path, zones: Path, installed: dict[str, str]):
+def test_bad_ones_cost_the_others_nothing(tmp_path: Path, zones: Path, installed: dict[str, Any]):
     """Ones that raise, block, hang, exit, leak or emit rubbish are named; the rest goes on."""
     more = f"[[collector]]\ntype = 'thermal'\ndirectory = '{zones}'\ninterval_seconds = 1\n"
     for kind in KINDS:

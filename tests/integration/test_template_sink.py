@@ -37,7 +37,7 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def test_its_own_tests_pass(package: Path, installed: dict[str, str]):
     """The package's own tests, which hold it to the contract, need only the agent installed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", package]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package)]
     done = subprocess.run(
         command,
         env=os.environ | installed,
@@ -69,9 +69,9 @@ async def test_an_agent_uses_it(tmp_path: Path, installed: dict[str, str]):
                 f"[hypervisor]\nuri = {json.dumps(simulator.uri)}\n[poll.monitor]\n"
                 f"interval_seconds = 1\n[[sink]]\ntype = 'webhook'\nurl = '{stub.url}'\n"
             )
-            agent = Agent(config, **installed)
+            agent = Agent(config, PYTHONPATH=installed["PYTHONPATH"])
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(100):
                     while len(guests(stub)) < 5:
                         assert agent.process.poll() is None, agent.log
                         await asyncio.sleep(0.05)

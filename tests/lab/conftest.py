@@ -3,6 +3,7 @@
 from lab.support.fixtures import (
     lab,
     many,
+    many_for_long,
     private_lab,
     pytest_collection_modifyitems,
     pytest_runtest_setup,
@@ -13,6 +14,7 @@ from lab.support.fixtures import (
 __all__ = [
     "lab",
     "many",
+    "many_for_long",
     "private_lab",
     "pytest_collection_modifyitems",
     "pytest_runtest_setup",

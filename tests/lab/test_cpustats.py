@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
@@ -62,7 +63,11 @@ def next_polls(agent: Agent, *tiers: str) -> None:
     begun = {tier: agent.value("virtstatd_ticks_total", tier=tier) or 0 for tier in tiers}
     for tier, count in begun.items():
         agent.wait_for(
-            lambda t=tier, c=count: (agent.value("virtstatd_ticks_total", tier=t) or 0) > c + 2
+            partial(
+                lambda t, c: (agent.value("virtstatd_ticks_total", tier=t) or 0) > c + 2,
+                tier,
+                count,
+            )
         )
 
 

@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from lab.support.hypervisor import Lab
 from lab.support.watcher import polls
 from support.agent import Agent, running
+from support.waits import slowness
 
 
 DRAIN_SECONDS = 5.0
@@ -53,7 +55,7 @@ def test_one_signal_ends_it_well_whatever_hangs(private_lab: Lab, tmp_path: Path
             running(tmp_path / "delivering", uri, more=RELUCTANT.format(port=port))
         )
         for agent in (asking, reconnecting, delivering):
-            agent.wait_for(lambda agent=agent: polls(agent) >= 2)
+            agent.wait_for(partial(lambda agent: polls(agent) >= 2, agent))
         stack.enter_context(private_lab.frozen())
         asking.wait_for(lambda: (asking.value("virtstatd_calls_outstanding") or 0) >= 1)
         took = [ended(asking)]
@@ -65,7 +67,7 @@ def test_one_signal_ends_it_well_whatever_hangs(private_lab: Lab, tmp_path: Path
         took.append(ended(delivering))
         assert delivering.events("sink.abandoned"), "what was not delivered is not told"
     print(*(f"{name}: {each:.1f} s" for name, each in zip(names, took, strict=True)))
-    assert max(took) < HUNG_SECONDS
+    assert max(took) < HUNG_SECONDS * slowness()
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path):
@@ -79,5 +81,5 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path):
             while agent.process.poll() is None:
                 agent.process.send_signal(signal.SIGTERM)
                 time.sleep(0.1)  # two that come together are one to the kernel
-            assert time.monotonic() - begun < drain / 2
+            assert time.monotonic() - begun < drain / 2 * slowness()
             assert agent.process.returncode == 1

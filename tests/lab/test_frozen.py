@@ -10,7 +10,7 @@ import pytest
 from lab.support.hypervisor import Lab
 from lab.support.watcher import shown
 from support.agent import running
-from support.waits import probing, unstalled
+from support.waits import probing, slowness, unstalled
 
 
 NOTICED_SECONDS = 22.0
@@ -49,9 +49,10 @@ def test_a_frozen_daemon_is_noticed_and_the_page_answers(
         print(f"down after {noticed:.1f} s, connection given up after {lost:.1f} s of {seconds} s;")
         print(f"fresh numbers {back:.2f} s after the thaw")
         # one poll of a second fails first; the keepalive may be as late as this
-        assert noticed < NOTICED_SECONDS
-        assert lost < max(NOTICED_SECONDS, 5 * keepalive)
-        assert back < BACK_SECONDS
-        assert frozen.share(99) < max(PAGE_SECONDS, 3 * idle.share(99))
+        slow = slowness()
+        assert noticed < NOTICED_SECONDS * slow
+        assert lost < max(NOTICED_SECONDS, 5 * keepalive) * slow
+        assert back < BACK_SECONDS * slow
+        assert frozen.share(99) < max(PAGE_SECONDS * slow, 3 * idle.share(99))
         assert len(agent.events("libvirt.lost")) == 1
         assert len(agent.events("libvirt.connected")) == 2

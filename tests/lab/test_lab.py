@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,10 @@ def test_the_live_guest_moves(lab: Lab):
         "balloon.last-update",
         "balloon.minor_fault",
     ):
-        wait_until(lambda key=key: int(lab.stats("live")[key]) > int(before[key]), f"{key} to rise")
+        wait_until(
+            partial(lambda key: int(lab.stats("live")[key]) > int(before[key]), key),
+            f"{key} to rise",
+        )
 
 
 def test_paused_guests_have_quiet_taps(lab: Lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from lab.support.hypervisor import Lab
@@ -72,9 +73,9 @@ def test_what_is_hidden_is_said_once_and_the_rest_is_given(private_lab: Lab):
             agent = agents[name]
             seen = name not in ("processes", "pid files")
             wanted = hidden | ({"renamed interfaces"} if seen else set())
-            agent.wait_for(lambda a=agent, w=wanted: missed(a).keys() >= w)
+            agent.wait_for(partial(lambda a, w: missed(a).keys() >= w, agent, wanted))
             agent.wait_for(
-                lambda a=agent: (a.value("virtstatd_local_ticks_total") or 0) >= LOOKS,
+                partial(lambda a: (a.value("virtstatd_local_ticks_total") or 0) >= LOOKS, agent),
             )
             said, samples, page = missed(agent), agent.samples(), agent.page()
             assert said.keys() == wanted, name

@@ -11,19 +11,20 @@ import libvirt
 import pytest
 
 from lab.support.hypervisor import Lab
+from support.waits import slowness
 from virtstatd.hypervisor.lanes import Lane, Lanes, Session
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.hypervisor.sockets import open_session
 
 
-CALLS = 100_000
 LANES = 3
 EVENTS = 40
 LOST_WAKE_SECONDS = 1.0
 
 
-@pytest.mark.timeout(600)
-async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
+@pytest.mark.parametrize("calls", [20_000, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(900)
+async def test_under_many_calls_no_event_is_late(private_lab: Lab, calls: int):
     """
     Lanes call as fast as they can in debug mode; nothing crashes, and events come in time.
 
@@ -62,7 +63,7 @@ async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
 
     async def call() -> None:
         nonlocal made
-        while made < CALLS:
+        while made < calls:
             made += await lanes.run(many, 60)
 
     def change(session: Session) -> None:
@@ -78,23 +79,23 @@ async def test_a_hundred_thousand_calls_and_no_event_is_late(private_lab: Lab):
             for _ in range(EVENTS):
                 arrived.clear()
                 await writer.call(change)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(100):
                     await arrived.wait()
     finally:
         await lanes.close(5)
         for lane in (listener, writer):
             lane.close()
             await lane.ended
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             await events.drain()
     delays.sort()
     print(f"{made} calls; events: median {delays[EVENTS // 2]:.3f} s, last {delays[-1]:.3f} s")
     assert events.is_idle()
-    assert made >= CALLS
+    assert made >= calls
     assert len(delays) == EVENTS
     assert on_threads == {threading.get_ident()}
     # a loop that is not woken for an event delays it by seconds, and not one but most of them
-    assert delays[EVENTS // 2] < LOST_WAKE_SECONDS
+    assert delays[EVENTS // 2] < LOST_WAKE_SECONDS * slowness()
 
 
 async def test_connections_leave_nothing_behind(private_lab: Lab):
@@ -115,7 +116,7 @@ async def test_connections_leave_nothing_behind(private_lab: Lab):
         await lane.call(register)
         lane.close()
         await lane.ended
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             await events.drain()
         counts.append(len(os.listdir("/proc/self/fd")))
     assert events.is_idle()

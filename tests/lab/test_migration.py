@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.namespaces import Trace
 from lab.support.watcher import (
     Watch,
     domains,
@@ -26,7 +29,7 @@ from support.waits import unstalled
 
 READ = "libvirt_domain_block_stats_read_bytes_total"
 STATE = "libvirt_domain_info_state"
-INTERVALS = {"pulse": 2.0, "monitor": 2.0, "extra": 2.0}
+INTERVALS: dict[str, Any] = {"pulse": 2.0, "monitor": 2.0, "extra": 2.0}
 RISING = {
     "cpu": ("cpu_time_seconds",),
     "block": ("read_requests", "read_bytes", "write_requests"),
@@ -36,13 +39,13 @@ RISING = {
 
 
 @pytest.fixture
-def two(traces: object) -> Iterator[tuple[Lab, Lab]]:
+def two(traces: list[Trace]) -> Iterator[tuple[Lab, Lab]]:
     """Two hypervisors, three paused guests each."""
     with ExitStack() as stack:
         labs = []
         for prefix in ("here", "there"):
             lab = stack.enter_context(Lab())
-            traces.append(lab.trace)  # type: ignore[attr-defined]
+            traces.append(lab.trace)
             lab.paused_guests(3, prefix=prefix)
             labs.append(lab)
         yield labs[0], labs[1]
@@ -85,8 +88,8 @@ def test_a_guest_that_moves_is_on_one_host_after_the_other(
                 before = polls(here)
                 two[move % 2].migrate("travels", two[1 - move % 2], "--bandwidth", "32")
                 print(f"move {move}: {polls(here, since=before):.0f} polls while it moved")
-                settled(here, lambda here=here: "travels" not in domains(here))
-                settled(there, lambda there=there: "travels" in shown(there, READ))
+                settled(here, partial(lambda here: "travels" not in domains(here), here))
+                settled(there, partial(lambda there: "travels" in shown(there, READ), there))
         assert [watch.missing for watch in watches] == [[]] * len(watches)
         assert all(map(polls_kept, agents, begun))
         assert all(agent.value("virtstatd_undecodable_records_total") == 0 for agent in agents)
@@ -104,7 +107,7 @@ def check_stays(files: list[Path], moves: int) -> None:
     """Look that it runs on one host at a time, in turns, and waits where it is to run next."""
     stays: list[tuple[int, str]] = []
     rows = [
-        (str(each["time"]), number, next(iter(each["fields"]["state"])))  # type: ignore[index]
+        (str(each["time"]), number, next(iter(each["fields"]["state"])))
         for number, file in enumerate(files)
         for each in records(file, "state")
         if each["domain"] == "travels"
@@ -122,9 +125,9 @@ def check_counters(file: Path) -> None:
     looked = 0
     for group, fields in RISING.items():
         for each in records(file, group):
-            device = tuple(sorted(each.get("device", {}).items()))  # type: ignore[attr-defined]
+            device = tuple(sorted(each.get("device", {}).items()))
             for field in fields:
-                if (value := each["fields"].get(field)) is not None:  # type: ignore[attr-defined]
+                if (value := each["fields"].get(field)) is not None:
                     key = (each["domain"], each["id"], group, device, field)
                     assert value >= last[key], f"{key}: {value} after {last[key]}"
                     last[key] = value

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lab.support.hypervisor import Lab
 from support.agent import Agent, running
-from support.waits import unstalled
+from support.waits import slowness, unstalled
 
 
 BACK_SECONDS = 5.0
@@ -52,9 +53,12 @@ def test_restarts_are_survived_and_nothing_leaks(private_lab: Lab, tmp_path: Pat
             answering = time.monotonic()
             agent.wait_for(lambda: agent.value("libvirt_up") == 1)
             agent.wait_for(
-                lambda c=connects: (
-                    (agent.value("virtstatd_connects_total") or 0) > c
-                    and numbers_of(agent, "guest-0")
+                partial(
+                    lambda c: (
+                        (agent.value("virtstatd_connects_total") or 0) > c
+                        and numbers_of(agent, "guest-0")
+                    ),
+                    connects,
                 )
             )
             late.append(time.monotonic() - answering)
@@ -68,8 +72,8 @@ def test_restarts_are_survived_and_nothing_leaks(private_lab: Lab, tmp_path: Pat
         assert before is not None
         agent.wait_for(lambda: abs(descriptors(agent) - before[0]) <= 2)
         agent.wait_for(lambda: abs(threads(agent) - before[1]) <= 2)
-        # the promise; a single pause of a busy machine may break it, the rule may not
-        assert late[restarts * 3 // 4] < BACK_SECONDS
+        # the promise; a single pause of the machine may break it, the rule may not
+        assert late[restarts * 3 // 4] < BACK_SECONDS * slowness()
         assert len(agent.events("libvirt.lost")) == restarts
         assert not agent.events("not_json"), "a traceback reached the log"
         assert agent.stop() == 0

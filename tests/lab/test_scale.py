@@ -1,15 +1,16 @@
-"""Three hundred guests, every group."""
+"""A hundred guests, or three hundred, and every group."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.support.hypervisor import Lab
 from support.agent import Agent, running
-from support.waits import idle_loop
+from support.waits import idle_loop, slowness
 
 
 WARM_POLLS = 5
@@ -25,14 +26,16 @@ def resident(agent: Agent) -> int:
 
 
 @pytest.mark.parametrize(
-    ("polls", "seconds"), [(25, 3), pytest.param(100, 10, marks=pytest.mark.soak)]
+    ("lab", "polls", "seconds"),
+    [("many", 25, 2), pytest.param("many_for_long", 100, 10, marks=pytest.mark.soak)],
 )
 @pytest.mark.timeout(1800)
-def test_three_hundred_guests_neither_stall_the_loop_nor_fill_the_memory(
-    many: Lab, tmp_path: Path, polls: int, seconds: int
+def test_many_guests_neither_stall_the_loop_nor_fill_the_memory(
+    request: pytest.FixtureRequest, tmp_path: Path, lab: str, polls: int, seconds: int
 ):
     """Poll after poll of all groups the loop has its turn, and memory stays where it was."""
-    intervals = {"pulse": seconds, "monitor": seconds, "extra": seconds}
+    many: Lab = request.getfixturevalue(lab)
+    intervals: dict[str, Any] = {"pulse": seconds, "monitor": seconds, "extra": seconds}
     with idle_loop() as idle, running(tmp_path, many.uri_readonly, **intervals) as a:
         guests = len(many.names())
         lags: list[float] = []
@@ -59,4 +62,4 @@ def test_three_hundred_guests_neither_stall_the_loop_nor_fill_the_memory(
         assert a.value("virtstatd_missing_domains", tier="extra") == 0
         assert grown < GROWTH_BYTES
         # what the machine does to a loop without any work is not the agent's
-        assert lags[len(lags) * 9 // 10] < STALL_SECONDS + noise
+        assert lags[len(lags) * 9 // 10] < STALL_SECONDS * slowness() + noise

@@ -7,11 +7,13 @@ import json
 import math
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -19,32 +21,32 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from contract.test_graphite import carbon, kept, plain
-from contract.test_influx import influxdb
-from contract.test_kafka import cluster
-from contract.test_mqtt import broker, client
-from contract.test_nats import server as nats_server
-from contract.test_nats import stored, stream
-from contract.test_nats import url as nats_url
-from contract.test_parquet import found_by_duckdb, settled, source_of
-from contract.test_postgres import PASSWORD, database, files, key_of, query, visible
-from contract.test_postgres import url as postgres_url
-from contract.test_remote_write import prometheus, victoria
-from contract.test_statsd import GAUGE
-from contract.test_textfile import collected, shown
-from contract.test_textfile import key_of as page_key
 from lab.support.fixtures import HOSTILE_NAMES, opened
 from lab.support.hypervisor import Lab
 from lab.support.namespaces import Trace
 from support.agent import Agent, running
 from support.expectations import finite, numbers
+from support.graphite import carbon, kept, plain
 from support.http_stub import answering
+from support.influxdb import influxdb
+from support.kafka import cluster
+from support.mosquitto import broker, client
+from support.nats_server import server as nats_server
+from support.nats_server import stored, stream
+from support.nats_server import url as nats_url
+from support.node_exporter import collected, shown
+from support.node_exporter import key_of as page_key
+from support.parquet import found_by_duckdb, settled, source_of
+from support.postgres import PASSWORD, database, files, key_of, query, visible
+from support.postgres import url as postgres_url
+from support.prometheus import prometheus, victoria
 from support.recorder import recording
 from support.servers import asked, fetched, free_port, serving
+from support.statsd import GAUGE
 from support.wire import influx as influx_rows
 from support.wire import remote_write as write_request
-from unit.formats.test_otlp import points
-from unit.formats.test_otlp import wanted as wanted_points
+from support.wire.otlp import points
+from support.wire.otlp import wanted as wanted_points
 from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
 
@@ -52,6 +54,9 @@ from virtstatd.model import Batch
 PROMETHEUS_QUERY = '{domain!=""}[1h]'
 
 DB = ("db", "virtstatd")
+PATIENCE_SECONDS = 100.0
+
+Rows = dict[tuple[str, frozenset[tuple[str, str]], int], dict[str, float | str]]
 
 Check = Callable[[Sequence[Batch]], Awaitable[None]]
 """Read a place and compare it with the guests' batches."""
@@ -62,10 +67,8 @@ Place = AsyncIterator[tuple[str, Check]]
 
 async def same(read: Callable[[], Awaitable[object]], wanted: object) -> None:
     """Read until it is as wanted: some places need a moment; say what is not."""
-    found: object = None
-    for _ in range(100):
-        if (found := await read()) == wanted:
-            return
+    begun = time.monotonic()
+    while (found := await read()) != wanted and time.monotonic() - begun < PATIENCE_SECONDS:
         await asyncio.sleep(0.1)
     if isinstance(found, dict) and isinstance(wanted, dict):
         differing = [key for key in wanted if key in found and found[key] != wanted[key]]
@@ -217,7 +220,7 @@ async def remote_write(folder: Path) -> Place:
             answer = await asked(f"{url}/api/v1/query", query=PROMETHEUS_QUERY)
             return {
                 (pairs(each["metric"]), round(seconds * 1000)): write_request.bits(float(number))
-                for each in answer["data"]["result"]  # type: ignore[index]
+                for each in answer["data"]["result"]
                 for seconds, number in each["values"]
             }
 
@@ -262,7 +265,9 @@ def quoted(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode())
 
 
-def rows_of(batches: Sequence[Batch]) -> dict[object, dict[str, float | str]]:
+def rows_of(
+    batches: Sequence[Batch],
+) -> dict[tuple[str, frozenset[tuple[str, str]], int], dict[str, float | str]]:
     """Return the rows that line protocol must make of batches."""
     return {
         (measurement, tags, batch.taken_at): fields
@@ -289,7 +294,7 @@ async def influx(folder: Path) -> Place:
                     for key, value in zip(series["columns"], row, strict=True)
                     if value is not None and key != "time"
                 }
-                for series in answer["results"][0].get("series", [])  # type: ignore[index]
+                for series in answer["results"][0].get("series", [])
                 if "domain" in dict(tags := pairs(series["tags"]))
                 for row in series["values"]
             }
@@ -452,7 +457,7 @@ PLACES = (
 )
 
 
-def newest(batches: Sequence[Batch]) -> dict[tuple, float]:
+def newest(batches: Sequence[Batch]) -> dict[tuple[Any, ...], float]:
     """Return the last number of each series, as a page has it."""
     return {
         page_key(name, labels): value
@@ -501,7 +506,7 @@ async def test_every_sink_at_once(
                     *(table for table, _ in places.values()),
                 )
             )
-            rarely = {"pulse": 3600, "monitor": 3600, "extra": 3600}
+            rarely: dict[str, Any] = {"pulse": 3600, "monitor": 3600, "extra": 3600}
             with running(tmp_path, lab.uri_readonly, more=more, **rarely) as agent:
                 await asyncio.to_thread(agent.wait_for, lambda: all_sent(agent, guests), 120)
 
@@ -522,7 +527,9 @@ async def test_every_sink_at_once(
                 assert await asyncio.to_thread(agent.stop) == 0
             batches = await asyncio.to_thread(recorded)
             assert not [line for line in agent.log if line.get("level") in ("warning", "error")]
-            names = {each.domain.name for batch in batches for each in batch.readings}
+            names = {
+                each.domain.name for batch in batches for each in batch.readings if each.domain
+            }
             assert names == {*lab.names()}
             assert len(names) == guests
             assert set(HOSTILE_NAMES) < names

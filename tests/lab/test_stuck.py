@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.namespaces import Trace
 from lab.support.watcher import Watch, newest, polls, shown, times
 from support.agent import Agent, running
-from support.waits import Waits, probing, unstalled
+from support.waits import Waits, probing, slowness, unstalled
 
 
 GUESTS = 60
-INTERVALS = {"pulse": 2.0, "monitor": 2.0, "extra": 8.0}
 RSS = "libvirt_domain_memory_stats_rss_bytes"
 READ = "libvirt_domain_block_stats_read_requests_total"
 STATE = "libvirt_domain_info_state"
@@ -25,13 +26,30 @@ NIC = "libvirt_domain_interface_stats_receive_packets_total"
 
 
 @pytest.fixture(scope="module")
-def sixty(traces: object) -> Iterator[Lab]:
+def sixty(traces: list[Trace]) -> Iterator[Lab]:
     """Sixty paused guests for this module, all well at the start and at the end of each test."""
     lab = Lab()
     with lab:
-        traces.append(lab.trace)  # type: ignore[attr-defined]
+        traces.append(lab.trace)
         lab.paused_guests(GUESTS)
         yield lab
+
+
+def pace(lab: Lab) -> dict[str, Any]:
+    """
+    Return intervals and a deadline that this machine can keep at this time.
+
+    They go by how long libvirtd itself takes for all of the statistics: where a poll cannot be over
+    before the next one, or healthy guests answer after the deadline, nothing is told of the agent.
+    """
+    begun = time.monotonic()
+    for _ in range(3):
+        lab.virsh("domstats", "--raw")
+    whole = (time.monotonic() - begun) / 3
+    interval = max(2.0, 4 * whole)
+    print(f"everything takes {whole:.2f} s here: a poll each {interval:.1f} s")
+    deadline = f"deadline_seconds = {max(5.0, 10 * whole):.1f}"
+    return {"pulse": interval, "monitor": interval, "extra": 4 * interval, "hypervisor": deadline}
 
 
 def outstanding(lab: Lab) -> int:
@@ -41,12 +59,12 @@ def outstanding(lab: Lab) -> int:
     return workers["nWorkers"] - workers["freeWorkers"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1500)
 def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
     """The other 59 are on the page throughout, the stuck one is named, and comes back complete."""
     names = set(sixty.names())
     lines = tmp_path / "readings.jsonl"
-    with running(tmp_path, sixty.uri_readonly, **INTERVALS, lines=lines) as agent:
+    with running(tmp_path, sixty.uri_readonly, **pace(sixty), lines=lines) as agent:
         agent.wait_for(lambda: shown(agent, READ) == names)
         others = names - {"guest-7"}
         with unstalled(agent), Watch(agent, READ, others) as watch:
@@ -57,7 +75,7 @@ def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
                 assert polls(agent) - begun <= 3  # one was under way, two are the promise
                 assert "guest-7" in shown(agent, STATE)
                 agent.wait_for(lambda: "guest-7" not in shown(agent, READ))
-                agent.wait_for(lambda: polls(agent) - begun >= 20, 120)
+                agent.wait_for(lambda: polls(agent) - begun >= 20, 1000)
                 assert "guest-7" not in shown(agent, READ), "stale numbers under a fresh time"
                 assert [e["domain"] for e in agent.events("domain.unresponsive")] == ["guest-7"]
             begun = polls(agent)
@@ -80,7 +98,7 @@ def responsive(agent: Agent, domain: str) -> float | None:
     return agent.value("virtstatd_domain_responsive", domain=domain)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("count", "seen"),
     [
@@ -107,7 +125,7 @@ def test_many_stuck_guests_lock_nobody_out(sixty: Lab, tmp_path: Path, count: in
     asking = ("virsh", "--connect", sixty.uri, "dominfo", sixty.uuid("guest-2"))
     with sixty.stuck(*victims), probing(*asking) as answered:
         alone = asked(answered, 20)
-    with running(tmp_path, uri, **INTERVALS) as agent:
+    with running(tmp_path, uri, **pace(sixty)) as agent:
         agent.wait_for(lambda: shown(agent, READ) == names)
         most = 0
         with ExitStack() as watching:
@@ -118,7 +136,7 @@ def test_many_stuck_guests_lock_nobody_out(sixty: Lab, tmp_path: Path, count: in
             while polls(agent, since=begun) < 6:  # nobody else asks for now
                 most = max(most, outstanding(sixty))
             with probing(*asking) as answered:
-                agent.wait_for(lambda: polls(agent, since=begun) >= 11)
+                agent.wait_for(lambda: polls(agent, since=begun) >= 11, 600)
                 beside = asked(answered, 20)
             told = len(shown(agent, READ) & healthy)
             if seen:
@@ -130,9 +148,10 @@ def test_many_stuck_guests_lock_nobody_out(sixty: Lab, tmp_path: Path, count: in
         assert most <= 4
         assert seen or most >= 3, "nothing hung, so nothing was proven"
         # without a bound it waits for the stuck guests themselves: it would never end
-        assert beside.share(100) < 30
-        assert beside.share(50) < max(1.0, 3 * alone.share(50))
-        assert beside.share(95) < max(1.0, 3 * alone.share(95))
+        slow = slowness()
+        assert beside.share(100) < 30 * slow
+        assert beside.share(50) < max(1.0 * slow, 3 * alone.share(50))
+        assert beside.share(95) < max(1.0 * slow, 3 * alone.share(95))
         assert not any(watch.missing for watch in watches)
         agent.wait_for(lambda: shown(agent, READ) == names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,11 @@ def test_every_number_on_the_page_is_virshs(lab: Lab, guests: list[str], tmp_pat
         # one may be the next that is counted, for the count on the page is a second old
         for tier, count in ticks.items():
             agent.wait_for(
-                lambda t=tier, c=count: (agent.value("virtstatd_ticks_total", tier=t) or 0) > c + 2
+                partial(
+                    lambda t, c: (agent.value("virtstatd_ticks_total", tier=t) or 0) > c + 2,
+                    tier,
+                    count,
+                )
             )
         page = agent.page()
         agreed, moved = compare(before, page, {name: lab.stats(name) for name in guests})

@@ -57,7 +57,7 @@ class Agent:
         """Return the log lines of one event."""
         return [line for line in list(self.log) if line.get("event") == name]
 
-    def wait_for(self, what: Callable[[], object], seconds: float = 60.0) -> float:
+    def wait_for(self, what: Callable[[], object], seconds: float = 150.0) -> float:
         """Wait until something is so; return how long it took."""
         begun = time.monotonic()
         while time.monotonic() - begun < seconds:
@@ -78,8 +78,8 @@ class Agent:
     def page(self, accept: str = "text/plain") -> str:
         """Return the page as a scraper sees it."""
         request = urllib.request.Request(f"{self.address}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.read().decode()
+        with urllib.request.urlopen(request, timeout=100) as answer:
+            return str(answer.read().decode())
 
     def samples(self) -> dict[Series, float]:
         """Return the page as series with their values; fails where one occurs twice."""
@@ -94,12 +94,12 @@ class Agent:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(30)
+            code = self.process.wait(100)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
-        self._reader.join(10)
+        self._reader.join(100)
         assert self.process.stderr
         self.process.stderr.close()
         return code

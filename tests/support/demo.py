@@ -57,7 +57,7 @@ class Demo:
         )
         os.close(its_end)
 
-    def wait_for(self, what: Callable[[], object], seconds: float = 100.0) -> None:
+    def wait_for(self, what: Callable[[], object], seconds: float = 200.0) -> None:
         """Wait until something is so."""
         while not what():
             assert time.monotonic() - self.begun < seconds, "did not come to be"
@@ -68,7 +68,7 @@ class Demo:
         """Return the page, nothing before there is one."""
         address = f"http://127.0.0.1:{self.port}/metrics"
         try:
-            with urllib.request.urlopen(address, timeout=30) as answer:
+            with urllib.request.urlopen(address, timeout=100) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""
@@ -119,7 +119,7 @@ class Demo:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(100)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -142,6 +142,6 @@ def wait_until_gone(*pids: int) -> None:
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             try:
-                assert select.select([descriptor], [], [], 20)[0], f"{pid} lives on"
+                assert select.select([descriptor], [], [], 100)[0], f"{pid} lives on"
             finally:
                 os.close(descriptor)

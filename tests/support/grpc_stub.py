@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -45,7 +46,7 @@ class Receiver(Moody, grpc.GenericRpcHandler):
     details: bytes = b""
     response: ExportMetricsServiceResponse = field(default_factory=ExportMetricsServiceResponse)
     requests: list[ExportMetricsServiceRequest] = field(default_factory=list)
-    metadata: list[dict[str, str]] = field(default_factory=list)
+    metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     decide: Callable[[ExportMetricsServiceRequest], grpc.StatusCode] | None = None
     port: int = 0
 
@@ -58,7 +59,7 @@ class Receiver(Moody, grpc.GenericRpcHandler):
         """Where the receiver is."""
         return f"http{'s' if self.tls else ''}://localhost:{self.port}"
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Know one method."""
         if details.method != METHOD:
             return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from support.servers import Moody
+from virtstatd.testing.contract import Moods
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Stub(Moody):
 
     def __post_init__(self) -> None:
         self._runner: web.AppRunner | None = None
-        self.speaking = asyncio.Event()
+        self.speaking: asyncio.Event = asyncio.Event()
         self.speaking.set()
 
     @property
@@ -95,7 +96,7 @@ class Stub(Moody):
         return len(self.requests)
 
     @property
-    def moods(self) -> dict[str, object]:
+    def moods(self) -> Moods:
         """All moods, as `check_sink` takes them."""
         return {
             "later": self.away,

@@ -42,6 +42,7 @@ class Modelled(SpoolFiles):
         self.full = False
         self.trouble: Trouble | None = None
         self.happened = 0
+        self.troubled = 0
         self._chance = random.Random(seed)
         self._durable_names: dict[Path, Inode] = {}
         self._changes: list[tuple[Path, Inode | None]] = []
@@ -93,6 +94,7 @@ class Modelled(SpoolFiles):
         if trouble.operations >= 0:
             return
         self.happened += 1
+        self.troubled += 1
         partly(self._chance.random())
         if trouble.error is None:
             self._dead = True

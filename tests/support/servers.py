@@ -15,12 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-START_SECONDS = 60.0
-END_SECONDS = 10.0
+START_SECONDS = 150.0
+END_SECONDS = 100.0
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -32,7 +33,7 @@ def free_port() -> int:
     """Return a port that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        return int(free.getsockname()[1])
 
 
 def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:
@@ -188,8 +189,8 @@ async def fetched(url: str, data: bytes | None = None) -> bytes | None:
 
     def fetch() -> bytes | None:
         try:
-            with urllib.request.urlopen(url, data, timeout=10) as response:
-                return response.read()
+            with urllib.request.urlopen(url, data, timeout=100) as response:
+                return bytes(response.read())
         except urllib.error.HTTPError as error:
             error.close()
             return None
@@ -199,7 +200,7 @@ async def fetched(url: str, data: bytes | None = None) -> bytes | None:
     return await asyncio.to_thread(fetch)
 
 
-async def asked(url: str, **parameters: str) -> object:
+async def asked(url: str, **parameters: str) -> Any:
     """Ask an API with a query, and return its JSON."""
     answer = await fetched(f"{url}?{urllib.parse.urlencode(parameters)}")
     assert answer is not None, url

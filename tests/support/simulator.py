@@ -143,7 +143,7 @@ class Simulated:
         self._lines.close()
         self._control.close()
         self.process.terminate()
-        return self.process.communicate(timeout=10)[1]
+        return self.process.communicate(timeout=100)[1]
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class Subject:
 
     async def deliver(self) -> int | None:
         """Take and settle a batch; return its time."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             batch = await self.queue.take()
             self.taken = batch
             self.check()
@@ -126,7 +126,7 @@ class Subject:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for what the thread does."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while not condition():
                 await asyncio.sleep(0.001)
                 self.check()
@@ -153,8 +153,12 @@ async def queued(
         spool, LOG, clock, capacity=memory, sync_seconds=0.02, hung_seconds=hung_seconds
     )
     subject = Subject(queue, clock)
-    yield subject
-    queue.close()
+    try:
+        yield subject
+    finally:
+        if isinstance(files, Moody):
+            files.running.set()
+        queue.close()
     gone = await queue.finish()
     subject.check(gone)
     assert lost is None or gone.batches == lost

@@ -7,6 +7,7 @@ and their pid file.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -133,7 +134,10 @@ def test_a_daemon_that_dies_is_used_again(hypervisor: Machine):
     for _ in range(3):
         died = hypervisor.show(DAEMON)["MainPID"]
         hypervisor.run("kill", "-KILL", died)
-        until(lambda died=died: hypervisor.show(DAEMON)["MainPID"] not in ("0", died), "another")
+        until(
+            partial(lambda died: hypervisor.show(DAEMON)["MainPID"] not in ("0", died), died),
+            "another",
+        )
         wait(hypervisor, "libvirt_up 1")
     assert hypervisor.show(DAEMON)["NRestarts"] == "3"
 

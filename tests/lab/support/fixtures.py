@@ -19,14 +19,15 @@ HOSTILE_NAMES = (
     "emoji-\N{GRINNING FACE}-\N{RIGHT-TO-LEFT OVERRIDE}exe.\N{ZERO WIDTH SPACE}$(id)%s",
     "long-" + "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 121,
 )
-MANY = 300
+MANY = 100
+MANY_FOR_LONG = 300
 MANY_TIMEOUT_SECONDS = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests that ask for many guests the time to start them."""
     for item in items:
-        if "many" in getattr(item, "fixturenames", ()):
+        if {"many", "many_for_long"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(MANY_TIMEOUT_SECONDS))
 
 
@@ -72,9 +73,17 @@ def lab(traces: list[Trace]) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def many(traces: list[Trace]) -> Iterator[Lab]:
-    """Three hundred paused guests."""
+    """Start a hundred paused guests."""
     with opened(traces) as lab:
         lab.paused_guests(MANY)
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def many_for_long(traces: list[Trace]) -> Iterator[Lab]:
+    """Start three hundred paused guests, for soaks."""
+    with opened(traces) as lab:
+        lab.paused_guests(MANY_FOR_LONG)
         yield lab
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 KVM_GET_API_VERSION = 0xAE00
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 200.0
 NEEDED = ("libvirtd", "virsh", "qemu-system-x86_64", "nsenter", "unshare", "mount", "ip")
 
 

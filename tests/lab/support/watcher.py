@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from support.agent import Agent
 
@@ -65,7 +66,7 @@ class Watch:
         self._thread.join()
 
 
-def records(lines: Path, group: str, source: str = "bulk") -> list[dict[str, object]]:
+def records(lines: Path, group: str, source: str = "bulk") -> list[dict[str, Any]]:
     """Return what a JSON lines sink wrote of a group of domains, a line under way left out."""
     each = map(json.loads, lines.read_text().rpartition("\n")[0].splitlines())
     return [e for e in each if (e["source"], e["group"]) == (source, group) and "domain" in e]
@@ -81,7 +82,7 @@ def times(lines: Path, group: str, field: str = "", since: str = "") -> Counter[
     taken = {
         (each["domain"], each["time"])
         for each in records(lines, group)
-        if str(each["time"]) > since and (not field or field in each["fields"])  # type: ignore[operator]
+        if str(each["time"]) > since and (not field or field in each["fields"])
     }
     return Counter(str(domain) for domain, _ in taken)
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -16,7 +17,7 @@ from virtstatd.model import Batch, Kind
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 
 Key = tuple[str, frozenset[tuple[str, str]]]
-Point = tuple[object, ...]
+Point = tuple[Any, ...]
 
 
 def points(requests: list[ExportMetricsServiceRequest]) -> dict[Key, Point]:
@@ -39,8 +40,9 @@ def points(requests: list[ExportMetricsServiceRequest]) -> dict[Key, Point]:
     return found
 
 
-def _points(metric: Metric) -> Iterator[tuple[Iterable, Point]]:
+def _points(metric: Metric) -> Iterator[tuple[Iterable[Any], Point]]:
     kind = metric.WhichOneof("data")
+    assert kind
     data = getattr(metric, kind)
     if kind != "gauge":
         assert data.aggregation_temporality == CUMULATIVE
@@ -62,7 +64,7 @@ def _points(metric: Metric) -> Iterator[tuple[Iterable, Point]]:
 def wanted(batch: Batch, start: int) -> dict[Key, Point]:
     """Return what must arrive, by the rules and not by the encoder."""
     found: dict[Key, Point] = {}
-    histograms: dict[Key, dict[str, list]] = {}
+    histograms: dict[Key, dict[str, list[Any]]] = {}
     for reading in batch.readings:
         labels = dict(reading.domain.labels) if reading.domain else {}
         for series, value in zip(reading.shape.series, reading.values, strict=True):

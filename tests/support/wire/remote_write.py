@@ -137,7 +137,7 @@ def understanding(stub: Stub, but: int = 0) -> Callable[[Received], int]:
 
 def bits(number: float) -> int:
     """Return the bits of a double."""
-    return struct.unpack("<Q", struct.pack("<d", number))[0]
+    return int.from_bytes(struct.pack("<d", number), "little")
 
 
 def wanted(readings: Iterable[Reading]) -> dict[Labels, int]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 
-BOOT_SECONDS = 60
-STOP_SECONDS = 30
+BOOT_SECONDS = 300
+STOP_SECONDS = 100
 POLL_SECONDS = 0.05
 
 # Joins the cgroups; then, in a mount namespace that ends with the container, binds / to a folder,

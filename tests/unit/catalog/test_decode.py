@@ -251,7 +251,7 @@ def test_backing_chain():
 def test_device_named():
     """A disk that takes another's index keeps the numbers of its name."""
     decoder = Decoder(CATALOG, lambda _: None)
-    both = {"block.0.name": "vda", "block.0.physical": 1}
+    both: Record = {"block.0.name": "vda", "block.0.physical": 1}
     decoder.readings(DOMAIN, both)
     other = both | {"block.0.name": "vdb"}
     assert shown(decoder.readings(DOMAIN, other)) == [
@@ -369,7 +369,13 @@ def test_unknown():
     """What the catalog does not know goes on under a generic name, and is told once per plan."""
     told: list[str] = []
     decoder = Decoder(CATALOG, told.append)
-    record = {"vcpu.0.time": 1, "vcpu.0.mood": 2, "new.group": -3, "new.name": "x", "odd": 1.5}
+    record: Record = {
+        "vcpu.0.time": 1,
+        "vcpu.0.mood": 2,
+        "new.group": -3,
+        "new.name": "x",
+        "odd": 1.5,
+    }
     for _ in range(3):
         readings = decoder.readings(DOMAIN, record)
     assert [one.shape.group for one in readings] == ["vcpu", "new", "odd"]
@@ -401,7 +407,7 @@ def test_other_type():
     "value", [None, [1], {}, b"x", 2**64, -(2**63) - 1, 10**400, math.nan, math.inf, 1j]
 )
 @pytest.mark.parametrize("key", ["vcpu.0.time", "vcpu.0.state", "block.0.name", "new.key"])
-def test_malformed(key: str, value: object):
+def test_malformed(key: str, value: Any):
     """A value that cannot be is a ValueError naming its key, first or later, and nothing more."""
     decoder = Decoder(CATALOG, lambda _: None)
     with pytest.raises(ValueError, match=re.escape(key)):
@@ -410,7 +416,7 @@ def test_malformed(key: str, value: object):
     with pytest.raises(ValueError, match=re.escape(key)):
         decoder.readings(DOMAIN, {key: value, "cpu.time": 1})
     assert decoder.readings(DOMAIN, {key: 1, "cpu.time": 1}) == good
-    with_double = {key: 0.5, "cpu.time": 1}
+    with_double: Record = {key: 0.5, "cpu.time": 1}
     decoder.readings(DOMAIN, dict(with_double))
     with pytest.raises(ValueError, match=re.escape(key)):
         decoder.readings(DOMAIN, with_double | {key: value})
@@ -512,7 +518,7 @@ def expected(key: str) -> int:
 def test_history_does_not_matter(before: Record, record: Record):
     """A record decodes alike on a decoder that has seen others, the same keys included."""
     decoder = Decoder(CATALOG, lambda _: None)
-    changed = {key: before.get(key, value) for key, value in record.items()}
+    changed: Record = {key: before.get(key, value) for key, value in record.items()}
     for earlier in (before, changed, record, changed):
         decoder.readings(DOMAIN, earlier)
     assert shown(decoder.readings(DOMAIN, record)) == shown(fresh(record))
@@ -567,7 +573,7 @@ def test_one_bad_value_costs_that_value(key: str, bad: object):
         for reading in decoder.readings(DOMAIN, record)
         for series, value in zip(reading.shape.series, reading.values, strict=True)
     }
-    readings, fault = decoder.sound(DOMAIN, record | {key: bad})  # type: ignore[dict-item]
+    readings, fault = decoder.sound(DOMAIN, record | {key: bad})
     left = {
         (series.field.family, series.labels): value
         for reading in readings

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 
 from support.processes import Tree
@@ -72,6 +73,7 @@ def hypervisor(tree: Tree) -> Hypervisor:
     return Hypervisor(up, inventory, lanes, connection, processes, "", 25, 5.0)
 
 
+@pytest.mark.slow
 async def test_all_of_them(tmp_path: Path):
     """Bulk, descriptions, CPU statistics, the kernel's numbers and the agent's own keep it."""
     tree = Tree(tmp_path)

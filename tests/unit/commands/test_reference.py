@@ -51,7 +51,7 @@ async def test_a_new_field_is_on_the_page_without_any_code(tmp_path: Path):
         'group = "block"\n[fields]\n"{target_device}.wear" = { name = "wear", kind = "gauge", '
         'unit = "seconds", help = "Invented for this test." }\n'
     )
-    record = {"block.count": 1, "block.0.name": "vda", "block.0.wear": 5}
+    record: dict[str, int | str] = {"block.count": 1, "block.0.name": "vda", "block.0.wear": 5}
     pages = []
     for known in (catalog.load(), catalog.load(extra)):
         readings = Decoder(known, lambda _: None).readings(make_domain(), record)

@@ -141,6 +141,7 @@ def paths(value: object, path: Path = ()) -> set[Path]:
     return own.union(*(paths(member, (*path, name)) for name, member in members))
 
 
+@pytest.mark.slow
 @given(_documents())
 def test_every_key_path_is_found_on_its_line(document: _Writer) -> None:
     """Every key path of any document, and no other, is found on the line that writes it first."""
@@ -150,6 +151,7 @@ def test_every_key_path_is_found_on_its_line(document: _Writer) -> None:
     assert lines == document.expected
 
 
+@pytest.mark.slow
 @given(_documents())
 def test_line_ends_of_windows_change_nothing(document: _Writer) -> None:
     """A file with CRLF line ends has its keys on the same lines."""
@@ -165,6 +167,7 @@ def test_a_path_that_is_not_written_has_the_line_of_what_is_around_it() -> None:
     assert line_of(lines, ("gone",)) == 1
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "unit", ["k{} = 1\n", "[[t]]\nk = [1, 2]\n", '# c\n[t{}]\nk = """\n\n"""\n']
 )

@@ -3,6 +3,7 @@
 import json
 import math
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ INFO = Field("p", "info", Kind.INFO, "", "Help.")
 NANOSECONDS = Field("p", "time", Kind.COUNTER, "seconds", "Help.", -9)
 
 
-def written(batch: Batch) -> list[dict]:
+def written(batch: Batch) -> list[dict[str, Any]]:
     """Return the objects of a batch, numbers as exact decimals, by a strict reader."""
 
     def refuse(name: str) -> None:
@@ -33,12 +34,14 @@ def written(batch: Batch) -> list[dict]:
     ]
 
 
-def one(*series: Series, values: tuple[Number, ...], domain: Domain | None = None) -> list[dict]:
+def one(
+    *series: Series, values: tuple[Number, ...], domain: Domain | None = None
+) -> list[dict[str, Any]]:
     """Return the objects of a single reading."""
     return written(Batch("s", TAKEN_AT, (Reading(domain, Shape("g", series), values),)))
 
 
-def leaves(batch: Batch) -> list[tuple]:
+def leaves(batch: Batch) -> list[tuple[Any, ...]]:
     """Return where each number of a batch must be, and the number."""
     found = []
     for reading in batch.readings:

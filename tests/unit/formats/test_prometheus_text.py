@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from support.servers import needs
 from virtstatd.formats.prometheus_text import (
     END_OF_OPENMETRICS,
+    Family,
     escape,
     label_text,
     text_template,
@@ -29,7 +30,7 @@ Reader = Callable[[str], Iterable[Metric]]
 
 def page(readings: Iterable[Reading], *, openmetrics: bool) -> str:
     """Assemble a page from readings whose domains differ."""
-    blocks = {}
+    blocks: dict[str, tuple[Family, list[bytes]]] = {}
     for reading in readings:
         labels = label_text(reading.domain.labels) if reading.domain else b""
         template = text_template(reading.shape, labelled=bool(labels))

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import cramjam
 import pytest
@@ -31,9 +32,9 @@ SECOND = 1_000_000_000
 KINDS = {Kind.COUNTER: 1, Kind.GAUGE: 2, Kind.HISTOGRAM: 3, Kind.INFO: 6, Kind.UNKNOWN: 0}
 
 
-def sink(stub: Stub, **options: object) -> RemoteWrite:
+def sink(stub: Stub, **options: Any) -> RemoteWrite:
     """Return a sink that writes to the stub."""
-    common = {"job": "j", "instance": "i", "external_labels": {"zone": "z"}}
+    common: dict[str, Any] = {"job": "j", "instance": "i", "external_labels": {"zone": "z"}}
     return RemoteWrite(url=f"{stub.url}/write", **common | options)
 
 
@@ -195,7 +196,7 @@ async def test_it_is_asked_again_when_the_connection_was_lost():
 
 async def delivered(send: Send, batch: Batch) -> None:
     """Send until it succeeds: the first attempt may find a connection dead."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while True:
             try:
                 return await send(batch)

@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import libvirt
 import pytest
@@ -53,7 +55,7 @@ async def test_calls_share_no_more_lanes_than_allowed():
     opener, now, most = Opener(), 0, 0
     lanes = Lanes(opener, 2)
     lock = threading.Lock()
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=100)
 
     def call(_: Session) -> None:
         nonlocal now, most
@@ -75,7 +77,7 @@ async def test_lanes_that_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatc
     """Of those that a burst has opened one is left after a while, and gives no connection back."""
     opener = Opener()
     lanes = Lanes(opener, 3)
-    meet = threading.Barrier(3, timeout=10)
+    meet = threading.Barrier(3, timeout=100)
     await asyncio.gather(*(lanes.run(lambda _: meet.wait(), 10) for _ in range(3)))
     assert (len(lanes), sum(each.closed for each in opener.opened)) == (3, 0)
     monkeypatch.setattr("virtstatd.hypervisor.lanes.IDLE_SECONDS", 0.0)
@@ -91,7 +93,7 @@ async def test_connections_are_kept_while_calls_wait():
     """With all lanes busy and calls in line, as many are opened as there may be, and no more."""
     opener = Opener()
     lanes = Lanes(opener, OUTSTANDING_MAX // 2)
-    together = threading.Barrier(OUTSTANDING_MAX, timeout=10)  # they return at the same time
+    together = threading.Barrier(OUTSTANDING_MAX, timeout=100)  # they return at the same time
     await asyncio.gather(
         *(lanes.run(lambda _: together.wait(), 10, monitor=number % 2 == 0) for number in range(80))
     )
@@ -186,7 +188,7 @@ async def test_calls_have_their_turns_in_order_whatever_goes_on_beside_them():
     lanes = Lanes(Opener(), 1)  # one lane of each kind, so that begins are in the order of turns
     begun: dict[bool, list[int]] = {True: [], False: []}
     asked = [
-        lanes.run(lambda _, n=n, monitor=monitor: begun[monitor].append(n), 10, monitor=monitor)
+        lanes.run(partial(lambda m, n, _: begun[m].append(n), monitor, n), 10, monitor=monitor)
         for n in range(40)
         for monitor in (True, False)
     ]
@@ -215,12 +217,16 @@ async def test_a_cancelled_wait_passes_its_turn_on():
 
 async def test_a_patient_call_lets_all_others_go_first():
     """Its turn comes when nobody else waits for one, however long it has waited itself."""
-    release, order = threading.Event(), []
+    release = threading.Event()
+    order: list[int] = []
     lanes = Lanes(Opener(), 1)
-    tasks = [asyncio.create_task(lanes.run(lambda _: release.wait(10), 10, monitor=True))]
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(lanes.run(lambda _: release.wait(10), 10, monitor=True))
+    ]
     await asyncio.sleep(0)
     for number in range(6):
-        call = lanes.run(lambda _, n=number: order.append(n), 10, monitor=True, patient=number < 2)
+        turn = partial(lambda n, _: order.append(n), number)
+        call = lanes.run(turn, 10, monitor=True, patient=number < 2)
         tasks.append(asyncio.create_task(call))
         await asyncio.sleep(0)
     release.set()

@@ -6,12 +6,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
+import pytest
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from support.outlets import draining
+from virtstatd.collector import Emit
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Buffer
 from virtstatd.pipeline.outlet import Outlet
@@ -25,7 +28,9 @@ ROUNDS, BATCHES, PERIOD_SECONDS = 5, 100, 0.004
 GROWTH_SECONDS = 0.1
 
 
-def outlet(name: str, send: Send, log: FilteringBoundLogger = LOG) -> Outlet:
+def outlet(
+    name: str, send: Send, log: FilteringBoundLogger = LOG, *, attempt_seconds: float = 0.05
+) -> Outlet:
     """Return an outlet with a small buffer and little patience."""
     return Outlet(
         name,
@@ -33,7 +38,7 @@ def outlet(name: str, send: Send, log: FilteringBoundLogger = LOG) -> Outlet:
         log,
         time.monotonic,
         Buffer(20 * make_batch().bytes),
-        attempt_seconds=0.05,
+        attempt_seconds=attempt_seconds,
         max_age_seconds=1e12,
     )
 
@@ -101,22 +106,40 @@ class Bad:
         )
 
 
-async def delays(others: Sequence[Outlet]) -> list[float]:
-    """Return how long a healthy sink waited for each batch, beside the others."""
-    offered: dict[int, float] = {}
-    waited: list[float] = []
+class Healthy:
+    """A sink that takes what it is given, and knows what was done while each batch waited."""
 
-    async def healthy(batch: Batch) -> None:
-        waited.append(time.monotonic() - offered[batch.taken_at])
+    def __init__(self) -> None:
+        self.offered: dict[int, float] = {}
+        self.waited: list[float] = []
 
-    batches = [make_batch(taken_at=number) for number in range(1, BATCHES + 1)]
-    async with draining([*others, outlet("healthy", healthy)], 0.2) as emit:
-        for batch in batches:
-            offered[batch.taken_at] = time.monotonic()
-            emit(batch)
+    async def send(self, batch: Batch) -> None:
+        """Accept."""
+        self.waited.append(time.thread_time() - self.offered[batch.taken_at])
+
+
+async def turns(emit: Emit, healthy: Healthy, batch: Batch) -> int:
+    """Offer a batch and return how many turns of the loop it took to be delivered."""
+    count = 0
+    healthy.offered[batch.taken_at] = time.thread_time()
+    emit(batch)
+    while len(healthy.waited) < len(healthy.offered):
+        await asyncio.sleep(0)
+        count += 1
+    return count
+
+
+async def waits(others: Sequence[Outlet]) -> tuple[int, float]:
+    """Return what a batch for a healthy sink waits for beside others: most turns, and CPU time."""
+    healthy = Healthy()
+    most = 0
+    sink = outlet("healthy", healthy.send, attempt_seconds=1000)
+    async with draining([*others, sink], 0.2) as emit:
+        for number in range(1, BATCHES + 1):
+            most = max(most, await turns(emit, healthy, make_batch(taken_at=number)))
             await asyncio.sleep(PERIOD_SECONDS)
-    assert len(waited) == BATCHES
-    return waited
+    assert sink.delivered.batches == BATCHES
+    return most, p99(healthy.waited)
 
 
 def p99(seconds: list[float]) -> float:
@@ -124,38 +147,47 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(0.99 * len(seconds))]
 
 
+@contextmanager
+def unread_pipe() -> Iterator[int]:
+    """Yield the end of a pipe that nobody reads; what still writes to it at the end is freed."""
+    reader, writer = os.pipe()
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.slow
 async def test_a_healthy_sink_feels_nothing_of_the_others():
     """
-    Beside nine kinds of bad sinks the 99th percentile of delivery grows by 0.1 s at most.
+    Beside nine kinds of bad sinks each batch is delivered within as many turns of the loop.
 
-    In most rounds: what else the machine does for a moment falls into one or two of them.
+    The loop works meanwhile, in 99 % of the cases, by 0.1 s of CPU time longer at most. Seconds
+    are not counted: those depend on what else the machine does.
     """
     gc.collect()
     gc.freeze()  # what other tests have left is nothing that an agent would have to look through
     growths: list[float] = []
-    reader, writer = os.pipe()
-    try:
-        async with asyncio.timeout(120):
-            with logs.opened("info", "json", writer) as flooded:
-                for _ in range(ROUNDS):  # by turns: the machine's moods are the same for both
-                    alone = p99(await delays([]))
-                    bad = Bad(flooded.log)
-                    others = [outlet(each.__name__, each, flooded.log) for each in bad.all]
-                    growths.append(p99(await delays(others)) - alone)
-                    assert bad.calls == 1, "called again while a call of it went on"
-                    bad.over.set()
-                    await asyncio.gather(*bad.leaked)
-                    for one in others:
-                        lost = sum(each.batches for each in one.lost.values())
-                        forgotten = one.dropped["memory"].batches
-                        assert one.accepted.batches == one.delivered.batches + lost + forgotten
-                assert flooded.dropped, "the flood was none"
-                os.close(reader)  # frees the thread that writes
-                reader = -1
-    finally:
-        gc.unfreeze()
-        for each in (reader, writer):
-            if each >= 0:
-                os.close(each)
+    with ExitStack() as ending:
+        ending.callback(gc.unfreeze)
+        writer = ending.enter_context(unread_pipe())
+        flooded = ending.enter_context(logs.opened("info", "json", writer))
+        for _ in range(ROUNDS):  # by turns: the machine's moods are the same for both
+            turns_alone, alone = await waits([])
+            bad = Bad(flooded.log)
+            ending.callback(bad.over.set)  # the sink that heeds no cancelling waits for it
+            others = [outlet(each.__name__, each, flooded.log) for each in bad.all]
+            turns_beside, beside = await waits(others)
+            assert turns_beside == turns_alone
+            growths.append(beside - alone)
+            assert bad.calls == 1, "called again while a call of it went on"
+            bad.over.set()
+            await asyncio.gather(*bad.leaked)
+            for one in others:
+                lost = sum(each.batches for each in one.lost.values())
+                forgotten = one.dropped["memory"].batches
+                assert one.accepted.batches == one.delivered.batches + lost + forgotten
+        assert flooded.dropped, "the flood was none"
     print("growth of p99 by rounds:", *(f"{growth * 1e3:.1f} ms" for growth in growths))
     assert statistics.median(growths) <= GROWTH_SECONDS

@@ -43,7 +43,7 @@ class Times:
 @pytest.mark.parametrize("step", [3600.0, -3600.0, 5.0, -5.0])
 def test_a_step_is_logged_once_and_counted(step: float):
     """However far and in whichever direction the wall clock is set, once per setting."""
-    times, slept = Times(), []
+    times, slept = Times(), list[int]()
     clocks = times.clocks(slept)
     with capture_logs() as logs:
         for each in (0.0, step, 0.0, 0.0):
@@ -57,7 +57,7 @@ def test_a_step_is_logged_once_and_counted(step: float):
 
 def test_a_clock_that_is_kept_right_or_drifts_is_no_step():
     """Half a second at once, and much more little by little, is nobody's fault."""
-    times, slept = Times(), []
+    times, slept = Times(), list[int]()
     clocks = times.clocks(slept)
     times.go(1.0, step=0.5)
     clocks.look()
@@ -70,7 +70,7 @@ def test_a_clock_that_is_kept_right_or_drifts_is_no_step():
 
 def test_an_hours_sleep_is_noticed_and_no_step():
     """The wall clock ran on as it should; what was read before the sleep is read anew."""
-    times, slept = Times(), []
+    times, slept = Times(), list[int]()
     clocks = times.clocks(slept)
     with capture_logs() as logs:
         times.go(0.5, asleep=3600.0)
@@ -85,7 +85,7 @@ def test_an_hours_sleep_is_noticed_and_no_step():
 
 def test_a_process_that_is_held_up_between_two_looks_takes_no_clock_for_wrong():
     """Clocks read seconds apart, as after SIGSTOP in between, are looked at again later."""
-    times, slept = Times(), []
+    times, slept = Times(), list[int]()
     clocks = times.clocks(slept)
     times.held_up = 30.0
     clocks.look()

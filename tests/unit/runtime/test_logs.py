@@ -196,7 +196,7 @@ def test_a_reader_that_never_returns_does_not_keep_the_agent(pipe: Pipe) -> None
     writer.close(seconds=0.05)
     assert writer._thread.is_alive()
     pipe.read_all()
-    writer._thread.join(10)
+    writer._thread.join(100)
     assert not writer._thread.is_alive()
 
 

@@ -41,7 +41,7 @@ async def test_what_hangs_after_the_stop_is_cancelled():
             done.append("cancelled")
 
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         await until_stopped(run(), stop)
     assert done == ["cancelled"]
 
@@ -53,7 +53,7 @@ async def test_a_fault_is_raised():
     async def run() -> None:
         raise ValueError("wrong")
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         with pytest.raises(ValueError, match="wrong"):
             await until_stopped(run(), stop)
 

@@ -3,9 +3,10 @@
 import asyncio
 import shutil
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from virtstatd.config.plugins import SINKS
 from virtstatd.errors import StartError, TryLater
 from virtstatd.sending.secrets import Secret, path_of, secret
 from virtstatd.sending.tls import TlsFiles
+from virtstatd.sink import Sink
 from virtstatd.sinks.graphite import Graphite
 from virtstatd.testing import make_batch
 from virtstatd.testing.contract import opening
@@ -204,11 +206,12 @@ def test_secrets_that_are_replaced(tmp_path: Path):
         ("postgres", {"tls": True}),
     ],
 )
-def test_tls_is_the_same_everywhere(type_name: str, address: dict[str, object]):
+def test_tls_is_the_same_everywhere(type_name: str, address: dict[str, Any]):
     """Every sink that encrypts has the same options, described alike, and the same faults."""
-    sink = SINKS.find(type_name)
+    found_type = SINKS.find(type_name)
+    sink: Callable[..., Sink] = found_type
     wanted = {each.name: each.description for each in options(TlsFiles)}
-    found = {each.name: each.description for each in options(sink)}
+    found = {each.name: each.description for each in options(found_type)}
     assert wanted.items() <= found.items()
     sink(**address, **dict.fromkeys(wanted, "x"))
     for option in wanted:
@@ -238,7 +241,10 @@ async def test_libraries_take_what_tls_is_made_of(tmp_path: Path, name: str):
     early = context if name == "kafka" else None
     server = await asyncio.start_server(take, "127.0.0.1", 0, ssl=early)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    where = {"kafka": {"brokers": (address,)}, "postgres": {"url": f"postgresql://a@{address}/b"}}
+    where: dict[str, dict[str, Any]] = {
+        "kafka": {"brokers": (address,)},
+        "postgres": {"url": f"postgresql://a@{address}/b"},
+    }
     options = {
         "tls": True,
         "ca_file": str(files[0]),

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -42,7 +42,11 @@ Body = Callable[[Emit, Up, asyncio.Event], Any]
 
 def fine(value: Any = 1, **differently: Any) -> Any:
     """Return a sound batch, or one that differs."""
-    values = {"source": "fine", "taken_at": time.time_ns(), "readings": (sample(value),)}
+    values: dict[str, Any] = {
+        "source": "fine",
+        "taken_at": time.time_ns(),
+        "readings": (sample(value),),
+    }
     return Batch(**(values | differently))
 
 
@@ -303,7 +307,7 @@ async def test_rubbish_is_refused_and_named(make: Callable[[], Any], reason: str
     go = threading.Event()
 
     async def body(emit: Emit, _: Up, stop: asyncio.Event) -> None:
-        for _ in range(3):
+        for _turn in range(3):
             emit(make())
         while not go.is_set():
             await asyncio.sleep(0.001)
@@ -349,7 +353,7 @@ async def test_a_flood_is_cut(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(isolated, "SAMPLES_PER_SECOND", 1)
 
     async def body(emit: Emit, _: Up, stop: asyncio.Event) -> None:
-        for _ in range(200):
+        for _turn in range(200):
             emit(fine())
         await stop.wait()
 
@@ -385,7 +389,8 @@ async def test_it_hears_of_libvirt():
 
 async def test_a_call_that_hangs_is_the_only_one():
     """It asks libvirt on a thread of its own: while a call hangs there is no second one."""
-    release, asked, errors = threading.Event(), [], []
+    release, asked = threading.Event(), list[int]()
+    errors: list[str] = []
 
     def hang(_: object) -> str:
         asked.append(1)
@@ -393,7 +398,7 @@ async def test_a_call_that_hangs_is_the_only_one():
         return "late"
 
     async def body(emit: Emit, _: Up, stop: asyncio.Event) -> None:
-        for _ in range(3):
+        for _turn in range(3):
             try:
                 await scene.plugin.given.ask(hang, 0.05)
             except Overdue as error:
@@ -471,7 +476,7 @@ async def test_once(monkeypatch: pytest.MonkeyPatch):
 
     outcomes = []
     for once in (answers, absent, raises, nothing, rubbish, hangs):
-        scene = Scene(answers, once)
+        scene = Scene(cast("Body", answers), once)
         outcome = await scene.collector.once(scene.batches.append)
         outcomes.append((outcome.answered, outcome.reason))
     assert outcomes == [

@@ -19,7 +19,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
     address = f"@virtstatd-{tmp_path}" if request.param == "abstract" else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        receiver.settimeout(5)
+        receiver.settimeout(100)
         yield receiver, address
 
 

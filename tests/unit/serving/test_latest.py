@@ -1,5 +1,7 @@
 """What a scrape page shows, and for how long."""
 
+from typing import Any
+
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families as read_text
@@ -25,9 +27,9 @@ class Shown:
         self.log = structlog.testing.CapturingLogger()
         self.pages = Pages(self.latest, self.log)
 
-    def put(self, *readings: Reading, **others: object) -> None:
+    def put(self, *readings: Reading, **others: Any) -> None:
         """Let a batch of the source `bulk` arrive."""
-        others = {"source": "bulk", "taken_at": 0, "lifetime_seconds": 20.0} | others
+        others = {"source": "bulk", "taken_at": 0, "lifetime_seconds": 20.0, **others}
         self.latest.put(Batch(readings=readings, **others))
 
     async def text(self) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ async def test_udp():
     try:
         port = transport.get_extra_info("sockname")[1]
         sink = InfluxUdp(address=f"127.0.0.1:{port}", datagram_bytes=1000, host="n1")
-        async with sink.open(opening()) as send, asyncio.timeout(60):
+        async with sink.open(opening()) as send, asyncio.timeout(100):
             await send(batch)
             while sum(len(parsed(each)[0]) for each in got.received) < len(rows):
                 got.arrived.clear()
@@ -157,7 +158,7 @@ async def test_udp_to_nobody():
         (InfluxUdp, {"address": ":8089"}),
     ],
 )
-def test_options_that_are_wrong(sink: type, options: dict):
+def test_options_that_are_wrong(sink: type, options: dict[str, Any]):
     """A fault of the options names the option."""
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         sink(**options)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
@@ -206,7 +207,7 @@ class Reader:
 
     async def wait_for(self, lines: int) -> None:
         """Wait until so many lines have come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while self.received.count(b"\n") < lines:
                 self.came.clear()
                 await self.came.wait()
@@ -239,13 +240,13 @@ async def test_a_reader_that_stops_is_waited_for_and_then_left(tmp_path: Path):
     stuck: list[asyncio.StreamWriter] = []
 
     def ignore(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()
+        cast("asyncio.Transport", writer.transport).pause_reading()
         stuck.append(writer)
 
     large = make_batch(3000)
     async with opened(f"unix:{path}") as send:
         server = await asyncio.start_unix_server(ignore, path)
-        sending = asyncio.create_task(send(large))
+        sending = asyncio.ensure_future(send(large))
         done, _ = await asyncio.wait([sending], timeout=0.3)
         assert not done
         sending.cancel()
@@ -289,7 +290,7 @@ async def cancelled_in(output: Blocked, threaded: _Threaded, batch: Batch) -> No
     """Send a batch and give up waiting while it is being written."""
     sending = asyncio.create_task(threaded.send(batch))
     await settle()
-    assert output.entered.acquire(timeout=20)
+    assert output.entered.acquire(timeout=100)
     sending.cancel()
     await asyncio.wait([sending])
     assert sending.cancelled()

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from cramjam import snappy
@@ -29,14 +30,14 @@ from virtstatd.testing.contract import opening
 SECOND = 1_000_000_000
 
 
-def sink(stub: Stub, **options: object) -> RemoteWrite:
+def sink(stub: Stub, **options: Any) -> RemoteWrite:
     """Return a sink that writes to the stub."""
     return RemoteWrite(
         url=f"{stub.url}/write",
         job="j",
         instance="i",
         external_labels={"zone": "z"},
-        **{"protocol": "1.0"} | options,
+        **({"protocol": "1.0"} | options),
     )
 
 
@@ -217,6 +218,7 @@ async def test_marks_follow_what_was_refused_in_part():
     """A receiver that dislikes something in every batch is told of all that ends nevertheless."""
     batch = make_batch(2)
     guest = batch.readings[0].domain
+    assert guest
     async with answering() as stub, sink(stub).open(opening()) as send:
         stub.status = 400
         with pytest.raises(Rejected):
@@ -262,7 +264,7 @@ async def test_one_bad_request_does_not_take_the_others_with_it():
         {"external_labels": {"": "c"}},
     ],
 )
-def test_options_that_are_wrong(options: dict):
+def test_options_that_are_wrong(options: dict[str, Any]):
     """A fault of the options names the option."""
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
         RemoteWrite(**options)

@@ -192,6 +192,7 @@ async def test_a_collector_that_keeps_its_promises(monkeypatch: pytest.MonkeyPat
     await check_collector(Fine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "promise"),
     [

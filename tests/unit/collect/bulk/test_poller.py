@@ -285,18 +285,18 @@ async def test_up_means_that_the_last_call_succeeded():
     world = World(2)
     poller = world.poller("state")
     await poller.poll(poller.tiers, world.batches.append)
-    assert world.sweep.up
+    up = [world.sweep.up]
 
     def trouble(*_: object) -> None:
         raise Disconnected("gone")
 
     world.trouble = trouble
     await poller.poll(poller.tiers, world.batches.append)
-    assert not world.sweep.up
+    up.append(world.sweep.up)
     assert poller.tiers[0].outcomes["disconnected"] == 2
     world.trouble = lambda *_: None
     await poller.poll(poller.tiers, world.batches.append)
-    assert world.sweep.up
+    assert [*up, world.sweep.up] == [True, False, True]
 
 
 @pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Overdue, Disconnected]])
@@ -799,7 +799,7 @@ async def test_the_end_does_not_wait_for_turns():
     await settle(100)
     assert (tier.busy, tier.asking) == (True, False)
     stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         await running
 
     assert [len(uuids or []) for _, uuids in world.asked] == [3]
@@ -830,7 +830,7 @@ async def test_polls_that_are_spread_never_ask_the_same_guest_at_once(
         await asyncio.sleep(0)
 
     monkeypatch.setattr("virtstatd.collect.bulk.poller.first_of", pause)
-    world.run = counted  # type: ignore[method-assign,assignment]
+    world.run = counted  # type: ignore[method-assign]
     for tier in poller.tiers:
         tier.ticker.stretch(12, 0.0)
     await asyncio.gather(*(poller.poll([tier], world.batches.append) for tier in poller.tiers))

@@ -97,11 +97,13 @@ class Run:
     def open(self) -> None:
         """Open the spool; only a disk that fails now is a reason not to."""
         if not self.usable:
-            happened = self.files.happened
-            self.spool.open()
-            if self.files.happened > happened:
-                there = self.files.names_now
-                self.losable |= {n for n, each in self.extents.items() if each[0] not in there}
+            troubled = self.files.troubled
+            try:
+                self.spool.open()
+            finally:  # what cannot be read is set aside, also where something else fails later
+                if self.files.troubled > troubled:
+                    there = self.files.names_now
+                    self.losable |= {n for n, each in self.extents.items() if each[0] not in there}
             self.usable = True
             self.stale = False
             if self.sync != "none":
@@ -180,6 +182,10 @@ class Run:
         self.delivered.add(number)
         self.cursor = found.after
         self.underway = found
+
+    def reached(self) -> int | None:
+        """Return the number of the batch underway."""
+        return self.underway.batch.taken_at if self.underway else None
 
     def settle(self) -> None:
         """Have the batch underway off the books."""
@@ -307,8 +313,7 @@ class Run:
         number = len(self.originals)
         self.append(1)
         self.read()
-        assert self.underway
-        assert self.underway.batch.taken_at == number, "nothing new is delivered"
+        assert self.reached() == number, "nothing new is delivered"
         self.settle()
         self.spool.finish()
         rest = {path for path in self.files.names_now if not path.name.endswith(".corrupt")}
@@ -384,7 +389,7 @@ def check(  # noqa: PLR0912 - one branch per step
                 run.end()
             case ("restart", bool(power)):
                 run.restart(power=power)
-            case ("trouble", (int(operations), error, bool(lasting))):
+            case ("trouble", (int(operations), int() | None as error, bool(lasting))):
                 run.files.trouble = Trouble(operations, error, lasting)
             case ("healed", _):
                 run.files.trouble = None
@@ -404,6 +409,7 @@ PROGRAM = {
 QUICK = settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @QUICK
 @given(**PROGRAM)
 def test_only_what_is_damaged_or_unsynced_is_lost(

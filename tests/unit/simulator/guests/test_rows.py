@@ -97,7 +97,7 @@ def test_groups_are_asked_apart_or_together(profile: str, release: Release):
         record = guest.record(groups, job=job, backing=False)
         blob = record.pack(drivers)
         assert len(blob) == record.size
-        params = unpack(record, drivers)["params"]
+        params: list[Param] = unpack(record, drivers)["params"]
         assert len(params) == record.params
         return params
 

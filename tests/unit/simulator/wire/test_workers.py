@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from virtstatd_simulator.wire.workers import Workers
 
@@ -55,19 +56,19 @@ async def test_urgent_jobs_have_workers_of_their_own():
 
 async def test_what_is_answered_at_once_takes_no_worker():
     """A job without a rest to await is done when it returns."""
-    workers, done = Workers(normal=1, urgent=0), []
+    workers, done = Workers(normal=1, urgent=0), list[int]()
     for number in range(100):
-        workers.submit(lambda number=number: done.append(number), urgent=False)
+        workers.submit(partial(done.append, number), urgent=False)
     assert done == list(range(100))
     assert (workers.busy, workers.idle_normal) == (0, 1)
 
 
 async def test_a_paused_pool_keeps_what_comes():
     """Paused, jobs queue; pumped, they run in their order."""
-    workers, done = Workers(), []
+    workers, done = Workers(), list[int]()
     workers.paused = True
     for number in range(3):
-        workers.submit(lambda number=number: done.append(number), urgent=number == 2)
+        workers.submit(partial(done.append, number), urgent=number == 2)
     assert (done, workers.waiting) == ([], 3)
     workers.paused = False
     workers.pump()

@@ -120,5 +120,5 @@ def test_every_number_is_virshs(
                 del stats[key]
     agreed, moved = compare(before, page, after)
     print(f"{lab.made_of}: {agreed} numbers agreed, {moved} of them moved")
-    assert agreed > 100 * len(after)
+    assert agreed > 80 * len(after)
     assert 0 < moved < agreed / 2, "a bracket that moves that much, or not at all, proves nothing"

@@ -6,7 +6,7 @@ Clean Debian systems in folders, each made once on a machine for every test that
 
 Runs and checkouts share a root, so nothing may write into it: use it in a mount namespace with an
 overlay on top, as `Lab(root=folder)` and `systemd-nspawn --volatile=overlay` do.
-With `requirements` a virtual environment of the root's own Python is in it, at `Root.python`.
+With `requirements` and `python3-venv` there is a virtual environment of its Python: `Root.python`.
 
 Roots are kept in /var/cache/virtstatd-tests, or where $VIRTSTATD_TEST_ROOTS says, under a name with
 the hash of what they were made from; those that nobody has used for two weeks go when another is

@@ -38,6 +38,7 @@ TIMED_SINCE = (11, 10, 0)
 HISTOGRAM_SINCE = (12, 1, 0)
 """The libvirt that first had latency histograms."""
 
+UNTIL_WE_END = ("setpriv", "--pdeathsig", "KILL")  # however that comes
 PERF = "cpu_clock,task_clock,page_faults,context_switches"
 TIMED = "<statistic interval='1'/><statistic interval='3600'/>"
 HISTOGRAM = "".join(f"<bin start='{start}'/>" for start in (0, 100_000, 1_000_000, 10_000_000))
@@ -147,7 +148,7 @@ class Generation(Lab):
         folder = self.directory / f"agent-{self._agents}"
         folder.mkdir()
         lines = folder / "readings.jsonl"
-        before: tuple[str, ...] = ()
+        before = UNTIL_WE_END
         if inside:
             files = folder / "wheel"
             shutil.copytree(self._wheel or Path("none"), files)
@@ -155,6 +156,6 @@ class Generation(Lab):
             enter = [part for part in self.inside("env") if part != "--net"]
             # the interpreter that was asked for gives place to the root's
             swap = ("sh", "-c", 'shift; exec "$0" "$@"', ROOTS[self.suite].python)
-            before = (*enter, f"PYTHONPATH={files}", *swap)
+            before += (*enter, f"PYTHONPATH={files}", *swap)
         with running(folder, self.uri_readonly, lines=lines, inside=before, **options) as agent:  # type: ignore[arg-type]
             yield agent, lines

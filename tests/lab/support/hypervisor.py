@@ -41,8 +41,8 @@ class Lab(Libvirtd):
     Guests are given by name; `definitions` holds what each was made from.
     """
 
-    def __init__(self, cgroup: str | None = None) -> None:
-        super().__init__(cgroup)
+    def __init__(self, cgroup: str | None = None, root: Path | None = None) -> None:
+        super().__init__(cgroup, root)
         self._taps = 0
         self._nets = 0
         self.definitions: dict[str, Definition] = {}

@@ -6,6 +6,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /modules/order); do insmod "/modules/$module"; done
 
+# A port's name comes in a message of its own, a moment after the driver.
+until grep -qs . /sys/class/virtio-ports/*/name; do sleep 0.1; done
 mkdir -p /dev/virtio-ports
 for port in /sys/class/virtio-ports/*; do
     if [ -e "$port/name" ]; then

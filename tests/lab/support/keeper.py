@@ -48,7 +48,9 @@ ACCOUNTS = {
 }
 
 # Joins its cgroups first, so that the new cgroup namespace begins there; the hierarchies are then
-# bound over themselves from that point on. Waits for ever on the namespaces' behalf.
+# bound over themselves from that point on. With a root, that system's files are all there is of
+# files, under an overlay in memory; the lab's own are where they are outside. Waits without end on
+# the namespaces' behalf.
 HOLDER = r"""
 set -e
 lab=$1; shift
@@ -56,6 +58,19 @@ for mount in "$@"; do echo $$ > "$mount/${lab##*/}/cgroup.procs"; done
 exec unshare --mount --net --cgroup --uts --propagation private sh -e -c '
     lab=$1; shift
     hostname "virtlab-$$"
+    if [ "$ROOT" ]; then
+        top=$lab/top
+        mount -t tmpfs -o mode=755 tmpfs "$top"
+        mkdir "$top/upper" "$top/work"
+        mount -t overlay -o "lowerdir=$ROOT,upperdir=$top/upper,workdir=$top/work" overlay "$top"
+        for part in dev proc sys; do mount --rbind "/$part" "$top/$part"; done
+        mkdir -p "$top$lab"
+        mount --bind "$lab" "$top$lab"
+        cd "$top"
+        pivot_root . mnt
+        cd /
+        umount --lazy /mnt
+    fi
     for mount in "$@"; do
         case " $DROPPED " in *" $mount "*) umount "$mount"; continue ;; esac
         mount --bind "$mount/${lab##*/}" "$mount"
@@ -84,8 +99,9 @@ exec unshare --mount --net --cgroup --uts --propagation private sh -e -c '
 class Keeper:
     """One lab's namespaces, cgroups and processes."""
 
-    def __init__(self, directory: Path, cgroup: str) -> None:
+    def __init__(self, directory: Path, cgroup: str, root: str) -> None:
         self.directory = directory
+        self.root = root
         if cgroup and cgroup not in cgroup_versions():
             raise SystemExit(f"this machine does not have cgroups of the kind {cgroup}")
         seen = hierarchies()
@@ -106,15 +122,16 @@ class Keeper:
             if (group / "cgroup.controllers").exists():
                 # Version 2 gives controllers only to children of groups without processes.
                 (group / "daemon").mkdir()
-        for name in PRIVATE:
+        for name in (*PRIVATE, "top"):
             (self.directory / name).mkdir()
         for name, line in ACCOUNTS.items():
-            known = (Path("/etc") / name).read_text()
+            known = Path(self.root or "/", "etc", name).read_text()
             there = known.startswith("libvirt-qemu:") or "\nlibvirt-qemu:" in known
             (self.directory / name).write_text(known if there else known + line)
         environment = os.environ | {
             "PRIVATE": " ".join(f"{name}={path}" for name, path in PRIVATE.items()),
             "DROPPED": " ".join(map(str, self.dropped)),
+            "ROOT": self.root,
         }
         holder = subprocess.Popen(
             ["sh", "-c", HOLDER, "sh", str(self.directory), *map(str, self.cgroups)],
@@ -352,11 +369,11 @@ def cgroup_versions() -> frozenset[str]:
 def main() -> None:
     """Serve the process that started this one."""
     owner = os.getppid()
-    directory, cgroup = Path(sys.argv[1]), sys.argv[2]
+    directory, cgroup, root = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the owner, whose end is the order
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        keeper = Keeper(directory, cgroup)
+        keeper = Keeper(directory, cgroup, root)
     except SystemExit:
         directory.rmdir()
         raise

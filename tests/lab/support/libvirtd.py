@@ -51,11 +51,13 @@ class Libvirtd:
 
     `cgroup` chooses what it sees of the host's cgroups: None all of them as they are, "v1" without
     the unified hierarchy, "v2" that one alone, with the controllers that the host has there, and
-    "hybrid" both. `pid` is 0 while it is down.
+    "hybrid" both. `root` is a system to take it and all its programs from, instead of this
+    machine's. `pid` is 0 while it is down.
     """
 
-    def __init__(self, cgroup: str | None = None) -> None:
+    def __init__(self, cgroup: str | None = None, root: Path | None = None) -> None:
         self._cgroup = cgroup or ""
+        self._root = root
         self._namespaces: Namespaces | None = None
         self.pid = 0
 
@@ -74,7 +76,7 @@ class Libvirtd:
     def open(self) -> None:
         """Make the namespaces and start libvirtd; LabError says what the machine lacks."""
         check_machine()
-        self._namespaces = Namespaces(self._cgroup)
+        self._namespaces = Namespaces(self._cgroup, self._root)
         try:
             (self.directory / "etc/libvirtd.conf").write_text(
                 LIBVIRTD_CONF.format(host=uuid.uuid4())

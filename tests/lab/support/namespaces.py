@@ -37,17 +37,18 @@ class Namespaces:
 
     Inside, `directory`'s parts are where libvirt's own directories are elsewhere (see
     `keeper.PRIVATE`), the network is empty but for a loopback, and the cgroups begin at
-    `/NAME` of each of the machine's hierarchies, NAME being the directory's.
+    `/NAME` of each of the machine's hierarchies, NAME being the directory's. With a `root` the
+    programs and files are those of the system in that folder, which stays as it is.
     """
 
-    def __init__(self, cgroup: str) -> None:
+    def __init__(self, cgroup: str, root: Path | None = None) -> None:
         # Not in $TMPDIR: the path of a unix socket has at most 107 characters.
         self.directory = Path(tempfile.mkdtemp(prefix=keeper.PREFIX, dir="/tmp"))
         self.directory.chmod(0o755)
         self._asking = threading.Lock()
         with tempfile.TemporaryFile("w+") as errors:
             self._keeper = subprocess.Popen(
-                [sys.executable, keeper.__file__, str(self.directory), cgroup],
+                [sys.executable, keeper.__file__, str(self.directory), cgroup, str(root or "")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ from matrix.support.generation import (
     TIMED_SINCE,
     Generation,
 )
-from support.agent import parsed
+from support.agent import Agent, parsed
 from support.truth import BINS, RULES, TEXTS, Stats, compare
 
 
@@ -28,6 +29,11 @@ GROUPS = {"state", "cpu", "balloon", "vcpu", "net", "block", "iothread", "dirtyr
 def readings(lab: Generation) -> dict[str, dict[str, str]]:
     """Return what virsh shows of every guest."""
     return {name: lab.stats(name) for name in lab.names()}
+
+
+def polled(agent: Agent, tier: str, since: int) -> bool:
+    """Return whether a tier has been polled three times since."""
+    return polls(agent, tier, since=since) > 2
 
 
 def unknown(stats: Stats) -> set[str]:
@@ -99,7 +105,7 @@ def test_every_number_is_virshs(
         # virsh takes a guest's job, and a poll that meets it there has seen less of the guest
         begun = {tier: polls(agent, tier) for tier in ("pulse", "monitor", "extra")}
         for tier, count in begun.items():
-            agent.wait_for(lambda t=tier, c=count: polls(agent, t, since=c) > 2)
+            agent.wait_for(partial(polled, agent, tier, count))
         page = agent.page()
         build = next(dict(labels) for name, labels in parsed(page) if name == BUILD)
         after = readings(lab)

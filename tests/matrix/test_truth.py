@@ -31,7 +31,7 @@ def readings(lab: Generation) -> dict[str, dict[str, str]]:
     return {name: lab.stats(name) for name in lab.names()}
 
 
-def polled(agent: Agent, tier: str, since: int) -> bool:
+def polled(agent: Agent, tier: str, since: float) -> bool:
     """Return whether a tier has been polled three times since."""
     return polls(agent, tier, since=since) > 2
 

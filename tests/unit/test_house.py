@@ -59,6 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "collector": {"errors", "model"},
     "commands": {
         "catalog",
+        "collect/bulk",
         "collect/descriptions",
         "collect/kernel",
         "collector",

@@ -130,7 +130,7 @@ class Scene:
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "PAUSE_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(isolated, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(isolated, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(isolated, "SILENT_SECONDS", HARD_END_SECONDS)
 
 
 async def test_what_it_emits_is_passed_on_under_its_name():
@@ -210,8 +210,9 @@ async def test_numbers_that_raise_are_refused():
     assert logs[0]["reason"] == "its numbers: ZeroDivisionError: boom"
 
 
-async def test_one_that_blocks_holds_up_nobody():
+async def test_one_that_blocks_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
     """A call that blocks its thread is named; the agent's loop goes on, and so does the stop."""
+    monkeypatch.setattr(isolated, "SILENT_SECONDS", 0.3)
     release = threading.Event()
     turns = []
 

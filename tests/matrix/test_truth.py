@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+from functools import partial
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_every_number_is_virshs(
         # virsh takes a guest's job, and a poll that meets it there has seen less of the guest
         begun = {tier: polls(agent, tier) for tier in ("pulse", "monitor", "extra")}
         for tier, count in begun.items():
-            agent.wait_for(lambda t=tier, c=count: polls(agent, t, since=c) > 2)
+            agent.wait_for(partial(lambda t, c: polls(agent, t, since=c) > 2, tier, count))
         page = agent.page()
         build = next(dict(labels) for name, labels in parsed(page) if name == BUILD)
         after = readings(lab)

@@ -148,7 +148,7 @@ class Generation(Lab):
         folder = self.directory / f"agent-{self._agents}"
         folder.mkdir()
         lines = folder / "readings.jsonl"
-        before = UNTIL_WE_END
+        before: tuple[str, ...] = UNTIL_WE_END
         if inside:
             files = folder / "wheel"
             shutil.copytree(self._wheel or Path("none"), files)

@@ -26,9 +26,10 @@ INSTALL_PACKAGES := procps libnss-systemd
 TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/support/packages.txt
 
 # The lab needs root. Root leaves nothing of its own behind in a user's checkout: no byte code, and
-# what it writes into build/ becomes the user's at the end.
+# what it writes into build/ and .pytest_cache/ becomes the user's at the end.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/virtstatd-hypothesis
-PYTEST := mkdir -p build; trap '$(SUDO) chown -R --reference=Makefile build' EXIT; \
+PYTEST := mkdir -p build .pytest_cache; \
+	trap '$(SUDO) chown -R --reference=Makefile build .pytest_cache' EXIT; \
 	$(AS_ROOT) $(BIN)/python -m pytest
 
 # The quick ones first. Those of other releases take long and much room: CI runs them, and `make matrix`.
@@ -82,7 +83,7 @@ bench: test-packages $(VENV)/dev.stamp  ## the measurements: tables here, JSON i
 		[[ -e $$file ]] || { echo 'No measurements in tests/bench/.'; exit 0; }
 		name=$$(basename "$$file" .py)
 		echo "== $$name"
-		$(AS_ROOT) $(BIN)/python "$$file" "build/bench/$$name.json"
+		$(AS_ROOT) PYTHONPATH=tests $(BIN)/python -m "bench.$$name" "build/bench/$$name.json"
 	done
 
 .PHONY: lint
@@ -118,7 +119,7 @@ uninstall:  ## remove the service; its configuration stays
 
 .PHONY: clean
 clean:  ## remove what the commands above have made in this folder
-	@made=($(VENV) build dist .mypy_cache .ruff_cache .hypothesis)
+	@made=($(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis)
 	made+=($$(find agent tests -name __pycache__))
 	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
 

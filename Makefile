@@ -24,6 +24,7 @@ RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-c
 # without which libvirt's client says "Failed to find user record".
 INSTALL_PACKAGES := procps libnss-systemd
 TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/support/packages.txt
+MATRIX_PACKAGES := @tests/matrix/support/packages.txt
 
 # The lab needs root. Root leaves nothing of its own behind in a user's checkout: no byte code, and
 # what it writes into build/ and .pytest_cache/ becomes the user's at the end.
@@ -60,7 +61,7 @@ check: lint types  ## the minute before a commit: lint, types and the quick unit
 	@$(BIN)/python -m pytest -q -n 2 -m 'not soak and not slow and not timing' tests/unit
 
 .PHONY: test
-test: test-packages $(VENV)/dev.stamp  ## everything CI runs: lint, types and all tests but the soaks
+test: $(if $(CI),matrix-packages,test-packages) $(VENV)/dev.stamp  ## everything CI runs: lint, types and all tests but the soaks
 	@failed=
 	$(MAKE) lint || failed+=' lint'
 	$(MAKE) types || failed+=' types'
@@ -73,7 +74,7 @@ soak: test-packages $(VENV)/dev.stamp  ## the long faults and soaks
 	@$(PYTEST) -m soak $(TESTS)
 
 .PHONY: matrix
-matrix: test-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python and Debian
+matrix: matrix-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python and Debian
 	@$(PYTEST) $(MATRIX)
 
 .PHONY: bench
@@ -123,13 +124,15 @@ clean:  ## remove what the commands above have made in this folder
 	made+=($$(find agent tests -name __pycache__))
 	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
 
-.PHONY: run-packages test-packages install-packages
+.PHONY: run-packages test-packages matrix-packages install-packages
 run-packages:
 	@.ci/packages $(RUN_PACKAGES)
 install-packages: run-packages
 	@.ci/packages $(INSTALL_PACKAGES)
 test-packages: run-packages
 	@.ci/packages $(TEST_PACKAGES)
+matrix-packages: run-packages
+	@.ci/packages $(TEST_PACKAGES) $(MATRIX_PACKAGES)
 
 $(VENV)/run.stamp: pyproject.toml | run-packages
 	@echo 'Creating $(VENV)'

@@ -1,0 +1,201 @@
+"""Every event that the agent logs: what it means, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its level, its meaning, and the action, empty where there is nothing to do."""
+
+    level: Level
+    meaning: str
+    action: str = ""
+
+
+EVENTS: Final[dict[str, Event]] = {
+    "agent.refused": Event(
+        "error",
+        "The agent cannot start; `reason` says why.",
+        "Fix what `reason` names: a port in use, a file, a secret. `virtstatd check` finds it too.",
+    ),
+    "agent.started": Event("info", "The agent runs; `sinks` are the sinks it sends to."),
+    "agent.stopped": Event("info", "The agent has ended; `ending` says whether it starts anew."),
+    "archive.continued": Event("info", "The archive goes on with files of an earlier run."),
+    "archive.damaged": Event(
+        "error",
+        "A file of the archive cannot be read; it is set aside.",
+        "Look at the disk; restore the file from a backup if its hour matters.",
+    ),
+    "archive.interrupted": Event(
+        "warning",
+        "The archive cannot write; batches wait.",
+        "Free space on its file system, or repair it.",
+    ),
+    "archive.lost": Event(
+        "error",
+        "The archive lost what it could not write.",
+        "Free space on its file system, or repair it.",
+    ),
+    "archive.trimmed": Event(
+        "info", "The oldest hours of the archive were removed, as configured."
+    ),
+    "budget.blind": Event(
+        "warning",
+        "The cost of polling cannot be measured completely; `what` and `reason` say why.",
+        "Let the agent see /proc of libvirt's daemon and of the guests.",
+    ),
+    "budget.exceeded": Event(
+        "warning",
+        "Polling costs more than the budget at the longest intervals too.",
+        "Raise `budget.host_cpu_percent`, or poll fewer groups.",
+    ),
+    "budget.restored": Event("info", "Intervals are as configured again."),
+    "budget.stretched": Event(
+        "warning",
+        "Intervals are longer than configured, to stay within the budget.",
+        "Raise `budget.host_cpu_percent`, or poll fewer groups, if the intervals matter.",
+    ),
+    "clock.stepped": Event("warning", "The wall clock was set by `seconds`.", "Check NTP."),
+    "collector.failed": Event(
+        "error",
+        "A collector of another package raised, hangs, blocks or ended; it is started again.",
+        "Report it to the author of the package; the other collectors are not affected.",
+    ),
+    "collector.recovered": Event("info", "A collector of another package emits again."),
+    "collector.rejected": Event(
+        "warning",
+        "A collector of another package emitted what is no batch; it was refused.",
+        "Report `reason` to the author of the package.",
+    ),
+    "config.rejected": Event(
+        "error",
+        "A reload was refused; the agent runs on as before.",
+        "Fix the `faults`, then reload again.",
+    ),
+    "cpu_stats.refused": Event(
+        "warning",
+        "This host does not count CPU time by CPU; `reason` is libvirt's.",
+        "Use cgroups of version 1, or switch `cpu_stats` off.",
+    ),
+    "domain.answered": Event("info", "Libvirt answers for everything of this guest again."),
+    "domain.refused": Event(
+        "warning",
+        "Libvirt refuses these `groups` of this guest; its other numbers are there.",
+        "Look at the guest's `reason`; it is asked again after 5 to 60 minutes.",
+    ),
+    "domain.responsive": Event("info", "The guest's monitor answers again."),
+    "domain.undescribed": Event(
+        "warning",
+        "The XML of this guest cannot be read; its numbers are there, its `*_info` series not.",
+        "Look at `virsh dumpxml` of the guest.",
+    ),
+    "domain.unresponsive": Event(
+        "warning",
+        "The guest's monitor does not answer; the guest is not asked until it does.",
+        "Look at its QEMU process, which is stopped or waits for storage, then at its disks.",
+    ),
+    "family.clashed": Event(
+        "error",
+        "Two metrics of one name differ in kind or help; one of them is left out of the page.",
+        "Report it: a collector of another package took a name of the agent's.",
+    ),
+    "field.unknown": Event(
+        "info",
+        "Libvirt has a statistic that the catalog does not know; it is sent as an unknown one.",
+    ),
+    "file.unrotated": Event(
+        "warning", "A file could not be rotated.", "Check the permissions of its directory."
+    ),
+    "group.answered": Event("info", "The hypervisor answers for these groups again."),
+    "group.refused": Event(
+        "warning",
+        "The hypervisor refuses these `groups` of every guest.",
+        "Remove them from `poll.*.groups` if the driver does not have them.",
+    ),
+    "host.slept": Event("info", "The host was suspended for `seconds`; everything is asked again."),
+    "influx.opened": Event("debug", "The sink is open."),
+    "libvirt.close_callback_missing": Event("debug", "The driver has no connection to lose."),
+    "libvirt.connected": Event("info", "Libvirt answers; `domains` guests run."),
+    "libvirt.lost": Event(
+        "warning",
+        "The connection to libvirt ended; the agent tries again.",
+        "Start the daemon if it was not stopped on purpose.",
+    ),
+    "libvirt.unreachable": Event(
+        "warning",
+        "Libvirt cannot be reached; `reason` says what to do.",
+        "Start libvirtd or virtqemud, or set `hypervisor.uri`.",
+    ),
+    "local.blind": Event(
+        "warning",
+        "The agent cannot see `what` in the kernel.",
+        "Do what `mend` says.",
+    ),
+    "local.disagreed": Event(
+        "warning",
+        "A number of libvirt's was not between the kernel's before and after it.",
+        "Report the `field` and libvirt's version.",
+    ),
+    "local.off": Event("info", "The guests do not run on this host: the kernel is not read."),
+    "null.closed": Event("info", "The sink that drops everything has ended."),
+    "otlp.opened": Event("debug", "The sink is open."),
+    "poll.failing": Event(
+        "warning",
+        "Calls of this `tier` fail; `reason` and `domains` say for what.",
+        "See `domain.unresponsive` of the same time; else look at libvirt's log.",
+    ),
+    "poll.recovered": Event("info", "The tier's calls are answered again."),
+    "scrape.listening": Event("info", "The page can be scraped at this address."),
+    "sink.abandoned": Event(
+        "error",
+        "At the end `batches` could not be delivered and are lost.",
+        "Use `spool_bytes` where that must not happen.",
+    ),
+    "sink.close_failed": Event("warning", "The sink did not close in time, or raised."),
+    "sink.denied": Event(
+        "error",
+        "The destination refuses the credentials or the address.",
+        "Fix the credentials or the address; files are read again by themselves.",
+    ),
+    "sink.failing": Event(
+        "warning",
+        "The destination is away or refuses; what waits and what is lost is counted.",
+        "Look at the destination.",
+    ),
+    "sink.kept": Event("info", "At the end `batches` are kept on disk for the next start."),
+    "sink.poisoned": Event(
+        "error",
+        "The destination cannot take this series; it alone is lost.",
+        "Look at the destination's log for the series.",
+    ),
+    "sink.recovered": Event("info", "The destination takes batches again."),
+    "sink.unfinished": Event(
+        "error",
+        "At the end the queue could not be written in time.",
+        "Look at the disk of the state directory.",
+    ),
+    "spool.damaged": Event(
+        "error",
+        "Records of the spool cannot be read; they are counted as dropped.",
+        "Look at the disk of the state directory.",
+    ),
+    "spool.failed": Event(
+        "error",
+        "The spool's disk is full or broken; batches wait in memory.",
+        "Free space on the disk of the state directory, or repair it.",
+    ),
+    "spool.recovered": Event("info", "Batches of an earlier run were found on disk."),
+    "spool.refused": Event(
+        "error",
+        "The spool cannot be used; batches wait in memory.",
+        "Do what `reason` says.",
+    ),
+    "spool.regained": Event("info", "The spool's disk works again."),
+    "write.negotiated": Event("info", "The receiver understands this version of remote write."),
+}

@@ -12,13 +12,15 @@ _CONTROLLERS: Final = (
 _PRESSURE: Final = "boot the kernel with `psi=1`, and with cgroups of version 2 for the guests' own"
 _SUBSET: Final = "leave `ProcSubset=` of the agent's unit at `all`"
 
+RENAMED: Final = "renamed interfaces"
+
 MENDS: Final = {
     "pid files": "let the agent's user see libvirt's directory of pid files, beside the socket",
     "processes": "mount /proc without `hidepid=`, or put the agent's user into the group of its"
     " `gid=`; leave `ProtectProc=` of the agent's unit at `default`",
     "run times": "run a kernel with CONFIG_SCHED_INFO",
     "interfaces": "let the agent's user read /proc/PID/net/dev of the guests' processes",
-    "renamed interfaces": "give the interface the name that libvirt knows, or attach it anew",
+    RENAMED: "give the interface the name that libvirt knows, or attach it anew",
     "cgroups": "let the agent see /sys/fs/cgroup, and libvirt use cgroups (`cgroup_controllers`)",
     "cpu time": _CONTROLLERS,
     "memory": _CONTROLLERS,

@@ -18,6 +18,9 @@ from virtstatd.runtime.kernel_files import Descriptors
 VM = Domain("11111111-1111-4111-8111-111111111111", "vm", 7, (("domain", "vm"),))
 SCOPE = "machine.slice/machine-qemu\\x2d7\\x2dvm.scope"
 PLAIN = "machine/prod.partition/qemu-7-vm.libvirt-qemu"
+LATER = 1 << 40
+"""A start after that of the agent, in ticks."""
+
 PRESSURE = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total={}\n"
 
 
@@ -33,6 +36,7 @@ class Host:
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self.tree = Tree(folder)
         self.tree.start(100, VM.uuid, VM.name, VM.id)
+        self.tree.stat(100, threads=3, started=LATER)
         self.root = folder / "cgroup"
         self.root.mkdir()
         self.now = 0
@@ -228,6 +232,20 @@ def test_overhead_is_the_whole_less_the_vcpus(host: Host):
     host.unified(PLAIN, cpu_stat=cpu(1200))
     host.tree.unplug(100, 111)
     assert host.seen()[overhead] == 1_200_000 - 400_000 - 100_000
+
+
+def test_overhead_of_an_earlier_guest_begins_at_zero(host: Host):
+    """An agent that starts anew counts growth: nothing that it remembered can be missed."""
+    host.tree.stat(100, threads=3, started=1)
+    host.member(f"0::/{PLAIN}")
+    host.unified(PLAIN, cpu_stat=cpu(1000))
+    host.tree.times(100, 110, 300_000, 0)
+    overhead = "libvirt_domain_overhead_seconds"
+    assert host.seen()[overhead] == 0
+    host.unified(PLAIN, cpu_stat=cpu(1500))
+    assert host.seen()[overhead] == 500_000
+    host.tree.times(100, 110, 300_007, 0)
+    assert host.seen()[overhead] == 500_000
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ _PRESSURE: Final = "boot the kernel with `psi=1`, and with cgroups of version 2 
 _SUBSET: Final = "leave `ProcSubset=` of the agent's unit at `all`"
 
 RENAMED: Final = "renamed interfaces"
+HANGING: Final = "a process that hangs"
 
 MENDS: Final = {
     "pid files": "let the agent's user see libvirt's directory of pid files, beside the socket",
@@ -21,6 +22,7 @@ MENDS: Final = {
     "run times": "run a kernel with CONFIG_SCHED_INFO",
     "interfaces": "let the agent's user read /proc/PID/net/dev of the guests' processes",
     RENAMED: "give the interface the name that libvirt knows, or attach it anew",
+    HANGING: "look at what it waits for, /proc/PID/stack; end the guest where that never comes",
     "cgroups": "let the agent see /sys/fs/cgroup, and libvirt use cgroups (`cgroup_controllers`)",
     "cpu time": _CONTROLLERS,
     "memory": _CONTROLLERS,

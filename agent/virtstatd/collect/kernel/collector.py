@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.kernel.blind import MENDS, RENAMED
+from virtstatd.collect.kernel.blind import HANGING, MENDS, RENAMED
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
 from virtstatd.collect.kernel.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
 from virtstatd.collect.parts import CollectorKind, Parts
@@ -105,6 +105,7 @@ class KernelCollector:
         self._emitted = 0
         self._blind: set[str] = set()
         self._lost: set[tuple[Domain, str]] = set()
+        self._hanging: set[int] = set()
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
         """Look until `stop`, whether libvirt is there or not."""
@@ -187,6 +188,16 @@ class KernelCollector:
             if what not in self._blind:
                 self._blind.add(what)
                 self._log.warning("local.blind", what=what, reason=reason, mend=MENDS.get(what, ""))
+        for pid in second.hanging.keys() - self._hanging:
+            self._log.warning(
+                "local.blind",
+                what=HANGING,
+                pid=pid,
+                file=second.hanging[pid],
+                reason=f"/proc/{pid}/cmdline gives no answer; the process is skipped until it does",
+                mend=MENDS[HANGING],
+            )
+        self._hanging = set(second.hanging)
         self._lost = {key for key in self._lost if running.get(key[0].uuid) is key[0]}
         for key in second.lost.keys() - self._lost:
             domain, device = key

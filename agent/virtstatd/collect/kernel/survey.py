@@ -54,7 +54,8 @@ class Second:
     What one look brought; `taken_at` is Unix time in nanoseconds before it.
 
     `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
-    cannot be seen, `lost` by the guest and the device that it had.
+    cannot be seen, `lost` by the guest and the device that it had; `hanging` are the pid files of
+    processes that the kernel does not let be looked at, by pid.
     """
 
     taken_at: int
@@ -63,6 +64,7 @@ class Second:
     summaries: list[Reading] = field(default_factory=list)
     blind: dict[str, str] = field(default_factory=dict)
     lost: dict[tuple[Domain, str], str] = field(default_factory=dict)
+    hanging: dict[int, str] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
 
@@ -153,6 +155,7 @@ class Survey:
     def _find(self, second: Second, *, expected: bool) -> None:
         """Find the processes; where libvirt says that there are some, tell when none is seen."""
         self._processes.look()
+        second.hanging = self._processes.hanging
         if self._processes.error and expected:  # before libvirt's first answer there are none
             second.blind["pid files"] = self._processes.error
         self._unseen = self._unseen + 1 if expected and not self._processes.found else 0

@@ -174,6 +174,22 @@ async def test_each_device_is_told_of_once_while_its_guest_runs(catalog: Catalog
         stop.set()
 
 
+async def test_a_process_that_hangs_is_told_of_once(catalog: Catalog):
+    """For as long as it hangs; the next one is told of too."""
+    seconds = [{7: "vm.pid"}, {7: "vm.pid"}, {7: "vm.pid", 8: "other.pid"}, {}]
+
+    def look() -> Second:
+        return Second(1, hanging=seconds.pop(0) if seconds else {})
+
+    scene, stop = Scene(catalog, look), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.run(stop))
+        await scene.looks(6)
+        stop.set()
+    assert scene.log.warnings == [("local.blind", "a process that hangs")] * 2
+    assert not scene.lane._hanging
+
+
 async def test_a_fault_of_ours_ends_the_agent(catalog: Catalog):
     """What no kernel can cause is not hidden."""
 

@@ -72,10 +72,9 @@ exec unshare --mount --net --cgroup --uts --propagation private sh -e -c '
         umount --lazy /mnt
     fi
     # A fresh /sys too: it shows the devices of the network namespace in which it was mounted.
-    mount --rbind /sys/fs/cgroup /mnt
+    mount --move /sys/fs/cgroup /mnt
     mount -t sysfs sysfs /sys
-    mount --rbind /mnt /sys/fs/cgroup
-    umount --recursive /mnt
+    mount --move /mnt /sys/fs/cgroup
     for mount in "$@"; do
         case " $DROPPED " in *" $mount "*) umount "$mount"; continue ;; esac
         mount --bind "$mount/${lab##*/}" "$mount"

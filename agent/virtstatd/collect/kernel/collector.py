@@ -187,7 +187,8 @@ class KernelCollector:
         for what, reason in second.blind.items():
             if what not in self._blind:
                 self._blind.add(what)
-                self._log.warning("local.blind", what=what, reason=reason, mend=MENDS.get(what, ""))
+                why, mend = self.survey.bars.explained(what, reason)
+                self._log.warning("local.blind", what=what, reason=why, mend=mend)
         for pid in second.hanging.keys() - self._hanging:
             self._log.warning(
                 "local.blind",

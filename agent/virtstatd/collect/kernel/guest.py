@@ -94,6 +94,8 @@ class Guest:
         self._before: tuple[int, list[int], list[int]] | None = None
         self._ended = 0
         self._folders: dict[str, Path] = {}
+        self.hidden = ""
+        """A cgroup of the guest's own that no mount shows, empty where all are shown."""
         self._usage: int | None = None
         self._overhead_before: int | None = None if early else 0
         self._cgroup: Cgroup | None = None
@@ -285,7 +287,7 @@ class Guest:
         text = self.process.folder.read("cgroup").decode(errors="replace")
         if self._cgroup:
             self._cgroup.close()
-        self._folders = hierarchies.folders(text, domain.id)
+        self._folders, self.hidden = hierarchies.folders(text, domain.id)
         self._cgroup = Cgroup(self._folders, self._descriptors)
 
     def _look(self, count: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
+from virtstatd.collect.kernel.blind import HIDDEN_CGROUPS, Bars
 from virtstatd.collect.kernel.cgroup import Hierarchies
 from virtstatd.collect.kernel.guest import Guest, ProcessEnded, ProcessHidden
 from virtstatd.collect.kernel.links import Devices, LinkTable, link_table
@@ -30,8 +31,6 @@ from virtstatd.runtime.kernel_files import Descriptors, Folder
 
 SUMMARY_NANOSECONDS = 5_000_000_000
 """How often histograms and peaks are given: they are made for those who come rarely."""
-
-_UNCOUNTED = {"cgroups": "no cgroup of the guests' own is visible"}
 
 UNSEEN_LOOKS = 5
 """After how many looks the guests are hidden, and not just starting or ending."""
@@ -90,7 +89,9 @@ class Survey:
         clock: Callable[[], int] = time.monotonic_ns,
         begun: Begun = lambda domain, _: domain,
     ) -> None:
-        self._hierarchies = Hierarchies(cgroups)
+        self.bars = Bars(proc)
+        self._cgroups = cgroups
+        self._hierarchies = Hierarchies(cgroups, proc)
         self._node = Node(proc, devices)
         self._devices = Devices(proc, devices)
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -199,7 +200,12 @@ class Survey:
         except ProcessHidden as error:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:
-            second.blind[what] = _UNCOUNTED.get(what, "the guests' cgroups do not count it")
+            if what != "cgroups":
+                second.blind[what] = "the guests' cgroups do not count it"
+            elif guest.hidden:
+                second.blind[HIDDEN_CGROUPS] = f"{guest.hidden} is in no mount of {self._cgroups}"
+            else:
+                second.blind[what] = "the guests are in no cgroups of their own"
 
     def _read_node(self, second: Second) -> None:
         rows, blind = self._node.read()

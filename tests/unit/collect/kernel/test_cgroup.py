@@ -49,6 +49,12 @@ class Host:
         self.root.joinpath("cgroup.controllers").write_text("cpu memory io\n")
         self.write(self.root / path, **files)
 
+    def mounted(self, root: str) -> None:
+        """Have the mount begin at this group, as the agent's namespace names it."""
+        own = self.tree.proc / "self"
+        own.mkdir(exist_ok=True)
+        (own / "mountinfo").write_text(f"1 2 0:3 {root} {self.root} rw - cgroup2 cgroup2 rw\n")
+
     def write(self, folder: Path, **files: str) -> None:
         """Write files, whose names have underscores for dots."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -285,3 +291,48 @@ def test_a_group_that_changes_is_found_again(host: Host):
 
     host.unified(PLAIN, cpu_stat=cpu(4))
     assert host.seen()["libvirt_domain_info_cpu_time_seconds"] == 4000
+
+
+@pytest.mark.parametrize(
+    ("root", "group", "there"),
+    [
+        ("/", "/machine/{}", "machine/{}"),
+        ("/../..", "/../../machine/{}", "machine/{}"),
+        ("/..", "/../{}", "{}"),
+        ("/", "/inner/{}", "inner/{}"),
+        ("/machine", "/machine/{}", "{}"),
+        ("/../../machine", "/../../machine/{}", "{}"),
+        ("/../..", "/../{}", "beside/{}"),
+        ("/../..", "/{}", "beside/the agent/{}"),
+    ],
+)
+def test_a_group_is_found_where_its_mount_shows_it(host: Host, root: str, group: str, there: str):
+    """The agent may be in a cgroup namespace of its own, and its mount may show more, or less."""
+    name = "qemu-7-vm.libvirt-qemu"
+    host.mounted(root)
+    host.unified(there.format(name), cpu_stat=cpu(3))
+    host.member(f"0::{group.format(name)}/emulator")
+    assert host.seen()["libvirt_domain_info_cpu_time_seconds"] == 3000
+
+
+@pytest.mark.parametrize(
+    ("root", "group"),
+    [
+        ("/", "/../../machine/{}"),
+        ("/../../system.slice/agent.scope", "/../../machine/{}"),
+        ("/system.slice/agent.scope", "/machine/{}"),
+        ("/", "/machine/{}"),
+        ("/../..", "/../{}"),
+    ],
+)
+def test_a_group_that_no_mount_shows_is_named(host: Host, root: str, group: str):
+    """No other group is taken for it, whatever the mount shows under the same name."""
+    name = "qemu-7-vm.libvirt-qemu"
+    path = group.format(name)
+    host.mounted(root)
+    host.unified("machine/qemu-8-other.libvirt-qemu", cpu_stat=cpu(3))
+    host.member(f"0::{path}")
+    second = host.look()
+    assert second.cgroups == []
+    assert second.blind["hidden cgroups"] == f"{path} is in no mount of {host.root}"
+    assert "cgroups" not in second.blind

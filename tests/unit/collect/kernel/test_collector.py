@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from virtstatd.catalog import Catalog, load
+from virtstatd.collect.kernel.blind import Bars
 from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second
@@ -52,6 +53,7 @@ class Scene:
         self.closed = threading.Event()
         self.log = Log()
         self.looking = look
+        self.bars = Bars()
         shapes = Shapes(catalog)
         self.shape = shapes.times((("vcpu", 0), ("emulator", 0)))
         survey: Any = self

@@ -11,7 +11,6 @@ import pytest
 
 from support.processes import Tree
 from virtstatd.catalog import Catalog, load
-from virtstatd.collect.kernel.blind import MENDS
 from virtstatd.collect.kernel.cgroup import Hierarchies
 from virtstatd.collect.kernel.controllers import WANTED
 from virtstatd.collect.kernel.shapes import Shapes
@@ -502,7 +501,10 @@ def test_whatever_is_not_seen_can_be_mended(host: Host):
     (host.tree.proc / "100" / "net" / "dev").unlink()
     known = set(host.look().blind)
     assert {"host CPUs", "host pressure", "cgroups", "interfaces"} <= known
-    assert known | WANTED <= MENDS.keys()
+    nothing = {"host CPUs", "host memory", "host load", "host NUMA nodes", "host huge pages"}
+    mends = {what: host.survey.bars.explained(what, "")[1] for what in known | WANTED}
+    assert {what for what, mend in mends.items() if not mend} == nothing
+    assert host.survey.bars.explained("what is new", "so") == ("so", "")
 
 
 @pytest.mark.parametrize(

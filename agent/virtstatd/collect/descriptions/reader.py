@@ -66,7 +66,7 @@ AGAIN_SECONDS = 600.0
 """When a domain's XML is read again at the latest: of a changed memory limit no event tells."""
 
 T = TypeVar("T")
-Fault = VirtstatdError | Undescribable
+_Fault = VirtstatdError | Undescribable
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class _Turn:
     its last call has returned.
     """
 
-    answers: dict[str, _Answer | Fault] = field(default_factory=dict)
+    answers: dict[str, _Answer | _Fault] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     asking: str = ""
     given_up: bool = False
@@ -364,7 +364,7 @@ class DescriptionReader:
         known.again_at = math.inf
         return known
 
-    def _take(self, guest: _Guest, answer: _Answer | Fault) -> None:
+    def _take(self, guest: _Guest, answer: _Answer | _Fault) -> None:
         if isinstance(answer, Gone):
             return  # it has ended, and whoever keeps the inventory finds out
         self.reads += 1

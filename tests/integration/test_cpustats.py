@@ -49,7 +49,7 @@ def test_4096_host_cpus_arrive_in_32_calls(tmp_path: Path):
             ]
         overhead = per_cpu(agent, "overhead")
         assert all(
-            abs(overhead[cpu] * 1e9 - each["cpu_time"] + each["vcpu_time"]) <= 1
+            0 <= overhead[cpu] * 1e9 <= each["cpu_time"] - each["vcpu_time"] + 1
             for cpu, each in enumerate(expected)
         )
         assert agent.value("virtstatd_cpu_stats_supported") == 1

@@ -112,9 +112,8 @@ def test_times_per_host_cpu_are_virshs(tmp_path: Path):
                 for cpu, kind in low:
                     assert low[cpu, kind] <= times[cpu, kind] <= high[cpu, kind], (name, cpu, kind)
                 for cpu in overhead:
-                    assert times[cpu, "overhead"] == pytest.approx(
-                        times[cpu, "cpu_time"] - times[cpu, "vcpu_time"], abs=0.01
-                    )
+                    whole = times[cpu, "cpu_time"] - times[cpu, "vcpu_time"]
+                    assert 0 <= times[cpu, "overhead"] <= whole + 0.01  # since the agent's start
             moved = {key for key, value in before["busy"].items() if after["busy"][key] > value}
             assert moved >= {("Total", "cpu_time")}
             assert any(kind == "vcpu_time" for _, kind in moved)

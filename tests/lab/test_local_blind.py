@@ -29,6 +29,7 @@ BECOME_NOBODY = (
 )
 MACHINES_OWN = {"host NUMA nodes", "host huge pages", "memory", "io", "cpu pressure"}
 LOOKS = 13
+GUESTS = 4
 PRESSURE = Path("/proc/pressure/cpu").exists()
 if not PRESSURE:  # a kernel that was built or booted without it
     del HIDDEN["pressure"]
@@ -50,11 +51,19 @@ def missed(agent: Agent) -> dict[str, dict[str, object]]:
     return {what: line for what, line in found.items() if what not in MACHINES_OWN}
 
 
+def described(agent: Agent) -> bool:
+    """Tell whether the agent has read what the guests are."""
+    return (agent.value("virtstatd_xml_reads_total") or 0) >= GUESTS
+
+
+def later(agent: Agent, looks: int) -> bool:
+    """Tell whether the agent has looked so often."""
+    return (agent.value("virtstatd_local_ticks_total") or 0) >= looks
+
+
 def test_what_is_hidden_is_said_once_and_the_rest_is_given(private_lab: Lab):
     """Hidden processes, cgroups, pressure, parts of /proc; QEMU is always another user's."""
     tap = private_lab.taps("guest-0")[0]
-    private_lab.run("ip", "link", "set", tap, "down")
-    private_lab.run("ip", "link", "set", tap, "name", "renamed0")
     with ExitStack() as stack:
         agents = {}
         for name, (hide, _) in HIDDEN.items():
@@ -69,21 +78,24 @@ def test_what_is_hidden_is_said_once_and_the_rest_is_given(private_lab: Lab):
                     inside=inside(hide, private_lab),
                 )
             )
+        for agent in agents.values():
+            agent.wait_for(partial(described, agent))
+            agent.wait_for(partial(later, agent, 2))
+        private_lab.run("ip", "link", "set", tap, "down")
+        private_lab.run("ip", "link", "set", tap, "name", "renamed0")
         for name, (_, hidden) in HIDDEN.items():
             agent = agents[name]
             seen = name not in ("processes", "pid files")
             wanted = hidden | ({"renamed interfaces"} if seen else set())
             agent.wait_for(partial(lambda a, w: missed(a).keys() >= w, agent, wanted))
-            agent.wait_for(
-                partial(lambda a: (a.value("virtstatd_local_ticks_total") or 0) >= LOOKS, agent),
-            )
+            agent.wait_for(partial(later, agent, LOOKS))
             said, samples, page = missed(agent), agent.samples(), agent.page()
             assert said.keys() == wanted, name
             assert all(line["mend"] and line["reason"] for line in said.values())
             # a guest's run time comes from libvirt where the lane does not see it
             times = [key for key in samples if key[0] == "libvirt_domain_vcpu_time_seconds_total"]
             assert len(times) == 4 * 4, name
-            assert samples["virtstatd_local_domains", ()] == (4 if seen else 0), name
+            assert samples["virtstatd_local_domains", ()] == (GUESTS if seen else 0), name
             assert ("libvirt_domain_steal_ratio_bucket" in page) == seen, name
             assert ("libvirt_domain_overhead_seconds_total" in page) == (
                 seen and name != "cgroups"

@@ -121,21 +121,21 @@ def test_partitions_are_summed_and_limited(version: str, tmp_path: Path):
     with Lab(version) as lab:
         lab.make_partition("/prod/db")
         limits = limited(lab, version, "prod.partition")
-        lab.create(
-            *[
-                lab.definition(f"{path.replace('/', '_')}-{number}", partition=path)
-                for path, count in GUESTS.items()
-                for number in range(count)
-            ]
-        )
-        missing = made_blind(lab, version)
-        with (
-            running(tmp_path, lab.uri_readonly, monitor=RARELY, extra=RARELY, local=True) as agent,
-            printing(tmp_path / "virtstatd.toml") as command,
-        ):
-            agent.wait_for(lambda: sums(agent.samples(), "domains").get("/prod/db") == 2)
+        # what guests used before the agent came is not counted, so it comes first
+        with running(tmp_path, lab.uri_readonly, monitor=RARELY, extra=RARELY, local=True) as agent:
+            agent.wait_for(lambda: (agent.value("virtstatd_local_ticks_total") or 0) > 0)
+            lab.create(
+                *[
+                    lab.definition(f"{path.replace('/', '_')}-{number}", partition=path)
+                    for path, count in GUESTS.items()
+                    for number in range(count)
+                ]
+            )
+            missing = made_blind(lab, version)
+            agent.wait_for(lambda: sums(agent.samples(), "vcpus").get("/prod") == 12)
             samples = agent.samples()
             assert sums(samples, "domains") == {"/machine": 1, "/prod": 3, "/prod/db": 2}
+            assert sums(samples, "domains_unseen") == {"/machine": 0, "/prod": 0, "/prod/db": 0}
             assert sums(samples, "vcpus") == {"/machine": 4, "/prod": 12, "/prod/db": 8}
             # of paused guests whose monitors are left alone neither moves, and readings of several
             # seconds are the same
@@ -155,7 +155,8 @@ def test_partitions_are_summed_and_limited(version: str, tmp_path: Path):
             assert version == "v2" or len(limits) >= 4, "what this kernel limits, it shows"
             assert not {key for key in numbers(agent, "/prod/db") if "limit" in key[0]}
             assert {str(line["what"]) for line in agent.events("local.blind")} >= missing
-            printed, faults = command.communicate(timeout=60)
+            with printing(tmp_path / "virtstatd.toml") as command:
+                printed, faults = command.communicate(timeout=60)
         assert faults == ""
         assert [line.split()[:3] for line in printed.splitlines()[1:]] == TREE
         if ("memory_limit_bytes", "") in limits:

@@ -57,11 +57,18 @@ class Tree:
         (self.proc / str(pid) / "task" / str(tid) / "schedstat").write_text(f"{run} {delay} 7\n")
 
     def stat(
-        self, pid: int, *, threads: int, state: str = "S", pages: int = 100, minor: int = 3
+        self,
+        pid: int,
+        *,
+        threads: int,
+        state: str = "S",
+        pages: int = 100,
+        minor: int = 3,
+        started: int = 4711,
     ) -> None:
         """Write a process' `stat`, whose name may hold anything."""
         fields = [state, *["0"] * 6, str(minor), "0", "1", "0", "12", "34", *["0"] * 4]
-        fields += [str(threads), "0", "4711", "0", str(pages), "0"]
+        fields += [str(threads), "0", str(started), "0", str(pages), "0"]
         (self.proc / str(pid) / "stat").write_text(f"{pid} (qemu) S 1) {' '.join(fields)}\n")
 
     def table(self, pid: int, rows: str) -> None:

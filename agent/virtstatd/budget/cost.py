@@ -23,6 +23,9 @@ from virtstatd.hypervisor.lanes import Lanes, Open, Session
 BACKGROUND_SECONDS: Final = 30.0
 """Over how long a time it is seen what libvirtd and the QEMUs use without us."""
 
+LOOK_SECONDS: Final = 2.0
+"""After how long a clock is read at the end of any call, though others are still in flight."""
+
 T = TypeVar("T")
 
 
@@ -34,24 +37,42 @@ class _Watch:
         self.clock = clock
         self.calls = 0
         self.spent = 0.0
+        self.at = now
         self._all_of = all_of
-        self._at = now
+        self._reading = threading.Lock()
         self._times: ProcessTimes = {}
         self._background = 0.0
 
-    def look(self, now: float) -> float:
-        """Read the clock; return the CPU seconds that calls of ours took since the last time."""
+    def look(self, clock: Callable[[], float], *, ours: bool) -> float:
+        """
+        Read the clock; return the CPU seconds that calls of ours took since the last time.
+
+        While another thread reads it, which the kernel may hold up, that is left to the next look.
+        """
+        if not self._reading.acquire(blocking=False):
+            return 0.0
+        try:
+            return self._look(clock(), ours=ours)
+        finally:
+            self._reading.release()
+
+    def close(self) -> None:
+        """Let go of what is read, for good; a thread that reads keeps it."""
+        if self._reading.acquire(blocking=False):
+            self.clock.close()
+
+    def _look(self, now: float, *, ours: bool) -> float:
         before, self._times = self._times, self.clock.times()
-        seconds, self._at = now - self._at, now
+        seconds, self.at = now - self.at, now
         both = before.keys() & self._times.keys()
         if not both:
             return 0.0
         used = sum(self._times[pid] - before[pid] for pid in both)
         used *= max(1.0, self._all_of() / len(both))
-        if self.calls:
-            ours = max(0.0, used - self._background * seconds)
-            self.spent += ours
-            return ours
+        if ours:
+            spent = max(0.0, used - self._background * seconds)
+            self.spent += spent
+            return spent
         if seconds > 0:
             weight = min(1.0, seconds / BACKGROUND_SECONDS)
             self._background += weight * (used / seconds - self._background)
@@ -63,7 +84,8 @@ class Meter:
     Adds up what the polling costs: `with meter.asking(…):` around every call to libvirt.
 
     Calls side by side are one stretch of time, from the first one's begin to the last one's end.
-    Used by the lanes' threads and the loop alike.
+    The lanes' threads read the clocks, at the begin and the end of their calls, and hold no lock
+    meanwhile: whoever asks what was spent is told what is known, at once.
     """
 
     def __init__(
@@ -77,7 +99,6 @@ class Meter:
         now = clock()
         self._daemon = _Watch("libvirtd", daemon, lambda: 1, now)
         self._watches = (self._daemon, _Watch("qemu", qemus, guests, now))
-        self._closed = False
         self._clock = clock
         self._own = own
         self._lock = threading.Lock()
@@ -95,14 +116,24 @@ class Meter:
         """
         asked = self._watches if monitors else (self._daemon,)
         with self._lock:
-            self._look([watch for watch in asked if not watch.calls])
+            first = [watch for watch in asked if not watch.calls]
+            if self._daemon in first:  # every call asks it
+                self._own_at = self._own()
             for watch in asked:
                 watch.calls += 1
+        self._look(first, ours=False)
         try:
             yield
         finally:
+            now = self._clock()
             with self._lock:
-                self._look([watch for watch in asked if watch.calls == 1])
+                due = [w for w in asked if w.calls == 1 or now - w.at >= LOOK_SECONDS]
+            spent = self._look(due, ours=True)
+            with self._lock:
+                if self._daemon in due:
+                    before, self._own_at = self._own_at, self._own()
+                    spent += self._own_at - before
+                self._asked += spent
                 for watch in asked:
                     watch.calls -= 1
 
@@ -112,39 +143,27 @@ class Meter:
         return self._blind
 
     def spent(self) -> dict[str, float]:
-        """Return the CPU seconds since the start, by whom; a call in flight counts up to now."""
-        with self._lock:
-            self._look([watch for watch in self._watches if watch.calls])
-            watched = {watch.of: watch.spent for watch in self._watches}
-            return {"agent": self._own() - self._began, **watched}
+        """Return the CPU seconds since the start, by whom, as they were read last; never wait."""
+        watched = {watch.of: watch.spent for watch in self._watches}
+        return {"agent": self._own() - self._began, **watched}
 
     def asked(self) -> float:
         """Return the CPU seconds of everybody, the agent's own too, while calls were in flight."""
-        with self._lock:
-            return self._asked
+        return self._asked
 
     def close(self) -> None:
         """Let go of what is read; calls that return later are no longer metered."""
-        with self._lock:
-            self._closed = True
-            for watch in self._watches:
-                watch.clock.close()
+        for watch in self._watches:
+            watch.close()
 
-    def _look(self, watches: Sequence[_Watch]) -> None:
-        """Account for what was spent since the last look at these."""
-        if self._closed or not watches:
-            return
-        now = self._clock()
-        if self._daemon in watches:  # every call asks it
-            before, self._own_at = self._own_at, self._own()
-            if self._daemon.calls:
-                self._asked += self._own_at - before
+    def _look(self, watches: Sequence[_Watch], *, ours: bool) -> float:
+        """Return what calls of ours spent since the last look at these."""
+        spent = 0.0
         for watch in watches:
-            ours = watch.look(now)
-            if watch.calls:
-                self._asked += ours
-                if watch.clock.blind:
-                    self._blind[watch.of] = watch.clock.blind
+            spent += watch.look(self._clock, ours=ours)
+            if watch.clock.blind:
+                self._blind = {**self._blind, watch.of: watch.clock.blind}
+        return spent
 
 
 class MeteredLanes(Lanes):

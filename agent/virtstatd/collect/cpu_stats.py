@@ -70,6 +70,25 @@ class TurnAnswer:
     refused: str = ""
 
 
+@dataclass(slots=True)
+class _Overhead:
+    """
+    What a guest cost on a CPU beside its vCPUs, since it was first seen.
+
+    Libvirt reads the vCPUs' time later than the whole, so that the difference of the two may be too
+    small. The highest one is kept, of what it grew by: nothing is lost with the process that kept
+    it, as the next one begins at zero.
+    """
+
+    first: int
+    highest: int = 0
+
+    def grown(self, difference: int) -> int:
+        """Take a difference; return by how much the highest one exceeds the first."""
+        self.highest = max(self.highest, difference - self.first)
+        return self.highest
+
+
 class CpuStats:
     """Ask for the CPU time of domains, one after another, and decode it; runs on a lane."""
 
@@ -86,7 +105,7 @@ class CpuStats:
         self._clock = clock
         self._shape = lru_cache(64)(self._compiled)
         self._sums = lru_cache(8)(self._compiled_sums)
-        self._overheads: dict[Domain, dict[int, int]] = {}
+        self._overheads: dict[str, tuple[Domain, dict[int, _Overhead]]] = {}
         self.totals = totals
         """Whether to ask for the sums too, for the bulk call does not."""
 
@@ -112,10 +131,9 @@ class CpuStats:
 
     def forget(self) -> None:
         """Drop what is kept of domains that have ended."""
-        running = {domain for domain, _ in self._inventory.domains()}
-        for domain in list(self._overheads):  # a turn that hung may end in mid-loop
-            if domain not in running:
-                del self._overheads[domain]
+        for uuid in list(self._overheads):  # a turn that hung may end in mid-loop
+            if self._inventory.get(uuid) is not self._overheads[uuid][0]:
+                del self._overheads[uuid]
 
     def _ask(self, session: Session, domain: Domain, told: TurnAnswer, online: Online) -> None:
         handle = session.domain(domain.uuid)
@@ -145,12 +163,16 @@ class CpuStats:
         ran = [times[cpu]["vcpu_time"] for cpu in cpus if "vcpu_time" in times[cpu]]
         if len(ran) < len(used):
             return Reading(domain, self._shape(cpus, ("cpu_time",)), tuple(used))
-        # libvirt reads the vCPUs' later than the whole: the difference may be too small, never less
-        highest = self._overheads.setdefault(domain, {})
-        for cpu, whole, part in zip(cpus, used, ran, strict=True):
-            highest[cpu] = max(highest.get(cpu, 0), whole - part)
+        known, overheads = self._overheads.get(domain.uuid, (None, {}))
+        if known is not domain:
+            overheads = {}
+            self._overheads[domain.uuid] = domain, overheads
+        grown = [
+            overheads.setdefault(cpu, _Overhead(whole - part)).grown(whole - part)
+            for cpu, whole, part in zip(cpus, used, ran, strict=True)
+        ]
         shape = self._shape(cpus, ("cpu_time", "vcpu_time", "overhead"))
-        return Reading(domain, shape, (*used, *ran, *(highest[cpu] for cpu in cpus)))
+        return Reading(domain, shape, (*used, *ran, *grown))
 
     def _compiled(self, cpus: tuple[int, ...], keys: tuple[str, ...]) -> Shape:
         labels = [{"cpu": str(cpu)} for cpu in cpus]

@@ -10,20 +10,33 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from virtstatd.model import Domain, Reading
 
 
 ENDED_KEPT = 10_000
-"""Ended incarnations remembered, so that a late answer cannot bring one back to life."""
+"""Domains whose ended runs are remembered, so that a late answer cannot bring one back to life."""
+
+RUNS_KEPT = 16
+"""Of each of them, so many runs."""
 
 
 @dataclass(slots=True)
 class _Entry:
+    """
+    One run of a domain.
+
+    `started` is when its process did, in ticks since the host's start, 0 where that is not known;
+    `announced` says that the next end that libvirt tells of is that of this run: it has told of its
+    start, it was there when we connected, or there was none before it.
+    """
+
     domain: Domain
     since: float
+    started: int = 0
+    announced: bool = False
     described: tuple[Reading, ...] = ()
     tuned: tuple[Reading, ...] = ()
 
@@ -42,7 +55,7 @@ class Inventory:
         self._uuid = uuid
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
-        self._ended: dict[tuple[str, int], None] = {}
+        self._ended: dict[str, tuple[int, ...]] = {}
         self._stale: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -80,38 +93,82 @@ class Inventory:
         entry = self._entries.get(uuid)  # without the lock: a dict look-up is atomic
         if entry is not None and entry.domain.id == number and entry.domain.name == name:
             return entry.domain
+        return self._see(uuid, name, number, announced=False)
+
+    def _see(self, uuid: str, name: str, number: int, *, announced: bool) -> Domain | None:
         with self._lock:
-            if (uuid, number) in self._ended:
+            before = self._entries.get(uuid)
+            if before and before.domain.id == number and before.domain.name == name:
+                before.announced |= announced
+                return before.domain  # another thread was faster
+            ended = self._ended.get(uuid, ())
+            if number in ended:
                 return None
             labels: tuple[tuple[str, str], ...] = (("domain", name),)
             if self._uuid:
                 labels += (("uuid", uuid),)
             domain = Domain(uuid, name, number, labels)
-            before = self._entries.get(uuid)
-            self._entries[uuid] = _Entry(domain, self._clock())
+            first = before is None and not ended
+            self._entries[uuid] = _Entry(domain, self._clock(), announced=announced or first)
             self._outdate((uuid,))
         if before is not None:
             self._report(before.domain)
         return domain
 
+    def begun(self, domain: Domain, started: int) -> Domain | None:
+        """
+        Take note of when the process of a run started, in ticks since the host's start.
+
+        After a restart of libvirtd its numbers begin anew, and a guest may get the one that it had:
+        a later start is another run, and the one before has ended. Returns the run that the process
+        is of; None for what is left of an earlier one, and for a run that has ended.
+        """
+        with self._lock:
+            entry = self._entries.get(domain.uuid)
+            if entry is None or entry.domain is not domain or started < entry.started:
+                return None
+            if entry.started in (0, started):
+                entry.started = started
+                return domain
+            run = replace(domain)
+            self._entries[domain.uuid] = _Entry(run, self._clock(), started, entry.announced)
+            self._outdate((domain.uuid,))
+        self._report(domain)
+        return run
+
     def started(self, uuid: str, name: str, number: int) -> None:
         """Take note of a start; whatever ended under this UUID is history."""
         with self._lock:
-            self._ended.pop((uuid, number), None)
-        self.see(uuid, name, number)
+            if ended := self._ended.get(uuid):
+                self._ended[uuid] = tuple(run for run in ended if run != number)
+        self._see(uuid, name, number, announced=True)
 
     def end(self, uuid: str, *, before: float | None = None) -> None:
-        """Take note of an end; one that was seen first only after `before` stays."""
+        """
+        Take note of an end; of a list, one that was seen first only after `before` stays.
+
+        An event that comes before that of the known run's start tells of the run before it, which a
+        poll has ended already.
+        """
         with self._lock:
             entry = self._entries.get(uuid)
-            if entry is None or (before is not None and entry.since >= before):
+            if entry is None or (
+                entry.since >= before if before is not None else self._late(entry)
+            ):
                 return
             del self._entries[uuid]
             self._stale.pop(uuid, None)
-            self._ended[uuid, entry.domain.id] = None
+            ended = self._ended.pop(uuid, ())
+            self._ended[uuid] = (*ended[1 - RUNS_KEPT :], entry.domain.id)
             if len(self._ended) > ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
         self._report(entry.domain)
+
+    @staticmethod
+    def _late(entry: _Entry) -> bool:
+        """Tell whether an end is that of the run before; only the first one can be."""
+        late, entry.announced = not entry.announced, True
+        return late
 
     def reconcile(self, running: Collection[str], asked_at: float) -> None:
         """End what a complete list, asked for at `asked_at`, does not hold."""
@@ -124,7 +181,9 @@ class Inventory:
         with self._lock:
             self._ended.clear()
         asked_at = self._clock()
-        uuids = {uuid for uuid, name, number in running if self.see(uuid, name, number)}
+        uuids = {
+            uuid for uuid, name, number in running if self._see(uuid, name, number, announced=True)
+        }
         self.reconcile(uuids, asked_at)
         with self._lock:
             self._outdate(self._entries)

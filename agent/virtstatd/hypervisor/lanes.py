@@ -186,6 +186,11 @@ class Lanes:
         self.stuck = 0
         """Those among them that ask guests' monitors."""
         self.abandoned_total = 0
+        self._return_to: list[Callable[[], object]] = []
+
+    def on_return(self, call: Callable[[], object]) -> None:
+        """Have `call` called, on the loop, when a call that was given up has returned."""
+        self._return_to.append(call)
 
     @property
     def outstanding(self) -> int:
@@ -318,5 +323,7 @@ class Lanes:
             self.stuck -= monitor
             self._give(lane)
             self._wake()
+            for call in self._return_to:
+                call()
 
         future.add_done_callback(returned)

@@ -63,7 +63,11 @@ class Listener:
 
     def asleep(self) -> bool:
         """Tell whether somebody listens for a daemon that does not run."""
-        return not self.pid() and any(flags & LISTENING for flags, _ in self._rows())
+        return not self.pid() and self.served()
+
+    def served(self) -> bool:
+        """Tell whether somebody listens: of a daemon that is gone the file alone may be left."""
+        return any(flags & LISTENING for flags, _ in self._rows())
 
     def deserted(self) -> bool:
         """Tell whether there is a socket to which nobody at all is connected, not even we."""

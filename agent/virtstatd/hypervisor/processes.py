@@ -4,6 +4,9 @@ Which process runs which guest: found by pid file, verified by its command line,
 The name of a pid file is the guest's, lossy and escaped; it is only a place to look. Who runs in
 the process is what its command line says: the UUID and libvirt's number of this run. Its directory
 in /proc stays open: whatever process gets its number later, nothing is ever read of that one.
+
+The command line is the one file that the kernel reads out of the process's own memory, and waits
+for as long as somebody holds the lock of that: it is read on a thread that may be left behind.
 """
 
 from __future__ import annotations
@@ -26,6 +29,12 @@ UNSETTLED_NANOSECONDS = 2_000_000_000
 
 LOOK_SECONDS = 0.5
 """How old what was found may be for those who do not look at every tick themselves."""
+
+COMMAND_SECONDS = 0.5
+"""How long a command line is waited for; who takes longer is skipped until the answer comes."""
+
+HANGING_MAX = 4
+"""So many reads may hang at a time: each holds a thread, and what hangs them hangs others too."""
 
 PID_MAX_DIGITS = 10
 COMMAND_BYTES = 1 << 17
@@ -75,9 +84,14 @@ class Processes:
         directory: Path,
         proc: Path = Path("/proc"),
         clock: Callable[[], float] = time.monotonic,
+        command: Callable[[Folder], bytes] = lambda folder: folder.read("cmdline", COMMAND_BYTES),
     ) -> None:
         self.directory = directory
         self.error = ""
+        self.hanging: dict[int, str] = {}
+        """The pid files, by pid, of processes whose command line could not be read in time."""
+        self._command = command
+        self._reads: dict[int, threading.Thread] = {}
         self.found: dict[int, Process] = {}
         """The processes by their pids; replaced, never changed, as threads share it."""
         self._of: dict[str, Process] = {}
@@ -150,6 +164,8 @@ class Processes:
                     new[pid] = process
         if new or len(found) < len(self.found):
             self._publish(found | new)
+        self._reads = {pid: read for pid, read in self._reads.items() if read.is_alive()}
+        self.hanging = {pid: name for name, pid in self._pids.items() if pid in self._reads}
 
     def _publish(self, found: dict[int, Process]) -> None:
         self.found = found
@@ -164,7 +180,7 @@ class Processes:
         """Return the guest's process under a number, None where it is none or not one yet."""
         try:
             folder = Folder(self._proc / str(pid))
-            command = folder.read("cmdline", COMMAND_BYTES)
+            command = self._command_line(pid, folder)
             if (uuid := _UUID.search(command)) is None:
                 return None
             number = _NUMBER.search(command)
@@ -172,3 +188,21 @@ class Processes:
         except (OSError, ValueError, IndexError):
             return None
         return Process(pid, uuid[1].decode(), int(number[1]) if number else None, started, folder)
+
+    def _command_line(self, pid: int, folder: Folder) -> bytes:
+        """Return a command line; raises OSError where there is none, or none in time."""
+        hanging = [read for read in self._reads.values() if read.is_alive()]
+        if self._reads.get(pid) in hanging or len(hanging) >= HANGING_MAX:
+            raise TimeoutError
+        answer: list[bytes] = []
+
+        def read() -> None:
+            with suppress(OSError):
+                answer.append(self._command(folder))
+
+        self._reads[pid] = thread = threading.Thread(target=read, name="command line", daemon=True)
+        thread.start()
+        thread.join(COMMAND_SECONDS)
+        if not answer:
+            raise TimeoutError
+        return answer[0]

@@ -5,10 +5,13 @@ Libvirt counts a vCPU's time in ticks of 10 ms, the kernel's own file in nanosec
 but one after the other they are a counter that goes backwards, which every reader takes for a
 restart. So a series has one source at a time, for every sink:
 
-- The kernel's first reading of a domain is not sent; from then on libvirt's numbers for its series
-  are left out. Whatever of libvirt's was sent before was read before, and is therefore not higher.
+- The kernel's first reading of a domain is not sent, and libvirt's numbers go on: the second may be
+  minutes away. From the second on the kernel's are sent and libvirt's left out, unless one of
+  libvirt's was sent after the reading was taken: then the next one is. Whatever of libvirt's was
+  sent before was read before, and is therefore not higher.
 - When the kernel's readings have ceased, libvirt's numbers come back: those asked for later than
-  the kernel's last reading, and never less than it: a counter that was there cannot be below.
+  the kernel's last reading. One that is below it by less than libvirt's precision is held at it;
+  one that is below by more is of a counter that begins anew, and is passed on.
 
 What is left out is not wasted: each counter must lie between the kernel's readings before and after
 the call. One that does not is counted and named.
@@ -25,7 +28,7 @@ from weakref import WeakKeyDictionary
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collector import Row
-from virtstatd.model import Batch, Domain, Kind, Labels, Number, Reading, Shape
+from virtstatd.model import Batch, Domain, Kind, Labels, Number, Reading, Series, Shape
 
 
 COVERING = ("local", "local cgroup")
@@ -34,7 +37,7 @@ COVERING = ("local", "local cgroup")
 COVERED = frozenset({"bulk", "cpu_stats"})
 """The sources that ask libvirt for it."""
 
-TOLERANCE_NANOSECONDS = 20_000_000
+TOLERANCE_SECONDS = 0.02
 """Libvirt's clocks count ticks of 10 ms, one for user and one for system time."""
 
 UNLIKE = frozenset({"libvirt_domain_vcpu_wait_seconds"})
@@ -51,24 +54,31 @@ class _Plan:
     """What of a shape of libvirt's the kernel covers, where to compare, and what is left."""
 
     covered: tuple[int, ...]
-    compared: tuple[tuple[int, Claim], ...]
+    compared: tuple[tuple[int, Claim, int], ...]
     kept: tuple[int, ...]
     part: Shape | None
 
 
 @dataclass(slots=True)
 class _Covered:
-    """What the kernel last said about one incarnation."""
+    """
+    What the kernel last said about one incarnation.
+
+    Until its readings are `sent`, and from the end of their life at `until`, libvirt's numbers are
+    passed on, the last ones at `passed_at`.
+    """
 
     domain: Domain
+    sent: bool = False
     until: float = 0.0
     taken_at: int = 0
+    passed_at: int = 0
     shapes: tuple[Shape, ...] = ()
     claims: dict[Claim, tuple[int, int]] = field(default_factory=dict)
     values: tuple[tuple[Number, ...], ...] = ()
     former: dict[Claim, tuple[int, Number]] = field(default_factory=dict)
     arrived_at: int = 0
-    waiting: list[tuple[Claim, Number, Number]] = field(default_factory=list)
+    waiting: list[tuple[Claim, int, Number, Number]] = field(default_factory=list)
     waiting_since: int = 0
     plans: dict[Shape, _Plan] = field(default_factory=dict)
 
@@ -141,7 +151,7 @@ class _Layer:
         """Return a batch of libvirt's without what the kernel says better."""
         for domain in batch.gone:
             known = self._covered.get(domain.uuid)
-            if known is not None and known.domain.id == domain.id:
+            if known is not None and known.domain is domain:
                 del self._covered[domain.uuid]
         if batch.source not in COVERED or not self._covered:
             return batch
@@ -162,13 +172,14 @@ class _Layer:
         return batch
 
     def _take(self, readings: Sequence[Reading], taken_at: int, until: float) -> bool:
-        """Take note of what the kernel says of a domain; return whether it had spoken before."""
+        """Take note of what the kernel says of a domain; return whether it is to be sent."""
         domain = readings[0].domain
         assert domain is not None  # noqa: S101 - those of the host are not noted
         known = self._covered.get(domain.uuid)
-        spoken = known is not None and known.domain.id == domain.id
-        if known is None or not spoken:
+        first = known is None or known.domain is not domain
+        if known is None or first:
             known = self._covered[domain.uuid] = _Covered(domain)
+        now = self._wall()
         shapes = tuple([reading.shape for reading in readings])
         if shapes != known.shapes:
             claims = {
@@ -183,24 +194,35 @@ class _Layer:
             known.shapes, known.claims = shapes, claims
             known.plans.clear()
         known.values = tuple([reading.values for reading in readings])
-        known.until, known.taken_at, known.arrived_at = until, taken_at, self._wall()
+        known.taken_at, known.arrived_at = taken_at, now
         if known.waiting and taken_at >= known.waiting_since:
             self._settle(known)
-        return spoken
+        # a time ahead of the clock is one from before somebody set the clock back
+        if first or taken_at <= known.passed_at <= now:
+            return False
+        known.sent, known.until = True, until
+        return True
 
     def _of(self, reading: Reading, taken_at: int) -> Reading | None:
         """Return what of libvirt's reading is passed on."""
         known = self._covered.get(reading.domain.uuid) if reading.domain else None
-        if known is None or reading.domain is None or known.domain.id != reading.domain.id:
+        if known is None or known.domain is not reading.domain:
             return reading
         fresh = self._clock() <= known.until
+        if not fresh:
+            known.passed_at = self._wall()
+        if not known.sent:
+            return reading
         if not fresh or known.former:
             return self._late(reading, known, taken_at, fresh=fresh)
         plan = known.plans.get(reading.shape) or self._plan(reading.shape, known)
         if not plan.covered:
             return reading
         if known.arrived_at <= taken_at:
-            known.waiting += [(c, reading.values[at], known.value(c)) for at, c in plan.compared]
+            known.waiting += [
+                (claim, margin, reading.values[at], known.value(claim))
+                for at, claim, margin in plan.compared
+            ]
             known.waiting_since = self._wall()
         if plan.part is None:
             return None
@@ -225,8 +247,8 @@ class _Layer:
             # a time ahead of the clock was taken before somebody set the clock back
             if not ceased or taken_at <= last_at <= self._wall():
                 out.append(place)
-            elif series.field.kind is Kind.COUNTER:
-                values[place] = max(values[place], last)
+            elif series.field.kind is Kind.COUNTER and 0 < last - values[place] <= _margin(series):
+                values[place] = last
         kept = tuple(sorted(set(range(len(values))) - set(out)))
         if not kept:
             return None
@@ -236,10 +258,9 @@ class _Layer:
     def _settle(self, known: _Covered) -> None:
         """Hold libvirt's numbers against the readings before and after them."""
         waiting, known.waiting = known.waiting, []
-        for claim, number, before in waiting:
+        for claim, margin, number, before in waiting:
             if claim not in known.claims:
                 continue
-            margin = TOLERANCE_NANOSECONDS if claim[0].endswith("_seconds") else 0
             if not before - margin <= number <= known.value(claim) + margin:
                 self.disagreements[claim[0]] += 1
 
@@ -247,7 +268,7 @@ class _Layer:
         claims = [(series.field.family, series.labels) for series in shape.series]
         covered = tuple(at for at, claim in enumerate(claims) if claim in known.claims)
         compared = tuple(
-            (at, claims[at])
+            (at, claims[at], _margin(shape.series[at]))
             for at in covered
             if shape.series[at].field.kind is Kind.COUNTER and claims[at][0] not in UNLIKE
         )
@@ -265,3 +286,9 @@ class _Layer:
         if part is None:
             part = parts[kept] = Shape(shape.group, tuple(shape.series[at] for at in kept))
         return part
+
+
+def _margin(series: Series) -> int:
+    """Return libvirt's precision, as a reading has it: nothing but times is counted in ticks."""
+    field_ = series.field
+    return round(TOLERANCE_SECONDS * 10**-field_.exponent) if field_.unit == "seconds" else 0

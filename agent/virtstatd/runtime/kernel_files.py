@@ -81,6 +81,10 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    def inode(self, name: str) -> int:
+        """Return the number of a file in it."""
+        return os.stat(name, dir_fd=self._descriptor).st_ino
+
     def names(self, name: str) -> list[str]:
         """Return the names in a directory in it."""
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._descriptor)

@@ -71,6 +71,10 @@ exec unshare --mount --net --cgroup --uts --propagation private sh -e -c '
         cd /
         umount --lazy /mnt
     fi
+    # A fresh /sys too: it shows the devices of the network namespace in which it was mounted.
+    mount --move /sys/fs/cgroup /mnt
+    mount -t sysfs sysfs /sys
+    mount --move /mnt /sys/fs/cgroup
     for mount in "$@"; do
         case " $DROPPED " in *" $mount "*) umount "$mount"; continue ;; esac
         mount --bind "$mount/${lab##*/}" "$mount"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -319,12 +320,52 @@ def test_who_is_not_asked_is_not_looked_at():
     assert there.meter.spent()["qemu"] == pytest.approx(2 * 0.5)
 
 
-def test_a_call_that_hangs_counts_up_to_now():
-    """What an endless call costs is known before it ends."""
+def test_a_call_that_hangs_keeps_nothing_from_being_counted():
+    """What is spent beside an endless call is known at the end of the next one."""
     there = World()
     with there.meter.asking(monitors=True):
-        there.spend(60.0, daemon=6.0)
-        assert there.meter.spent()["libvirtd"] == pytest.approx(6.0)
+        there.spend(60.0, daemon=6.0, own=1.0)
+        with there.meter.asking(monitors=False):
+            there.spend(1.0, daemon=0.5)
+        assert there.meter.spent()["libvirtd"] == pytest.approx(6.5)
+        assert there.meter.asked() == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("hangs", ["begin", "end"])
+def test_nobody_waits_for_a_clock_that_hangs(hangs: str):
+    """The kernel holds one thread up: what is known is told at once, and other calls go on."""
+    there = World()
+    reading, go = threading.Event(), threading.Event()
+    looks = 0
+
+    def times() -> dict[int, float]:
+        nonlocal looks
+        looks += 1
+        if looks == (1 if hangs == "begin" else 2):
+            reading.set()
+            go.wait(10)
+        return dict(there.daemon.now)
+
+    there.daemon.times = times  # type: ignore[method-assign]
+
+    def call() -> None:
+        with there.meter.asking(monitors=False):
+            pass
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        assert reading.wait(10)
+        assert there.meter.spent()["libvirtd"] == 0.0
+        assert there.meter.asked() == 0.0
+        with there.meter.asking(monitors=True):
+            there.spend(1.0, qemu=0.1)
+        assert there.meter.spent()["qemu"] == pytest.approx(2 * 0.1)
+        there.meter.close()
+    finally:
+        go.set()
+        thread.join(10)
+    assert looks <= 2
 
 
 def test_processes_that_come_and_go_are_no_cost():

@@ -125,7 +125,7 @@ def times(*pairs: int) -> list[dict[str, int]]:
 
 
 async def test_each_cpu_has_three_numbers():
-    """Time of the guest, of its vCPUs, and the difference, which is the overhead."""
+    """Time of the guest, of its vCPUs, and what their difference has grown by: the overhead."""
     world = World(1)
     assert await world.read() == {
         "u0": {
@@ -133,8 +133,8 @@ async def test_each_cpu_has_three_numbers():
             "cpu_time_seconds 1": 9,
             "vcpu_time_seconds 0": 5,
             "vcpu_time_seconds 1": 7,
-            "overhead_seconds 0": 2,
-            "overhead_seconds 1": 2,
+            "overhead_seconds 0": 0,
+            "overhead_seconds 1": 0,
         }
     }
     assert world.reader.supported is True
@@ -157,14 +157,23 @@ async def test_a_cpu_that_is_off_is_absent():
 async def test_overhead_never_falls():
     """The vCPUs' time is read later than the whole, so that the difference may seem to shrink."""
     world = World(1)
-    await world.read()
-    world.guests["u0"].cpus = [{"cpu_time": 10, "vcpu_time": 11}, {"cpu_time": 20, "vcpu_time": 9}]
-    shown = (await world.read())["u0"]
-    assert (shown["overhead_seconds 0"], shown["overhead_seconds 1"]) == (2, 11)
 
-    world.inventory.see("u0", "u0", 2)
-    shown = (await world.read())["u0"]
-    assert (shown["overhead_seconds 0"], shown["overhead_seconds 1"]) == (0, 11)
+    async def overheads(*differences: int) -> tuple[float, ...]:
+        world.guests["u0"].cpus = [{"cpu_time": 20, "vcpu_time": 20 - n} for n in differences]
+        shown = (await world.read())["u0"]
+        return shown["overhead_seconds 0"], shown["overhead_seconds 1"]
+
+    assert await overheads(1000, 2) == (0, 0)
+    assert await overheads(1005, 11) == (5, 9)
+    assert await overheads(1004, 12) == (5, 10)
+    assert await overheads(1006, 11) == (6, 10)
+
+    world.inventory.started("u0", "u0", 2)
+    assert await overheads(3, 11) == (0, 0), "another run"
+    assert await overheads(4, 11) == (1, 0)
+    world.inventory.end("u0")
+    world.reader._source.forget()
+    assert not world.reader._source._overheads
 
 
 async def test_a_refusal_is_said_once_and_not_asked_for_again():

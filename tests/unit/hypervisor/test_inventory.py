@@ -1,5 +1,7 @@
 """Who runs."""
 
+import threading
+
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.model import Domain
 
@@ -55,6 +57,77 @@ def test_a_start_is_believed_even_under_a_number_seen_before():
     world.inventory.started("u1", "vm", 1)
 
     assert world.inventory.see("u1", "vm", 1) is not None
+
+
+def test_a_late_end_is_that_of_the_run_before():
+    """A poll saw the next run before the event of the former's end came: the next one lives on."""
+    world = World()
+    world.inventory.started("u1", "vm", 5)
+    world.inventory.see("u1", "vm", 6)
+    world.inventory.end("u1")
+    world.inventory.started("u1", "vm", 6)
+    assert world.gone == [("u1", 5)]
+    assert world.inventory.get("u1") == Domain("u1", "vm", 6, (("domain", "vm"),))
+    world.inventory.end("u1")
+    assert world.gone == [("u1", 5), ("u1", 6)]
+
+
+def test_a_late_end_after_a_list_had_ended_the_run_is_known_too():
+    """The list ends run 5, a poll sees run 6, then the event of the end of run 5 comes."""
+    world = World()
+    world.inventory.started("u1", "vm", 5)
+    world.inventory.reconcile(set(), 1.0)
+    world.now = 2.0
+    world.inventory.see("u1", "vm", 6)
+    world.inventory.end("u1")
+    assert world.inventory.uuids() == ["u1"]
+    world.inventory.end("u1")  # the start's event was lost: the next end is believed
+    assert world.inventory.uuids() == []
+
+
+def test_two_threads_that_meet_a_domain_at_once_agree():
+    """Both are given the same object, and nobody is told that it has gone."""
+    for _ in range(20):
+        world = World()
+        inventory = world.inventory
+        ready = threading.Barrier(2)
+        seen: list[Domain | None] = []
+
+        def meet(ready: threading.Barrier, seen: list[Domain | None], of: Inventory) -> None:
+            ready.wait(10)
+            seen.append(of.see("u1", "vm", 1))
+
+        with inventory._lock:  # both have found no domain, and wait
+            threads = [
+                threading.Thread(target=meet, args=(ready, seen, inventory)) for _ in range(2)
+            ]
+            for thread in threads:
+                thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(seen) == 2
+        assert seen[0] is seen[1] is inventory.get("u1")
+        assert world.gone == []
+
+
+def test_another_start_under_the_same_number_is_another_run():
+    """After a restart of libvirtd and of the guest the start of its process tells runs apart."""
+    world = World()
+    first = world.inventory.see("u1", "vm", 1)
+    assert first
+    assert world.inventory.begun(first, 100) is first
+    assert world.inventory.begun(first, 100) is first
+    assert world.gone == []
+    second = world.inventory.begun(first, 200)
+    assert world.gone == [("u1", 1)]
+    assert second is not first
+    assert world.inventory.get("u1") is second
+    assert world.inventory.see("u1", "vm", 1) is second, "answers are for the run that lives"
+    assert second
+    assert world.inventory.begun(second, 100) is None, "what is left of the former is nobody's"
+    assert world.inventory.begun(first, 200) is None, "a run that has ended stays so"
+    world.inventory.end("u1")
+    assert world.gone == [("u1", 1), ("u1", 1)]
 
 
 def test_a_list_ends_whom_it_does_not_hold_but_not_the_newborn():

@@ -206,3 +206,56 @@ def test_the_modular_daemon_comes_first(tmp_path: Path, there: tuple[str, ...], 
             server.bind(str(tmp_path / name))
         found = detected_uri((tmp_path,))
     assert found == f"qemu+unix:///system?socket={tmp_path}/{expected}"
+
+
+@pytest.mark.parametrize("left_over", ["virtqemud-sock-ro", "libvirt-sock-ro"])
+def test_a_socket_that_is_left_over_is_none(tmp_path: Path, left_over: str):
+    """Where one daemon is gone and the other works, that one is found without knocking."""
+    working = ({"virtqemud-sock-ro", "libvirt-sock-ro"} - {left_over}).pop()
+    with socket.socket(socket.AF_UNIX) as gone, socket.socket(socket.AF_UNIX) as server:
+        gone.bind(str(tmp_path / left_over))
+        server.bind(str(tmp_path / working))
+        server.listen()
+        assert detected_uri((tmp_path,)).endswith(f"={tmp_path}/{working}")
+
+
+def test_the_first_that_answers_is_connected_to(tmp_path: Path):
+    """Who listens may not be seen: then whoever answers is right, and all errors mean none."""
+    asked: list[str] = []
+    alive = {"libvirt-sock-ro"}
+
+    def connect(uri: str, *_: object) -> Session:
+        asked.append(uri.rpartition("/")[2])
+        if asked[-1] not in alive:
+            raise libvirt.libvirtError(f"refused by {asked[-1]}")
+        return Session(None)
+
+    opens = Opener("", 5, 3, lambda *_: None, connect, directories=(tmp_path,))
+    with ExitStack() as stack:
+        for name in ("virtqemud-sock-ro", "libvirt-sock-ro"):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(tmp_path / name))
+        opens()
+        assert asked == ["virtqemud-sock-ro", "libvirt-sock-ro"]
+        alive.clear()
+        with pytest.raises(libvirt.libvirtError, match="virtqemud"):
+            opens()
+
+
+def test_a_daemon_that_was_stopped_is_left_alone_beside_another_one(tmp_path: Path):
+    """It is not started, nor is the other one asked, which may hand the question on to it."""
+    host = Host(pid=7)
+    opens = Opener(
+        "", 5, 3, lambda *_: Seen(host), host.connect, host.clock, host.pause, (tmp_path,)
+    )
+    with ExitStack() as stack:
+        for name in ("virtqemud-sock-ro", "libvirt-sock-ro"):
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(str(tmp_path / name))
+            server.listen()
+        opens()
+        host.pid, host.connected = 0, False
+        for _ in range(100):
+            with pytest.raises(Disconnected):
+                opens()
+            host.now += 3
+    assert host.connects == 1

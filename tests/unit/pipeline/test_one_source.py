@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import structlog
 
@@ -105,6 +107,7 @@ def test_domains_alike_share_what_is_left(scene: Scene):
     """Encoders compile once per shape, so two domains that are alike have one."""
     for domain in (VM, OTHER):
         scene.lane_says(1, 2, domain=domain)
+        scene.lane_says(1, 2, domain=domain)
         scene.bulk_says(2, 0, 0, domain=domain)
 
     first, second = (b.readings[0].shape for b in scene.sent if b.source == "bulk")
@@ -112,13 +115,36 @@ def test_domains_alike_share_what_is_left(scene: Scene):
 
 
 def test_the_first_reading_is_held_back(scene: Scene):
-    """Libvirt's number on its way when the lane begins cannot be above the lane's first one."""
+    """Libvirt's numbers go on until the second one, which may be minutes away: none is absent."""
     passed = scene.bulk_says(2, 5 * TICK, 0)
     scene.lane_says(5 * TICK + 1, 1)
 
     assert passed[f"{TIME} 0"] == 5 * TICK
     assert shown(scene.sent[-1]) == {}
-    assert f"{TIME} 0" not in scene.bulk_says(2, 5 * TICK, 0, asked=2)
+    scene.now += 299
+    assert scene.bulk_says(2, 6 * TICK, 0)[f"{TIME} 0"] == 6 * TICK
+    scene.lane_says(7 * TICK, 1)
+    assert shown(scene.sent[-1])[f"{TIME} 0"] == 7 * TICK
+    assert f"{TIME} 0" not in scene.bulk_says(2, 8 * TICK, 0)
+
+
+def test_a_reading_from_before_libvirts_last_number_is_held_back(scene: Scene):
+    """What libvirt said after the kernel was read may be higher; the next reading is not lower."""
+    scene.lane_says(1, 1)
+    scene.now += 1
+    taken_at = scene.wall()
+    scene.now += 0.1
+    scene.bulk_says(2, 5 * TICK, 0)
+    reading = Reading(VM, scene.lane, (5 * TICK - 1, 1))
+    scene.cover(Batch("local", taken_at, (reading,), frozenset({"local"}), 5.0))
+    assert shown(scene.sent[-1]) == {}
+    assert scene.bulk_says(2, 5 * TICK, 0)[f"{TIME} 0"] == 5 * TICK
+    scene.lane_says(5 * TICK + 7, 1)
+    assert shown(scene.sent[-1])[f"{TIME} 0"] == 5 * TICK + 7
+    scene.now += 6
+    scene.bulk_says(2, 6 * TICK, 0)
+    scene.cover(Batch("local", scene.wall() - 1, (reading,), frozenset({"local"}), 5.0))
+    assert shown(scene.sent[-1]) == {}, "nor where it was silent for a while"
 
 
 def test_a_counter_never_goes_backwards(scene: Scene):
@@ -134,6 +160,36 @@ def test_a_counter_never_goes_backwards(scene: Scene):
         f"{TIME} 0": 7 * TICK + 5,
         f"{TIME} 1": TICK,
     }
+
+
+@pytest.mark.parametrize(
+    ("last", "number", "passed"),
+    [
+        (7 * TICK + 5, 7 * TICK, 7 * TICK + 5),
+        (9 * TICK, 7 * TICK, 9 * TICK),
+        (9 * TICK + 1, 7 * TICK, 7 * TICK),
+        (1_000 * SECOND, 700, 700),
+    ],
+)
+def test_a_counter_that_begins_anew_is_passed_on(scene: Scene, last: int, number: int, passed: int):
+    """Libvirt's precision explains a difference of two ticks; one that is larger is a reset."""
+    scene.lane_says(last, 0)
+    scene.lane_says(last, 0)
+    scene.now += 6
+    assert scene.bulk_says(2, number, 0)[f"{TIME} 0"] == passed
+
+
+def test_what_is_not_a_time_is_exact(scene: Scene, catalog: Catalog):
+    """A NIC plugged anew counts from zero, however little the one before it had counted."""
+    key = "{target_device}.rx.bytes"
+    nic = [{"target_device": "tap0"}]
+    lane = catalog.shape("local_net", [catalog.series("net", key, labels) for labels in nic])
+    bulk = catalog.shape("net", [(key, labels) for labels in nic])
+    for _ in range(2):
+        scene.lane_says(701, shape=lane)
+    scene.now += 6
+    scene.cover(Batch("bulk", scene.wall(), (Reading(VM, bulk, (700,)),), frozenset({"net"})))
+    assert list(shown(scene.sent[-1]).values()) == [700]
 
 
 def test_a_clock_that_is_set_back_keeps_nothing_back(scene: Scene):
@@ -159,11 +215,17 @@ def test_one_series_that_ceases_returns_to_libvirt(scene: Scene):
 def test_a_new_incarnation_begins_anew(scene: Scene):
     """Neither the end of a domain nor its restart leaves anything behind."""
     scene.lane_says(100, 100)
+    scene.lane_says(100, 100)
     again = Domain(VM.uuid, VM.name, 2, VM.labels)
     assert scene.bulk_says(2, 1, 1, domain=again)[f"{TIME} 0"] == 1
 
     scene.cover(Batch("inventory", scene.wall(), (), gone=(VM,)))
     assert scene.bulk_says(2, 3, 3)[f"{TIME} 0"] == 3
+    same = replace(VM)
+    scene.lane_says(1, 1, domain=same)
+    scene.cover(Batch("inventory", scene.wall(), (), gone=(VM,)))
+    assert scene.cover._layers["local"]._covered, "a later run under the same number is another one"
+    scene.cover(Batch("inventory", scene.wall(), (), gone=(same,)))
     assert not scene.cover._layers["local"]._covered
 
 
@@ -179,6 +241,7 @@ def test_a_new_incarnation_begins_anew(scene: Scene):
 )
 def test_libvirt_must_lie_between_two_readings(scene: Scene, number: int, disagreements: int):
     """A number that is outside the readings around it, by more than its precision, is counted."""
+    scene.lane_says(4 * SECOND, 0)
     scene.lane_says(5 * SECOND, 0)
     scene.now += 0.5
     scene.bulk_says(2, number, 0)
@@ -189,6 +252,7 @@ def test_libvirt_must_lie_between_two_readings(scene: Scene, number: int, disagr
 
 def test_only_readings_around_the_call_are_compared(scene: Scene):
     """A call from before the last reading proves nothing, nor a reading from before the answer."""
+    scene.lane_says(4 * SECOND, 0)
     scene.lane_says(5 * SECOND, 0)
     scene.bulk_says(2, SECOND, 0, asked=0.5)
     scene.lane_says(6 * SECOND, 0)

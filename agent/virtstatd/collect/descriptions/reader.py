@@ -8,8 +8,8 @@ import math
 import random
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -21,18 +21,21 @@ from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed_
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
-from virtstatd.hypervisor.faults import translated
+from virtstatd.hypervisor.faults import Gone, translated
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
-from virtstatd.model import Batch, Domain
+from virtstatd.model import Batch, Domain, Reading
 from virtstatd.runtime.waiting import first_of
 
 
 EMIT_SECONDS = 60.0
 """How often the descriptions are sent, changed or not: a reading does not live for ever."""
 
-PAUSE_SECONDS = 0.1
-"""Until it is tried again to read what libvirt cannot tell now."""
+HELD_SECONDS = 15.0
+"""When a domain is asked again that libvirt could not describe now, unless a call returns first."""
+
+HELD_MILLISECONDS = 500
+"""A monitor that has been occupied so long, while calls hang, may be what they hang for."""
 
 LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
 """What the XML says of them; a change by libvirt's own calls shows there."""
@@ -63,16 +66,54 @@ AGAIN_SECONDS = 600.0
 """When a domain's XML is read again at the latest: of a changed memory limit no event tells."""
 
 T = TypeVar("T")
+_Fault = VirtstatdError | Undescribable
+
+
+@dataclass(slots=True)
+class _Guest:
+    """
+    What is known of one incarnation.
+
+    `text` is its XML as a hash, `limits` what that says of them; `again_at` is when the XML is read
+    again, `waits` the place in the queue for limits, 0 outside of it. A guest is `held` where
+    libvirt could not describe it now, by the call that hangs for it where there is one.
+    """
+
+    domain: Domain
+    text: int | None = None
+    limits: str = ""
+    limits_at: float = -math.inf
+    again_at: float = math.inf
+    waits: int = 0
+    changed: bool = False
+    failed: bool = False
+    held: bool = False
+    hangs: _Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What was read of an incarnation: its XML, what that says of limits, and when those were."""
+class _Answer:
+    """What one domain's XML says; no readings where it is the text that is known."""
 
-    domain: Domain
-    xml: int
-    limits: str
-    tuned_at: float
+    text: int
+    limits: str = ""
+    readings: tuple[Reading, ...] | None = None
+
+
+@dataclass(slots=True)
+class _Turn:
+    """
+    One turn of a lane, filled while it goes on: what precedes a call that hangs is there.
+
+    `asking` is who is asked now; nobody else is once the turn was `given_up`, and `over` says that
+    its last call has returned.
+    """
+
+    answers: dict[str, _Answer | _Fault] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    asking: str = ""
+    given_up: bool = False
+    over: bool = False
 
 
 class DescriptionReader:
@@ -80,7 +121,8 @@ class DescriptionReader:
     Read the XML and the limits of each domain once per change, and rarely else; send them.
 
     Some domains at a time and never on the way of a poll: one whose XML cannot be had keeps its
-    numbers. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
+    numbers. While calls hang in libvirt, those whose monitor may be the reason are not asked, all
+    others are. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
     latest change first, and only when the XML says that they have changed, or seldom.
 
     `allowed` is what monitoring may cost in CPU seconds per second, infinite where there is no
@@ -102,21 +144,17 @@ class DescriptionReader:
     ) -> None:
         self.reads = 0
         self.failures = 0
-        self._undescribed: set[str] = set()
-        self._untuned: dict[str, Domain] = {}
-        self._known: dict[str, _Known] = {}
-        self._changed: set[str] = set()
+        self._guests: dict[str, _Guest] = {}
+        self._queued = 0
         self._news = False
-        self._all_sent_at = self._sent_at = self._tuned_until = -EMIT_SECONDS
-        self._again: list[tuple[float, str]] = []
-        self._expected: set[str] = set()
+        self._all_sent_at = self._sent_at = self._limits_at = -EMIT_SECONDS
         self._inventory = inventory
         self._lanes = lanes
         self._describer = describer
         self._tunables = tunables
         self._log = log
         self._deadline = deadline_seconds
-        self._stale = asyncio.Event()
+        self._wake = asyncio.Event()
         self._health = Health(clock)
         self._error = ""
         self._limits_rate = LIMITS_SHARE * allowed
@@ -125,28 +163,27 @@ class DescriptionReader:
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
         """Read and send until `stop`; while libvirt is away, send what is known."""
         loop = asyncio.get_running_loop()
-        self._inventory.on_stale(lambda: loop.call_soon_threadsafe(self._stale.set))
-        libvirt.coming(self._stale)
+        self._inventory.on_stale(lambda: loop.call_soon_threadsafe(self._wake.set))
+        self._lanes.on_return(self._returned)
+        libvirt.coming(self._wake)
         turns = libvirt.turns
         while not stop.is_set():
-            self._stale.clear()
+            self._wake.clear()
             self._look_again()
-            done = await self.read_all(stop) if libvirt else True
+            if libvirt:
+                await self.read_all(stop)
             now = self._clock()
             if libvirt and now >= self._limits_due():
-                self._tuned_until = now + await self.tune(stop, TURN_DOMAINS)
+                self._limits_at = now + await self.tune(stop, TURN_DOMAINS)
             if now >= self._all_sent_at + EMIT_SECONDS or turns != libvirt.turns:
                 self._all_sent_at = self._sent_at = now
                 turns = libvirt.turns
                 self.send(emit)
             elif now >= self._changes_due():
                 self._sent_at = now
-                self.send(emit, self._changed)
-            if done:
-                due = self._due() if libvirt else self._all_sent_at + EMIT_SECONDS
-                await first_of(stop, self._stale, seconds=max(0.0, due - self._clock()))
-            else:
-                await first_of(stop, seconds=PAUSE_SECONDS)
+                self.send(emit, {uuid for uuid, guest in self._guests.items() if guest.changed})
+            due = self._due() if libvirt else self._all_sent_at + EMIT_SECONDS
+            await first_of(stop, self._wake, seconds=max(0.0, due - self._clock()))
 
     async def once(self, emit: Emit) -> Outcome:
         """Read the XML and the limits of every domain once and send them."""
@@ -164,43 +201,102 @@ class DescriptionReader:
         yield "xml_reads", {}, self.reads
         yield from self._health.rows(self.name)
 
+    def _waiting(self) -> list[_Guest]:
+        return [guest for guest in self._guests.values() if guest.waits]
+
     def _limits_due(self) -> float:
-        return self._tuned_until if self._untuned else math.inf
+        return self._limits_at if self._waiting() else math.inf
 
     def _changes_due(self) -> float:
-        if not self._changed:
+        if not any(guest.changed for guest in self._guests.values()):
             return math.inf
-        alone = self._untuned and not self._news
+        alone = self._waiting() and not self._news
         return self._sent_at + (TOGETHER_SECONDS if alone else CHANGES_SECONDS)
 
     def _due(self) -> float:
         """Return when there is something to do, if nobody changes before."""
-        again = self._again[0][0] if self._again else math.inf
+        again = min((guest.again_at for guest in self._guests.values()), default=math.inf)
         every = self._all_sent_at + EMIT_SECONDS
         return min(again, every, self._limits_due(), self._changes_due())
 
-    async def read_all(self, stop: asyncio.Event) -> bool:
-        """Read what has changed; return whether that was all."""
-        while not stop.is_set() and not self._lanes.stuck:  # libvirt 11 asks the monitor for it
-            domains = self._inventory.take_stale(TURN_DOMAINS)
-            if not domains:
-                return True
-            answers: Sequence[str | VirtstatdError]
-            begun, failures = self._clock(), self.failures
-            try:
-                answers = await self._ask(partial(_each, [d.uuid for d in domains], _xml))
-            except (Crowded, Disconnected, Overdue) as error:
-                self._error = str(error)
-                self._health.ended(begun, good=False)
-                for domain in domains:
-                    self._inventory.change(domain.uuid)
-                return False
-            except VirtstatdError as error:
-                answers = [error] * len(domains)
-            for domain, answer in zip(domains, answers, strict=True):
-                self._take(domain, answer)
-            self._health.ended(begun, good=self.failures == failures)
-        return False
+    async def read_all(self, stop: asyncio.Event) -> None:
+        """Read what has changed, but for what libvirt cannot tell now."""
+        while not stop.is_set() and (domains := self._inventory.take_stale(TURN_DOMAINS)):
+            guests = {domain.uuid: self._guest(domain) for domain in domains}
+            asked = [uuid for uuid, guest in guests.items() if not self._hangs(guest)]
+            turn, lacking = await self._turn(guests, asked) if asked else (_Turn(), None)
+            for uuid, guest in guests.items():
+                guest.held = uuid not in turn.answers
+                if not guest.held:
+                    self._take(guest, turn.answers[uuid])
+                elif isinstance(lacking, Overdue) and uuid in asked and uuid not in turn.held:
+                    self._interrupted(guest, turn)
+                else:
+                    guest.again_at = self._clock() + HELD_SECONDS
+            if isinstance(lacking, Crowded | Disconnected):
+                return
+
+    async def _turn(
+        self, guests: Mapping[str, _Guest], asked: Sequence[str]
+    ) -> tuple[_Turn, VirtstatdError | None]:
+        """Ask for domains; return what there is of the answers, and why there is not more."""
+        begun, failures = self._clock(), self.failures
+        turn = _Turn()
+        known = {uuid: guests[uuid] for uuid in asked}
+        question = partial(self._read, turn, known, careful=self._lanes.stuck > 0)
+        fault: VirtstatdError | None = None
+        try:
+            await self._ask(question)
+        except (Crowded, Disconnected, Overdue) as error:
+            fault = error
+            self._error = str(error)
+        except VirtstatdError as error:
+            turn.answers |= {u: error for u in asked if u not in turn.answers}
+        finally:
+            turn.given_up = True
+        self._health.ended(begun, good=fault is None and self.failures == failures)
+        return turn, fault
+
+    def _interrupted(self, guest: _Guest, turn: _Turn) -> None:
+        """Have a domain asked again: those behind the one that the turn hangs for at once."""
+        if guest.domain.uuid == turn.asking:
+            guest.hangs = turn
+            guest.again_at = self._clock() + HELD_SECONDS
+        else:
+            self._inventory.change(guest.domain.uuid)
+
+    def _read(
+        self, turn: _Turn, guests: Mapping[str, _Guest], session: Session, *, careful: bool
+    ) -> None:
+        """Ask for the XML of domains, one by one, and read it; runs on a lane."""
+        try:
+            for uuid, guest in guests.items():
+                if turn.given_up:
+                    return
+                turn.asking = uuid
+                try:
+                    handle = session.domain(uuid)
+                    if careful and _is_held(handle):  # libvirt 11 asks the monitor for it
+                        turn.held.add(uuid)
+                        continue
+                    turn.answers[uuid] = self._described(guest, str(handle.XMLDesc(0)))
+                except libvirt.libvirtError as error:
+                    if not session.connection.isAlive():
+                        raise
+                    turn.answers[uuid] = translated(error, alive=True)
+                except Undescribable as error:
+                    turn.answers[uuid] = error
+        finally:
+            turn.over = True
+
+    def _described(self, guest: _Guest, xml: str) -> _Answer:
+        text = hash(xml)  # keyed anew in each process: no guest's owner finds another of the same
+        if text == guest.text:
+            return _Answer(text)
+        root = parsed_xml(xml)
+        elements = (element for name in LIMITS for element in root.iterfind(name))
+        limits = "".join(ET.tostring(element, "unicode") for element in elements)
+        return _Answer(text, limits, self._describer.readings(guest.domain, root))
 
     async def tune(self, stop: asyncio.Event, most: int) -> float:
         """
@@ -209,26 +305,32 @@ class DescriptionReader:
         Returns for how many seconds that is enough.
         """
         asked, seconds = 0, 0.0
-        while asked < most and self._untuned and not stop.is_set():
-            number = min(most - asked, TURN_DOMAINS, len(self._untuned))
-            domains = [self._untuned.popitem()[1] for _ in range(number)]
-            asked += number
+        while asked < most and not stop.is_set():
+            size = min(most - asked, TURN_DOMAINS)
+            guests = heapq.nlargest(size, self._waiting(), key=lambda guest: guest.waits)
+            if not guests:
+                break
+            asked += len(guests)
+            places = [guest.waits for guest in guests]
             answers: Sequence[Parameters | VirtstatdError]
+            for guest in guests:
+                guest.waits = 0
             try:
-                question = partial(_each, [d.uuid for d in domains], parameters)
+                question = partial(_each, [g.domain.uuid for g in guests], parameters)
                 answers, took = await self._ask(partial(self._timed, question))
                 seconds += took
             except (Crowded, Disconnected):
-                self._untuned.update((domain.uuid, domain) for domain in reversed(domains))
+                for guest, place in zip(guests, places, strict=True):
+                    guest.waits = guest.waits or place
                 break
             except VirtstatdError as error:
-                answers = [error] * number
-            for domain, of in zip(domains, answers, strict=True):
+                answers = [error] * len(guests)
+            for guest, of in zip(guests, answers, strict=True):
                 if isinstance(of, VirtstatdError):
-                    self._known.pop(domain.uuid, None)
+                    guest.limits_at = -math.inf
                     continue
-                self._inventory.tune(domain, self._tunables.readings(domain, of))
-                self._changed.add(domain.uuid)
+                self._inventory.tune(guest.domain, self._tunables.readings(guest.domain, of))
+                guest.changed = True
         return max(asked * LIMITS_SECONDS, seconds / self._limits_rate)
 
     def _timed(self, question: Callable[[Session], T], session: Session) -> tuple[T, float]:
@@ -238,10 +340,9 @@ class DescriptionReader:
     def send(self, emit: Emit, of: Collection[str] | None = None) -> None:
         """Send the descriptions as they are known, of all domains or of some."""
         readings = self._inventory.descriptions(of)
-        self._changed, self._news = set(), False
-        for uuid, known in list(self._known.items()):
-            if self._inventory.get(uuid) is not known.domain:
-                del self._known[uuid]
+        self._news = False
+        for guest in self._guests.values():
+            guest.changed = False
         emit(
             Batch(
                 source="inventory",
@@ -255,55 +356,71 @@ class DescriptionReader:
     async def _ask(self, question: Callable[[Session], T]) -> T:
         return await self._lanes.run(question, self._deadline, monitor=True, patient=True)
 
-    def _take(self, domain: Domain, answer: str | VirtstatdError) -> None:
-        try:
-            if isinstance(answer, VirtstatdError):
-                raise answer
-            self._describe(domain, answer)
-        except (VirtstatdError, Undescribable) as error:
-            self.failures += 1
-            self._error = str(error)
-            self._untuned[domain.uuid] = domain
-            if domain.uuid not in self._undescribed:
-                self._undescribed.add(domain.uuid)
-                self._log.warning("domain.undescribed", uuid=domain.uuid, reason=str(error))
+    def _guest(self, domain: Domain) -> _Guest:
+        """Return what is known of an incarnation."""
+        known = self._guests.get(domain.uuid)
+        if known is None or known.domain is not domain:
+            known = self._guests[domain.uuid] = _Guest(domain)
+        known.again_at = math.inf
+        return known
+
+    def _take(self, guest: _Guest, answer: _Answer | _Fault) -> None:
+        if isinstance(answer, Gone):
+            return  # it has ended, and whoever keeps the inventory finds out
         self.reads += 1
-        self._expect(domain.uuid)
+        due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        guest.again_at = due - due % TOGETHER_SECONDS
+        if not isinstance(answer, _Answer):
+            self.failures += 1
+            self._error = str(answer)
+            self._queue(guest)
+            if not guest.failed:
+                guest.failed = True
+                self._log.warning(
+                    "domain.undescribed",
+                    domain=guest.domain.name,
+                    uuid=guest.domain.uuid,
+                    reason=str(answer),
+                )
+            return
+        guest.failed = False
+        if answer.readings is not None:
+            self._inventory.describe(guest.domain, answer.readings)
+            guest.text = answer.text
+            guest.changed = self._news = True
+            if guest.limits != answer.limits:
+                guest.limits, guest.limits_at = answer.limits, -math.inf
+        if self._clock() - guest.limits_at >= LIMITS_AGAIN_SECONDS:
+            guest.limits_at = self._clock()
+            self._queue(guest)
 
-    def _describe(self, domain: Domain, xml: str) -> None:
-        """Keep what the XML says; have the limits read where they changed, or that is long ago."""
-        before, now = self._known.get(domain.uuid), self._clock()
-        known = before if before is not None and before.domain is domain else None
-        text = hash(xml)  # keyed anew in each process: no guest's owner finds another of the same
-        limits = known.limits if known else ""
-        if known is None or known.xml != text:
-            root = parsed_xml(xml)
-            self._inventory.describe(domain, self._describer.readings(domain, root))
-            self._changed.add(domain.uuid)
-            self._news = True
-            elements = (element for name in LIMITS for element in root.iterfind(name))
-            limits = "".join(ET.tostring(element, "unicode") for element in elements)
-        tuned_at = known.tuned_at if known and known.limits == limits else -math.inf
-        if now - tuned_at >= LIMITS_AGAIN_SECONDS:
-            tuned_at = now
-            self._untuned.pop(domain.uuid, None)  # to be the latest
-            self._untuned[domain.uuid] = domain
-        self._known[domain.uuid] = _Known(domain, text, limits, tuned_at)
+    def _queue(self, guest: _Guest) -> None:
+        """Have the limits of a domain read, before those of all that wait."""
+        self._queued += 1
+        guest.waits = self._queued
 
-    def _expect(self, uuid: str) -> None:
-        """Have a domain read again after a while, each at its own time."""
-        if uuid not in self._expected:
-            self._expected.add(uuid)
-            due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
-            due -= due % TOGETHER_SECONDS
-            heapq.heappush(self._again, (due, uuid))
+    def _hangs(self, guest: _Guest) -> bool:
+        """Tell whether a call of ours still hangs for a domain."""
+        if guest.hangs is not None and guest.hangs.over:
+            guest.hangs = None
+        return guest.hangs is not None
+
+    def _returned(self) -> None:
+        """Ask again for those that were held: a call that hung has returned."""
+        for guest in self._guests.values():
+            if guest.held:
+                guest.again_at = -math.inf
+        self._wake.set()
 
     def _look_again(self) -> None:
-        """Ask for what is due; a domain that has ended is forgotten by it."""
-        while self._again and self._again[0][0] <= self._clock():
-            _, uuid = heapq.heappop(self._again)
-            self._expected.discard(uuid)
-            self._inventory.change(uuid)
+        """Ask for what is due, and forget domains that have ended."""
+        now = self._clock()
+        for uuid, guest in list(self._guests.items()):
+            if self._inventory.get(uuid) is not guest.domain:
+                del self._guests[uuid]
+            elif guest.again_at <= now:
+                guest.again_at = math.inf
+                self._inventory.change(uuid)
 
 
 def _each(
@@ -321,8 +438,13 @@ def _each(
     return answers
 
 
-def _xml(handle: libvirt.virDomain) -> str:
-    return str(handle.XMLDesc(0))
+def _is_held(handle: libvirt.virDomain) -> bool:
+    """Tell whether somebody has waited for a domain's monitor for long, asking no monitor."""
+    try:
+        state, _, milliseconds = handle.controlInfo()
+    except libvirt.libvirtError:  # it has ended, or the driver does not know
+        return False
+    return bool(state) and milliseconds >= HELD_MILLISECONDS
 
 
 def descriptions(parts: Parts) -> DescriptionReader:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
+from xml.parsers import expat
 
 from virtstatd.catalog import Catalog
 from virtstatd.model import Domain, Labels, Reading
 
 
-XML_MAX_BYTES = 1 << 20
+XML_MAX_BYTES: Final = 1 << 20
 """A guest's owner may write megabytes of metadata; they are not worth the memory of the host."""
 
-NOVA = "{http://openstack.org/xmlns/libvirt/nova/1.1}"
-NOVA_OLD = "{http://openstack.org/xmlns/libvirt/nova/1.0}"
+DEPTH_MAX: Final = 512
+"""Elements within each other; libvirt's own parser takes 256, and writes them into its own."""
+
+_NOVA: Final = re.compile(r"(\{http://openstack\.org/xmlns/libvirt/nova/[^}]*\})instance", re.ASCII)
+"""Nova's element, whatever the version of its name space."""
+
+_PLACES: Final = ("file", "dev", "dir", "path", "name")
+"""The attributes of a disk's source that say where the disk is; no source has two of them."""
+
+Facts = Iterator[tuple[str, str | None]]
 
 
 class Undescribable(ValueError):  # noqa: N818 - a property of the XML
@@ -33,7 +44,7 @@ class Describer:
         rows = [
             ("domain", tuple((name, value) for name, value in known if name not in borne)),
             *(("disk", _present(disk)) for disk in _disks(root)),
-            *(("nic", _present(nic)) for nic in _nics(root)),
+            *(("nic", _present(_nic(nic))) for nic in root.iterfind("devices/interface")),
         ]
         if nova := _present(_nova(root)):
             rows.append(("openstack", nova))
@@ -43,26 +54,63 @@ class Describer:
 
 def parsed_xml(xml: str) -> ET.Element:
     """
-    Parse XML that is not trusted.
+    Parse XML that is not trusted; a tag with a name space is written `{uri}tag`.
 
-    Raises `Undescribable` where it is too large, malformed or carries a document type, which
+    Raises `Undescribable` where it is too large, too deep, malformed or has a document type, which
     libvirt never writes and an attacker might.
     """
     if len(xml) > XML_MAX_BYTES:
         raise Undescribable(f"XML of {len(xml)} characters is larger than {XML_MAX_BYTES}")
-    if "<!DOCTYPE" in xml:
-        raise Undescribable("XML with a document type")
+    tree = _Tree()
     try:
-        return ET.fromstring(xml)  # noqa: S314 - without a document type there are no entities
-    except ET.ParseError as error:
+        tree.parser.Parse(xml, True)
+    except expat.ExpatError as error:
         raise Undescribable(f"malformed XML: {error}") from None
+    return tree.builder.close()
 
 
-def _present(labels: Iterator[tuple[str, str | None]]) -> Labels:
+class _Tree:
+    """
+    Builds a tree from what expat finds.
+
+    Expat is not asked to resolve name spaces: it refuses a prefix that nobody declared, which
+    libvirt lets a guest's owner write and hands out again.
+    """
+
+    def __init__(self) -> None:
+        self.builder = ET.TreeBuilder()
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self.builder.data
+        self._open: list[tuple[str, Mapping[str, str]]] = []
+
+    def _refuse(self, *_: object) -> None:
+        raise Undescribable("XML with a document type")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if len(self._open) >= DEPTH_MAX:
+            raise Undescribable(f"XML with more than {DEPTH_MAX} elements within each other")
+        spaces = self._open[-1][1] if self._open else {}
+        if declared := {key: uri for key, uri in attributes.items() if key.startswith("xmlns")}:
+            spaces = {**spaces, **declared}
+        prefix, colon, local = name.rpartition(":")
+        uri = spaces.get(f"xmlns{colon}{prefix}")
+        tag = f"{{{uri}}}{local}" if uri else name
+        self._open.append((tag, spaces))
+        self.builder.start(tag, attributes)
+
+    def _end(self, _: str) -> None:
+        self.builder.end(self._open.pop()[0])
+
+
+def _present(labels: Facts) -> Labels:
     return tuple((name, value) for name, value in labels if value)
 
 
-def _domain(domain: Domain, root: ET.Element) -> Iterator[tuple[str, str | None]]:
+def _domain(domain: Domain, root: ET.Element) -> Facts:
     kind = root.find("os/type")
     yield "uuid", domain.uuid
     yield "type", root.get("type")
@@ -73,35 +121,60 @@ def _domain(domain: Domain, root: ET.Element) -> Iterator[tuple[str, str | None]
     yield "partition", root.findtext("resource/partition")
 
 
-def _disks(root: ET.Element) -> Iterator[Iterator[tuple[str, str | None]]]:
+def _disks(root: ET.Element) -> Iterator[Facts]:
     for disk in root.iterfind("devices/disk"):
         if disk.find("target") is not None:
             yield _disk(disk)
 
 
-def _disk(disk: ET.Element) -> Iterator[tuple[str, str | None]]:
+def _disk(disk: ET.Element) -> Facts:
     yield "target_device", _attribute(disk, "target", "dev")
+    yield "device", disk.get("device", "disk")
     yield "disk_type", disk.get("type")
     yield "target_bus", _attribute(disk, "target", "bus")
     yield "driver_name", _attribute(disk, "driver", "name")
     yield "driver_type", _attribute(disk, "driver", "type")
     yield "driver_cache", _attribute(disk, "driver", "cache")
     yield "driver_discard", _attribute(disk, "driver", "discard")
-    source = disk.find("source")
-    if source is not None:
-        places = ("file", "dev", "dir", "name", "volume")
-        yield "source_file", next((source.get(p) for p in places if source.get(p)), None)
-        yield "source_protocol", source.get("protocol")
+    yield "source_file", _place(disk.find("source"))
+    yield "source_protocol", _attribute(disk, "source", "protocol")
+    yield "data_store", _place(disk.find("source/dataStore/source"))
     yield "serial", disk.findtext("serial")
 
 
-def _nics(root: ET.Element) -> Iterator[Iterator[tuple[str, str | None]]]:
-    for nic in root.iterfind("devices/interface"):
-        if nic.find("target") is not None:
-            yield _nic(nic)
+def _place(source: ET.Element | None) -> str | None:
+    """Return what tells this source of a disk from those of other disks."""
+    if source is None:
+        return None
+    if volume := source.get("volume"):
+        return f"{source.get('pool', '')}/{volume}"
+    if place := next((source.get(name) for name in _PLACES if source.get(name)), None):
+        return place
+    if address := _pci(source):
+        return address
+    host = source.find("host")  # NBD without a name for the export
+    if host is None:
+        return None
+    return host.get("socket") or f"{host.get('name', '')}:{host.get('port', '')}"
 
 
-def _nic(nic: ET.Element) -> Iterator[tuple[str, str | None]]:
+def _pci(source: ET.Element) -> str | None:
+    """Return where an NVMe disk is on the bus, and which of its controller's, but for the first."""
+    address = source.find("address")
+    if address is None:
+        return None
+    try:
+        domain, bus, slot, function = (
+            int(address.get(part, "0"), 0) for part in ("domain", "bus", "slot", "function")
+        )
+    except ValueError:
+        return None
+    first = source.get("namespace", "1") == "1"
+    where = f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
+    return where if first else f"{where}/{source.get('namespace')}"
+
+
+def _nic(nic: ET.Element) -> Facts:
     yield "target_device", _attribute(nic, "target", "dev")
     yield "interface_type", nic.get("type")
     yield "source_bridge", _attribute(nic, "source", "bridge")
@@ -112,20 +185,19 @@ def _nic(nic: ET.Element) -> Iterator[tuple[str, str | None]]:
     yield "virtual_interface", _attribute(nic, "virtualport/parameters", "interfaceid")
 
 
-def _nova(root: ET.Element) -> Iterator[tuple[str, str | None]]:
-    for space in (NOVA, NOVA_OLD):
-        instance = root.find(f"metadata/{space}instance")
-        if instance is None:
-            continue
-        owner = {tag: instance.find(f"{space}owner/{space}{tag}") for tag in ("user", "project")}
-        yield "instance_name", instance.findtext(f"{space}name")
-        yield "instance_id", root.findtext("uuid")
-        yield "flavor_name", _attribute(instance, f"{space}flavor", "name")
-        for tag, element in owner.items():
-            if element is not None:
-                yield f"{tag}_name", element.text
-                yield f"{tag}_id", element.get("uuid")
-        return
+def _nova(root: ET.Element) -> Facts:
+    for instance in root.iterfind("metadata/*"):
+        if found := _NOVA.fullmatch(instance.tag):
+            space = found[1]
+            yield "instance_name", instance.findtext(f"{space}name")
+            yield "instance_id", root.findtext("uuid")
+            yield "flavor_name", _attribute(instance, f"{space}flavor", "name")
+            for tag in ("user", "project"):
+                owner = instance.find(f"{space}owner/{space}{tag}")
+                if owner is not None:
+                    yield f"{tag}_name", owner.text
+                    yield f"{tag}_id", owner.get("uuid")
+            return
 
 
 def _attribute(element: ET.Element, path: str, name: str) -> str | None:

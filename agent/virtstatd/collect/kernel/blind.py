@@ -1,34 +1,126 @@
-"""What the lane may not be able to see on a host, and what to do about it."""
+"""What the kernel collector may not be able to see on a host, why, and what to do about it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 
-_CONTROLLERS: Final = (
-    "leave libvirt's `cgroup_controllers` (qemu.conf) at its default, and the controller out of"
-    " `cgroup_disable=` on the kernel's command line"
-)
-_PRESSURE: Final = "boot the kernel with `psi=1`, and with cgroups of version 2 for the guests' own"
-_SUBSET: Final = "leave `ProcSubset=` of the agent's unit at `all`"
+RENAMED: Final = "renamed interfaces"
+HANGING: Final = "a process that hangs"
+HIDDEN_CGROUPS: Final = "hidden cgroups"
+
+INITIAL: Final = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
+"""The numbers of the host's own namespaces, which the kernel never changes (linux/proc_ns.h)."""
 
 MENDS: Final = {
     "pid files": "let the agent's user see libvirt's directory of pid files, beside the socket",
-    "processes": "mount /proc without `hidepid=`, or put the agent's user into the group of its"
-    " `gid=`; leave `ProtectProc=` of the agent's unit at `default`",
+    "processes": "look whether the guests run: their pid files lead to none of their processes",
     "run times": "run a kernel with CONFIG_SCHED_INFO",
     "interfaces": "let the agent's user read /proc/PID/net/dev of the guests' processes",
-    "renamed interfaces": "give the interface the name that libvirt knows, or attach it anew",
-    "cgroups": "let the agent see /sys/fs/cgroup, and libvirt use cgroups (`cgroup_controllers`)",
-    "cpu time": _CONTROLLERS,
-    "memory": _CONTROLLERS,
-    "io": _CONTROLLERS,
-    "cpu pressure": _PRESSURE,
-    "host pressure": _PRESSURE,
-    "host CPUs": _SUBSET,
-    "host memory": _SUBSET,
-    "host load": _SUBSET,
-    "host NUMA nodes": "",
-    "host huge pages": "",
+    RENAMED: "give the interface the name that libvirt knows, or attach it anew",
+    HANGING: "look at what it waits for, /proc/PID/stack; end the guest where that never comes",
+    "cgroups": "let libvirt use cgroups: leave its `cgroup_controllers` (qemu.conf) at its default",
+    HIDDEN_CGROUPS: "mount the whole of the host's /sys/fs/cgroup where the agent sees it",
 }
-"""By what cannot be seen; nothing where the kernel was built without it."""
+"""By what cannot be seen, where there is but one thing to do about it."""
+
+_CONTROLLERS: Final = {"cpu time": "cpu", "memory": "memory", "io": "blkio"}
+"""By what a guest's cgroup does not count, the controller as /proc/cgroups names it."""
+
+Cause = tuple[bool, str, str]
+"""Whether something is so, what it is, and what to do about it."""
+
+
+class Bars:
+    """What keeps the agent from seeing, by the facts of its host; looked up when it is said."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+
+    def explained(self, what: str, reason: str) -> tuple[str, str]:
+        """Return why something cannot be seen, and what to do, "" where nothing is known."""
+        for holds, why, mend in self._causes(what):
+            if holds:
+                return "; ".join(filter(None, (reason, why))), mend
+        return reason, MENDS.get(what, "")
+
+    def _causes(self, what: str) -> Iterator[Cause]:
+        """Yield what may be the cause, the surest first."""
+        options = self._options()
+        if what == "processes":
+            yield (
+                options.get("hidepid", "0") not in ("0", "off"),
+                "/proc is mounted with `hidepid=`",
+                (
+                    "mount /proc without it, or put the agent's user into the group of its `gid=`;"
+                    " leave `ProtectProc=` of the agent's unit at `default`"
+                ),
+            )
+            yield (
+                self._is_private("pid"),
+                "the agent is in a PID namespace of its own",
+                "run it in the host's (`--pid=host`, `hostPID: true`)",
+            )
+        elif what == HIDDEN_CGROUPS:
+            yield (
+                self._is_private("cgroup"),
+                "the agent is in a cgroup namespace of its own",
+                "run it in the host's (`--cgroupns=host`), and mount the host's /sys/fs/cgroup",
+            )
+        elif what in _CONTROLLERS:
+            name = _CONTROLLERS[what]
+            yield (
+                not self._is_enabled(name),
+                f"the kernel has no controller `{name}` switched on",
+                "leave it out of `cgroup_disable=` on the kernel's command line",
+            )
+            yield True, "", MENDS["cgroups"]
+        if what.startswith("host "):
+            yield (
+                options.get("subset") == "pid",
+                "/proc is mounted with `subset=pid`",
+                "leave `ProcSubset=` of the agent's unit at `all`",
+            )
+        if what in ("host pressure", "cpu pressure"):
+            there = (self._proc / "pressure/cpu").exists()
+            yield not there, "the kernel counts no pressure", "boot it with `psi=1`"
+            yield True, "", "run guests in cgroups of version 2, with `cgroup.pressure` at 1"
+
+    def _is_enabled(self, controller: str) -> bool:
+        try:
+            rows = map(str.split, (self._proc / "cgroups").read_text().splitlines())
+        except OSError:
+            return True  # not known to be off
+        return any(row[0] == controller and row[-1] != "0" for row in rows)
+
+    def _is_private(self, kind: str) -> bool:
+        with suppress(OSError):
+            return str((self._proc / "self/ns" / kind).readlink()) != f"{kind}:[{INITIAL[kind]}]"
+        return False
+
+    def _options(self) -> Mapping[str, str]:
+        """Return how /proc is mounted."""
+        _, options = mounts(self._proc, "proc").get(Path("/proc"), ("", ""))
+        return dict(option.partition("=")[::2] for option in options.split(","))
+
+
+def mounts(proc: Path, *kinds: str) -> dict[Path, tuple[str, str]]:
+    """Return root and options of the file systems of these kinds, by where they are mounted."""
+    found: dict[Path, tuple[str, str]] = {}
+    with suppress(OSError):
+        for line in (proc / "self/mountinfo").read_text(errors="replace").splitlines():
+            head, _, tail = line.partition(" - ")
+            _, _, _, root, point, *_ = head.split()
+            kind, _, options = tail.split(None, 2)
+            if kind in kinds:
+                found[Path(_plain(point))] = _plain(root), options
+    return found
+
+
+def _plain(text: str) -> str:
+    r"""Return a path of mountinfo, which has `\040` for a space."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -8,6 +8,7 @@ not there is a fact that this host does not keep.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from virtstatd.collect.kernel.blind import mounts
 from virtstatd.collect.kernel.controllers import FILES, WANTED, Fact, FactRow, Parse, throttling
 from virtstatd.model import Number
 from virtstatd.runtime.kernel_files import Descriptors, File, Files, Place
@@ -27,39 +29,71 @@ _UNREAD: Final = b"\0"
 
 
 class Hierarchies:
-    """Where the cgroups of this host are."""
+    """
+    Where the cgroups of this host are.
 
-    def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
+    What /proc/PID/cgroup says is relative to the agent's own cgroup namespace, "/../.." for what is
+    outside of it, and a mount may show less than the whole, or more than the namespace has: so a
+    group is looked for under its mount's root.
+    """
+
+    def __init__(self, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> None:
         self.root = root
+        found = mounts(proc, "cgroup", "cgroup2")
+        self._roots = {point: shown for point, (shown, _) in found.items()}
         both = root / "unified"
         self.unified = both if (both / "cgroup.controllers").exists() else None
         if (root / "cgroup.controllers").exists():
             self.unified = root
 
-    def folders(self, text: str, number: int) -> dict[str, Path]:
+    def folders(self, text: str, number: int) -> tuple[dict[str, Path], str]:
         """
-        Return the guest's own directories by controller, "" for version 2.
+        Return the guest's own directories by controller, "" for version 2, and what is not shown.
 
         `text` is the process' `/proc/PID/cgroup`. A group counts only when its name has libvirt's
         number of this run: the name itself is shortened and not unique.
         """
         found: dict[str, Path] = {}
+        hidden = ""
         for line in text.splitlines():
             _, controllers, path = line.split(":", 2)
             own = _WITHIN.sub("", path).removesuffix("/libvirt")
             match = _OWN.fullmatch(own.rpartition("/")[2])
             if match is None or int(match[1]) != number:
                 continue
-            if not controllers:
-                if self.unified:
-                    found[""] = self.unified / own.lstrip("/")
-                continue
             for controller in controllers.split(","):
-                for name in (controllers, controller):
-                    if (self.root / name).is_dir():
-                        found[controller] = self.root / name / own.lstrip("/")
-                        break
-        return found
+                names = (controllers, controller) if controllers else ()
+                mount = self._first(self.root / name for name in names)
+                mount = mount if controllers else self.unified
+                if mount and (folder := self._shown(mount, own)):
+                    found[controller] = folder
+                else:
+                    hidden = own
+        return found, hidden
+
+    @staticmethod
+    def _first(paths: Iterator[Path]) -> Path | None:
+        return next((path for path in paths if path.is_dir()), None)
+
+    def _shown(self, mount: Path, group: str) -> Path | None:
+        """Return where a mount shows a group, None where it does not."""
+        up, parts = _steps(group)
+        root_up, root_parts = _steps(self._roots.get(mount.resolve(), "/"))
+        if up == root_up and parts[: len(root_parts)] == root_parts:
+            folder = mount.joinpath(*parts[len(root_parts) :])
+            return folder if folder.is_dir() else None
+        if up < root_up and not root_parts:  # beside the agent's own: its path is not told to it
+            pattern = "/".join([*["*"] * (root_up - up), *map(glob.escape, parts)])
+            found = list(mount.glob(pattern))
+            return found[0] if len(found) == 1 else None
+        return None
+
+
+def _steps(path: str) -> tuple[int, tuple[str, ...]]:
+    """Return how often a path goes up from the root of the cgroup namespace, and the rest."""
+    parts = tuple(part for part in path.split("/") if part)
+    up = sum(part == ".." for part in parts)
+    return up, parts[up:]
 
 
 class Cgroup:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.kernel.blind import MENDS
+from virtstatd.collect.kernel.blind import HANGING, MENDS, RENAMED
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
 from virtstatd.collect.kernel.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
-from virtstatd.model import Batch, Reading
+from virtstatd.model import Batch, Domain, Reading
 from virtstatd.runtime.kernel_files import Descriptors, descriptors_allowed
 from virtstatd.runtime.ticker import Ticker, ticks
 from virtstatd.runtime.worker import Worker
@@ -104,6 +104,8 @@ class KernelCollector:
         self._hidden: dict[str, str] = {}
         self._emitted = 0
         self._blind: set[str] = set()
+        self._lost: set[tuple[Domain, str]] = set()
+        self._hanging: set[int] = set()
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
         """Look until `stop`, whether libvirt is there or not."""
@@ -178,10 +180,37 @@ class KernelCollector:
             of = current(second.summaries)
             emit(Batch(SUMMARY_SOURCE, at, of, SUMMARY_GROUPS, SUMMARY_LIFETIME_SECONDS))
         self._hidden = second.blind
+        self._report(second, running)
+
+    def _report(self, second: Second, running: Mapping[str, Domain]) -> None:
+        """Log what cannot be seen, once; of a guest's device once for each."""
         for what, reason in second.blind.items():
             if what not in self._blind:
                 self._blind.add(what)
-                self._log.warning("local.blind", what=what, reason=reason, mend=MENDS[what])
+                why, mend = self.survey.bars.explained(what, reason)
+                self._log.warning("local.blind", what=what, reason=why, mend=mend)
+        for pid in second.hanging.keys() - self._hanging:
+            self._log.warning(
+                "local.blind",
+                what=HANGING,
+                pid=pid,
+                file=second.hanging[pid],
+                reason=f"/proc/{pid}/cmdline gives no answer; the process is skipped until it does",
+                mend=MENDS[HANGING],
+            )
+        self._hanging = set(second.hanging)
+        self._lost = {key for key in self._lost if running.get(key[0].uuid) is key[0]}
+        for key in second.lost.keys() - self._lost:
+            domain, device = key
+            self._lost.add(key)
+            self._log.warning(
+                "local.blind",
+                what=RENAMED,
+                domain=domain.name,
+                device=device,
+                reason=second.lost[key],
+                mend=MENDS[RENAMED],
+            )
 
 
 def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
@@ -200,6 +229,7 @@ def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
         Descriptors(int((descriptors_allowed() - DESCRIPTORS_SPARED) * FILES_SHARE)),
         options.peak_seconds,
         options.cgroup_looks,
+        begun=hypervisor.inventory.begun,
     )
     return KernelCollector(
         survey,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from virtstatd.collect.kernel.cgroup import Cgroup, Hierarchies
 from virtstatd.collect.kernel.controllers import THROTTLING, USAGE, Fact
-from virtstatd.collect.kernel.links import Link, counters, links_of
-from virtstatd.collect.kernel.partitions import Totals
+from virtstatd.collect.kernel.links import Devices, Link, LinkTable, counters, nics_of
+from virtstatd.collect.kernel.partitions import Use, partition_of
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.storms import Shares
 from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads, ThreadTimes
@@ -31,7 +31,7 @@ LOST_LOOKS: Final = 10
 """After how many looks an interface is missing, and not just being plugged."""
 
 PLACE_NANOSECONDS: Final = 60_000_000_000
-"""How often a guest's cgroup is looked for anew: limits come and go."""
+"""How often a guest's cgroup and its devices are looked for anew: limits come and go."""
 
 _NO_STATISTICS = "the kernel keeps no scheduler statistics"
 
@@ -52,7 +52,8 @@ class Guest:
     """
     A guest's process, kept open, and what its seconds were like.
 
-    `turn` is the look, of those between two of its cgroup, at which that is read.
+    `turn` is the look, of those between two of its cgroup, at which that is read; `early` says that
+    the process was there before the agent looked. `partition` is None until it is described.
     """
 
     def __init__(
@@ -62,9 +63,12 @@ class Guest:
         shapes: Shapes,
         descriptors: Descriptors,
         peak_seconds: float,
+        *,
+        early: bool = True,
     ) -> None:
         self.process = process
         self.turn = turn
+        self.partition: str | None = None
         self._shapes = shapes
         self._descriptors = descriptors
         self._threads = Threads(process, descriptors)
@@ -78,16 +82,22 @@ class Guest:
         self._times_made: Made | None = None
         self._shape: Shape | None = None
         self._described: Sequence[Reading] = ()
+        self._nics: dict[bytes, str] = {}
         self._links: tuple[Link, ...] = ()
-        self._present: tuple[Link, ...] = ()
-        self._incomplete = 0
+        self._present: list[bytes] = []
+        self._linked_at = 0
+        self._missing: dict[bytes, int] = {}
+        self._met: set[bytes] = set()
         self._links_shape: Shape | None = None
         self._links_made: Made | None = None
         self._roles: tuple[ThreadRole, ...] = ()
         self._before: tuple[int, list[int], list[int]] | None = None
         self._ended = 0
-        self.folders: dict[str, Path] = {}
-        self.totals: Totals = (1, 0, 0, 0, 0, 0)
+        self._folders: dict[str, Path] = {}
+        self.hidden = ""
+        """A cgroup of the guest's own that no mount shows, empty where all are shown."""
+        self._usage: int | None = None
+        self._overhead_before: int | None = None if early else 0
         self._cgroup: Cgroup | None = None
         self._placed_at = 0
         self._facts: tuple[Fact, ...] = ()
@@ -142,7 +152,6 @@ class Guest:
     def _of_times(self, domain: Domain, run: list[int], delay: list[int]) -> Reading:
         vcpus = self._vcpus
         ran, waited = self._vcpu_times
-        self.totals = (1, vcpus, self.totals[2], sum(ran), sum(waited), self._memory[0])
         assert self._shape  # noqa: S101 - made with the first look at the threads
         return Reading(
             domain,
@@ -159,31 +168,62 @@ class Guest:
             ),
         )
 
-    def links(
-        self, domain: Domain, described: Sequence[Reading], rows: Mapping[bytes, bytes]
-    ) -> Reading | None:
-        """Return the counters of the interfaces that are among the rows of the kernel's table."""
+    def describe(self, described: Sequence[Reading]) -> None:
+        """Take note of what the XML says of the guest."""
         if described is not self._described:
-            self._described, self._links = described, links_of(described)
-        present = tuple([link for link in self._links if link[0] in rows])
-        self._incomplete = 0 if len(present) == len(self._links) else self._incomplete + 1
-        if not present:
+            self._described = described
+            self.partition = partition_of(described)
+            self._nics = nics_of(described)
+            self._linked_at = -PLACE_NANOSECONDS
+
+    def links(self, domain: Domain, devices: Devices, rows: LinkTable, now: int) -> Reading | None:
+        """Return the counters of the guest's devices that are among the rows of the table."""
+        present = [name for name in self._nics if name in rows]
+        self._met.update(present)
+        if present != self._present or now - self._linked_at >= PLACE_NANOSECONDS:
+            self._present, self._linked_at = present, now
+            links = devices.links(self.process.folder, present, rows)
+            if links != self._links or self._links_shape is None:
+                self._links = links
+                self._links_shape = self._shapes.links([name.decode() for name, _ in links])
+        if not self._links:
             return None
-        if present != self._present or self._links_shape is None:
-            self._links_shape = self._shapes.links([name.decode() for name, _ in present])
-            self._present = present
-        of = domain, self._links_shape, [rows[name] for name, _ in present]
+        of = domain, self._links_shape, self._links, [rows[name] for name, _ in self._links]
         if self._links_made is None or self._links_made[0] != of:
-            numbers = [counters(rows[name], shared=shared) for name, shared in present]
+            numbers = [counters(rows[name], shared=shared) for name, shared in self._links]
             values = numbers[0] if len(numbers) == 1 else sum(zip(*numbers, strict=True), ())
+            assert self._links_shape  # noqa: S101 - made with the links
             self._links_made = of, Reading(domain, self._links_shape, values)
         return self._links_made[1]
 
-    def lost_link(self, rows: Mapping[bytes, bytes]) -> str | None:
-        """Return an interface that has been missing for longer than unplugging one takes."""
-        if self._incomplete < LOST_LOOKS:
-            return None
-        return next((name.decode() for name, _ in self._links if name not in rows), None)
+    def lost_links(self, devices: Devices, rows: LinkTable) -> Iterator[tuple[str, str]]:
+        """
+        Yield the devices that the guest had and the host has under no such name, and why.
+
+        Not all that libvirt names has a device of the kernel's: one that was never there is lost
+        only where another one has its guest's address.
+        """
+        missing = [name for name in self._nics if name not in rows]
+        self._missing = {name: self._missing.get(name, 0) + 1 for name in missing}
+        for name, looks in self._missing.items():
+            if looks == LOST_LOOKS or (looks > LOST_LOOKS and not looks % LOST_LOOKS):
+                other = devices.renamed(self.process.folder, self._nics[name])
+                if other or name in self._met:
+                    reason = f"the host has no {name.decode()}"
+                    yield name.decode(), f"{reason}; {other} has its address" if other else reason
+
+    @property
+    def use(self) -> Use:
+        """What the guest has used so far; nothing before the first `read`."""
+        if self._known_times is None:
+            return Use()
+        ran, waited = self._vcpu_times
+        numbers = [number for _, number in self._roles[: self._vcpus]]
+        used = {("vcpu_time", at): each for at, each in zip(numbers, ran, strict=True)}
+        used |= {("vcpu_delay", at): each for at, each in zip(numbers, waited, strict=True)}
+        if self._usage is not None:
+            used["domains_cpu", 0] = self._usage
+        return Use(self._folders, used, {"vcpus": self._vcpus, "rss": self._memory[0]})
 
     def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
         """
@@ -197,7 +237,9 @@ class Guest:
             rows = self._cgroup.read() if self._cgroup else {}
         except (OSError, LookupError, ValueError) as error:
             self._placed_at = -PLACE_NANOSECONDS
+            self._usage = None
             raise ProcessHidden(str(error) or type(error).__name__) from None
+        self._usage = None if (usage := rows.get(USAGE)) is None else int(usage)
         if not rows:
             return None
         of = domain, rows, self._before and self._before[1]
@@ -206,10 +248,11 @@ class Guest:
         return self._facts_made[1]
 
     def _of_facts(self, domain: Domain, rows: dict[Fact, Number]) -> Reading:
-        if USAGE in rows:
-            self.totals = (*self.totals[:2], int(rows[USAGE]), *self.totals[3:])
-            if self._before is not None:
-                rows[OVERHEAD] = rows[USAGE] - sum(self._before[1]) - self._ended
+        if self._usage is not None and self._before is not None:
+            overhead = self._usage - sum(self._before[1]) - self._ended
+            if self._overhead_before is None:
+                self._overhead_before = overhead
+            rows[OVERHEAD] = max(0, overhead - self._overhead_before)
         for fact in _RISING:
             if fact in rows:
                 # the files are read one after another: what comes out lower is the same as before
@@ -244,8 +287,8 @@ class Guest:
         text = self.process.folder.read("cgroup").decode(errors="replace")
         if self._cgroup:
             self._cgroup.close()
-        self.folders = hierarchies.folders(text, domain.id)
-        self._cgroup = Cgroup(self.folders, self._descriptors)
+        self._folders, self.hidden = hierarchies.folders(text, domain.id)
+        self._cgroup = Cgroup(self._folders, self._descriptors)
 
     def _look(self, count: int) -> None:
         if self._threads.look():

@@ -2,46 +2,111 @@
 Counters of the guests' network interfaces: all of them in one pass over the kernel's table.
 
 `/proc/PID/net/dev` of a guest's QEMU has the interfaces of the network namespace that the guest is
-in, whichever namespace the agent is in.
+in, whichever namespace the agent is in. What kind of device an interface is says sysfs, which shows
+one namespace: the agent's own, or the one of the guest's own mounts where the agent may look there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from virtstatd.model import Reading
+from virtstatd.runtime.kernel_files import Folder
 
 
 Link = tuple[bytes, bool]
 """An interface's name on the host, and whether the host sees it as the guest does."""
 
+LinkTable = Mapping[bytes, bytes]
+"""The rows of the kernel's table by the interfaces' names."""
+
 KEYS = tuple(f"{way}.{what}" for way in ("rx", "tx") for what in ("bytes", "pkts", "errs", "drop"))
 
 _INFO = "libvirt_domain_interface_stats_info"
-_WITHOUT = frozenset({"user", "vhostuser", "hostdev", "vdpa"})  # no device of the host's kernel
 _RECEIVED = (0, 1, 2, 3)
 _SENT = (8, 9, 10, 11)
 _SWAPPED = (*_SENT, *_RECEIVED)  # what a tap receives, its guest has sent
 _SHARED = (*_RECEIVED, *_SENT)
 
+_OF_A_GUEST: Final = {"tun_flags": False, "macvtap": True, "ipvtap": True}
+"""By an entry of a device's directory in sysfs, whether the host sees it as its guest does."""
 
-def links_of(described: Sequence[Reading]) -> tuple[Link, ...]:
-    """Return the interfaces that a domain's description names."""
-    return tuple(dict.fromkeys(_links(described)))
+_NO_DEVICES: Final = frozenset({"bonding_masters"})
+"""What is in the directory of devices and is none."""
+
+_TAPS_OWN: Final = "fe"
+"""How the address of a tap begins, which libvirt makes of its guest's."""
 
 
-def _links(described: Sequence[Reading]) -> Iterator[Link]:
+def nics_of(described: Sequence[Reading]) -> dict[bytes, str]:
+    """Return the addresses of the NICs whose description names a device, by that name."""
+    return dict(_nics(described))
+
+
+def _nics(described: Sequence[Reading]) -> Iterator[tuple[bytes, str]]:
     for reading in described:
         for series in reading.shape.series:
             if series.field.family == _INFO:
                 labels = dict(series.labels)
-                name, kind = labels.get("target_device"), labels.get("interface_type")
-                if name and kind not in _WITHOUT:
-                    # macvtap: the device is the guest's own (virDomainNetTypeSharesHostView)
-                    yield name.encode(), kind == "direct"
+                if name := labels.get("target_device"):
+                    yield name.encode(), labels.get("mac_address", "").lower()
 
 
-def link_table(text: bytes) -> dict[bytes, bytes]:
+class Devices:
+    """The network devices that sysfs shows."""
+
+    def __init__(self, proc: Path = Path("/proc"), devices: Path = Path("/sys")) -> None:
+        self._table = proc / "self/net/dev"
+        self._folder = devices / "class/net"
+
+    def links(self, folder: Folder, names: Collection[bytes], rows: LinkTable) -> tuple[Link, ...]:
+        """
+        Return those of a guest's interfaces that are its own devices, and how each is seen.
+
+        What is in the table and cannot be seen in sysfs, or is no device that a guest is behind, is
+        left out: nothing is guessed.
+        """
+        found: list[Link] = []
+        for name in names:
+            if name in rows:
+                entries = self._entries(folder, name.decode(), rows)
+                kinds = [kind for entry, kind in _OF_A_GUEST.items() if entry in entries]
+                found += [(name, kind) for kind in kinds[:1]]
+        return tuple(found)
+
+    def renamed(self, folder: Folder, address: str) -> str:
+        """Return the device that has a guest's address, "" where there is none or it is unseen."""
+        if not address or not self._is_ours(folder):
+            return ""
+        with suppress(OSError):
+            for device in sorted(self._folder.iterdir()):
+                with suppress(OSError):
+                    seen = (device / "address").read_text().strip()
+                    if seen in (address, _TAPS_OWN + address[2:]):
+                        return device.name
+        return ""
+
+    def _entries(self, folder: Folder, name: str, rows: LinkTable) -> Collection[str]:
+        with suppress(OSError):
+            if self._is_ours(folder):
+                return os.listdir(self._folder / name)
+            shown = set(folder.names("root/sys/class/net")) - _NO_DEVICES
+            if shown == {each.decode() for each in rows}:  # it is of the guest's namespace
+                return folder.names(f"root/sys/class/net/{name}")
+        return ()
+
+    def _is_ours(self, folder: Folder) -> bool:
+        """Tell whether a guest is in the agent's network namespace: its table is the same file."""
+        with suppress(OSError):
+            return folder.inode("net/dev") == self._table.stat().st_ino
+        return False
+
+
+def link_table(text: bytes) -> LinkTable:
     """Return the rows of the kernel's table by the interfaces' names."""
     rows = {}
     for line in text.splitlines()[2:]:

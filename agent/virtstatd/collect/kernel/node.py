@@ -32,6 +32,12 @@ MODES: Final = (
 )
 """The columns of /proc/stat; user time includes guest time, as the kernel has it."""
 
+UNSTEADY: Final = frozenset({"idle", "iowait"})
+"""The modes that the kernel lets go back (proc(5)), though time does not."""
+
+FALL_NANOSECONDS: Final = 3_000_000_000
+"""One that falls by this or more has begun anew: the CPU was switched off and on."""
+
 MEMORY: Final = {
     "MemTotal": "memory_total",
     "MemFree": "memory_free",
@@ -56,6 +62,7 @@ class Node:
     def __init__(self, proc: Path, devices: Path = Path("/sys")) -> None:
         self._proc = proc
         self._sys = devices
+        self._highest: dict[tuple[str, str], int] = {}
 
     def read(self) -> tuple[list[FactRow], dict[str, str]]:
         """Return the facts that there are, those of one family together, and what is missing."""
@@ -82,7 +89,17 @@ class Node:
             for mode, ticks in zip_longest(MODES, columns.split()[: len(MODES)]):
                 if ticks is not None:
                     labels = (("cpu", number), ("mode", mode))
-                    yield ("node", "cpu", labels), int(ticks) * _TICK_NANOSECONDS
+                    spent = int(ticks) * _TICK_NANOSECONDS
+                    if mode in UNSTEADY:
+                        spent = self._steady((number, mode), spent)
+                    yield ("node", "cpu", labels), spent
+
+    def _steady(self, of: tuple[str, str], spent: int) -> int:
+        """Return the highest so far, where a number went back by less than makes a new counter."""
+        if 0 < self._highest.get(of, 0) - spent < FALL_NANOSECONDS:
+            return self._highest[of]
+        self._highest[of] = spent
+        return spent
 
     def _memory(self) -> Iterator[FactRow]:
         for name, amount in _AMOUNT.findall((self._proc / "meminfo").read_text()):

@@ -8,7 +8,8 @@ from the guest upwards, and nothing is guessed from names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 from virtstatd.collect.kernel.cgroup import Cgroup
 from virtstatd.collect.kernel.controllers import Fact, FactRow
+from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Number, Reading
 from virtstatd.runtime.kernel_files import Descriptors
 
@@ -25,19 +27,19 @@ UNLIMITED_V1: Final = 1 << 62
 """What version 1 says where there is no limit on memory: the highest page of 63 bits."""
 
 _INFO: Final = "libvirt_domain_info"
-_ZERO: Final = (0, 0, 0, 0, 0, 0)
-
-Totals = tuple[int, int, int, int, int, int]
-"""Of guests: how many, their vCPUs, CPU time, vCPUs' run time and delay, resident memory."""
 
 
-def partition_of(described: Sequence[Reading]) -> str:
-    """Return the partition that a domain's description names, libvirt's default without one."""
+def partition_of(described: Sequence[Reading]) -> str | None:
+    """
+    Return the partition that a domain's description names, libvirt's default where it names none.
+
+    A domain that is not described yet may be in any: None.
+    """
     for reading in described:
         for series in reading.shape.series:
             if series.field.family == _INFO:
                 return dict(series.labels).get("partition", DEFAULT)
-    return DEFAULT
+    return None
 
 
 def levels(partition: str) -> list[str]:
@@ -46,13 +48,40 @@ def levels(partition: str) -> list[str]:
     return ["/" + "/".join(parts[: at + 1]) for at in range(len(parts))]
 
 
+Counted = tuple[str, int]
+"""A counter of a guest: the catalog's key, and whose it is where there are several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """
+    What one guest used: its cgroup's directories by controller, counters and gauges.
+
+    Counters are given by the catalog's key and by vCPU, whose thread may be plugged anew. What is
+    not known of it is left out.
+    """
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    counters: Mapping[Counted, int] = field(default_factory=dict)
+    gauges: Mapping[str, int] = field(default_factory=dict)
+
+
+UNSEEN: Final = Use()
+"""What a guest used that cannot be seen."""
+
+
 @dataclass(slots=True)
 class Partition:
-    """One level of the tree."""
+    """
+    One level of the tree.
+
+    `sums` are those of its guests and of all below, by the catalog's key; one that no guest has a
+    number for is absent. `rows` and `limits` are its own cgroup's.
+    """
 
     path: str
     folders: dict[str, Path] = field(default_factory=dict)
-    totals: Totals = _ZERO
+    sums: Counter[str] = field(default_factory=Counter)
     rows: list[FactRow] = field(default_factory=list)
     limits: list[FactRow] = field(default_factory=list)
 
@@ -61,39 +90,63 @@ class Partitions:
     """
     The tree of the partitions that guests are in.
 
-    ThreadTimes are sums over all guests that were seen in a partition, those that ended included: a
-    counter must not go back when a guest leaves.
+    Its counters are growth since `began`, in ticks since the host's start as proc_pid_stat(5) has
+    them: of a process that was there before, from its first numbers on. So they begin at zero with
+    the agent, as a counter does, and nothing that a guest does later makes one fall.
     """
 
-    def __init__(self) -> None:
-        self._before: dict[int, tuple[str, Totals]] = {}
-        self._ended: dict[str, Totals] = {}
+    def __init__(self, began: int) -> None:
+        self._began = began
+        self._before: dict[tuple[int, int], tuple[Process, dict[Counted, int]]] = {}
+        self._grown: dict[str, Counter[str]] = {}
 
-    def tree(
-        self, guests: Mapping[int, tuple[str, dict[str, Path], Totals]]
-    ) -> dict[str, Partition]:
-        """
-        Return the partitions of these guests by path, sorted.
+    def began_before(self, process: Process) -> bool:
+        """Return whether a process was there before the agent looked."""
+        return process.started < self._began
 
-        Guests are given by process: their partition, their cgroup's directories by controller, and
-        what they have used.
-        """
-        for pid, (partition, totals) in self._before.items():
-            if guests.get(pid, ("",))[0] != partition:
-                for path in levels(partition):
-                    times = (0, 0, *totals[2:5], 0)
-                    self._ended[path] = _sum(self._ended.get(path, _ZERO), times)
-        self._before = {pid: (guest[0], guest[2]) for pid, guest in guests.items()}
+    def count(self, process: Process, partition: str, counters: Mapping[Counted, int]) -> None:
+        """Add to a partition, and to those that it is in, what a guest used since the last time."""
+        _, before = self._before.setdefault((process.pid, process.started), (process, {}))
+        grown: Counter[str] = Counter()
+        for counted, number in counters.items():
+            first = number if self.began_before(process) else 0
+            grown[counted[0]] += max(0, number - before.get(counted, first))
+        before.update(counters)
+        for path in levels(partition):
+            self._grown.setdefault(path, Counter()).update(grown)
+
+    def forget(self, seen: Collection[Process]) -> None:
+        """Forget processes that have ended; one that is only not seen now is counted on later."""
+        there = {(process.pid, process.started) for process in seen}
+        for key in self._before.keys() - there:
+            try:
+                self._before[key][0].stat()
+            except OSError:
+                del self._before[key]
+
+    def clear(self) -> None:
+        """Forget all processes."""
+        self._before.clear()
+
+    def tree(self, guests: Iterable[tuple[str, Use]]) -> dict[str, Partition]:
+        """Return the partitions of these guests by path, sorted."""
         found: dict[str, Partition] = {}
-        for partition, folders, totals in guests.values():
-            paths = levels(partition)
-            for up, path in enumerate(reversed(paths)):  # the guest's own group is below all
-                level = found.get(path)
-                if level is None:
-                    level = found[path] = Partition(path, totals=self._ended.get(path, _ZERO))
-                level.totals = _sum(level.totals, totals)
-                for controller, folder in folders.items():
-                    level.folders.setdefault(controller, folder.parents[up])
+        known: dict[str, Counter[str]] = {}
+        for partition, use in guests:
+            for up, path in enumerate(reversed(levels(partition))):  # the guest's own is below all
+                level = found.setdefault(path, Partition(path))
+                level.sums["domains"] += 1
+                level.sums.update(use.gauges)
+                known.setdefault(path, Counter()).update(
+                    use.gauges.keys() | {key for key, _ in use.counters}
+                )
+                for controller, folder in use.folders.items():
+                    if up < len(folder.parents):
+                        level.folders.setdefault(controller, folder.parents[up])
+        for path, level in found.items():
+            whole = min(known[path].values(), default=0)
+            level.sums["domains_unseen"] = level.sums["domains"] - whole
+            level.sums.update(self._grown.get(path, ()))
         return dict(sorted(found.items()))
 
 
@@ -112,8 +165,7 @@ def fill(partition: Partition) -> None:
 def rows_of(partition: Partition) -> Iterator[FactRow]:
     """Return all that is known of a partition, under the catalog's keys for partitions."""
     named = (("partition", partition.path),)
-    keys = ("domains", "vcpus", "domains_cpu", "vcpu_time", "vcpu_delay", "rss")
-    for key, total in zip(keys, partition.totals, strict=True):
+    for key, total in partition.sums.items():
         yield ("partition", key, named), total
     for (_, key, labels), number in (*partition.rows, *partition.limits):
         yield ("partition", key, (*named, *labels)), number
@@ -193,8 +245,3 @@ def _lines(file: Path) -> list[str]:
 
 def _words(file: Path) -> list[str]:
     return " ".join(_lines(file)).split()
-
-
-def _sum(one: Totals, other: Totals) -> Totals:
-    a, b, c, d, e, f = (x + y for x, y in zip(one, other, strict=True))
-    return a, b, c, d, e, f

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
+from virtstatd.collect.kernel.blind import HIDDEN_CGROUPS, Bars
 from virtstatd.collect.kernel.cgroup import Hierarchies
 from virtstatd.collect.kernel.guest import Guest, ProcessEnded, ProcessHidden
-from virtstatd.collect.kernel.links import link_table
+from virtstatd.collect.kernel.links import Devices, LinkTable, link_table
 from virtstatd.collect.kernel.node import Node
-from virtstatd.collect.kernel.partitions import Partition, Partitions, fill, partition_of, rows_of
+from virtstatd.collect.kernel.partitions import (
+    UNSEEN,
+    Partition,
+    Partitions,
+    Use,
+    fill,
+    partition_of,
+    rows_of,
+)
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.hypervisor.processes import Process, Processes
 from virtstatd.model import Domain, Reading
@@ -22,16 +32,19 @@ from virtstatd.runtime.kernel_files import Descriptors, Folder
 SUMMARY_NANOSECONDS = 5_000_000_000
 """How often histograms and peaks are given: they are made for those who come rarely."""
 
-_UNCOUNTED = {"cgroups": "no cgroup of the guests' own is visible"}
-
 UNSEEN_LOOKS = 5
 """After how many looks the guests are hidden, and not just starting or ending."""
 
-Running = Callable[[], Sequence[tuple[Domain, Sequence[Reading]]]]
+Described = tuple[Domain, Sequence[Reading]]
+Running = Callable[[], Sequence[Described]]
 """The running domains and what their descriptions say."""
 
+Begun = Callable[[Domain, int], Domain | None]
+"""Takes note of when a run's process started; returns the run, None where it is another's."""
 
-Seen = tuple[Guest, Domain, Sequence[Reading]]
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+Seen = tuple[Guest, Domain]
 
 
 @dataclass(slots=True)
@@ -40,7 +53,8 @@ class Second:
     What one look brought; `taken_at` is Unix time in nanoseconds before it.
 
     `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
-    cannot be seen.
+    cannot be seen, `lost` by the guest and the device that it had; `hanging` are the pid files of
+    processes that the kernel does not let be looked at, by pid.
     """
 
     taken_at: int
@@ -48,6 +62,8 @@ class Second:
     cgroups: list[Reading] = field(default_factory=list)
     summaries: list[Reading] = field(default_factory=list)
     blind: dict[str, str] = field(default_factory=dict)
+    lost: dict[tuple[Domain, str], str] = field(default_factory=dict)
+    hanging: dict[int, str] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
 
@@ -71,11 +87,18 @@ class Survey:
         cgroups: Path = Path("/sys/fs/cgroup"),
         devices: Path = Path("/sys"),
         clock: Callable[[], int] = time.monotonic_ns,
+        begun: Begun = lambda domain, _: domain,
     ) -> None:
-        self._hierarchies = Hierarchies(cgroups)
+        self.bars = Bars(proc)
+        self._cgroups = cgroups
+        self._hierarchies = Hierarchies(cgroups, proc)
         self._node = Node(proc, devices)
-        self._partitions = Partitions()
-        self._seen: list[Seen] = []
+        self._devices = Devices(proc, devices)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._partitions = Partitions(int(now * TICKS_PER_SECOND))
+        self._known: dict[str, Described] = {}
+        self._seen: dict[str, Guest] = {}
+        self._begun = begun
         self._clock = clock
         self._processes = processes
         self._unseen = 0
@@ -93,7 +116,7 @@ class Survey:
         """Read everything once; with `whole` every guest's cgroup as well."""
         began = time.thread_time()
         second = Second(time.time_ns())
-        running = {domain.uuid: (domain, described) for domain, described in self._running()}
+        running = self._known = {known[0].uuid: known for known in self._running()}
         self._find(second, expected=bool(running))
         self._looks += 1
         now = self._clock()
@@ -105,11 +128,15 @@ class Survey:
             domain, described = running.get(process.uuid, (None, ()))
             if domain is None or not process.runs(domain):
                 continue
-            if guest := self._read(process, domain, second, whole=whole):
-                read.append((guest, domain, described))
+            known = self._guests.get(process.pid)
+            if known is None or known.process is not process:
+                domain = self._begun(domain, process.started)
+            if domain and (guest := self._read(process, domain, second, whole=whole)):
+                guest.describe(described)
+                read.append((guest, domain))
                 if summing:
                     second.summaries.append(guest.storms(domain))
-        self._seen = read
+        self._seen = {domain.uuid: guest for guest, domain in read}
         self._forget()
         self._read_links(read, second)
         if summing:
@@ -123,11 +150,13 @@ class Survey:
         for guest in self._guests.values():
             guest.close()
         self._guests.clear()
-        self._seen = []
+        self._seen.clear()
+        self._partitions.clear()
 
     def _find(self, second: Second, *, expected: bool) -> None:
         """Find the processes; where libvirt says that there are some, tell when none is seen."""
         self._processes.look()
+        second.hanging = self._processes.hanging
         if self._processes.error and expected:  # before libvirt's first answer there are none
             second.blind["pid files"] = self._processes.error
         self._unseen = self._unseen + 1 if expected and not self._processes.found else 0
@@ -144,7 +173,12 @@ class Survey:
         try:
             if guest is None or guest.process is not process:
                 guest = Guest(
-                    process, next(self._turns), self._shapes, self._descriptors, self._peak_seconds
+                    process,
+                    next(self._turns),
+                    self._shapes,
+                    self._descriptors,
+                    self._peak_seconds,
+                    early=self._partitions.began_before(process),
                 )
                 whole = True
                 self._guests[process.pid] = guest
@@ -166,7 +200,12 @@ class Survey:
         except ProcessHidden as error:
             second.blind["cgroups"] = str(error)
         for what in guest.missing:
-            second.blind[what] = _UNCOUNTED.get(what, "the guests' cgroups do not count it")
+            if what != "cgroups":
+                second.blind[what] = "the guests' cgroups do not count it"
+            elif guest.hidden:
+                second.blind[HIDDEN_CGROUPS] = f"{guest.hidden} is in no mount of {self._cgroups}"
+            else:
+                second.blind[what] = "the guests are in no cgroups of their own"
 
     def _read_node(self, second: Second) -> None:
         rows, blind = self._node.read()
@@ -175,15 +214,18 @@ class Survey:
         second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def partitions(self) -> dict[str, Partition]:
-        """Return the partitions of the guests that the last look saw, as they are now."""
-        tree = self._partitions.tree(
-            {
-                guest.process.pid: (partition_of(described), guest.folders, guest.totals)
-                for guest, _, described in self._seen
-            }
-        )
-        for partition in tree.values():
-            fill(partition)
+        """Return the partitions of the guests that run, as they are now."""
+        guests: list[tuple[str, Use]] = []
+        for domain, described in self._known.values():
+            if (partition := partition_of(described)) is not None:
+                guest = self._seen.get(domain.uuid)
+                if guest:
+                    self._partitions.count(guest.process, partition, guest.use.counters)
+                guests.append((partition, guest.use if guest else UNSEEN))
+        self._partitions.forget([guest.process for guest in self._seen.values()])
+        tree = self._partitions.tree(guests)
+        for level in tree.values():
+            fill(level)
         return tree
 
     def _read_partitions(self, second: Second) -> None:
@@ -193,21 +235,26 @@ class Survey:
             second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def _forget(self) -> None:
-        """Close the files of guests whose processes are gone."""
+        """Close the files of guests whose processes are gone, and count what they used last."""
         found = self._processes.found
         for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
-            self._guests.pop(pid).close()
+            guest = self._guests.pop(pid)
+            if guest.partition is not None:
+                self._partitions.count(guest.process, guest.partition, guest.use.counters)
+            guest.close()
 
     def _read_links(self, guests: Sequence[Seen], second: Second) -> None:
-        rows = self._rows([guest.process.folder for guest, _, _ in guests], second)
-        for guest, domain, described in guests:
-            if reading := guest.links(domain, described, rows):
+        rows = self._rows([guest.process.folder for guest, _ in guests], second)
+        now = self._clock()
+        for guest, domain in guests:
+            if reading := guest.links(domain, self._devices, rows, now):
                 second.readings.append(reading)
-            if rows and (lost := guest.lost_link(rows)):
-                second.blind["renamed interfaces"] = f"the host has no {lost} of {domain.name}"
+            if rows:
+                for device, reason in guest.lost_links(self._devices, rows):
+                    second.lost[domain, device] = reason
 
     @staticmethod
-    def _rows(folders: Sequence[Folder], second: Second) -> dict[bytes, bytes]:
+    def _rows(folders: Sequence[Folder], second: Second) -> LinkTable:
         """Return the kernel's table as the first guest sees it that has not ended."""
         for folder in folders:
             try:

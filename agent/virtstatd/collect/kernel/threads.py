@@ -7,7 +7,7 @@ What the threads of a QEMU are for, and how long each ran and waited for a CPU.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from virtstatd.hypervisor.processes import Process
@@ -61,13 +61,20 @@ class Threads:
             if role := self._names[thread]:
                 wanted.setdefault(role, thread)
         files: dict[tuple[str, ThreadRole], File] = {}
-        for role, thread in sorted(wanted.items(), key=_order):
-            key = thread, role
-            file = self._files.pop(key, None)
-            with suppress(FileNotFoundError, ProcessLookupError):
-                files[key] = file or File(folder, f"task/{thread}/schedstat", self._descriptors)
-        changed = bool(self._files) or len(files) != len(self._read)
-        self.close()
+        with ExitStack() as opened:
+            for role, thread in sorted(wanted.items(), key=_order):
+                key = thread, role
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    file = self._files.get(key)
+                    if file is None:
+                        file = File(folder, f"task/{thread}/schedstat", self._descriptors)
+                        opened.callback(file.close)
+                    files[key] = file
+            opened.pop_all()  # none is left open where one could not be opened
+        gone = self._files.keys() - files.keys()
+        changed = bool(gone) or len(files) != len(self._read)
+        for key in gone:
+            self._files[key].close()
         self._files = files
         self.roles = tuple(role for _, role in files)
         self._read = Files(tuple(files.values()))

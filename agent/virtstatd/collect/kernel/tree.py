@@ -25,22 +25,20 @@ def as_text(
     for partition in now:
         former = before.get(partition.path, partition)
         used, limits = _values(partition), _values(partition, limits=True)
-        spent = used.get("time", partition.totals[2]) - _values(former).get(
-            "time", former.totals[2]
-        )
-        waited = partition.totals[4] - former.totals[4]
+        then = _values(former)
+        spent = _grown("time" if "time" in used else "domains_cpu", used, then)
         depth = partition.path.count("/") - 1
         rows.append(
             (
                 "  " * depth + "/" + partition.path.rpartition("/")[2],
-                str(partition.totals[0]),
-                str(partition.totals[1]),
-                f"{spent / elapsed_seconds / 1e9:.2f}",
+                _shown(used.get("domains"), "{}"),
+                _shown(used.get("vcpus"), "{}"),
+                _rate(spent, elapsed_seconds),
                 _shown(limits.get("cpu_limit"), "{:.2f}"),
                 _shown(limits.get("cpu_weight", limits.get("cpu_shares")), "{}"),
-                _bytes(used.get("group_memory", partition.totals[5])),
+                _bytes(used.get("group_memory", used.get("rss"))),
                 _bytes(limits.get("memory_limit")),
-                f"{waited / elapsed_seconds / 1e9:.2f}",
+                _rate(_grown("vcpu_delay", used, then), elapsed_seconds),
             )
         )
     return plain(_HEAD, rows)
@@ -48,7 +46,18 @@ def as_text(
 
 def _values(partition: Partition, *, limits: bool = False) -> dict[str, Number]:
     rows = partition.limits if limits else partition.rows
-    return {key: number for (_, key, labels), number in rows if not labels}
+    own = {key: number for (_, key, labels), number in rows if not labels}
+    return own if limits else {**partition.sums, **own}
+
+
+def _grown(key: str, now: Mapping[str, Number], before: Mapping[str, Number]) -> Number | None:
+    """Return how much a number grew between two looks, None where it is not known."""
+    number = now.get(key)
+    return None if number is None else number - before.get(key, number)
+
+
+def _rate(nanoseconds: Number | None, elapsed_seconds: float) -> str:
+    return "-" if nanoseconds is None else f"{nanoseconds / elapsed_seconds / 1e9:.2f}"
 
 
 def _shown(number: Number | None, form: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 
 import libvirt
@@ -14,6 +15,7 @@ from virtstatd.collect.descriptions.limits import Tunables
 from virtstatd.collect.descriptions.reader import (
     AGAIN_SECONDS,
     EMIT_SECONDS,
+    HELD_SECONDS,
     LIMITS_AGAIN_SECONDS,
     LIMITS_SECONDS,
     TOGETHER_SECONDS,
@@ -39,11 +41,15 @@ class World:
     def __init__(self, domains: int, allowed: float = math.inf) -> None:
         self.clock = FakeClock()
         self.stuck = 0
+        self.turns = 0
         self.xml = XML
         self.shares = 1024
         self.tuned = 0
         self.tuning_seconds = 0.0
         self.trouble: Callable[[], None] = lambda: None
+        self.hanging: set[str] = set()
+        self.free: Callable[[], object] = lambda: None
+        self.gone: set[str] = set()
         self.asked: list[str] = []
         self.refused: set[str] = set()
         self.batches: list[Batch] = []
@@ -68,17 +74,30 @@ class World:
         """Call at once, as a lane."""
         assert monitor
         assert patient
+        self.turns += 1
         if self.stuck >= UNPROVEN_STUCK_MAX:
             raise Crowded
         self.trouble()
         return function(Session(self))
+
+    def on_return(self, call: Callable[[], object]) -> None:
+        """Take note of whom to call when a call that hung returns."""
+        self.free = call
 
     def lookupByUUIDString(self, uuid: str) -> "World":  # noqa: N802 - libvirt's name
         """Return a handle."""
         self.asked.append(uuid)
         if uuid in self.refused:
             raise libvirt.libvirtError("refused")
+        if uuid in self.gone:
+            error = libvirt.libvirtError("Domain not found")
+            error.err = (libvirt.VIR_ERR_NO_DOMAIN, 10, "Domain not found", 2, "", "", "", -1, -1)
+            raise error
         return self
+
+    def controlInfo(self) -> tuple[int, int, int]:  # noqa: N802 - libvirt's name
+        """Tell whether somebody waits for the monitor of who was asked for last."""
+        return (2, 0, 3000) if self.asked[-1] in self.hanging else (0, 0, 0)
 
     def isAlive(self) -> bool:  # noqa: N802 - libvirt's name
         """Be there."""
@@ -272,21 +291,96 @@ async def test_a_domain_whose_xml_cannot_be_read_has_its_limits():
     assert [entry["event"] for entry in logs] == ["domain.undescribed"]
 
 
-async def test_a_call_that_hangs_is_asked_again_when_it_has_returned():
-    """While calls hang nobody is asked; the domain is not forgotten, what is known stays shown."""
-    world = World(1)
-    await world.pass_by(0)
+def described(world: World) -> set[str]:
+    """Return who is described."""
+    return {r.domain.uuid for r in world.inventory.descriptions() if r.domain}
 
-    def hang() -> None:
+
+async def test_while_a_call_of_others_hangs_all_but_its_guest_are_described():
+    """Whose monitor is held is seen without asking it; it is described when the call returns."""
+    world = World(25)
+    world.stuck, world.hanging = 1, {"u3"}
+    await world.pass_by(0)
+    assert described(world) == set(world.inventory.uuids()) - {"u3"}
+    await world.settle()
+    assert await world.pass_by(HELD_SECONDS - 1) == []
+    world.inventory.see("new", "new", 1)
+    assert await world.pass_by(0) == ["new"]
+    assert "new" in described(world)
+    world.stuck, world.hanging = 0, set()
+    world.free()
+    assert await world.pass_by(0) == ["u3"]
+    assert "u3" in described(world)
+
+
+async def test_a_call_of_ours_that_hangs_costs_one_guest():
+    """What came before it is kept, who stands behind it is asked next, and it is left alone."""
+    world = World(4)
+    tuned = world.tuned
+    ends = threading.Event()
+    hung = threading.Event()
+    threads: list[threading.Thread] = []
+
+    async def run(function: Callable[[Session], object], _: float, **__: bool) -> object:
+        if world.stuck or function.func != world.reader._read:  # type: ignore[attr-defined]
+            return function(Session(world))
         world.stuck = 1
+        threads.append(threading.Thread(target=function, args=(Session(world),)))
+        threads[0].start()
+        while not hung.is_set():
+            await asyncio.sleep(0)
         raise Overdue
 
-    world.trouble = hang
-    world.inventory.change("u0")
-    await world.pass_by(20)
-    assert world.groups() == {"domain", "tunable"}
-    world.trouble, world.stuck = lambda: None, 0
-    assert await world.pass_by(0) == ["u0"]
+    def xml(_: int) -> str:
+        if world.asked[-1] == "u1" and not ends.is_set():
+            hung.set()
+            ends.wait(10)
+        return XML
+
+    world.run, world.XMLDesc = run, xml  # type: ignore[method-assign]
+    try:
+        await world.reader.read_all(asyncio.Event())
+        assert described(world) == {"u0", "u2", "u3"}
+        assert world.asked == ["u0", "u1", "u2", "u3"]
+        await world.pass_by(HELD_SECONDS + 1)
+        assert "u1" not in world.asked[tuned:], "it is not asked while the call hangs"
+    finally:
+        ends.set()
+        threads[0].join(10)
+    assert world.asked[-1] != "u2", "a call that was given up goes no further"
+    world.free()
+    assert "u1" in await world.pass_by(0)
+    assert "u1" in described(world)
+
+
+async def test_where_too_much_hangs_nothing_is_asked_in_a_loop():
+    """What is not described stays so until a call returns, which wakes; nobody looks meanwhile."""
+    world = World(3)
+    world.stuck = UNPROVEN_STUCK_MAX
+    for _ in range(5):
+        await world.pass_by(1)
+    assert world.turns == 1
+    await world.pass_by(HELD_SECONDS)
+    assert world.turns == 2
+    world.stuck = 0
+    world.free()
+    await world.pass_by(0)
+    assert described(world) == {"u0", "u1", "u2"}
+
+
+async def test_a_domain_that_has_ended_is_no_fault():
+    """Nothing is said of a short life, nothing is counted, and nothing is kept of it."""
+    world = World(500)
+    world.gone = set(world.inventory.uuids())
+    with capture_logs() as logs:
+        await world.reader.read_all(asyncio.Event())
+    assert (logs, world.reader.failures, world.reader.reads) == ([], 0, 0)
+    await world.settle()
+    assert world.tuned == 0
+    for uuid in world.inventory.uuids():
+        world.inventory.end(uuid)
+    await world.pass_by(0)
+    assert world.reader._guests == {}
 
 
 async def test_limits_leave_a_call_that_may_hang_to_the_polls():

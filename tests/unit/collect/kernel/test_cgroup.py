@@ -18,6 +18,9 @@ from virtstatd.runtime.kernel_files import Descriptors
 VM = Domain("11111111-1111-4111-8111-111111111111", "vm", 7, (("domain", "vm"),))
 SCOPE = "machine.slice/machine-qemu\\x2d7\\x2dvm.scope"
 PLAIN = "machine/prod.partition/qemu-7-vm.libvirt-qemu"
+LATER = 1 << 40
+"""A start after that of the agent, in ticks."""
+
 PRESSURE = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total={}\n"
 
 
@@ -33,6 +36,7 @@ class Host:
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self.tree = Tree(folder)
         self.tree.start(100, VM.uuid, VM.name, VM.id)
+        self.tree.stat(100, threads=3, started=LATER)
         self.root = folder / "cgroup"
         self.root.mkdir()
         self.now = 0
@@ -44,6 +48,12 @@ class Host:
         """Make this a host of version 2, with the guest's files under `path`."""
         self.root.joinpath("cgroup.controllers").write_text("cpu memory io\n")
         self.write(self.root / path, **files)
+
+    def mounted(self, root: str) -> None:
+        """Have the mount begin at this group, as the agent's namespace names it."""
+        own = self.tree.proc / "self"
+        own.mkdir(exist_ok=True)
+        (own / "mountinfo").write_text(f"1 2 0:3 {root} {self.root} rw - cgroup2 cgroup2 rw\n")
 
     def write(self, folder: Path, **files: str) -> None:
         """Write files, whose names have underscores for dots."""
@@ -230,6 +240,20 @@ def test_overhead_is_the_whole_less_the_vcpus(host: Host):
     assert host.seen()[overhead] == 1_200_000 - 400_000 - 100_000
 
 
+def test_overhead_of_an_earlier_guest_begins_at_zero(host: Host):
+    """An agent that starts anew counts growth: nothing that it remembered can be missed."""
+    host.tree.stat(100, threads=3, started=1)
+    host.member(f"0::/{PLAIN}")
+    host.unified(PLAIN, cpu_stat=cpu(1000))
+    host.tree.times(100, 110, 300_000, 0)
+    overhead = "libvirt_domain_overhead_seconds"
+    assert host.seen()[overhead] == 0
+    host.unified(PLAIN, cpu_stat=cpu(1500))
+    assert host.seen()[overhead] == 500_000
+    host.tree.times(100, 110, 300_007, 0)
+    assert host.seen()[overhead] == 500_000
+
+
 @pytest.mark.parametrize(
     ("limit", "throttled"), [("50000 100000\n", 49_000), ("max 100000\n", 9000)]
 )
@@ -267,3 +291,48 @@ def test_a_group_that_changes_is_found_again(host: Host):
 
     host.unified(PLAIN, cpu_stat=cpu(4))
     assert host.seen()["libvirt_domain_info_cpu_time_seconds"] == 4000
+
+
+@pytest.mark.parametrize(
+    ("root", "group", "there"),
+    [
+        ("/", "/machine/{}", "machine/{}"),
+        ("/../..", "/../../machine/{}", "machine/{}"),
+        ("/..", "/../{}", "{}"),
+        ("/", "/inner/{}", "inner/{}"),
+        ("/machine", "/machine/{}", "{}"),
+        ("/../../machine", "/../../machine/{}", "{}"),
+        ("/../..", "/../{}", "beside/{}"),
+        ("/../..", "/{}", "beside/the agent/{}"),
+    ],
+)
+def test_a_group_is_found_where_its_mount_shows_it(host: Host, root: str, group: str, there: str):
+    """The agent may be in a cgroup namespace of its own, and its mount may show more, or less."""
+    name = "qemu-7-vm.libvirt-qemu"
+    host.mounted(root)
+    host.unified(there.format(name), cpu_stat=cpu(3))
+    host.member(f"0::{group.format(name)}/emulator")
+    assert host.seen()["libvirt_domain_info_cpu_time_seconds"] == 3000
+
+
+@pytest.mark.parametrize(
+    ("root", "group"),
+    [
+        ("/", "/../../machine/{}"),
+        ("/../../system.slice/agent.scope", "/../../machine/{}"),
+        ("/system.slice/agent.scope", "/machine/{}"),
+        ("/", "/machine/{}"),
+        ("/../..", "/../{}"),
+    ],
+)
+def test_a_group_that_no_mount_shows_is_named(host: Host, root: str, group: str):
+    """No other group is taken for it, whatever the mount shows under the same name."""
+    name = "qemu-7-vm.libvirt-qemu"
+    path = group.format(name)
+    host.mounted(root)
+    host.unified("machine/qemu-8-other.libvirt-qemu", cpu_stat=cpu(3))
+    host.member(f"0::{path}")
+    second = host.look()
+    assert second.cgroups == []
+    assert second.blind["hidden cgroups"] == f"{path} is in no mount of {host.root}"
+    assert "cgroups" not in second.blind

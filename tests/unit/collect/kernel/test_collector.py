@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from virtstatd.catalog import Catalog, load
+from virtstatd.collect.kernel.blind import Bars
 from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second
@@ -32,11 +33,14 @@ class Log:
 
     def __init__(self) -> None:
         self.warnings: list[tuple[str, object]] = []
+        self.devices: list[object] = []
 
     def warning(self, event: str, **values: object) -> None:
         """Take note."""
         assert values.get("mend") or "field" in values, "whoever reads it wants to know what to do"
         self.warnings.append((event, values.get("what") or values.get("field")))
+        if "device" in values:
+            self.devices.append(values["device"])
 
 
 class Scene:
@@ -49,6 +53,7 @@ class Scene:
         self.closed = threading.Event()
         self.log = Log()
         self.looking = look
+        self.bars = Bars()
         shapes = Shapes(catalog)
         self.shape = shapes.times((("vcpu", 0), ("emulator", 0)))
         survey: Any = self
@@ -149,6 +154,42 @@ async def test_what_is_not_seen_is_said_once(catalog: Catalog):
         stop.set()
     said = [("local.blind", "interfaces"), ("local.blind", "processes")]
     assert sorted(scene.log.warnings) == said
+
+
+async def test_each_device_is_told_of_once_while_its_guest_runs(catalog: Catalog):
+    """A second trouble of the same kind is said too, and nothing is kept of guests that ended."""
+    seconds = [{"tap0"}, {"tap0"}, {"tap0", "tap1"}, {"tap1"}]
+
+    def look() -> Second:
+        devices = seconds.pop(0) if seconds else set[str]()
+        return Second(1, lost={(VM, device): f"no {device}" for device in devices})
+
+    scene, stop = Scene(catalog, look), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.run(stop))
+        await scene.looks(5)
+        assert scene.log.devices == ["tap0", "tap1"]
+        assert len(scene.lane._lost) == 2
+        scene.running = []
+        await scene.looks(7)
+        assert not scene.lane._lost
+        stop.set()
+
+
+async def test_a_process_that_hangs_is_told_of_once(catalog: Catalog):
+    """For as long as it hangs; the next one is told of too."""
+    seconds = [{7: "vm.pid"}, {7: "vm.pid"}, {7: "vm.pid", 8: "other.pid"}, {}]
+
+    def look() -> Second:
+        return Second(1, hanging=seconds.pop(0) if seconds else {})
+
+    scene, stop = Scene(catalog, look), asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.run(stop))
+        await scene.looks(6)
+        stop.set()
+    assert scene.log.warnings == [("local.blind", "a process that hangs")] * 2
+    assert not scene.lane._hanging
 
 
 async def test_a_fault_of_ours_ends_the_agent(catalog: Catalog):

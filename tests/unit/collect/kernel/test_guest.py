@@ -11,7 +11,7 @@ import pytest
 
 from support.processes import Tree
 from virtstatd.catalog import Catalog, load
-from virtstatd.collect.kernel.blind import MENDS
+from virtstatd.collect.kernel.cgroup import Hierarchies
 from virtstatd.collect.kernel.controllers import WANTED
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.survey import Second, Survey
@@ -42,6 +42,7 @@ class Host:
         self, folder: Path, catalog: Catalog, descriptors: int = 1000, cgroup_looks: int = 1
     ) -> None:
         self.tree = Tree(folder)
+        self.sys = folder / "sys"
         self.catalog = catalog
         self.running: dict[str, tuple[Domain, tuple[Reading, ...]]] = {}
         self.now = 0
@@ -56,7 +57,7 @@ class Host:
             cgroup_looks=cgroup_looks,
             proc=self.tree.proc,
             cgroups=folder / "cgroup",
-            devices=folder / "sys",
+            devices=self.sys,
             clock=lambda: self.now,
         )
 
@@ -65,12 +66,29 @@ class Host:
         self.tree.start(pid, uuid, name, number, vcpus=vcpus, **parts)
         self.know(uuid, name, number)
 
-    def know(self, uuid: str, name: str, number: int, *nics: tuple[str, str]) -> None:
-        """Let libvirt know a domain."""
-        rows = [("nic", {"target_device": nic, "interface_type": kind}) for nic, kind in nics]
+    def know(
+        self, uuid: str, name: str, number: int, *nics: tuple[str, str], partition: str = ""
+    ) -> None:
+        """Let libvirt know a domain, with devices and the addresses of its NICs."""
+        rows = [("nic", {"target_device": nic, "mac_address": mac}) for nic, mac in nics]
+        rows += [("domain", {"partition": partition})] if partition else []
         domain = Domain(uuid, name, number, (("domain", name),))
         shape = self.catalog.shape("domain", rows)
         self.running[uuid] = domain, (Reading(domain, shape, (1,) * len(rows)),)
+
+    def devices(self, pid: int, **kinds: str) -> None:
+        """Let sysfs show these devices, and the guest be in the agent's network namespace."""
+        for name, entry in kinds.items():
+            self.device(self.sys, name, entry)
+        (self.tree.proc / "self/net").mkdir(parents=True, exist_ok=True)
+        os.link(self.tree.proc / str(pid) / "net/dev", self.tree.proc / "self/net/dev")
+
+    @staticmethod
+    def device(sys: Path, name: str, entry: str, address: str = "") -> None:
+        """Make a device's directory in a sysfs."""
+        folder = sys / "class/net" / name
+        (folder / entry).mkdir(parents=True)
+        (folder / "address").write_text(f"{address}\n")
 
     def close(self) -> None:
         """Close everything."""
@@ -196,19 +214,71 @@ def test_plugged_vcpus_come_and_go(host: Host):
     assert ("libvirt_domain_vcpu_time_seconds", "", "0") in seen
 
 
-def test_interfaces_are_seen_from_the_guest(host: Host):
-    """What a tap receives its guest has sent; a macvtap is the guest's own device."""
-    host.start(100, ONE, "vm", 7, links=ROW.format("  tap0") + ROW.format("macvtap0"))
-    host.know(ONE, "vm", 7, ("tap0", "bridge"), ("macvtap0", "direct"), ("gone0", "bridge"))
+MAC = "52:54:00:00:00:0{}"
+NICS = ("tap0", "macvtap0", "ipvtap0", "gone0", "eth0")
+STEM = "libvirt_domain_interface_stats_"
 
+
+def with_nics(host: Host) -> None:
+    """Start a guest whose XML names all kinds of devices, most of which its kernel has."""
+    rows = "".join(map(ROW.format, ("tap0", "macvtap0", "ipvtap0", "eth0", "other0")))
+    host.start(100, ONE, "vm", 7, links=rows)
+    host.know(ONE, "vm", 7, *((name, MAC.format(at)) for at, name in enumerate(NICS)))
+
+
+def nics(host: Host) -> dict[str, tuple[int | float, ...]]:
+    """Return what each NIC has received and sent, and its lost packets."""
     seen = values(host.look(), "vm")
+    names = {key[2] for key in seen if key[0].startswith(STEM)}
+    counts = ("receive_bytes", "receive_errors", "transmit_packets", "transmit_drops")
+    return {name: tuple(seen[STEM + each, "", name] for each in counts) for name in sorted(names)}
 
-    stem = "libvirt_domain_interface_stats_"
-    assert seen[f"{stem}transmit_bytes", "", "tap0"] == 1
-    assert seen[f"{stem}receive_packets", "", "tap0"] == 6
-    assert seen[f"{stem}receive_errors", "", "macvtap0"] == 3
-    assert seen[f"{stem}transmit_drops", "", "macvtap0"] == 8
-    assert not [key for key in seen if "gone0" in key]
+
+def test_interfaces_are_seen_from_the_guest(host: Host):
+    """What a tap receives its guest has sent; a macvtap is the guest's own, whatever made it."""
+    with_nics(host)
+    host.devices(100, tap0="tun_flags", macvtap0="macvtap", ipvtap0="ipvtap", eth0="device")
+
+    assert nics(host) == {
+        "ipvtap0": (1, 3, 6, 8),
+        "macvtap0": (1, 3, 6, 8),
+        "tap0": (5, 7, 2, 4),
+    }, "a device of the host that only has the name of a guest's is none of its"
+
+
+def test_in_another_network_namespace_the_guests_own_sysfs_is_asked(host: Host):
+    """The agent's sysfs has devices of the same names, which are others; it may not look at all."""
+    with_nics(host)
+    host.devices(100, tap0="macvtap", macvtap0="tun_flags")
+    (host.tree.proc / "self/net/dev").unlink()
+    (host.tree.proc / "self/net/dev").write_text("")
+    assert nics(host) == {}, "what cannot be seen is left to libvirt"
+
+    root = host.tree.proc / "100/root/sys"
+    for name, entry in (("tap0", "tun_flags"), ("macvtap0", "macvtap"), ("eth0", "device")):
+        host.device(root, name, entry)
+    host.now += 60 * SECOND
+    assert nics(host) == {}, "this is the sysfs of yet another namespace"
+    host.device(root, "ipvtap0", "ipvtap")
+    host.device(root, "other0", "tun_flags")
+    (root / "class/net/bonding_masters").write_text("\n")
+    host.now += 60 * SECOND
+    assert list(nics(host)) == ["ipvtap0", "macvtap0", "tap0"]
+    assert nics(host)["tap0"] == (5, 7, 2, 4)
+
+
+def test_a_device_that_is_plugged_is_looked_at(host: Host):
+    """A NIC that comes is counted from the look that sees it on, and one that goes no longer."""
+    host.start(100, ONE, "vm", 7, links=ROW.format("tap0"))
+    host.know(ONE, "vm", 7, ("tap0", MAC.format(0)))
+    host.devices(100, tap0="tun_flags", plug1="macvtap")
+    assert list(nics(host)) == ["tap0"]
+    host.tree.table(100, ROW.format("tap0") + ROW.format("plug1"))
+    host.know(ONE, "vm", 7, ("tap0", MAC.format(0)), ("plug1", MAC.format(1)))
+    assert nics(host)["plug1"] == (1, 3, 6, 8)
+    host.tree.table(100, ROW.format("plug1"))
+    host.know(ONE, "vm", 7, ("plug1", MAC.format(1)))
+    assert list(nics(host)) == ["plug1"]
 
 
 def test_one_bad_second_stays_visible(host: Host):
@@ -312,6 +382,64 @@ def test_cgroups_are_read_in_turn(tmp_path: Path, catalog: Catalog):
     host.close()
 
 
+def partitions(host: Host) -> dict[str, dict[str, int]]:
+    """Return the sums of each partition a summary later."""
+    host.look(5)
+    tree = host.survey.partitions()
+    return {path: dict(level.sums) for path, level in tree.items()}
+
+
+def test_a_guest_counts_nowhere_until_it_is_described(host: Host, tmp_path: Path):
+    """It is not taken for one of the default partition, nor its group for that of it."""
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "cgroup/cgroup.controllers").write_text("cpu\n")
+    group = tmp_path / "cgroup/prod.partition/qemu-7-vm.libvirt-qemu"
+    group.mkdir(parents=True)
+    usage = "usage_usec {}\nuser_usec 2\nsystem_usec 1\n"
+    (group / "cpu.stat").write_text(usage.format(3000))
+    (group.parent / "cpu.stat").write_text(usage.format(9999))
+    host.start(100, ONE, "vm", 7)
+    host.tree.stat(100, threads=3, started=1 << 40)
+    (host.tree.proc / "100/cgroup").write_text("0::/prod.partition/qemu-7-vm.libvirt-qemu\n")
+    host.survey._hierarchies = Hierarchies(tmp_path / "cgroup")
+    assert partitions(host) == {}
+
+    host.know(ONE, "vm", 7, partition="/prod")
+    (level,) = partitions(host).items()
+    assert level[0] == "/prod"
+    assert (level[1]["domains"], level[1]["domains_unseen"]) == (1, 0)
+    assert level[1]["domains_cpu"] == 3_000_000
+    (tree,) = host.survey.partitions().values()
+    assert ("cpu", "time", ()) in [fact for fact, _ in tree.rows]
+
+
+def test_a_guest_that_cannot_be_read_is_unseen_and_counted_once(host: Host):
+    """What is not seen is said, and when it is seen again nothing is counted twice."""
+    host.start(100, ONE, "vm", 7)
+    host.tree.stat(100, threads=3, started=1 << 40)
+    host.know(ONE, "vm", 7, partition="/prod")
+    host.tree.times(100, 110, 1000, 0)
+    seen = partitions(host)["/prod"]
+    assert (seen["domains_unseen"], seen["vcpu_time"], seen["vcpus"]) == (0, 1000, 2)
+
+    (host.tree.pids / "vm.pid").rename(host.tree.pids / "hidden")
+    unseen = partitions(host)["/prod"]
+    assert unseen == {"domains": 1, "domains_unseen": 1, "vcpu_time": 1000, "vcpu_delay": 0}
+    (host.tree.pids / "hidden").rename(host.tree.pids / "vm.pid")
+    host.tree.times(100, 110, 1001, 0)
+    seen = partitions(host)["/prod"]
+    assert (seen["domains_unseen"], seen["vcpu_time"], seen["vcpus"]) == (0, 1001, 2)
+
+    host.tree.times(100, 110, 1005, 0)
+    host.look()
+    host.tree.end(100, "vm")
+    host.look()
+    host.start(200, TWO, "other", 8)
+    host.know(TWO, "other", 8, partition="/prod")
+    del host.running[ONE]
+    assert partitions(host)["/prod"]["vcpu_time"] == 1005, "it is counted up to its last second"
+
+
 def test_what_cannot_be_seen_is_named(host: Host):
     """Hidden processes, missing statistics, a missing directory: named, and the rest is given."""
 
@@ -339,20 +467,32 @@ def test_what_cannot_be_seen_is_named(host: Host):
 
 
 def test_a_renamed_interface_is_named_once_it_is_sure(host: Host):
-    """An interface that the host lacks for seconds is told of, one without a device is not."""
+    """What the host had and lacks for seconds is told of; what never had a device is not."""
     host.start(100, ONE, "vm", 7, links=ROW.format("tap0"))
-    host.know(ONE, "vm", 7, ("tap0", "bridge"), ("vhost0", "vhostuser"))
+    host.know(ONE, "vm", 7, ("tap0", MAC.format(0)), ("mcast0", MAC.format(1)))
 
-    def blind() -> str | None:
-        return host.look().blind.get("renamed interfaces")
+    def lost() -> dict[str, str]:
+        return {device: reason for (_, device), reason in host.look().lost.items()}
 
-    assert not any(blind() for _ in range(12))
+    assert not any(lost() for _ in range(12))
     host.tree.table(100, ROW.format("other0"))
-    told = [blind() for _ in range(12)]
-    assert told[:9] == [None] * 9
-    assert set(told[10:]) == {"the host has no tap0 of vm"}
+    told = [lost() for _ in range(12)]
+    assert told[:9] == [{}] * 9
+    assert told[9] == {"tap0": "the host has no tap0"}
     host.tree.table(100, ROW.format("tap0"))
-    assert blind() is None
+    assert not any(lost() for _ in range(12))
+
+
+@pytest.mark.parametrize("address", [MAC.format(1), "fe" + MAC.format(1)[2:]])
+def test_an_interface_that_was_renamed_before_is_found_by_its_address(host: Host, address: str):
+    """The agent starts after the renaming: the address, or the one of its tap, tells of it."""
+    host.start(100, ONE, "vm", 7, links=ROW.format("new0"))
+    host.know(ONE, "vm", 7, ("tap0", MAC.format(1).upper()), ("mcast0", MAC.format(2)))
+    host.devices(100)
+    host.device(host.sys, "new0", "tun_flags", address)
+    told = [host.look().lost for _ in range(12)]
+    (domain, _) = host.running[ONE]
+    assert told[9] == {(domain, "tap0"): "the host has no tap0; new0 has its address"}
 
 
 def test_whatever_is_not_seen_can_be_mended(host: Host):
@@ -361,7 +501,10 @@ def test_whatever_is_not_seen_can_be_mended(host: Host):
     (host.tree.proc / "100" / "net" / "dev").unlink()
     known = set(host.look().blind)
     assert {"host CPUs", "host pressure", "cgroups", "interfaces"} <= known
-    assert known | WANTED <= MENDS.keys()
+    nothing = {"host CPUs", "host memory", "host load", "host NUMA nodes", "host huge pages"}
+    mends = {what: host.survey.bars.explained(what, "")[1] for what in known | WANTED}
+    assert {what for what, mend in mends.items() if not mend} == nothing
+    assert host.survey.bars.explained("what is new", "so") == ("so", "")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,24 @@ def test_the_host_is_read(node: Node):
     Shapes(load()).facts(tuple(fact for fact, _ in rows), "node")
 
 
+def test_idle_time_does_not_go_back(node: Node, tmp_path: Path):
+    """The kernel lets it fall a little, which would be read as a restart; a new CPU begins anew."""
+
+    def seen(idle: int, iowait: int, user: int = 1) -> tuple[float, ...]:
+        (tmp_path / "proc/stat").write_text(f"cpu0 {user} 2 3 {idle} {iowait} 6 7\n")
+        rows, _ = node.read()
+        cpu = {dict(labels)["mode"]: n / 1e9 for (_, key, labels), n in rows if key == "cpu"}
+        return cpu["idle"], cpu["iowait"], cpu["user"]
+
+    assert seen(100_000, 500) == (1000, 5, 0.01)
+    assert seen(99_999, 499) == (1000, 5, 0.01)
+    assert seen(99_701, 400) == (1000, 5, 0.01)
+    assert seen(100_001, 501) == (1000.01, 5.01, 0.01)
+    assert seen(99_701, 202) == (997.01, 5.01, 0.01), "a fall of 3 s is no matter of rounding"
+    assert seen(3, 502) == (0.03, 5.02, 0.01)
+    assert seen(4, 503, user=0) == (0.04, 5.03, 0), "what the kernel keeps steady is as it says"
+
+
 def test_what_is_missing_costs_only_itself(node: Node, tmp_path: Path):
     """Without pressure, as with psi=0, all the rest is given and the lack is named."""
     (tmp_path / "proc/pressure/cpu").unlink()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-
-Level = Literal["debug", "info", "warning", "error"]
+from virtstatd.runtime.logs import Level
 
 
 @dataclass(frozen=True, slots=True)

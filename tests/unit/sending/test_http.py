@@ -204,20 +204,23 @@ async def heads(reader: asyncio.StreamReader) -> None:
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n"])
 async def test_a_server_that_never_answers(begin: bytes):
     """A half-open connection is given up with the attempt, and its descriptor with it."""
-    gone = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
         while await reader.read(65536):
-            pass
+            asked.set()
         gone.set()
 
     async with scripted(script) as url, http_client(Access(url=url)) as client:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await client.post(url, b"x" * 100, {})
+        posting = asyncio.ensure_future(client.post(url, b"x" * 100, {}))
         async with asyncio.timeout(100):
+            await asked.wait()
+            assert not posting.done()
+            posting.cancel()
             await gone.wait()
+            with pytest.raises(asyncio.CancelledError):
+                await posting
 
 
 async def test_a_server_that_hangs_up():

@@ -88,13 +88,13 @@ class Loaded:
         return _located(parsed(self.text, self.name)[1], faults, self.name)
 
 
-def load(path: FilePath | None, default: FilePath = DEFAULT_FILE) -> Loaded:
+def load(path: FilePath | None) -> Loaded:
     """
-    Read a configuration file; without one `default`, or the defaults where there is none.
+    Read a configuration file; None is `DEFAULT_FILE`, or the defaults where there is none.
 
     Raises `ConfigError` as `load_config` does.
     """
-    path = default if path is None and _may_exist(default) else path
+    path = DEFAULT_FILE if path is None and _may_exist(DEFAULT_FILE) else path
     return load_text("" if path is None else text_of(path), path)
 
 

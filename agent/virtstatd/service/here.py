@@ -35,7 +35,11 @@ class Found:
 
 
 async def found_here(
-    config: Config, ours: Callable[[PortInUse], bool], *, outside: bool = False
+    config: Config,
+    ours: Callable[[PortInUse], bool],
+    *,
+    outside: bool = False,
+    seconds: float = HERE_SECONDS,
 ) -> Found:
     """
     Ask each sink whether it could open here, and leave nothing behind.
@@ -51,11 +55,11 @@ async def found_here(
     for worker in workers:
         worker.close()
     if asked:
-        await asyncio.wait(asked, timeout=HERE_SECONDS)
+        await asyncio.wait(asked, timeout=seconds)
     found = Found([], [])
     for index, (each, answer) in enumerate(zip(config.sinks, asked, strict=True)):
         if not answer.done():
-            text = f"could not be checked within {HERE_SECONDS:g} s; see what hangs"
+            text = f"could not be checked within {seconds:g} s; see what hangs"
             found.faults.append(Fault(("sink", index), text))
         elif error := answer.exception():
             fault = _fault(index, each, error)

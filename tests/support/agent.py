@@ -27,12 +27,13 @@ class Agent:
         config: Path,
         *,
         python: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "virtstatd"),
         inside: tuple[str, ...] = (),
         **environ: str,
     ) -> None:
         self.log: list[dict[str, object]] = []
         self.process = subprocess.Popen(
-            [*inside, sys.executable, *python, "-m", "virtstatd", "run", "--config", str(config)],
+            [*inside, sys.executable, *python, *program, "run", "--config", str(config)],
             stderr=subprocess.PIPE,
             env=os.environ | environ,
             text=True,

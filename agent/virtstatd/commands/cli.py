@@ -15,7 +15,7 @@ import uvloop
 
 from virtstatd import __version__, catalog
 from virtstatd.collect.bulk.options import deadlines
-from virtstatd.config.file import DEFAULT_FILE, Loaded, load, load_text
+from virtstatd.config.file import DEFAULT_FILE, Loaded, load
 from virtstatd.config.options import noun
 from virtstatd.config.options import options as options_of
 from virtstatd.config.plugins import SINKS
@@ -78,13 +78,11 @@ def run(path: Path | None) -> None:
     """Run the service."""
     from virtstatd.service import reload
     from virtstatd.service.daemon import serve
-    from virtstatd.service.signals import Signals, forget_hangups
+    from virtstatd.service.signals import Signals
 
-    previous = reload.handed_over()
-    if previous is None or not previous.again:
-        forget_hangups()
     signals = Signals()
-    running, faults = first_to_run(path, previous)
+    given = reload.handed_over()
+    running, faults = to_run(path, given)
     with logs.opened(running.config.log.level, running.config.log.format) as opened:
         if faults:
             opened.log.error("config.rejected", faults=faults)
@@ -92,38 +90,38 @@ def run(path: Path | None) -> None:
         try:
             ended = on_loop(lambda: serve(running, opened, Notify(), signals))
         except StartError as error:
-            if previous is None or previous.again or faults:
+            if faults or given is None or given.accepted is None:
                 opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
                 sys.exit(1)
             opened.log.error("config.rejected", faults=[f"{running.name}: {error}"])  # noqa: TRY400
-        if ended and ended.why is reload.Ending.STOPPED:
+        if ended and not ended.accepted:
             return
         signals.close()
         if signals.ending:  # it came after the last look at it
             opened.log.info("agent.stopped", ending=reload.Ending.STOPPED.value)
             return
     try:
-        if ended:
-            reload.begin_anew(running, ended.sockets)
-        elif previous:
-            reload.restore(previous)
+        if ended and ended.accepted:
+            reload.begin_anew(running, ended.accepted, ended.sockets)
+        elif given:
+            reload.restore(given.former)
     except OSError as error:
         fail(f"cannot execute {sys.executable}: {error.strerror}", 1)
 
 
-def first_to_run(path: Path | None, previous: reload.Previous | None) -> tuple[Loaded, list[str]]:
-    """Return the configuration to run, and the faults of the file that it runs in place of."""
-    if previous is None:
+def to_run(path: Path | None, given: reload.HandedOver | None) -> tuple[Loaded, list[str]]:
+    """Return the configuration to run, and the faults of the one that it runs in place of."""
+    if given is None:
         return loaded(path), []
     faults: list[str] = []
-    if not previous.again:
-        try:
-            return load(path or previous.path), []
-        except ConfigError as error:
-            faults = error.faults
     try:
-        return load_text(previous.text, previous.path), faults
-    except ConfigError as error:  # what it needs was removed meanwhile
+        if given.accepted:
+            return given.accepted.loaded(), []
+    except ConfigError as error:  # a library that it needs was removed meanwhile
+        faults = error.faults
+    try:
+        return given.former.loaded(), faults
+    except ConfigError as error:
         fail("\n".join([*faults, *error.faults]), 1)
 
 

@@ -92,7 +92,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()
     log.info("agent.stopped", ending=control.why.value)
-    return Ended(control.why, control.kept)
+    return control.ended()
 
 
 class Watch:

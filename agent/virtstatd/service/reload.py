@@ -2,15 +2,15 @@
 Ending, and beginning anew with a changed file, in such a way that the agent is never worse off.
 
 A file that is wrong, or that cannot work here, is refused while the agent runs on. One that was
-accepted takes effect by executing the program again in the same process. Should that run fail to
-start nevertheless, the configuration before it, which was handed over, runs again.
+accepted takes effect by executing the program again in the same process, with the text that was
+looked at: the file may have changed meanwhile. Should that run fail to start nevertheless, the
+configuration before it, which is handed over as well, runs again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
 import socket
 import sys
@@ -21,10 +21,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NoReturn
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 import virtstatd
-from virtstatd.config.file import Loaded
+from virtstatd.config.file import Loaded, load_text
 from virtstatd.errors import ConfigError, PortInUse
 from virtstatd.runtime.worker import Worker
 from virtstatd.sending.address import FIRST_INHERITED
@@ -33,8 +34,8 @@ from virtstatd.service.notify import Notify
 from virtstatd.service.signals import Signals
 
 
-PREVIOUS: Final = "VIRTSTATD_PREVIOUS"
-"""The process and the descriptor of what is handed over to the next run."""
+HANDED_OVER: Final = "VIRTSTATD_HANDED_OVER"
+"""The process, and the descriptor of what is handed over to its next run."""
 
 HIGH: Final = 100
 """Descriptors from here on are in nobody's way while low ones get their meaning."""
@@ -49,9 +50,10 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the agent ended, and the listening sockets that its next run takes over, by sink."""
+    """How the agent ended; what its next run is to have, if any, and its sockets by sink."""
 
     why: Ending
+    accepted: Loaded | None
     sockets: Mapping[str, int]
 
 
@@ -65,7 +67,8 @@ class Control:
         self.why = Ending.STOPPED
         self.rejected = False
         self.sockets: dict[str, socket.socket] = {}
-        self.kept: dict[str, int] = {}
+        self._accepted: Loaded | None = None
+        self._kept: dict[str, int] = {}
         self._running = running
         self._signals = signals
         self._log = log
@@ -80,6 +83,7 @@ class Control:
         while not self.stop.is_set():
             await self._asked.wait()
             self._asked.clear()
+            self._signals.reload = False  # those that came until now mean what is read now
             self._notify.reloading()
             faults = await self._faults()
             if faults:
@@ -90,14 +94,18 @@ class Control:
                 self.why = Ending.RELOAD
                 self.stop.set()
 
+    def ended(self) -> Ended:
+        """Return how it has ended."""
+        accepted = self._accepted if self.why is Ending.RELOAD else None
+        return Ended(self.why, accepted, self._kept)
+
     def _look(self) -> None:
         """Act on what has come: an end goes before a reload, also before one that drains."""
         if self._signals.ending:
             self.why = Ending.STOPPED
             self._notify.stopping()
             self.stop.set()
-        elif self._signals.reload and not self.stop.is_set():
-            self._signals.reload = False
+        elif self._signals.reload:
             self._asked.set()
 
     async def _faults(self) -> list[str]:
@@ -119,7 +127,8 @@ class Control:
         before = {each.name: each.sink for each in self._running.config.sinks}
         for each in new.config.sinks:
             if each.name in self.sockets and before.get(each.name) == each.sink:
-                self.kept[each.name] = os.dup(self.sockets[each.name].fileno())
+                self._kept[each.name] = os.dup(self.sockets[each.name].fileno())
+        self._accepted = new
         return []
 
     def _listens_at(self, taken: PortInUse) -> bool:
@@ -127,29 +136,40 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class Previous:
-    """The configuration of the run before; `again` says that it is to run, whatever the file is."""
+class Source:
+    """The text of a configuration, and the file that it was read from."""
 
     path: Path | None
     text: str
-    again: bool
+
+    def loaded(self) -> Loaded:
+        """Read it; raises `ConfigError`."""
+        return load_text(self.text, self.path)
 
 
-def handed_over(environ: MutableMapping[str, str] = os.environ) -> Previous | None:
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What a run gets from the one before: its configuration, and what is to run in its place."""
+
+    former: Source
+    accepted: Source | None
+
+
+def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | None:
     """Take what the run before has handed over, None where this one is the first."""
-    process, _, number = environ.pop(PREVIOUS, "").partition(":")
+    process, _, number = environ.pop(HANDED_OVER, "").partition(":")
     if process != str(os.getpid()):
         return None
-    with suppress(OSError, ValueError, KeyError), os.fdopen(int(number), "rb") as file:
+    with os.fdopen(int(number), "rb") as file:
         file.seek(0)
-        given = json.load(file)
-        return Previous(given["path"] and Path(given["path"]), given["text"], given["again"])
-    return None
+        return msgspec.json.decode(
+            file.read(), type=HandedOver, dec_hook=lambda as_, text: as_(text)
+        )
 
 
-def begin_anew(running: Loaded, sockets: Mapping[str, int]) -> NoReturn:
+def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) -> NoReturn:
     """
-    Execute the same command in this process; `running` is what it falls back on.
+    Execute the same command in this process with another configuration.
 
     Listening sockets are handed on as sd_listen_fds(3) has it. Raises OSError.
     """
@@ -165,23 +185,19 @@ def begin_anew(running: Loaded, sockets: Mapping[str, int]) -> NoReturn:
         "LISTEN_FDS": str(len(high)),
         "LISTEN_FDNAMES": ":".join(sockets),
     }
-    _execute(Previous(running.path, running.text, again=False))
+    former = Source(running.path, running.text)
+    _execute(HandedOver(former, Source(accepted.path, accepted.text)))
 
 
-def restore(previous: Previous) -> NoReturn:
+def restore(former: Source) -> NoReturn:
     """Execute the same command with the configuration before, on the sockets handed to this run."""
-    _execute(Previous(previous.path, previous.text, again=True))
+    _execute(HandedOver(former, None))
 
 
-def _execute(previous: Previous) -> NoReturn:
-    given = {
-        "path": previous.path and str(previous.path),
-        "text": previous.text,
-        "again": previous.again,
-    }
+def _execute(given: HandedOver) -> NoReturn:
     with os.fdopen(os.memfd_create("virtstatd-configuration", 0), "wb", closefd=False) as file:
-        file.write(json.dumps(given).encode())
-        os.environ[PREVIOUS] = f"{os.getpid()}:{file.fileno()}"
+        file.write(msgspec.json.encode(given, enc_hook=str))
+        os.environ[HANDED_OVER] = f"{os.getpid()}:{file.fileno()}"
     os.execv(sys.executable, [sys.executable, *_safe_path(), *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 

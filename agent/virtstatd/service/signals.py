@@ -13,10 +13,13 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Self
+from typing import Final
 
 
-HELD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+WAKE: Final = signal.SIGUSR2
+"""For the thread that reads signals; whoever else sends it says nothing."""
+
+HELD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, WAKE})
 
 MEANINGLESS: Final = frozenset(
     {
@@ -30,9 +33,10 @@ MEANINGLESS: Final = frozenset(
 
 def hold() -> None:
     """Block the signals that mean something and ignore those that do not; threads inherit it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD | MEANINGLESS)  # all at once
     for number in MEANINGLESS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANINGLESS - HELD)
 
 
 class Signals:
@@ -40,7 +44,8 @@ class Signals:
     Reads the held signals on a thread of its own, and remembers them for whoever comes to listen.
 
     SIGTERM and SIGINT set `ending`, and the second one ends the process at once, whatever the event
-    loop does. SIGHUP sets `reload`; with `hangup_ends` it ends like SIGTERM.
+    loop does. SIGHUP sets `reload`, which whoever reads the file clears before; with `hangup_ends`
+    it ends like SIGTERM.
     """
 
     def __init__(
@@ -56,28 +61,29 @@ class Signals:
         self._thread = threading.Thread(target=self._read, name="signals", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def listen(self, changed: Callable[[], object]) -> None:
         """Call a function, on the thread, after each signal; what came before is remembered."""
         self._changed = changed
 
     def close(self) -> None:
-        """End the thread: what comes from now on waits for the program that is executed next."""
-        if not self._closing:
-            self._closing = True
-            os.kill(os.getpid(), signal.SIGHUP)  # blocked everywhere: the thread alone can take it
-            self._thread.join()
+        """
+        End the thread: what comes from now on waits for the program that is executed next.
+
+        A reload that was asked for and is not done yet is asked of that one again.
+        """
+        self._closing = True
+        os.kill(os.getpid(), WAKE)
+        self._thread.join()
+        if self.reload:
+            os.kill(os.getpid(), signal.SIGHUP)
 
     def _read(self) -> None:
         while True:
             number = signal.sigwait(HELD)
-            if number == signal.SIGHUP and self._closing:
-                return
+            if number == WAKE:
+                if self._closing:
+                    return
+                continue
             if number == signal.SIGHUP and not self._hangup_ends:
                 self.reload = True
             elif self.ending:
@@ -86,9 +92,3 @@ class Signals:
                 self.ending = True
             with suppress(RuntimeError):  # the loop that listened is closed
                 self._changed()
-
-
-def forget_hangups() -> None:
-    """Drop a SIGHUP that waits: whatever asked for it is done by reading the file from now on."""
-    while signal.sigtimedwait({signal.SIGHUP}, 0):
-        pass

@@ -55,7 +55,7 @@ async def partition_tree(config: Config, log: FilteringBoundLogger) -> str:
         finally:
             survey.close()
     if not now:
-        return "no partitions: no guest runs here\n"
+        return "no partitions: none of libvirt's guests runs on this host\n"
     return as_text(before, now.values(), ended - began)
 
 

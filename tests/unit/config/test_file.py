@@ -227,7 +227,7 @@ def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float
 def test_a_default_file_counts_from_when_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Without a file the defaults run; reading again finds one that came, and misses one that went."""
+    """Without a file the defaults run; reading again finds one that came, misses one that went."""
     default = tmp_path / "virtstatd.toml"
     monkeypatch.setattr("virtstatd.config.file.DEFAULT_FILE", default)
     first = load(None)

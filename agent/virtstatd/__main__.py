@@ -5,7 +5,7 @@ import sys
 from virtstatd.service.signals import hold
 
 
-def main() -> None:
+def start() -> None:
     """Run the command line; a service holds signals back while the rest of it is imported."""
     if sys.argv[1:2] == ["run"]:
         hold()
@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -279,7 +279,7 @@ def test_the_watchdog_is_fed_until_the_drain_has_ended(
         assert manager.count("WATCHDOG=1") - fed > 5  # ten a second for three seconds
 
 
-LAUNCHER = "from virtstatd.__main__ import main\nmain()\n"
+LAUNCHER = "from virtstatd.__main__ import start\nstart()\n"
 
 
 def test_no_module_is_replaced_by_a_file_nearby(tmp_path: Path, simulator: Simulated) -> None:
@@ -288,7 +288,11 @@ def test_no_module_is_replaced_by_a_file_nearby(tmp_path: Path, simulator: Simul
     script.write_text(LAUNCHER)
     it = Service(tmp_path, simulator)
     it.write(it.text())
-    it.agent = Agent(it.file, program=(str(script),))
+
+    class Scripted(Agent):
+        program = (str(script),)
+
+    it.agent = Scripted(it.file)
     try:
         it.until_started()
         (tmp_path / "click.py").write_text("raise SystemExit('not this one')\n")

@@ -118,13 +118,12 @@ def service(
     simulator: Simulated,
     *sinks: str,
     drain: float = 5.0,
-    python: tuple[str, ...] = (),
     **environ: str,
 ) -> Iterator[Service]:
     """Run an agent that has started; it is stopped in the end."""
     made = Service(folder, simulator)
     made.write(made.text(*sinks, drain=drain))
-    made.agent = Agent(made.file, python=python, **environ)
+    made.agent = Agent(made.file, python=(), inside=(), **environ)
     try:
         made.until_started()
         yield made

@@ -15,7 +15,7 @@ import uvloop
 
 from virtstatd import __version__, catalog
 from virtstatd.collect.bulk.options import deadlines
-from virtstatd.config.file import DEFAULT_FILE, Loaded, load
+from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import noun
 from virtstatd.config.options import options as options_of
 from virtstatd.config.plugins import SINKS
@@ -276,7 +276,7 @@ def sinks(name: str | None) -> None:
 def loaded(path: Path | None) -> Loaded:
     """Read the configuration; print all of its faults and exit 78 when it has any."""
     try:
-        return load(path)
+        return read_config(path)
     except ConfigError as error:
         fail("\n".join(error.faults), CONFIG_EXIT)
 

@@ -41,10 +41,10 @@ __all__ = [
     "Config",
     "Loaded",
     "SinkConfig",
-    "load",
     "load_config",
     "load_text",
     "parse_config",
+    "read_config",
 ]
 
 DEFAULT_FILE: Final = FilePath("/etc/virtstatd/virtstatd.toml")
@@ -81,14 +81,14 @@ class Loaded:
 
     def again(self) -> Loaded:
         """Read the same file again; a default file that was not there may be there now."""
-        return load(self.path)
+        return read_config(self.path)
 
     def located(self, faults: Iterable[Fault]) -> list[str]:
         """Return faults as lines with the file and the line of each, as `ConfigError` has them."""
         return _located(parsed(self.text, self.name)[1], faults, self.name)
 
 
-def load(path: FilePath | None) -> Loaded:
+def read_config(path: FilePath | None) -> Loaded:
     """
     Read a configuration file; None is `DEFAULT_FILE`, or the defaults where there is none.
 

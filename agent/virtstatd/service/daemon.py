@@ -25,7 +25,7 @@ from virtstatd.runtime.waiting import first_of, until_stopped
 from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
-from virtstatd.service.reload import Control, Ended
+from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet
 from virtstatd.service.signals import Signals
 
@@ -45,7 +45,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
     """
     log = logs.log
     config = running.config
-    control = Control(running, signals, log, notify)
+    control = RunControl(running, signals, log, notify)
     stop = control.stop
     events = events_on(asyncio.get_running_loop())
     lag = LoopLag()
@@ -103,7 +103,7 @@ class Watch:
     bounds of its own, the loop alone counts.
     """
 
-    def __init__(self, notify: Notify, control: Control, up: Up) -> None:
+    def __init__(self, notify: Notify, control: RunControl, up: Up) -> None:
         self._notify = notify
         self._control = control
         self._up = up

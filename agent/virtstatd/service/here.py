@@ -27,7 +27,7 @@ CREDENTIAL: Final = "credential:"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundHere:
     """What stands against a start here, and what cannot be judged from outside the service."""
 
     faults: list[Fault]
@@ -40,7 +40,7 @@ async def found_here(
     *,
     outside: bool = False,
     seconds: float = HERE_SECONDS,
-) -> Found:
+) -> FoundHere:
     """
     Ask each sink whether it could open here, and leave nothing behind.
 
@@ -56,7 +56,7 @@ async def found_here(
         worker.close()
     if asked:
         await asyncio.wait(asked, timeout=seconds)
-    found = Found([], [])
+    found = FoundHere([], [])
     for index, (each, answer) in enumerate(zip(config.sinks, asked, strict=True)):
         if not answer.done():
             text = f"could not be checked within {seconds:g} s; see what hangs"

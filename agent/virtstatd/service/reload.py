@@ -57,7 +57,7 @@ class Ended:
     sockets: Mapping[str, int]
 
 
-class Control:
+class RunControl:
     """What signals do to a running agent; `stop` is set when it has to end, `why` says why."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigText:
     """The text of a configuration, and the file that it was read from."""
 
     path: Path | None
@@ -151,8 +151,8 @@ class Source:
 class HandedOver:
     """What a run gets from the one before: its configuration, and what is to run in its place."""
 
-    former: Source
-    accepted: Source | None
+    former: ConfigText
+    accepted: ConfigText | None
 
 
 def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | None:
@@ -185,11 +185,11 @@ def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) ->
         "LISTEN_FDS": str(len(high)),
         "LISTEN_FDNAMES": ":".join(sockets),
     }
-    former = Source(running.path, running.text)
-    _execute(HandedOver(former, Source(accepted.path, accepted.text)))
+    former = ConfigText(running.path, running.text)
+    _execute(HandedOver(former, ConfigText(accepted.path, accepted.text)))
 
 
-def restore(former: Source) -> NoReturn:
+def restore(former: ConfigText) -> NoReturn:
     """Execute the same command with the configuration before, on the sockets handed to this run."""
     _execute(HandedOver(former, None))
 

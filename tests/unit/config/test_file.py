@@ -13,7 +13,7 @@ import pytest
 from msgspec import Meta
 
 from virtstatd.collect.bulk.options import MonitorOptions
-from virtstatd.config.file import Config, load, load_config, parse_config
+from virtstatd.config.file import Config, load_config, parse_config, read_config
 from virtstatd.config.plugins import Plugins
 from virtstatd.config.tables import TABLES
 from virtstatd.errors import ConfigError, StartError
@@ -230,14 +230,14 @@ def test_a_default_file_counts_from_when_it_is_there(
     """Without a file the defaults run; reading again finds one that came, misses one that went."""
     default = tmp_path / "virtstatd.toml"
     monkeypatch.setattr("virtstatd.config.file.DEFAULT_FILE", default)
-    first = load(None)
+    first = read_config(None)
     assert (first.path, first.text, first.name) == (None, "", "defaults")
     assert first.config == load_config(None)
 
     default.write_text("[hypervisor]\nlanes = 3\n")
     second = first.again()
     assert (second.path, second.config.hypervisor.lanes) == (default, 3)
-    assert second == load(None)
+    assert second == read_config(None)
 
     default.unlink()  # whoever runs with it must not fall back on the defaults
     with pytest.raises(ConfigError, match="there is no such file"):
@@ -266,7 +266,7 @@ def test_a_default_file_that_cannot_be_looked_for_is_one_sentence(
     default.write_text("")
     monkeypatch.setattr("virtstatd.config.file.DEFAULT_FILE", default)
     with unprivileged(), pytest.raises(ConfigError) as raised:
-        load(None)
+        read_config(None)
     assert raised.value.faults == [
         f"{default}: permission denied; let the user that runs virtstatd read it"
     ]

@@ -10,12 +10,12 @@ import pytest
 
 from virtstatd.commands.cli import to_run
 from virtstatd.config.file import load_text
-from virtstatd.service.reload import HANDED_OVER, HandedOver, Source, handed_over
+from virtstatd.service.reload import HANDED_OVER, ConfigText, HandedOver, handed_over
 
 
-FORMER = Source(Path("/etc/former.toml"), "[hypervisor]\nlanes = 1\n")
-GOOD = Source(Path("/etc/good.toml"), "[hypervisor]\nlanes = 3\n")
-BAD = Source(None, "[hypervisor]\nlanes = 9\n")
+FORMER = ConfigText(Path("/etc/former.toml"), "[hypervisor]\nlanes = 1\n")
+GOOD = ConfigText(Path("/etc/good.toml"), "[hypervisor]\nlanes = 3\n")
+BAD = ConfigText(None, "[hypervisor]\nlanes = 9\n")
 
 
 def hand_over(given: HandedOver) -> int:
@@ -26,7 +26,7 @@ def hand_over(given: HandedOver) -> int:
 
 
 @pytest.mark.parametrize("accepted", [GOOD, BAD, None])
-def test_what_is_handed_over_arrives_once(accepted: Source | None) -> None:
+def test_what_is_handed_over_arrives_once(accepted: ConfigText | None) -> None:
     """Texts and paths arrive as they were; neither descriptor nor variable stays behind."""
     given = HandedOver(FORMER, accepted)
     number = hand_over(given)

@@ -1,7 +1,18 @@
-"""`python -m virtstatd`."""
+"""`python -m virtstatd`, and the script of that name."""
 
-from virtstatd.commands.cli import main
+import sys
+
+from virtstatd.service.signals import hold
+
+
+def start() -> None:
+    """Run the command line; a service holds signals back while the rest of it is imported."""
+    if sys.argv[1:2] == ["run"]:
+        hold()
+    from virtstatd.commands.cli import main as command
+
+    command()
 
 
 if __name__ == "__main__":
-    main()
+    start()

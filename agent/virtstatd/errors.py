@@ -17,6 +17,15 @@ class StartError(VirtstatdError):
     """The agent cannot start here; the message is one sentence that names the mend."""
 
 
+class PortInUse(StartError):  # noqa: N818 - named for what is so
+    """Something listens already at the address where a sink wants to."""
+
+    def __init__(self, reason: str, host: str, port: int) -> None:
+        super().__init__(reason)
+        self.host = host
+        self.port = port
+
+
 class TryLater(VirtstatdError):  # noqa: N818 - named for what the caller does
     """
     The destination is unavailable; the same batch may succeed later.

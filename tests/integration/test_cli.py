@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.agent import running
+from support.simulator import simulated
 from virtstatd.pipeline.promises import PROMISES
 
 
@@ -86,6 +87,98 @@ def test_a_good_file_is_called_good(file: Path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert PROMISES["memory"].text in done.stdout
+
+
+def test_check_takes_the_file_as_it_comes(file: Path):
+    """The file may stand there alone or behind `--config`, but not both."""
+    file.write_text("[[sink]]\ntype = 'null'\n")
+    alone = virtstatd("check", str(file))
+    option = virtstatd("check", "--config", str(file))
+    both = virtstatd("check", str(file), "--config", str(file))
+
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert alone.stdout == option.stdout
+    assert alone.stdout.startswith(f"{file}: good; sinks:\n")
+    assert both.returncode == 2
+    assert both.stderr.endswith("Error: name the file once\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "deadline_seconds = 5|pulse 2.5 s, monitor 5 s, extra 5 s"),
+        (
+            "[hypervisor]\ndeadline_seconds = 60",
+            "deadline_seconds = 60|pulse 2.5 s, monitor 7.5 s, extra 7.5 s",
+        ),
+        (
+            "[poll.pulse]\ninterval_seconds = 1\n[poll.monitor]\ngroups = []",
+            "deadline_seconds = 5|pulse 1 s, extra 5 s",
+        ),
+    ],
+)
+def test_check_says_when_calls_are_abandoned(file: Path, text: str, told: str):
+    """The deadline that is in force for each tier is told, which an interval may shorten."""
+    file.write_text(f"{text}\n[[sink]]\ntype = 'null'\n")
+    first, second = told.split("|")
+    done = virtstatd("check", str(file))
+
+    assert done.stdout.splitlines()[-2:] == [
+        f"calls are abandoned after {first}, half an interval at most:",
+        f"    {second}",
+    ]
+
+
+def test_check_finds_what_cannot_work_here(file: Path):
+    """A port in use, a missing secret and a missing folder end a check with 78 and their lines."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        file.write_text(
+            f"[[sink]]\ntype = 'prometheus'\nlisten_address = '127.0.0.1:{port}'\n"
+            "[[sink]]\ntype = 'influx'\ntoken_file = '/none/token'\n"
+            "[[sink]]\ntype = 'textfile'\npath = '/none/v.prom'\n"
+        )
+        done = virtstatd("check", str(file))
+
+    assert done.returncode == 78
+    assert [line.partition("; ")[0] for line in done.stderr.splitlines()] == [
+        (
+            f"{file}:3: sink[0].listen_address: cannot listen at 127.0.0.1:{port}:"
+            " the port is in use"
+        ),
+        f"{file}:6: sink[1].token_file: cannot read /none/token: No such file or directory",
+        f"{file}:9: sink[2].path: cannot write /none/v.prom",
+    ]
+
+
+def test_check_beside_the_agent_it_is_for_is_good(tmp_path: Path):
+    """The port that the running agent has is a note and no fault: a reload begins with a check."""
+    with running(tmp_path, "test:///default") as agent:
+        file = tmp_path / "virtstatd.toml"
+        address = agent.address.removeprefix("http://")
+        file.write_text(file.read_text().replace("127.0.0.1:0", address))
+        done = virtstatd("check", str(file))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
+    line = file.read_text().splitlines().index(f'listen_address = "{address}"') + 1
+    assert note == (
+        f"note: {file}:{line}: sink[0].listen_address: an agent listens here already,"
+        " which is fine where that one takes this file"
+    )
+
+
+def test_partitions_where_there_are_none(tmp_path: Path):
+    """Where no guest runs on this host a sentence says so, in place of an empty table."""
+    with simulated(tmp_path, "--domains=0") as simulator:
+        file = tmp_path / "virtstatd.toml"
+        file.write_text(f"[hypervisor]\nuri = '{simulator.uri}'\n")
+        done = virtstatd("partitions", "--config", str(file))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no partitions: none of libvirt's guests runs on this host\n"
 
 
 def test_optimised_python_is_refused():
@@ -186,6 +279,28 @@ def test_fields_and_sinks_print_what_there_is():
     assert "libvirt_domain_vcpu_delay_seconds_total" in fields
     assert "vcpu.{vcpu}.delay" in fields
     assert all(name in sinks for name in ("prometheus", "jsonl", "null", "listen_address"))
+
+
+def test_fields_and_sinks_can_be_narrowed():
+    """`fields` takes a word of the lines it prints, `sinks` a name; what is not there is said."""
+    whole, some = virtstatd("fields").stdout, virtstatd("fields", "DELAY").stdout
+    lines = some.splitlines()
+    assert len(lines) > 2
+    assert all("delay" in line.casefold() for line in lines[1:-1])
+    wanted = [line for line in whole.splitlines()[1:] if "delay" in line.casefold()]
+    assert [" ".join(line.split()) for line in lines[1:-1]] == [
+        " ".join(line.split()) for line in wanted
+    ]
+    none = virtstatd("fields", "nosuchword")
+    assert (none.returncode, none.stdout) == (1, "")
+    assert none.stderr == "no statistic has 'nosuchword' in its line\n"
+
+    kafka = virtstatd("sinks", "kafka").stdout
+    assert kafka.startswith("kafka (memory): ")
+    assert kafka in virtstatd("sinks").stdout
+    unknown = virtstatd("sinks", "kafak")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr == "unknown sink type 'kafak', did you mean kafka?\n"
 
 
 def test_sighup_begins_anew_on_the_same_socket(tmp_path: Path):

@@ -22,6 +22,9 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 class Agent:
     """`virtstatd run` in a process of its own, with its log read as it comes."""
 
+    program: tuple[str, ...] = ("-m", "virtstatd")
+    """What Python runs."""
+
     def __init__(
         self,
         config: Path,
@@ -32,7 +35,7 @@ class Agent:
     ) -> None:
         self.log: list[dict[str, object]] = []
         self.process = subprocess.Popen(
-            [*inside, sys.executable, *python, "-m", "virtstatd", "run", "--config", str(config)],
+            [*inside, sys.executable, *python, *self.program, "run", "--config", str(config)],
             stderr=subprocess.PIPE,
             env=os.environ | environ,
             text=True,

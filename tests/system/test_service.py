@@ -127,6 +127,43 @@ def test_a_reload_keeps_the_process(machine: Machine):
     assert (after["MainPID"], after["NRestarts"]) == (before["MainPID"], "0")
 
 
+def test_reloads_in_each_others_way_keep_the_process(machine: Machine):
+    """Reloads one upon the other, and signals that mean nothing, leave the same process running."""
+    start(machine)
+    before = machine.show(NAME)
+    reload = f"systemctl reload {NAME}"
+    machine.run("sh", "-c", f"{reload} & {reload}; systemctl kill --kill-whom=main -s HUP {NAME}")
+    for number in ("HUP", "USR1", "USR2", "ALRM", "PIPE", "RTMIN+5"):
+        machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number}", NAME)
+    machine.run("systemctl", "reload", NAME)
+    until(lambda: scrape(machine), "the page")
+    after = machine.show(NAME)
+    assert after["ActiveState"] == "active"
+    assert (after["MainPID"], after["NRestarts"]) == (before["MainPID"], "0")
+
+
+def test_a_reload_that_cannot_work_here_changes_nothing(machine: Machine):
+    """A secret that is not there fails the reload, with its line; the agent runs on as it was."""
+    start(machine)
+    before = machine.show(NAME)
+    machine.write(CONFIGURATION, '[[sink]]\ntype = "influx"\ntoken_file = "/none/token"\n')
+    assert machine.run("systemctl", "reload", NAME, check=False).returncode != 0
+    assert any(f"{CONFIGURATION}:3: sink[0].token_file" in line for line in machine.journal(NAME))
+    after = machine.show(NAME)
+    assert (after["ActiveState"], after["MainPID"]) == ("active", before["MainPID"])
+    assert scrape(machine)
+
+
+def test_no_signal_ends_it_for_good(machine: Machine):
+    """An agent that is killed, or stopped by hand behind systemd's back, is started again."""
+    override(machine, "RestartSec=100ms")
+    start(machine)
+    for times, number in enumerate(("KILL", "TERM", "INT", "QUIT"), 1):
+        machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number}", NAME)
+        until(lambda: machine.show(NAME)["NRestarts"] == str(times), "a restart")  # noqa: B023
+        until(lambda: machine.show(NAME)["SubState"] == "running", "a new process")
+
+
 def test_a_reload_of_a_bad_file_changes_nothing(machine: Machine):
     """A reload with a wrong file fails and says where; the agent runs on as it was."""
     start(machine)

@@ -71,11 +71,14 @@ def test_exposure_would_be_noticed(installed: Path):
     assert analyze("security", "--offline=true", "--threshold=15", installed).returncode != 0
 
 
-def test_a_wrong_configuration_is_not_started_again():
-    """The exit code of a wrong configuration, 78, ends the restarts."""
+def test_nothing_but_a_wrong_configuration_ends_the_restarts():
+    """However the agent ends, it is started again, without limit; only 78 ends that."""
     unit = settings(UNIT.read_text())
-    assert unit["Restart"] == ["on-failure"]
+    assert unit["Restart"] == ["always"]
     assert unit["RestartPreventExitStatus"] == ["78"]
+    assert unit["StartLimitIntervalSec"] == ["0"]
+    assert "StartLimitBurst" not in unit
+    assert unit["RestartSec"] == ["5s"]
 
 
 def test_a_reload_checks_before_it_signals():

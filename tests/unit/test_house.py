@@ -18,7 +18,7 @@ AGENT = Path(virtstatd.__file__).parent
 SIMULATOR = "virtstatd_simulator"
 
 ARROWS: dict[str, set[str]] = {
-    "__main__": {"commands"},
+    "__main__": {"commands", "service"},
     "archive": {"errors", "formats", "model", "sending"},
     "budget": {"collector", "hypervisor", "runtime"},
     "catalog": {"errors", "model"},
@@ -98,7 +98,9 @@ ARROWS: dict[str, set[str]] = {
         "pipeline",
         "pipeline/spool",
         "runtime",
+        "sending",
         "sink",
+        "virtstatd",
     },
     "serving": {"formats", "model", "runtime"},
     "sink": {"errors", "model"},

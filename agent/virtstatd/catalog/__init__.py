@@ -125,9 +125,16 @@ class Catalog:
             raise ValueError(f"a series of {group} occurs twice")
         return Shape(group, series)
 
-    def table(self, form: Literal["text", "markdown"] = "text") -> str:
-        """Return every series that can appear, as aligned text or as a Markdown table."""
+    def table(self, form: Literal["text", "markdown"] = "text", word: str = "") -> str:
+        """
+        Return every series that can appear, as aligned text or as a Markdown table.
+
+        With a word only those that have it in their line, in capitals or not; empty where none has.
+        """
         rows = [_row(line, self.groups[line.group]) for line in self.fields]
+        rows = [row for row in rows if word.casefold() in " ".join(row).casefold()]
+        if not rows:
+            return ""
         return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
 
 

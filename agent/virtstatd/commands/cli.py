@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import uvloop
 
 from virtstatd import __version__, catalog
-from virtstatd.config.file import Config, load_config
+from virtstatd.collect.bulk.options import deadlines
+from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import noun
 from virtstatd.config.options import options as options_of
 from virtstatd.config.plugins import SINKS
@@ -25,7 +25,9 @@ from virtstatd.runtime import logs
 from virtstatd.service.notify import Notify
 
 
-DEFAULT_FILE = Path("/etc/virtstatd/virtstatd.toml")
+if TYPE_CHECKING:
+    from virtstatd.service import reload
+
 CONFIG_EXIT = 78
 """EX_CONFIG of sysexits.h: the unit does not restart on it."""
 
@@ -74,30 +76,86 @@ def main() -> None:
 @config_option
 def run(path: Path | None) -> None:
     """Run the service."""
-    from virtstatd.service.daemon import Ending, serve
+    from virtstatd.service import reload
+    from virtstatd.service.daemon import serve
+    from virtstatd.service.signals import Signals
 
-    path, config = loaded(path)
-    with logs.opened(config.log.level, config.log.format) as opened:
+    signals = Signals()
+    given = reload.handed_over()
+    running, faults = to_run(path, given)
+    with logs.opened(running.config.log.level, running.config.log.format) as opened:
+        if faults:
+            opened.log.error("config.rejected", faults=faults)
+        ended = None
         try:
-            ended = on_loop(lambda: serve(config, path, opened, Notify()))
+            ended = on_loop(lambda: serve(running, opened, Notify(), signals))
         except StartError as error:
-            opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
-            sys.exit(1)
-    if ended.why is Ending.RELOAD:
-        begin_anew(ended.sockets)
+            if faults or given is None or given.accepted is None:
+                opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
+                sys.exit(1)
+            opened.log.error("config.rejected", faults=[f"{running.name}: {error}"])  # noqa: TRY400
+        if ended and not ended.accepted:
+            return
+        signals.close()
+        if signals.ending:  # it came after the last look at it
+            opened.log.info("agent.stopped", ending=reload.Ending.STOPPED.value)
+            return
+    try:
+        if ended and ended.accepted:
+            reload.begin_anew(running, ended.accepted, ended.sockets)
+        elif given:
+            reload.restore(given.former)
+    except OSError as error:
+        fail(f"cannot execute {sys.executable}: {error.strerror}", 1)
+
+
+def to_run(path: Path | None, given: reload.HandedOver | None) -> tuple[Loaded, list[str]]:
+    """Return the configuration to run, and the faults of the one that it runs in place of."""
+    if given is None:
+        return loaded(path), []
+    faults: list[str] = []
+    try:
+        if given.accepted:
+            return given.accepted.loaded(), []
+    except ConfigError as error:  # a library that it needs was removed meanwhile
+        faults = error.faults
+    try:
+        return given.former.loaded(), faults
+    except ConfigError as error:
+        fail("\n".join([*faults, *error.faults]), 1)
 
 
 @main.command()
 @config_option
-def check(path: Path | None) -> None:
-    """Report every fault of the configuration file at once."""
-    path, config = loaded(path)
-    click.echo(f"{path or 'defaults'}: good; sinks:")
-    for each in config.sinks:
+@click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
+def check(path: Path | None, file: Path | None) -> None:
+    """
+    Report every fault of the configuration FILE at once, and what cannot work here.
+
+    Ports, secrets, certificates and directories are looked at as the user who runs this; nothing is
+    changed.
+    """
+    from virtstatd.service.here import found_here, is_virtstatd
+
+    if path and file:
+        raise click.UsageError("name the file once")
+    read = loaded(path or file)
+    found = on_loop(lambda: found_here(read.config, is_virtstatd, outside=True))
+    if found.faults:
+        fail("\n".join(read.located(found.faults)), CONFIG_EXIT)
+    click.echo(f"{read.name}: good; sinks:")
+    for each in read.config.sinks:
         click.echo(f"    {each.name} ({each.delivery}): {PROMISES[each.delivery].text}")
-    if config.collectors:
-        names = ", ".join(f"{each.name} ({each.type})" for each in config.collectors)
+    if read.config.collectors:
+        names = ", ".join(f"{each.name} ({each.type})" for each in read.config.collectors)
         click.echo(f"collectors of other packages: {names}")
+    asked = read.config.hypervisor.deadline_seconds
+    limits = deadlines(read.config.collect["poll"], asked).items()
+    shown = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits)
+    click.echo(f"calls are abandoned after deadline_seconds = {asked:g}, half an interval at most:")
+    click.echo(f"    {shown}")
+    for note in read.located(found.notes):
+        click.echo(f"note: {note}")
 
 
 @main.command()
@@ -114,7 +172,7 @@ def once(path: Path | None, form: str) -> None:
     """Ask every collector once and print what they bring; end with 1 where one got no answer."""
     from virtstatd.commands.once import ask_once
 
-    path, config = loaded(path)
+    config = loaded(path).config
     with logs.opened("warning", config.log.format) as opened:
         try:
             with open(1, "wb", closefd=False) as out:
@@ -131,7 +189,7 @@ def partitions(path: Path | None) -> None:
     """Print what each partition uses, and its limits."""
     from virtstatd.commands.partitions import partition_tree
 
-    path, config = loaded(path)
+    config = loaded(path).config
     with logs.opened("warning", config.log.format) as opened:
         try:
             click.echo(on_loop(lambda: partition_tree(config, opened.log)), nl=False)
@@ -187,48 +245,40 @@ def simulate(arguments: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("word", default="")
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
-def fields(form: str) -> None:
-    """Print every statistic: name, kind, unit, origin."""
-    click.echo(catalog.shipped().table("markdown" if form == "markdown" else "text"))
+def fields(word: str, form: str) -> None:
+    """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
+    table = catalog.shipped().table("markdown" if form == "markdown" else "text", word)
+    if not table:
+        fail(f"no statistic has {word!r} in its line", 1)
+    click.echo(table)
 
 
 @main.command()
-def sinks() -> None:
-    """Print the sinks and their options."""
-    for name in SINKS.names():
+@click.argument("name", required=False)
+def sinks(name: str | None) -> None:
+    """Print the sinks and their options, or those of the sink NAME."""
+    for each in [name] if name else SINKS.names():
         try:
-            sink = SINKS.find(name)
+            sink = SINKS.find(each)
         except ConfigError as error:  # an extra that is not installed hides no other sink
-            click.echo(f"{name}: {error}")
+            if name:
+                fail(str(error), 1)
+            click.echo(f"{each}: {error}")
             continue
-        click.echo(f"{name} ({sink.delivery}): {(sink.__doc__ or '').strip().splitlines()[0]}")
+        click.echo(f"{each} ({sink.delivery}): {(sink.__doc__ or '').strip().splitlines()[0]}")
         for option in options_of(sink):
             default = "required" if option.required else f"default {option.default!r}"
             click.echo(f"    {option.name}: {noun(option.kind)}, {default}. {option.description}")
 
 
-def loaded(path: Path | None) -> tuple[Path | None, Config]:
+def loaded(path: Path | None) -> Loaded:
     """Read the configuration; print all of its faults and exit 78 when it has any."""
-    if path is None and DEFAULT_FILE.exists():
-        path = DEFAULT_FILE
     try:
-        return path, load_config(path)
+        return read_config(path)
     except ConfigError as error:
         fail("\n".join(error.faults), CONFIG_EXIT)
-
-
-def begin_anew(sockets: Mapping[str, int]) -> NoReturn:
-    """Execute the same command in this process, handing listening sockets on, sd_listen_fds(3)."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in sockets.values()]
-    for place, fd in enumerate(high):
-        os.dup2(fd, 3 + place)
-    os.environ |= {
-        "LISTEN_PID": str(os.getpid()),
-        "LISTEN_FDS": str(len(high)),
-        "LISTEN_FDNAMES": ":".join(sockets),
-    }
-    os.execv(sys.executable, [sys.executable, "-m", "virtstatd", *sys.argv[1:]])  # noqa: S606 - ourselves
 
 
 def on_loop(start: Callable[[], Coroutine[Any, Any, T]]) -> T:

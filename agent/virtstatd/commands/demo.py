@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 import uvloop
 
 from virtstatd.collect.bulk.options import PollOptions
-from virtstatd.config.file import parse_config
+from virtstatd.config.file import load_text
 from virtstatd.errors import StartError
 from virtstatd.runtime import logs
 from virtstatd.service.daemon import serve
 from virtstatd.service.notify import Notify
+from virtstatd.service.signals import Signals
 
 
 ENDING_SECONDS = 5.0
@@ -50,14 +51,18 @@ def demonstrate(domains: int, address: str) -> None:
 
     Raises `StartError` when the simulator or the page cannot start here.
     """
-    with simulated(domains) as uri, logs.opened("warning") as opened:
-        text = CONFIG.format(uri=json.dumps(uri), address=json.dumps(address))
-        config = parse_config(text, "demo")
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            # SIGHUP, too, ends it: a demo has no file to read again
-            runner.run(
-                serve(config, None, opened, Welcome(domains, address, config.collect["poll"]))
-            )
+    with simulated(domains) as uri:
+        # before any thread, but after the simulator, which would inherit that they are blocked;
+        # SIGHUP ends it, too: a demo has no file to read again
+        signals = Signals(hangup_ends=True)
+        with (
+            logs.opened("warning") as opened,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            text = CONFIG.format(uri=json.dumps(uri), address=json.dumps(address))
+            running = load_text(text, None)
+            welcome = Welcome(domains, address, running.config.collect["poll"])
+            runner.run(serve(running, opened, welcome, signals))
 
 
 class Welcome(Notify):

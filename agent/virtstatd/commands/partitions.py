@@ -54,6 +54,8 @@ async def partition_tree(config: Config, log: FilteringBoundLogger) -> str:
             now, ended = survey.partitions(), time.monotonic()
         finally:
             survey.close()
+    if not now:
+        return "no partitions: none of libvirt's guests runs on this host\n"
     return as_text(before, now.values(), ended - began)
 
 

@@ -8,7 +8,8 @@ disturbs the agent that runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,7 +35,19 @@ from virtstatd.config.toml_lines import Path, line_of, parsed, text_of
 from virtstatd.errors import ConfigError
 
 
-__all__ = ["CollectorConfig", "Config", "SinkConfig", "load_config", "parse_config"]
+__all__ = [
+    "DEFAULT_FILE",
+    "CollectorConfig",
+    "Config",
+    "Loaded",
+    "SinkConfig",
+    "load_config",
+    "load_text",
+    "parse_config",
+    "read_config",
+]
+
+DEFAULT_FILE: Final = FilePath("/etc/virtstatd/virtstatd.toml")
 
 ARRAYS: Final = ("sink", "collector")
 MONITORLESS: Final = tuple(name for name, group in POLLED.items() if not group.monitor)
@@ -53,15 +66,50 @@ class Config(Struct, frozen=True, kw_only=True):
     collectors: tuple[CollectorConfig, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, the text that it was read from, and the file; None is the defaults."""
+
+    path: FilePath | None
+    text: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """What faults call the file."""
+        return _name(self.path)
+
+    def again(self) -> Loaded:
+        """Read the same file again; a default file that was not there may be there now."""
+        return read_config(self.path)
+
+    def located(self, faults: Iterable[Fault]) -> list[str]:
+        """Return faults as lines with the file and the line of each, as `ConfigError` has them."""
+        return _located(parsed(self.text, self.name)[1], faults, self.name)
+
+
+def read_config(path: FilePath | None) -> Loaded:
+    """
+    Read a configuration file; None is `DEFAULT_FILE`, or the defaults where there is none.
+
+    Raises `ConfigError` as `load_config` does.
+    """
+    path = DEFAULT_FILE if path is None and _may_exist(DEFAULT_FILE) else path
+    return load_text("" if path is None else text_of(path), path)
+
+
+def load_text(text: str, path: FilePath | None) -> Loaded:
+    """Read a configuration from a text that was read from that file before."""
+    return Loaded(path, text, parse_config(text, _name(path)))
+
+
 def load_config(path: FilePath | None) -> Config:
     """
     Read a configuration file; None means the defaults.
 
     Raises `ConfigError` with one line per fault, all of them: `FILE:LINE: path: what is wrong`.
     """
-    if path is None:
-        return parse_config("", "defaults")
-    return parse_config(text_of(path), str(path))
+    return load_text("" if path is None else text_of(path), path).config
 
 
 def parse_config(
@@ -78,8 +126,7 @@ def parse_config(
     found = plugged.built_sinks(document, sinks, faults)
     others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
     if faults:
-        located = sorted((line_of(lines, fault.path), str(fault)) for fault in faults)
-        raise ConfigError([f"{file}:{line}: {fault}" for line, fault in located])
+        raise ConfigError(_located(lines, faults, file))
     tables: dict[str, Any] = {
         name: build(cls, _inner(document, name)) for name, cls in TABLES.items()
     }
@@ -93,6 +140,26 @@ def parse_config(
         sinks=tuple(found),
         collectors=tuple(others),
     )
+
+
+def _located(lines: Mapping[Path, int], faults: Iterable[Fault], file: str) -> list[str]:
+    located = sorted((line_of(lines, fault.path), str(fault)) for fault in faults)
+    return [f"{file}:{line}: {fault}" for line, fault in located]
+
+
+def _name(path: FilePath | None) -> str:
+    return "defaults" if path is None else str(path)
+
+
+def _may_exist(path: FilePath) -> bool:
+    """Tell whether a file is there; where that cannot be seen, its reader says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _tables(document: TomlTable) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from virtstatd.sending.secrets import FILE, Login
+from virtstatd.sending.secrets import FILE, Login, check_secret
 from virtstatd.sending.tls import TlsFiles
 
 
@@ -44,6 +44,12 @@ class Access(Login, TlsFiles):
                 raise ValueError("headers: a name or a value is not fit for HTTP")
             if header.lower() in ("authorization", "cookie"):
                 raise ValueError("headers: secrets belong into token_file or password_file")
+
+    def check_here(self) -> None:
+        """Raise StartError when the secret or a file of TLS cannot be used."""
+        check_secret("token_file", self.token_file)
+        self.check_password()
+        self.tls_context(tls=self.encrypted)
 
     @property
     def secret_file(self) -> str:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
-from virtstatd.errors import StartError
+from virtstatd.errors import PortInUse, StartError
 
 
 BACKLOG = 128
@@ -57,22 +57,48 @@ def inherited(name: str, environ: Mapping[str, str] = os.environ) -> socket.sock
 async def bound(address: str) -> socket.socket:
     """Return a socket that listens at `host:port`; raise StartError that says how to fix it."""
     host, port = split_address(address)
-    sock: socket.socket | None = None
+    loop = asyncio.get_running_loop()
     try:
-        loop = asyncio.get_running_loop()
         places = await loop.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        kind, _, _, _, place = places[0]
-        sock = socket.socket(kind, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
-        sock.listen(BACKLOG)
+        return _bound(places[0][0], places[0][4], listen=True)
     except OSError as error:
-        if sock is not None:
-            sock.close()
-        raise StartError(f"cannot listen at {address}: {_fix(error)}") from error
+        raise _cannot_listen(address, error) from error
+
+
+def check_port(address: str) -> None:
+    """Raise StartError where `bound` would, without ever listening; looking it up may block."""
+    host, port = split_address(address)
+    try:
+        places = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        _bound(places[0][0], places[0][4], listen=False).close()
+    except OSError as error:
+        raise _cannot_listen(address, error) from error
+
+
+def _bound(family: int, place: object, *, listen: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)  # type: ignore[arg-type]
+        if listen:
+            sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def _cannot_listen(address: str, error: OSError) -> StartError:
+    text = f"cannot listen at {address}: {_fix(error)}"
+    return (
+        PortInUse(text, *split_address(address))
+        if error.errno == errno.EADDRINUSE
+        else StartError(text)
+    )
 
 
 def _fix(error: OSError) -> str:

@@ -145,6 +145,24 @@ class FileOutput:
             raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise StartError where a file cannot be appended to, or made; it is neither here."""
+    folder = path.parent
+    try:
+        reason, number = "not a regular file", errno.EINVAL
+        if stat.S_ISREG(path.stat().st_mode):
+            reason, number = "", 0 if os.access(path, os.R_OK | os.W_OK) else errno.EACCES
+    except FileNotFoundError:
+        reason, number = "", 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+        if not folder.is_dir():
+            number = errno.ENOENT
+    except OSError as error:
+        reason, number = "", error.errno or errno.EIO
+    if number:
+        fix = _fix(OSError(number, ""), path)
+        raise StartError(f"cannot write {path}: {reason or os.strerror(number)}; {fix}")
+
+
 def write_all(fd: int, text: bytes) -> None:
     """Write all of a text, however many calls that takes."""
     view = memoryview(text)

@@ -20,6 +20,8 @@ SECRET_BYTES = 4096
 FILE = f"a path, or `{CREDENTIAL}` and the name of a systemd credential"
 """The end of the description of every option that names a file."""
 
+READ = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
+
 _NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 
 PasswordFile = Annotated[str, Meta(description=f"File of the user's password: {FILE}.")]
@@ -31,6 +33,10 @@ class Login:
 
     username: Annotated[str, Meta(description="User name, where the server wants one.")] = ""
     password_file: PasswordFile = ""
+
+    def check_password(self) -> None:
+        """Raise StartError when the password cannot be read."""
+        check_secret("password_file", self.password_file)
 
     def check_login(self) -> None:
         """Raise ValueError when only one of user name and password is given."""
@@ -73,8 +79,30 @@ def secret(name: str) -> str:
             text = file.read(SECRET_BYTES + 1).decode().strip()
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else "is not text"
-        fix = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
-        raise StartError(f"cannot read {path}: {cause}; {fix}") from error
+        raise StartError(f"cannot read {path}: {cause}; {READ}") from error
     if not text or not text.isprintable() or len(text) > SECRET_BYTES:
         raise StartError(f"{path} must hold one line of text")
     return text
+
+
+def check_secret(option: str, name: str) -> None:
+    """Raise StartError that begins with the option when a secret cannot be read."""
+    try:
+        secret(name)
+    except StartError as error:
+        raise StartError(f"{option}: {error}") from error
+
+
+def check_credentials(option: str, name: str, holding: bytes) -> None:
+    """Raise StartError that begins with the option when a file, if any, is not of its kind."""
+    if not name:
+        return
+    try:
+        with path_of(name).open("rb") as file:
+            text = file.read(16 * SECRET_BYTES)
+    except StartError as error:
+        raise StartError(f"{option}: {error}") from error
+    except OSError as error:
+        raise StartError(f"{option}: cannot read {name}: {error.strerror}; {READ}") from error
+    if holding not in text:
+        raise StartError(f"{option}: {name} has no line with {holding.decode()}")

@@ -6,6 +6,7 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Self
 
 from msgspec import Meta
@@ -127,18 +128,24 @@ def _marks(files: TlsFiles) -> Marks:
 
 def _made(files: TlsFiles, protocols: tuple[str, ...]) -> ssl.SSLContext:
     try:
-        authorities = path_of(files.ca_file) if files.ca_file else None
+        authorities = _path("ca_file", files.ca_file)
         context = ssl.create_default_context(cafile=authorities)
     except (OSError, ValueError) as error:
         raise StartError(f"ca_file: cannot use {files.ca_file}: {error}") from error
     if protocols:
         context.set_alpn_protocols(list(protocols))
-    if files.certificate_file:
-        certificate = path_of(files.certificate_file)
-        key = path_of(files.key_file) if files.key_file else None
+    if certificate := _path("certificate_file", files.certificate_file):
+        key = _path("key_file", files.key_file)
         try:
             # without the empty password OpenSSL would ask for one at the terminal
             context.load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
             raise StartError(f"certificate_file: cannot use {certificate}: {error}") from error
     return context
+
+
+def _path(option: str, name: str) -> Path | None:
+    try:
+        return path_of(name) if name else None
+    except StartError as error:
+        raise StartError(f"{option}: {error}") from error

@@ -41,7 +41,7 @@ async def open_outlet(
         send,
         bound,
         time.monotonic,
-        _queue(each, state_directory(config), bound),
+        _queue(each, spool_directory(each, config), bound),
         delivery=each.delivery,
         attempt_seconds=each.outlet.attempt_seconds,
         max_age_seconds=each.max_age_seconds,
@@ -53,9 +53,7 @@ def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queu
     options = each.outlet
     if not options.spool_bytes:
         return Buffer(options.buffer_bytes)
-    spool = Spool(
-        directory / "spool" / each.name, capacity=options.spool_bytes, sync=options.spool_sync
-    )
+    spool = Spool(directory, capacity=options.spool_bytes, sync=options.spool_sync)
     return Spooled(spool, log, time.monotonic, capacity=options.buffer_bytes)
 
 
@@ -63,6 +61,11 @@ def state_directory(config: Config) -> Path:
     """Return where the agent keeps what is to outlive it, `STATE_DIRECTORY` of systemd.exec(5)."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(config.agent.state_directory or given or "/var/lib/virtstatd")
+
+
+def spool_directory(each: SinkConfig, config: Config) -> Path:
+    """Return where the spool of a sink is."""
+    return state_directory(config) / "spool" / each.name
 
 
 @asynccontextmanager

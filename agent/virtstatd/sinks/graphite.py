@@ -71,6 +71,10 @@ class Graphite(Tls):
         check_server("address", self.address)
         self.check_tls(tls=self.tls)
 
+    def check_here(self) -> None:
+        """Raise StartError when a file of TLS cannot be used."""
+        self.tls_context(tls=self.tls)
+
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""

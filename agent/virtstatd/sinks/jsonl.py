@@ -11,9 +11,10 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from virtstatd.errors import StartError
 from virtstatd.formats.json_lines import Lines
 from virtstatd.runtime.worker import Worker
-from virtstatd.sending.files import FileOutput, Output, StandardOutput
+from virtstatd.sending.files import FileOutput, Output, StandardOutput, check_writable
 from virtstatd.sending.handover import Handover
 from virtstatd.sending.link import Stream
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -47,6 +48,14 @@ class Jsonl:
             raise ValueError(
                 "target: must be stdout, an absolute path, or unix: and an absolute path"
             )
+
+    def check_here(self) -> None:
+        """Raise StartError where the file cannot be written."""
+        if self.target != STDOUT and not self.target.startswith(UNIX):
+            try:
+                check_writable(Path(self.target))
+            except StartError as error:
+                raise StartError(f"target: {error}") from error
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:

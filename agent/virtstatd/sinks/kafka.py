@@ -117,6 +117,11 @@ class Kafka(Login, Tls):
             raise ValueError("mechanism: PLAIN shows the password, it needs tls = true")
         self.check_tls(tls=self.tls)
 
+    def check_here(self) -> None:
+        """Raise StartError when the password or a file of TLS cannot be used."""
+        self.check_password()
+        self.tls_context(tls=self.tls)
+
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""

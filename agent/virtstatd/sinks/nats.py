@@ -37,7 +37,7 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import FILE, Login, Secret, path_of
+from virtstatd.sending.secrets import FILE, Login, Secret, check_credentials, path_of
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
@@ -50,6 +50,8 @@ UNCONFIRMED = 256
 """Most messages in flight; at 4,000 the client turns a cancel into another error."""
 
 HEADER_BYTES = 1024
+
+CREDENTIALS = b"BEGIN NATS USER JWT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,12 @@ class Nats(Login, Tls):
         check_template("subject", self.subject, ".")
         self.check_login()
         self.check_tls(tls=self.tls)
+
+    def check_here(self) -> None:
+        """Raise StartError when the password, the credentials or a file of TLS cannot be used."""
+        self.check_password()
+        check_credentials("credentials_file", self.credentials_file, CREDENTIALS)
+        self.tls_context(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:

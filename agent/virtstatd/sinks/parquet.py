@@ -76,6 +76,10 @@ class Parquet:
         if not self.directory.startswith("/") or "\0" in self.directory:
             raise ValueError("directory: must be absolute")
 
+    def check_here(self) -> None:
+        """Raise StartError where the directory cannot be written or made."""
+        _check_directory(Path(self.directory))
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Lock the directory, and flush what the last run has left."""
@@ -143,14 +147,33 @@ def _locked(fd: int) -> bool:
     return True
 
 
+def _check_directory(directory: Path) -> None:
+    """Raise StartError where the lock's file could not be made; who holds it is another matter."""
+    lock = directory / ".lock"
+    if not directory.exists():
+        if not directory.parent.is_dir():
+            raise _unwritable("directory: ", directory, errno.ENOENT)
+        directory, lock = directory.parent, directory
+    if not directory.is_dir():
+        raise _unwritable("directory: ", directory, errno.ENOTDIR)
+    if not os.access(directory, os.W_OK | os.X_OK) or (
+        lock.exists() and not os.access(lock, os.R_OK | os.W_OK)
+    ):
+        raise _unwritable("directory: ", directory, errno.EACCES)
+
+
 def _lock_file(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o750, exist_ok=True)
         return os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        fix = (
-            f"create {directory.parent}"
-            if error.errno == errno.ENOENT
-            else "let the agent's user write there, or choose another directory"
-        )
-        raise StartError(f"cannot write {directory}: {error.strerror}; {fix}") from error
+        raise _unwritable("", directory, error.errno or 0) from error
+
+
+def _unwritable(option: str, directory: Path, number: int) -> StartError:
+    fix = (
+        f"create {directory.parent}"
+        if number == errno.ENOENT
+        else "let the agent's user write there, or choose another directory"
+    )
+    return StartError(f"{option}cannot write {directory}: {os.strerror(number)}; {fix}")

@@ -30,7 +30,7 @@ from virtstatd.formats.postgres_rows import (
 )
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, reason_of
-from virtstatd.sending.secrets import PasswordFile, Secret
+from virtstatd.sending.secrets import PasswordFile, Secret, check_secret
 from virtstatd.sending.tls import Tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
@@ -142,6 +142,11 @@ class Postgres(Tls):
         if self.keep_days and self.layout == "plain":
             raise ValueError("keep_days: needs layout = timescale")
         self.check_tls(tls=self.tls)
+
+    def check_here(self) -> None:
+        """Raise StartError when the password or a file of TLS cannot be used."""
+        check_secret("password_file", self.password_file)
+        self.tls_context(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:

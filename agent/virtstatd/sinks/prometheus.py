@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.errors import StartError
+from virtstatd.errors import PortInUse, StartError
 from virtstatd.runtime.clock import boottime
-from virtstatd.sending.address import bound, inherited, split_address
+from virtstatd.sending.address import bound, check_port, inherited, split_address
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.listener import Request, Response, listening, text_response
 from virtstatd.serving.page import Pages
@@ -53,6 +53,15 @@ class Prometheus:
             split_address(self.listen_address)
         except ValueError as error:
             raise ValueError(f"listen_address: {error}") from None
+
+    def check_here(self) -> None:
+        """Raise StartError where nothing can listen at the address."""
+        try:
+            check_port(self.listen_address)
+        except PortInUse as error:
+            raise PortInUse(f"listen_address: {error}", error.host, error.port) from error
+        except StartError as error:
+            raise StartError(f"listen_address: {error}") from error
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:

@@ -43,17 +43,20 @@ class Textfile:
         if not (self.path.startswith("/") and self.path.endswith(".prom")) or "\0" in self.path:
             raise ValueError("path: must be absolute and end in .prom")
 
+    def check_here(self) -> None:
+        """Raise StartError where no file can be made in the directory."""
+        folder = Path(self.path).parent
+        if not folder.is_dir():
+            raise StartError(f"path: cannot write {self.path}; create the directory {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            fix = "let the agent's user, and its unit by `ReadWritePaths=`, write in"
+            raise StartError(f"path: cannot write {self.path}; {fix} {folder}")
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Yield a send that writes the page, and remove the file at the end."""
+        self.check_here()
         path = Path(self.path)
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            fix = (
-                "let the agent's user, and its unit by `ReadWritePaths=`, write in"
-                if path.parent.is_dir()
-                else "create the directory"
-            )
-            raise StartError(f"cannot write {path}; {fix} {path.parent}")
         file = _File(path, Worker(f"sink {opening.name}"))
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)

@@ -24,8 +24,8 @@ METRICS = "http://127.0.0.1:9766/metrics"
 ENVIRONMENT = "/opt/virtstatd"
 PACKAGES = f"{ENVIRONMENT}/lib/{Path(PYTHON).name}/site-packages"
 LAUNCHER = f"""#!{ENVIRONMENT}/bin/python
-from virtstatd.commands.cli import main
-main()
+from virtstatd.__main__ import start
+start()
 """
 
 NEEDS = [

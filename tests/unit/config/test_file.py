@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,7 +13,7 @@ import pytest
 from msgspec import Meta
 
 from virtstatd.collect.bulk.options import MonitorOptions
-from virtstatd.config.file import Config, load_config, parse_config
+from virtstatd.config.file import Config, load_config, parse_config, read_config
 from virtstatd.config.plugins import Plugins
 from virtstatd.config.tables import TABLES
 from virtstatd.errors import ConfigError, StartError
@@ -221,3 +222,51 @@ def test_cgroups_are_read_at_every_so_many_looks(interval: float, cgroups: float
     """At least one in as many looks as fit, also where looks are rarer than that."""
     text = f"[local]\ninterval_seconds = {interval}\ncgroup_interval_seconds = {cgroups}\n"
     assert parse_config(text, "virtstatd.toml").collect["local"].cgroup_looks == looks
+
+
+def test_a_default_file_counts_from_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a file the defaults run; reading again finds one that came, misses one that went."""
+    default = tmp_path / "virtstatd.toml"
+    monkeypatch.setattr("virtstatd.config.file.DEFAULT_FILE", default)
+    first = read_config(None)
+    assert (first.path, first.text, first.name) == (None, "", "defaults")
+    assert first.config == load_config(None)
+
+    default.write_text("[hypervisor]\nlanes = 3\n")
+    second = first.again()
+    assert (second.path, second.config.hypervisor.lanes) == (default, 3)
+    assert second == read_config(None)
+
+    default.unlink()  # whoever runs with it must not fall back on the defaults
+    with pytest.raises(ConfigError, match="there is no such file"):
+        second.again()
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be a user whose files nothing here is."""
+    user = os.geteuid()
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.needs("root")
+def test_a_default_file_that_cannot_be_looked_for_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A folder that may not be searched is named, in place of defaults that nobody chose."""
+    folder = tmp_path / "virtstatd"
+    folder.mkdir(mode=0o700)
+    default = folder / "virtstatd.toml"
+    default.write_text("")
+    monkeypatch.setattr("virtstatd.config.file.DEFAULT_FILE", default)
+    with unprivileged(), pytest.raises(ConfigError) as raised:
+        read_config(None)
+    assert raised.value.faults == [
+        f"{default}: permission denied; let the user that runs virtstatd read it"
+    ]

@@ -12,6 +12,9 @@ from virtstatd.collect.bulk.answer import POLLED
 TIERS: Final = ("pulse", "monitor", "extra")
 """Their names, the one that asks the most of libvirt last."""
 
+DEADLINE_LEAST_SECONDS: Final = 1.0
+"""However short the interval, libvirt gets this long to answer."""
+
 # the groups are those of the catalog: a new one of libvirt's is a new file there and nothing else
 if TYPE_CHECKING:
     GroupName = str
@@ -70,3 +73,18 @@ class PollOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pulse: PulseOptions = PulseOptions()
     monitor: MonitorOptions = MonitorOptions()
     extra: ExtraOptions = ExtraOptions()
+
+
+def deadline(configured: float, interval: float) -> float:
+    """Return after how long a call is abandoned: what is asked again must be of the same cycle."""
+    return max(DEADLINE_LEAST_SECONDS, min(configured, interval / 2))
+
+
+def deadlines(poll: PollOptions, configured: float) -> dict[str, float]:
+    """Return the deadline of each tier that is on; monitor and extra may travel together."""
+    on = {name: getattr(poll, name) for name in TIERS if getattr(poll, name).groups}
+    shared = [tier.interval_seconds for name, tier in on.items() if name != "pulse"]
+    return {
+        name: deadline(configured, tier.interval_seconds if name == "pulse" else min(shared))
+        for name, tier in on.items()
+    }

@@ -15,6 +15,7 @@ from virtstatd.collect.bulk.answer import POLLED, Answer
 from virtstatd.collect.bulk.control import occupied
 from virtstatd.collect.bulk.exceptions import ALL_REFUSED, Exceptions, single
 from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
+from virtstatd.collect.bulk.options import deadline
 from virtstatd.collect.tier import OUTCOME, Poll
 from virtstatd.collector import LIFETIME_INTERVALS
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
@@ -22,9 +23,6 @@ from virtstatd.hypervisor.faults import Gone, Oversize
 from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
 from virtstatd.model import Batch, Reading
 
-
-DEADLINE_LEAST_SECONDS: Final = 1.0
-"""However short the interval, libvirt gets this long to answer."""
 
 AGAIN_SECONDS: Final = 1.0
 """When guests are asked again whose monitor was held for a moment."""
@@ -389,11 +387,10 @@ class Sweep:
             return result
 
         tier = poll.tiers[-1]  # a shared call counts for the tier that asks the most of libvirt
-        # half an interval at most: what is asked again must still be of this cycle
-        deadline = max(DEADLINE_LEAST_SECONDS, min(self._deadline, poll.seconds / 2))
+        seconds = deadline(self._deadline, poll.seconds)
         for left in reversed(range(tries)):
             try:
-                result = await self._lanes.run(timed, deadline, monitor=poll.monitor, proven=proven)
+                result = await self._lanes.run(timed, seconds, monitor=poll.monitor, proven=proven)
             except (Overdue, Refused, Disconnected) as error:
                 tier.outcomes[OUTCOME[type(error)]] += 1
                 poll.found.errors += 1

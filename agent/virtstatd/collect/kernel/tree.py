@@ -9,7 +9,10 @@ from virtstatd.collect.kernel.partitions import Partition
 from virtstatd.model import Number
 
 
-_HEAD = ("partition", "guests", "vcpus", "cpu", "of", "weight", "memory", "of", "steal")
+_HEAD = (
+    *("partition", "guests", "vcpus", "cpu", "cpu limit", "weight", "memory", "memory limit"),
+    "steal",
+)
 
 
 def as_text(

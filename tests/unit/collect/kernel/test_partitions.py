@@ -268,7 +268,7 @@ def test_the_table_shows_usage_against_limits(prod: Path):
     lines = as_text({"/prod": before}, [now, inner], 2.0).splitlines()
     cells = [" ".join(line.split()) for line in lines]
     assert cells == [
-        "PARTITION GUESTS VCPUS CPU OF WEIGHT MEMORY OF STEAL",
+        "PARTITION GUESTS VCPUS CPU CPU LIMIT WEIGHT MEMORY MEMORY LIMIT STEAL",
         "/prod 1 2 0.50 1.50 200 4.0 KiB 8.0 KiB 0.25",
         "/db 1 1 - - - 3.0 GiB - -",
     ]

@@ -1,0 +1,207 @@
+"""
+Ending, and beginning anew with a changed file, in such a way that the agent is never worse off.
+
+A file that is wrong, or that cannot work here, is refused while the agent runs on. One that was
+accepted takes effect by executing the program again in the same process, with the text that was
+looked at: the file may have changed meanwhile. Should that run fail to start nevertheless, the
+configuration before it, which is handed over as well, runs again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+import virtstatd
+from virtstatd.config.file import Loaded, load_text
+from virtstatd.errors import ConfigError, PortInUse
+from virtstatd.runtime.worker import Worker
+from virtstatd.sending.address import FIRST_INHERITED
+from virtstatd.service.here import HERE_SECONDS, found_here
+from virtstatd.service.notify import Notify
+from virtstatd.service.signals import Signals
+
+
+HANDED_OVER: Final = "VIRTSTATD_HANDED_OVER"
+"""The process, and the descriptor of what is handed over to its next run."""
+
+HIGH: Final = 100
+"""Descriptors from here on are in nobody's way while low ones get their meaning."""
+
+
+class Ending(Enum):
+    """Why the agent ended: it was told to, or it begins anew with a changed configuration."""
+
+    STOPPED = "stopped"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the agent ended; what its next run is to have, if any, and its sockets by sink."""
+
+    why: Ending
+    accepted: Loaded | None
+    sockets: Mapping[str, int]
+
+
+class RunControl:
+    """What signals do to a running agent; `stop` is set when it has to end, `why` says why."""
+
+    def __init__(
+        self, running: Loaded, signals: Signals, log: FilteringBoundLogger, notify: Notify
+    ) -> None:
+        self.stop = asyncio.Event()
+        self.why = Ending.STOPPED
+        self.rejected = False
+        self.sockets: dict[str, socket.socket] = {}
+        self._accepted: Loaded | None = None
+        self._kept: dict[str, int] = {}
+        self._running = running
+        self._signals = signals
+        self._log = log
+        self._notify = notify
+        self._asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        signals.listen(lambda: loop.call_soon_threadsafe(self._look))
+        self._look()
+
+    async def run(self) -> None:
+        """Look at the file after each SIGHUP, until one is accepted and `stop` is set."""
+        while not self.stop.is_set():
+            await self._asked.wait()
+            self._asked.clear()
+            self._signals.reload = False  # those that came until now mean what is read now
+            self._notify.reloading()
+            faults = await self._faults()
+            if faults:
+                self.rejected = True
+                self._log.error("config.rejected", faults=faults)
+                self._notify.ready()
+            elif not self.stop.is_set():
+                self.why = Ending.RELOAD
+                self.stop.set()
+
+    def ended(self) -> Ended:
+        """Return how it has ended."""
+        accepted = self._accepted if self.why is Ending.RELOAD else None
+        return Ended(self.why, accepted, self._kept)
+
+    def _look(self) -> None:
+        """Act on what has come: an end goes before a reload, also before one that drains."""
+        if self._signals.ending:
+            self.why = Ending.STOPPED
+            self._notify.stopping()
+            self.stop.set()
+        elif self._signals.reload:
+            self._asked.set()
+
+    async def _faults(self) -> list[str]:
+        """Return what stands against the file as it is now; nothing here blocks the loop."""
+        found: list[Loaded] = []
+        worker = Worker("reload")
+        reading = worker.submit(lambda: found.append(self._running.again()))
+        worker.close()
+        await asyncio.wait([reading], timeout=HERE_SECONDS)
+        if not reading.done():
+            return [f"{self._running.name}: could not be read within {HERE_SECONDS:g} s"]
+        try:
+            reading.result()
+        except ConfigError as error:
+            return error.faults
+        new = found[0]
+        if faults := (await found_here(new.config, self._listens_at)).faults:
+            return new.located(faults)
+        before = {each.name: each.sink for each in self._running.config.sinks}
+        for each in new.config.sinks:
+            if each.name in self.sockets and before.get(each.name) == each.sink:
+                self._kept[each.name] = os.dup(self.sockets[each.name].fileno())
+        self._accepted = new
+        return []
+
+    def _listens_at(self, taken: PortInUse) -> bool:
+        return taken.port in {sock.getsockname()[1] for sock in self.sockets.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigText:
+    """The text of a configuration, and the file that it was read from."""
+
+    path: Path | None
+    text: str
+
+    def loaded(self) -> Loaded:
+        """Read it; raises `ConfigError`."""
+        return load_text(self.text, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What a run gets from the one before: its configuration, and what is to run in its place."""
+
+    former: ConfigText
+    accepted: ConfigText | None
+
+
+def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | None:
+    """Take what the run before has handed over, None where this one is the first."""
+    process, _, number = environ.pop(HANDED_OVER, "").partition(":")
+    if process != str(os.getpid()):
+        return None
+    with os.fdopen(int(number), "rb") as file:
+        file.seek(0)
+        return msgspec.json.decode(
+            file.read(), type=HandedOver, dec_hook=lambda as_, text: as_(text)
+        )
+
+
+def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) -> NoReturn:
+    """
+    Execute the same command in this process with another configuration.
+
+    Listening sockets are handed on as sd_listen_fds(3) has it. Raises OSError.
+    """
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in sockets.values()]
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        # those that this run was given would go on listening, with nobody to answer
+        with suppress(ValueError):
+            os.closerange(FIRST_INHERITED, FIRST_INHERITED + int(os.environ["LISTEN_FDS"]))
+    for place, fd in enumerate(high, FIRST_INHERITED):
+        os.dup2(fd, place)
+    os.environ |= {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(high)),
+        "LISTEN_FDNAMES": ":".join(sockets),
+    }
+    former = ConfigText(running.path, running.text)
+    _execute(HandedOver(former, ConfigText(accepted.path, accepted.text)))
+
+
+def restore(former: ConfigText) -> NoReturn:
+    """Execute the same command with the configuration before, on the sockets handed to this run."""
+    _execute(HandedOver(former, None))
+
+
+def _execute(given: HandedOver) -> NoReturn:
+    with os.fdopen(os.memfd_create("virtstatd-configuration", 0), "wb", closefd=False) as file:
+        file.write(msgspec.json.encode(given, enc_hook=str))
+        os.environ[HANDED_OVER] = f"{os.getpid()}:{file.fileno()}"
+    os.execv(sys.executable, [sys.executable, *_safe_path(), *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+
+
+def _safe_path() -> list[str]:
+    """Return the option that keeps modules of the working directory out, where none is ours."""
+    ours = Path(virtstatd.__file__).resolve().parents[1]
+    return [] if sys.flags.safe_path or ours == Path.cwd() else ["-P"]

@@ -61,8 +61,9 @@ def test_a_wall_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path):
         due = ticks(agent) - began
         assert abs(due - (time.monotonic() - at)) <= 2, "a burst, or a pause"
         agent.wait_for(lambda: agent.value("virtstatd_clock_steps_total") == len(STEPS))
-        assert agent.value("libvirt_up") == 1
-        assert agent.value("libvirt_domains") == GUESTS
+        # the agent's own numbers live for two seconds here, and a busy machine may be late
+        agent.wait_for(lambda: agent.value("libvirt_up") == 1)
+        agent.wait_for(lambda: agent.value("libvirt_domains") == GUESTS)
         assert agent.stop() == 0
     logged = [each["seconds"] for each in agent.events("clock.stepped")]
     assert [round(float(str(each))) for each in logged] == [round(step) for step in STEPS]
@@ -105,8 +106,8 @@ def test_an_agent_that_was_stopped_goes_on_where_it_is(tmp_path: Path):
         skipped = agent.value("virtstatd_ticks_skipped_total", tier="pulse") or 0
         due = ticks(agent)
         agent.wait_for(lambda: ticks(agent) >= due + 3)
-        assert agent.value("libvirt_up") == 1
-        assert agent.value("virtstatd_clock_steps_total") == 0
+        agent.wait_for(lambda: agent.value("libvirt_up") == 1)
+        agent.wait_for(lambda: agent.value("virtstatd_clock_steps_total") == 0)
         assert agent.stop() == 0
     assert skipped >= seconds - 2
     times = sorted({round(at, 1) for of in epochs_of(lines).values() for at in of})

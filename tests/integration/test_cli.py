@@ -344,3 +344,13 @@ def test_an_invented_field_is_one_line(tmp_path: Path):
     assert "libvirt_domain_block_stats_wear_seconds" not in before
     assert "libvirt_domain_block_stats_wear_seconds" in after
     assert "libvirt_domain_block_stats_wear_seconds" in catalog.load(extra).table("markdown")
+
+
+def test_events_are_explained():
+    """`virtstatd events WORD` prints what an event means and what to do."""
+    done = virtstatd("events", "unresponsive")
+    assert done.stdout.startswith("domain.unresponsive (warning): ")
+    assert "\n    Look at its QEMU process" in done.stdout
+    assert virtstatd("events").stdout.count("\n") > 60
+    none = virtstatd("events", "zzz")
+    assert (none.returncode, none.stderr) == (1, "no event has 'zzz' in its name\n")

@@ -22,6 +22,7 @@ from virtstatd.config.plugins import SINKS
 from virtstatd.errors import ConfigError, Disconnected, StartError
 from virtstatd.pipeline.promises import PROMISES
 from virtstatd.runtime import logs
+from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
 
 
@@ -253,6 +254,19 @@ def fields(word: str, form: str) -> None:
     if not table:
         fail(f"no statistic has {word!r} in its line", 1)
     click.echo(table)
+
+
+@main.command()
+@click.argument("word", default="")
+def events(word: str) -> None:
+    """Print every event of the log, or those with WORD in their name: meaning, and what to do."""
+    found = {name: event for name, event in EVENTS.items() if word in name}
+    if not found:
+        fail(f"no event has {word!r} in its name", 1)
+    for name, event in found.items():
+        click.echo(f"{name} ({event.level}): {event.meaning}")
+        if event.action:
+            click.echo(f"    {event.action}")
 
 
 @main.command()

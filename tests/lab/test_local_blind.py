@@ -19,7 +19,7 @@ HIDDEN = {
         {"host CPUs", "host memory", "host load", "host pressure"},
     ),
     "pressure": ("mount -t tmpfs tmpfs /proc/pressure", {"host pressure"}),
-    "cgroups": ("mount -t tmpfs tmpfs /sys/fs/cgroup", {"cgroups"}),
+    "cgroups": ("mount -t tmpfs tmpfs /sys/fs/cgroup", {"hidden cgroups"}),
     "pid files": ("mount -t tmpfs tmpfs {lab}/run/qemu", {"pid files"}),
 }
 # An agent of a user that is neither QEMU's nor root; it may read its own program in root's home.

@@ -89,6 +89,11 @@ def expected(samples: dict[Series, float], name: str, unit: float = NS) -> dict[
     return dict(found)
 
 
+def shown_vcpus(agent: Agent) -> int:
+    """Return of how many vCPUs the run time is shown; the lane's first reading is held back."""
+    return sum(name == "libvirt_domain_vcpu_time_seconds_total" for name, _ in agent.samples())
+
+
 def made_blind(lab: Lab, version: str) -> set[str]:
     """Switch the pressure of a guest's group off, on version 2; return what is not counted."""
     if version != "v2":
@@ -132,11 +137,12 @@ def test_partitions_are_summed_and_limited(version: str, tmp_path: Path):
                 ]
             )
             missing = made_blind(lab, version)
-            agent.wait_for(lambda: sums(agent.samples(), "vcpus").get("/prod") == 12)
+            vcpus = {"/machine": 4, "/prod": 12, "/prod/db": 8}
+            agent.wait_for(lambda: sums(agent.samples(), "vcpus") == vcpus)
+            agent.wait_for(lambda: shown_vcpus(agent) == 4 * sum(GUESTS.values()))
             samples = agent.samples()
             assert sums(samples, "domains") == {"/machine": 1, "/prod": 3, "/prod/db": 2}
             assert sums(samples, "domains_unseen") == {"/machine": 0, "/prod": 0, "/prod/db": 0}
-            assert sums(samples, "vcpus") == {"/machine": 4, "/prod": 12, "/prod/db": 8}
             # of paused guests whose monitors are left alone neither moves, and readings of several
             # seconds are the same
             for name, family in (

@@ -42,6 +42,8 @@ def test_many_guests_neither_stall_the_loop_nor_fill_the_memory(
 
         def polled(count: int) -> bool:
             samples = a.samples()
+            if ("virtstatd_loop_lag_max_seconds", ()) not in samples:
+                return False  # its own numbers come a little later
             lags.append(samples["virtstatd_loop_lag_max_seconds", ()])
             ticks = samples["virtstatd_ticks_total", (("tier", "extra"),)]
             skipped = samples["virtstatd_ticks_skipped_total", (("tier", "extra"),)]

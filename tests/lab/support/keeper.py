@@ -147,6 +147,9 @@ class Keeper:
         if holder.stdout is None or holder.stdout.readline() != b"ready\n":
             raise SystemExit("the lab's namespaces could not be made; is this root?")
         self.netns = _netns(holder.pid)
+        # Held until this process ends: another lab would be given the number of one that is gone,
+        # and its processes would be taken for ours.
+        os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
 
     def spawn(self, argv: list[str]) -> int:
         """Start a command inside the namespaces and cgroups; its process id is the command's."""

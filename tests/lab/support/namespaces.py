@@ -25,10 +25,23 @@ class Trace:
 
     def leftovers(self) -> list[str]:
         """Return what is still there; after `Lab.close` that is nothing."""
-        left = [f"process {pid}: {command(pid)}" for pid in keeper.members(self.netns)]
+        # The number of a namespace that is gone is given to the next one, which may be another
+        # run's; what is mounted from the directory is of this lab alone.
+        left = [
+            f"process {pid}: {command(pid)}"
+            for pid in keeper.members(self.netns)
+            if self.directory.name in _mounts(pid)
+        ]
         left += [str(path) for path in (self.directory, *self.groups) if path.exists()]
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return left + [line for line in mounts if str(self.directory) in line]
+
+
+def _mounts(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/mountinfo").read_text()
+    except OSError:  # gone meanwhile
+        return ""
 
 
 class Namespaces:

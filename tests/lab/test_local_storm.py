@@ -109,7 +109,7 @@ def test_a_storm_of_one_second_is_seen_at_the_next_scrape(
     storms: int, scrape: int, period: int, tmp_path: Path
 ):
     """Two guests busy on one CPU for a second: in histogram and peak, hardly in the average."""
-    longer = math.ceil(slowness())  # a second on a busy machine is no second of the guests'
+    longer = min(3, math.ceil(slowness()))  # a busy machine's second is no second of the guests'
     with (
         two_guests() as (lab, threads),
         running(tmp_path, lab.uri_readonly, local=True) as agent,

@@ -31,7 +31,12 @@ class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
         int, Meta(description="Guests asked for in one call.", ge=1, le=10000)
     ] = 25
     deadline_seconds: Annotated[
-        float, Meta(description="Time after which a call is abandoned.", ge=0.5, le=300)
+        float,
+        Meta(
+            description="Time after which a call is abandoned, or half of the interval if less.",
+            ge=0.5,
+            le=300,
+        ),
     ] = 5.0
     keepalive_seconds: Annotated[
         int,

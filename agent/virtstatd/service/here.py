@@ -17,12 +17,12 @@ from virtstatd.runtime.worker import Worker
 from virtstatd.service.sending import spool_directory
 
 
-HERE_SECONDS: Final = 10.0
+HERE_SECONDS: Final = 30.0
 """What all sinks together may take to find out; a disk or name server that hangs takes longer."""
 
 IN_USE: Final = "an agent listens here already, which is fine where that one takes this file"
 
-PROBE_SECONDS: Final = 2.0
+PROBE_SECONDS: Final = 5.0
 CREDENTIAL: Final = "credential:"
 
 

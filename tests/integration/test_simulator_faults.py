@@ -377,6 +377,10 @@ async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> 
         assert len(simulator.answering.faults.armed) == 1
         assert len(await fields(client, bulk(domains=packed))) == 7
         assert len(simulator.host.guests) == 7
+        last = list(simulator.host.by_name)[-1]
+        await simulator.command("vanish", domains=[last])
+        assert last not in await fields(client, bulk())
+        assert len(simulator.host.guests) == 6
         with pytest.raises(LibvirtError, match="no domain with matching uuid"):
             await client.call(STATE, packed[0] + pack_uint(0))
 

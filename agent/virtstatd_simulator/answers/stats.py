@@ -90,7 +90,11 @@ def _vanish(call: Call, asked: list[bytes]) -> None:
     """Let guests end between the call and its answer, under a fault."""
     host = call.host
     candidates = [u for u in asked or host.guests if u in host.guests and host.guests[u].active]
-    for uuid in candidates[: call.vanishing]:
+    if isinstance(call.vanishing, int):
+        ending = candidates[: call.vanishing]
+    else:
+        ending = [uuid for uuid in candidates if uuid in call.vanishing]
+    for uuid in ending:
         host.destroy(host.guests[uuid])
 
 

@@ -243,6 +243,9 @@ class Control:
     def _arm(self, kind: str, options: dict[str, Any]) -> None:
         if kind == "vanish":
             options["procedure"] = STATS
+            if options["domains"] is not None:
+                named = self._named(options["domains"])
+                options["domains"] = frozenset(guest.uuid for guest in named)
         elif options["procedure"] is not None:
             options["procedure"] = NUMBERS[options["procedure"].upper()]
         self._answering.faults.arm(Fault(kind=kind, **options))  # type: ignore[arg-type]  # a Kind

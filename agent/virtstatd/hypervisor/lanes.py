@@ -232,7 +232,7 @@ class Lanes:
         lane = await self._take(most, patient=patient)
         future = lane.call(function)
         try:
-            await asyncio.wait({future}, timeout=seconds)
+            await self._wait(future, seconds, monitor=monitor)
             if not future.done():
                 raise Overdue(f"no answer within {seconds:g} s")
             return future.result()
@@ -253,6 +253,16 @@ class Lanes:
         self._idle.clear()
         if ended:
             await asyncio.wait(ended, timeout=seconds)
+
+    async def _wait(
+        self,
+        future: asyncio.Future[Any],
+        seconds: float,
+        *,
+        monitor: bool,  # noqa: ARG002 - for tests, where other things than time decide
+    ) -> None:
+        """Wait for an answer until the deadline."""
+        await asyncio.wait({future}, timeout=seconds)
 
     async def _take(self, most: int, *, patient: bool) -> Lane:
         """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""

@@ -130,7 +130,8 @@ async def test_no_more_calls_hang_than_the_bound():
         release.wait(10)
 
     tasks = [asyncio.create_task(lanes.run(hang, 0.01)) for _ in range(10)]
-    await asyncio.sleep(0.1)
+    while lanes.abandoned < OUTSTANDING_MAX:
+        await asyncio.sleep(0.001)
     assert len(started) == lanes.outstanding == OUTSTANDING_MAX
     release.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)

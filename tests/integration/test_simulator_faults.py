@@ -163,6 +163,54 @@ async def test_a_stuck_guest_that_ends_lets_go(options: Options, connect: Connec
         assert await client.receive() is not None
 
 
+async def test_a_guest_that_is_held_is_stepped_over(options: Options, connect: Connect) -> None:
+    """Another program's call holds a guest for a while; libvirt says so, and then it is over."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        before = await fields(client, bulk())
+        guest = next(iter(simulator.host.guests.values()))
+        await simulator.command("hold", domains=[guest.name], seconds=60.0)
+        with pytest.raises(CommandError, match=f'names "{guest.name}", whose job is taken'):
+            await simulator.command("hold")
+        stepped = await fields(client, bulk())
+        assert {name for name in before if stepped[name] != before[name]} == {guest.name}
+        assert await fields(client, bulk(QUIET_GROUPS)) == await fields(client, bulk(QUIET_GROUPS))
+        state, details, milliseconds = await control(client, guest.pack())
+        assert (state, details) == (2, 0)
+        assert milliseconds < 60_000
+        assert (await simulator.command("status"))["occupied"] == [guest.name]
+        await simulator.command("release")
+        assert await fields(client, bulk()) == before
+        assert await control(client, guest.pack()) == [0, 0, 0]
+        await simulator.command("hold", seconds=0.001)
+        await until(lambda: not guest.job.locked())
+        await simulator.command("hold", seconds=60.0)
+        await simulator.command("restart")
+        assert not guest.job.locked()
+
+
+async def test_a_guest_that_lags_holds_who_asks_its_monitor(
+    options: Options, connect: Connect
+) -> None:
+    """Its answer comes whole and late; meanwhile others step over it."""
+    async with Simulator(options) as simulator:
+        first, second = await connect(), await connect()
+        before = await fields(first, bulk())
+        guest = next(iter(simulator.host.guests.values()))
+        await simulator.command("lag", domains=[guest.name], seconds=0.1)
+        began = time.monotonic()
+        await first.send(STATS, bulk())
+        await until(guest.job.locked)
+        stepped = await fields(second, bulk())
+        assert {name for name in before if stepped[name] != before[name]} == {guest.name}
+        answer = await first.receive()
+        assert answer is not None
+        assert {r["name"]: len(r["params"]) for r in records(answer[1])} == before
+        assert time.monotonic() - began >= 0.1
+        await simulator.command("release")
+        assert guest.lag == 0
+
+
 # workers and requests
 
 
@@ -265,6 +313,60 @@ async def test_replies_fail_as_told(options: Options, connect: Connect) -> None:
         assert len(await fields(client, bulk())) == 10
 
 
+async def test_one_guest_that_is_refused_fails_the_call_for_all(
+    options: Options, connect: Connect
+) -> None:
+    """With it nobody is answered for its groups; without it, or for other groups, all are."""
+    async with Simulator(options) as simulator:
+        client = await connect()
+        first, *others = simulator.host.guests.values()
+        rest = [guest.pack() for guest in others]
+        await simulator.command("refuse", domains=[first.name], groups=["interface", "vm"], times=2)
+        for groups in (16, 2047):
+            assert len(await fields(client, bulk(groups, domains=rest))) == 9
+            assert len(await fields(client, bulk(2047 & ~16 & ~1024))) == 10
+            assert (await simulator.command("status"))["faults"] == 1
+            with pytest.raises(LibvirtError) as refused:
+                await fields(client, bulk(groups))
+            assert refused.value.args == (38, 10, f"cannot read statistics of '{first.name}'")
+        assert (await simulator.command("status"))["faults"] == 0
+        assert len(await fields(client, bulk())) == 10
+
+        await simulator.command("refuse", domains=[first.name], times=None, too_large=True)
+        for groups in (1, 0):
+            with pytest.raises(LibvirtError) as refused:
+                await fields(client, bulk(groups, domains=[first.pack()]))
+            assert refused.value.args == (39, 7, "Unable to encode message payload")
+        await simulator.command("clear")
+        assert len(await fields(client, bulk())) == 10
+
+
+async def test_a_value_that_cannot_be(options: Options, connect: Connect) -> None:
+    """One statistic of a guest, or one of each group, has a false value until it is cleared."""
+
+    async def values(client: Wire, domain: bytes) -> dict[str, tuple[int, Any]]:
+        (record,) = records(await client.call(STATS, bulk(domains=[domain])))
+        return {key: (type_, value) for key, type_, value in record["params"]}
+
+    async with Simulator(options) as simulator:
+        simulator.host.stop_time()
+        client = await connect()
+        first, second, *_ = simulator.host.guests.values()
+        before = await values(client, first.pack())
+        await simulator.command("spoil", domains=[first.name], key="cpu.time", value=-(1 << 40))
+        assert await values(client, first.pack()) == {**before, "cpu.time": (3, -(1 << 40))}
+        await simulator.command("spoil", domains=[second.name], groups=["block", "vcpu"])
+        false = {k: v for k, v in (await values(client, second.pack())).items() if v[1] != v[1]}
+        assert {key.partition(".")[0]: type_ for key, (type_, _) in false.items()} == {
+            "block": 5,
+            "vcpu": 5,
+        }
+        with pytest.raises(CommandError, match=f'key is "cpu", which {first.name} does not have'):
+            await simulator.command("spoil", key="cpu")
+        await simulator.command("clear")
+        assert await values(client, first.pack()) == before
+
+
 async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> None:
     """A guest that was asked for and ended is missing from the answer, without an error."""
     async with Simulator(options) as simulator:
@@ -275,6 +377,10 @@ async def test_guests_vanish_in_mid_call(options: Options, connect: Connect) -> 
         assert len(simulator.answering.faults.armed) == 1
         assert len(await fields(client, bulk(domains=packed))) == 7
         assert len(simulator.host.guests) == 7
+        last = list(simulator.host.by_name)[-1]
+        await simulator.command("vanish", domains=[last])
+        assert last not in await fields(client, bulk())
+        assert len(simulator.host.guests) == 6
         with pytest.raises(LibvirtError, match="no domain with matching uuid"):
             await client.call(STATE, packed[0] + pack_uint(0))
 
@@ -459,6 +565,10 @@ GUEST = "instance-00000001"
             "arguments hold a parameter that cannot be: a has a value that does not fit type 4",
         ),
         ({"do": "event", "id": 17, "arguments": 5}, "arguments must be a list, not 5"),
+        ({"do": "refuse", "groups": ["net"]}, "groups must be a list of groups of statistics, n"),
+        ({"do": "refuse", "groups": [[]]}, "groups must be a list of groups of statistics, named"),
+        ({"do": "spoil", "value": 0.5}, "value must be an integer from -100000000000000 to 1000"),
+        ({"do": "hold", "seconds": -1}, "seconds must be a number from 0 to 86400, not -1"),
         ({"do": "metadata"}, "metadata needs uri: a text"),
         ({"do": "tune", "limits": 5}, "limits must be an object, not 5"),
         ({"do": "tune", "limits": {"wait": 1}}, "limits knows no wait; limits are cpu_shares, "),

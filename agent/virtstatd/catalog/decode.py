@@ -20,6 +20,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from virtstatd.catalog import Catalog
+from virtstatd.catalog.lines import Role
 from virtstatd.catalog.recipe import ONE, Recipe, Value, compiled, is_fixed, number
 from virtstatd.model import Domain, Number, Reading, Shape
 
@@ -153,8 +154,18 @@ class Decoder:
                 key = str(error).partition(":")[0]
                 if key not in left:
                     break
-                del left[key]
+                for false in self._with(key, left):
+                    del left[false]
         return (), fault
+
+    def _with(self, key: str, record: Mapping[str, Value]) -> list[str]:
+        """Return a key and what is nothing without it: a histogram counts all its bins or none."""
+        match = self._match(key)
+        if match is None or match.lines[0].role not in {Role.BIN, Role.START}:
+            return [key]
+        _, bin_at = match.lines[0].placeholders[-1]
+        bins = ".".join((key.partition(".")[0], *match.tokens[:bin_at], ""))
+        return [each for each in record if each.startswith(bins)]
 
     def forget(self, uuid: str) -> None:
         """Drop what is kept for a domain that is gone; its next record compiles anew."""

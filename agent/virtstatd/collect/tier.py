@@ -92,15 +92,13 @@ class Findings:
     """
     What a poll has found out: how many calls were answered, how many failed, and for which domains.
 
-    `granted` are the groups that some domain was answered for, as libvirt's flags; `refused` counts
-    domains that were refused a group alone; `held` are those whose monitor was busy for a moment,
-    `idle` those of them whose monitor was free when that was looked at.
+    `refused` counts domains that were refused a group alone; `held` are those whose monitor was
+    busy for a moment, `idle` those of them whose monitor was free when that was looked at.
     """
 
     answered: int = 0
     errors: int = 0
     failures: dict[str, set[str]] = field(default_factory=dict)
-    granted: int = 0
     refused: dict[int, int] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     idle: set[str] = field(default_factory=set)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -77,9 +78,11 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
+    """A call that waits: lines with a lower `rank` go first, within and among them by number."""
+
     come: asyncio.Future[Lane | None]
     most: int
-    patient: bool
+    rank: tuple[bool, int]
 
 
 class Lane:
@@ -179,7 +182,9 @@ class Lanes:
         self._busy = 0
         self._asking = 0
         self._idle: list[Lane] = []
-        self._waiting: list[_Turn] = []
+        # calls that need the same room stand in one line, so that looking at its head is enough
+        self._waiting: dict[tuple[bool, int], deque[_Turn]] = {}
+        self._turns = 0
         self._closed = False
         self.abandoned = 0
         """Abandoned calls that still hang in libvirt."""
@@ -232,7 +237,7 @@ class Lanes:
         lane = await self._take(most, patient=patient)
         future = lane.call(function)
         try:
-            await asyncio.wait({future}, timeout=seconds)
+            await self._wait(future, seconds, monitor=monitor)
             if not future.done():
                 raise Overdue(f"no answer within {seconds:g} s")
             return future.result()
@@ -254,12 +259,24 @@ class Lanes:
         if ended:
             await asyncio.wait(ended, timeout=seconds)
 
+    async def _wait(
+        self,
+        future: asyncio.Future[Any],
+        seconds: float,
+        *,
+        monitor: bool,  # noqa: ARG002 - for tests, where other things than time decide
+    ) -> None:
+        """Wait for an answer until the deadline."""
+        await asyncio.wait({future}, timeout=seconds)
+
     async def _take(self, most: int, *, patient: bool) -> Lane:
         """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""
         if self._room(most):
             return self._begin(most)
-        turn = _Turn(asyncio.get_running_loop().create_future(), most, patient)
-        self._waiting.append(turn)
+        self._turns += 1
+        rank = (patient, self._turns)
+        turn = _Turn(asyncio.get_running_loop().create_future(), most, rank)
+        self._waiting.setdefault((patient, most), deque()).append(turn)
         self._wake()
         try:
             lane = await turn.come
@@ -295,12 +312,15 @@ class Lanes:
 
     def _wake(self) -> None:
         """Give turns in order, each with its lane at once: nobody who comes later takes either."""
-        for turn in sorted(self._waiting, key=lambda turn: turn.patient):
-            crowded, given = 0 < turn.most <= self.stuck, self._room(turn.most)
-            if turn.come.done() or crowded or given:
-                self._waiting.remove(turn)
-                if not turn.come.done():  # where it is crowded there is no room either
-                    turn.come.set_result(self._begin(turn.most) if given else None)
+        while lines := [line for line in self._waiting.values() if line and self._ends(line[0])]:
+            turn = min(lines, key=lambda line: line[0].rank).popleft()
+            if not turn.come.done():  # where it is crowded there is no room either
+                given = self._room(turn.most)
+                turn.come.set_result(self._begin(turn.most) if given else None)
+
+    def _ends(self, turn: _Turn) -> bool:
+        """Tell whether a wait ends now: with a lane, without one, or since its caller has left."""
+        return turn.come.done() or 0 < turn.most <= self.stuck or self._room(turn.most)
 
     def _give(self, lane: Lane) -> None:
         if self._closed:

@@ -38,8 +38,8 @@ class Call:
     """
     One call of a client: its arguments, to be read in order, the client, and the host.
 
-    `job_wait_seconds` is how long it may wait for the job of a guest. `vanishing` guests end while
-    it is answered.
+    `job_wait_seconds` is how long it may wait for the job of a guest. `vanishing` are the guests
+    that end while it is answered, or how many do.
     """
 
     procedure: int
@@ -47,7 +47,7 @@ class Call:
     client: Client
     host: Host
     job_wait_seconds: float = 30.0
-    vanishing: int = 0
+    vanishing: int | frozenset[bytes] = 0
 
     def guest(self) -> Guest:
         """Read a domain and look it up by UUID, as libvirt does: its name may have changed."""

@@ -76,6 +76,8 @@ async def get_all_domain_stats(call: Call) -> Answer:
     # a guest that was asked for and has ended is left out, without an error
     found = map(every.get, asked) if asked else every.values()
     guests = [guest for guest in found if guest is not None and matches(guest, flags)]
+    for refusal in call.host.refusals:
+        refusal.strike(guests, groups)
     answered = []
     for at, guest in enumerate(guests, 1):
         answered.append((guest, await _record(call, guest, groups, flags)))
@@ -88,14 +90,19 @@ def _vanish(call: Call, asked: list[bytes]) -> None:
     """Let guests end between the call and its answer, under a fault."""
     host = call.host
     candidates = [u for u in asked or host.guests if u in host.guests and host.guests[u].active]
-    for uuid in candidates[: call.vanishing]:
+    if isinstance(call.vanishing, int):
+        ending = candidates[: call.vanishing]
+    else:
+        ending = [uuid for uuid in candidates if uuid in call.vanishing]
+    for uuid in ending:
         host.destroy(host.guests[uuid])
 
 
 async def _record(call: Call, guest: Guest, groups: int, flags: int) -> Record:
     backing = bool(flags & BACKING)
     job = True
-    if groups & MONITOR_GROUPS and (guest.hung is not None or guest.job.locked()):
+    late = guest.hung is not None or guest.lag > 0
+    if groups & MONITOR_GROUPS and (late or guest.job.locked()):
         job = await _take_job(call, guest, wait=not flags & NOWAIT)
         if job:
             await _hold_job(call, guest)
@@ -117,6 +124,7 @@ async def _hold_job(call: Call, guest: Guest) -> None:
     """Query the monitor while holding the job, however long that takes."""
     guest.job_since = call.host.clock()
     try:
+        await asyncio.sleep(guest.lag)
         while guest.hung is not None:
             await guest.hung.wait()
     finally:

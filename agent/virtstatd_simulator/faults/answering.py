@@ -84,7 +84,7 @@ async def _suffer(
             await asyncio.sleep(slow.seconds)
         _fail(faults.get("fail"), oversize)
         if vanish := faults.get("vanish"):
-            call.vanishing = vanish.count
+            call.vanishing = vanish.count if vanish.domains is None else vanish.domains
         answer = procedure.handler(call)
         payload = await answer if isinstance(answer, Coroutine) else answer
     except (RpcError, XdrError) as error:

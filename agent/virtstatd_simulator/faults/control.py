@@ -17,8 +17,10 @@ from virtstatd_simulator.faults.answering import Answering
 from virtstatd_simulator.faults.faults import Fault, Kind
 from virtstatd_simulator.faults.verbs import CommandError, check_command, shown
 from virtstatd_simulator.guests.events import WIRE, Event, parse_arguments
+from virtstatd_simulator.guests.fields import EVERY_GROUP, GROUP_NAMES
 from virtstatd_simulator.guests.guests import Guest
 from virtstatd_simulator.guests.limits import check_limit, tune
+from virtstatd_simulator.guests.refusals import Refusal
 from virtstatd_simulator.wire.server import RestartError, Server
 
 
@@ -35,12 +37,16 @@ class Control:
         self._answering = answering
         self._host = answering.host
         self._churn: asyncio.Task[None] | None = None
+        self._holds: dict[Guest, asyncio.TimerHandle] = {}
         self._clients: set[asyncio.Task[None]] = set()
         host = self._host
         self._verbs: dict[str, Callable[..., Json | None]] = {
             "status": self._status,
             "hang": self._each(host.hang),
+            "lag": self._lag,
             "release": self._release,
+            "refuse": self._refuse,
+            "spoil": self._spoil,
             "start": self._start,
             "destroy": self._each(host.destroy),
             "suspend": self._each(host.suspend),
@@ -53,17 +59,20 @@ class Control:
             "start_time": host.start_time,
             "freeze": server.freeze,
             "thaw": server.thaw,
-            "clear": answering.faults.clear,
+            "clear": self._clear,
         }
 
     async def carry_out(self, command: Json) -> Json:
         """Carry out one command; raises `CommandError` and has changed nothing then."""
         verb, arguments = check_command(command)
+        if verb == "hold":
+            return await self._hold(**arguments)  # type: ignore[arg-type]  # checked
         if verb == "restart":
             try:
                 await self._server.restart(**arguments)  # type: ignore[arg-type]  # checked
             except RestartError as error:
                 raise CommandError(str(error)) from error
+            self._let_go(list(self._holds))
         elif verb in get_args(Kind):
             self._arm(verb, arguments)
         else:
@@ -71,7 +80,8 @@ class Control:
         return {}
 
     async def close(self) -> None:
-        """Hang up on clients of the control socket and end the churn."""
+        """Hang up on clients of the control socket, and end the churn and what holds jobs."""
+        self._let_go(list(self._holds))
         tasks = [*self._clients, *([self._churn] if self._churn else [])]
         self._churn = None
         for task in tasks:
@@ -117,15 +127,74 @@ class Control:
             "waiting": server.workers.waiting,
             "frozen": server.frozen,
             "calls": dict(self._answering.calls),
-            "faults": len(self._answering.faults.armed),
+            "faults": len(self._answering.faults.armed)
+            + sum(refusal.times != 0 for refusal in host.refusals),
         }
 
     def _release(self, domains: list[str] | None) -> Json:
         every = self._host.guests.values() if domains is None else self._named(domains)
-        chosen = [guest for guest in every if guest.hung is not None]
+        chosen = [g for g in every if g.hung is not None or g.lag or g in self._holds]
         for guest in chosen:
             self._host.release_monitor(guest)
+        self._let_go([guest for guest in chosen if guest in self._holds])
         return _names(chosen)
+
+    def _lag(self, domains: list[str] | None, count: int, seconds: float) -> Json:
+        chosen = self._chosen(domains, count)
+        _require(chosen, active=True)
+        for guest in chosen:
+            guest.lag = seconds
+        return _names(chosen)
+
+    async def _hold(self, domains: list[str] | None, count: int, seconds: float) -> Json:
+        chosen = self._chosen(domains, count)
+        _require(chosen, active=True)
+        for guest in chosen:
+            if guest.job.locked():
+                raise CommandError(f"domains names {shown(guest.name)}, whose job is taken")
+        loop = asyncio.get_running_loop()
+        for guest in chosen:
+            await guest.job.acquire()
+            guest.job_since = self._host.clock()
+            self._holds[guest] = loop.call_later(seconds, self._let_go, [guest])
+        return _names(chosen)
+
+    def _let_go(self, guests: Sequence[Guest]) -> None:
+        for guest in guests:
+            self._holds.pop(guest).cancel()
+            guest.job.release()
+
+    def _refuse(
+        self,
+        domains: list[str] | None,
+        count: int,
+        groups: list[str] | None,
+        times: int | None,
+        too_large: bool,  # noqa: FBT001 - an argument of the protocol
+    ) -> Json:
+        chosen = self._chosen(domains, count)
+        uuids = frozenset(guest.uuid for guest in chosen)
+        self._host.refusals.append(Refusal(uuids, _bits(groups), times, too_large))
+        return _names(chosen)
+
+    def _spoil(
+        self,
+        domains: list[str] | None,
+        count: int,
+        key: str | None,
+        groups: list[str] | None,
+        value: int | None,
+    ) -> Json:
+        chosen = self._chosen(domains, count)
+        _require(chosen, active=True)
+        values = [_false_values(guest, key, _bits(groups), value) for guest in chosen]
+        for guest, false in zip(chosen, values, strict=True):
+            guest.spoil(false)
+        return _names(chosen)
+
+    def _clear(self) -> None:
+        self._answering.faults.clear()
+        self._host.heal()
 
     def _start(self, domains: list[str] | None, count: int) -> Json:
         if domains is None:
@@ -174,6 +243,9 @@ class Control:
     def _arm(self, kind: str, options: dict[str, Any]) -> None:
         if kind == "vanish":
             options["procedure"] = STATS
+            if options["domains"] is not None:
+                named = self._named(options["domains"])
+                options["domains"] = frozenset(guest.uuid for guest in named)
         elif options["procedure"] is not None:
             options["procedure"] = NUMBERS[options["procedure"].upper()]
         self._answering.faults.arm(Fault(kind=kind, **options))  # type: ignore[arg-type]  # a Kind
@@ -241,6 +313,26 @@ def _refused(reason: str) -> Json:
 
 def _names(guests: list[Guest]) -> Json:
     return {"domains": [guest.name for guest in guests]}
+
+
+def _bits(groups: list[str] | None) -> int:
+    """Return groups as libvirt's flags, all of them when None."""
+    return EVERY_GROUP if groups is None else sum(GROUP_NAMES[name] for name in set(groups))
+
+
+def _false_values(
+    guest: Guest, key: str | None, groups: int, value: int | None
+) -> dict[str, int | None]:
+    """Return a false value for a field of a guest, or for a number of each of some groups."""
+    every = guest.flavor.fields(EVERY_GROUP, active=True, job=True, backing=False)
+    if key is not None:
+        if all(field.name != key for field in every):
+            raise CommandError(f"key is {shown(key)}, which {guest.name} does not have")
+        return {key: value}
+    # a number that moves is hardly one that says how many others there are
+    numbers = sorted((f for f in every if f.text is None and f.slot is None), key=lambda f: f.moves)
+    chosen = {field.group: field.name for field in numbers if field.group & groups}
+    return dict.fromkeys(chosen.values(), value)
 
 
 def _require(guests: list[Guest], *, active: bool) -> None:

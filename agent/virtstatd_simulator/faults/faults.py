@@ -15,9 +15,10 @@ class Fault:
     Describes a fault of replies.
 
     It strikes calls of `procedure` (all when None), `times` times (until it is cleared when None).
-    A slow reply is delayed by `seconds`, a cut one ends after `after_bytes`, `count` guests vanish,
-    and `code`, `error_domain` and `message` are the error of a call that fails. An oversize reply
-    is libvirt's refusal to send it, or with `frame` a frame that announces more than the limit.
+    A slow reply is delayed by `seconds`, a cut one ends after `after_bytes`. Of the guests that are
+    asked for, those with the UUIDs in `domains` vanish, or the first `count` when that is None.
+    `code`, `error_domain` and `message` are the error of a call that fails. An oversize reply is
+    libvirt's refusal to send it, or with `frame` a frame that announces more than the limit.
     """
 
     kind: Kind
@@ -26,6 +27,7 @@ class Fault:
     seconds: float = 0.0
     after_bytes: int = 0
     count: int = 0
+    domains: frozenset[bytes] | None = None
     code: int = 0
     error_domain: int = 0
     message: str = ""

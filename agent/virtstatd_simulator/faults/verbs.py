@@ -14,7 +14,7 @@ from typing import Final
 
 from virtstatd_simulator.answers.table import NUMBERS
 from virtstatd_simulator.guests.events import WIRE
-from virtstatd_simulator.guests.fields import is_integer
+from virtstatd_simulator.guests.fields import GROUP_NAMES, is_integer
 from virtstatd_simulator.guests.flavors import MAX_GUESTS
 from virtstatd_simulator.guests.limits import LIMITS
 from virtstatd_simulator.wire.rpc import MAX_MESSAGE
@@ -34,6 +34,7 @@ class Type(Enum):
     NAMES = "a list of names of guests"
     LIST = "a list"
     OBJECT = "an object"
+    GROUPS = "a list of groups of statistics, named as virsh domstats has them,"
     PROCEDURE = "the name of a procedure, as status counts them,"
 
 
@@ -89,6 +90,9 @@ class Parameter:
             return isinstance(value, str) and value.upper() in NUMBERS
         if self.type is Type.NAMES:
             return isinstance(value, list) and all(isinstance(name, str) for name in value)
+        if self.type is Type.GROUPS:
+            names = value if isinstance(value, list) else [None]
+            return all(isinstance(name, str) and name in GROUP_NAMES for name in names)
         return isinstance(value, _CLASSES[self.type])
 
     def described(self) -> str:
@@ -136,6 +140,7 @@ def shown(value: object) -> str:
 MAX_SHOWN = 40
 MAX_STARTED = 10_000
 MAX_CHURN = 10_000
+MAX_FALSE = 10**14
 DAY_SECONDS = 86400
 
 _DOMAINS = Parameter("domains", Type.NAMES, "which guests", None, without="the first active ones")
@@ -146,6 +151,7 @@ _PROCEDURE = Parameter(
 _TIMES = Parameter(
     "times", Type.INTEGER, "how many calls fail", 1, 1, 1_000_000, null="for all until clear"
 )
+_GROUPS = Parameter("groups", Type.GROUPS, ", ".join(GROUP_NAMES), None, null="for all")
 _EVENTS = ", ".join(map(str, WIRE))
 
 
@@ -157,7 +163,25 @@ _VERBS = (
     _verb("status", "Report guests, clients, workers, calls by procedure and armed faults."),
     # guests
     _verb("hang", "Stop the monitors of guests, as a QEMU that is stopped.", _DOMAINS, _COUNT),
-    _verb("release", "Let monitors answer again.", replace(_DOMAINS, without="all that hang")),
+    _verb(
+        "hold",
+        "Take the jobs of guests, as a call of another program does.",
+        _DOMAINS,
+        _COUNT,
+        Parameter("seconds", Type.NUMBER, "for how long", 0.2, high=DAY_SECONDS),
+    ),
+    _verb(
+        "lag",
+        "Have monitors answer late; who asks holds the guest's job meanwhile.",
+        _DOMAINS,
+        _COUNT,
+        Parameter("seconds", Type.NUMBER, "how late", 0.05, high=DAY_SECONDS),
+    ),
+    _verb(
+        "release",
+        "Let monitors answer again, at once, and end what holds their guests' jobs.",
+        replace(_DOMAINS, without="all that hang, lag or are held"),
+    ),
     _verb(
         "start",
         "Start guests.",
@@ -240,9 +264,33 @@ _VERBS = (
         "vanish",
         "Let guests end between a call for statistics and its answer.",
         _TIMES,
-        replace(_COUNT, help="how many of the guests asked for"),
+        replace(_DOMAINS, without="the first that are asked for"),
+        replace(_COUNT, help="how many of the guests asked for, without domains"),
     ),
-    _verb("clear", "Disarm the faults of replies: fail, slow, cut, oversize, vanish."),
+    # statistics
+    _verb(
+        "refuse",
+        "Answer calls for statistics with an error where they ask certain guests for a group.",
+        _DOMAINS,
+        _COUNT,
+        replace(_GROUPS, help=f"which groups: {_GROUPS.help}"),
+        _TIMES,
+        Parameter("too_large", Type.SWITCH, "the answer does not fit into a message", False),
+    ),
+    _verb(
+        "spoil",
+        "Put a value into the records of guests that it cannot have.",
+        _DOMAINS,
+        _COUNT,
+        Parameter("key", Type.TEXT, "which statistic", None, null="for one of each group"),
+        replace(_GROUPS, help="which groups, without key"),
+        Parameter("value", Type.INTEGER, "the value", None, -MAX_FALSE, MAX_FALSE, null="for NaN"),
+    ),
+    _verb(
+        "clear",
+        "Disarm the faults of replies and statistics: fail, slow, cut, oversize, vanish, refuse,"
+        " spoil.",
+    ),
 )
 VERBS: dict[str, Verb] = {verb.name: verb for verb in _VERBS}
 

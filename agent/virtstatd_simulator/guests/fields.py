@@ -7,6 +7,7 @@ records captured from a real daemon obey the same rules as generated ones.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import IntFlag
@@ -50,6 +51,19 @@ class Group(IntFlag):
 
 
 EVERY_GROUP = 2047
+GROUP_NAMES = {
+    "state": Group.STATE,
+    "cpu_total": Group.CPU,
+    "balloon": Group.BALLOON,
+    "vcpu": Group.VCPU,
+    "interface": Group.NET,
+    "block": Group.BLOCK,
+    "perf": Group.PERF,
+    "iothread": Group.IOTHREAD,
+    "memory": Group.MEMORY,
+    "dirtyrate": Group.DIRTYRATE,
+    "vm": Group.VM,
+}  # as `VIR_DOMAIN_STATS_*` and the options of `virsh domstats` have them
 MONITOR_GROUPS = 2 | 4 | 8 | 32 | 128 | 512 | 1024  # any of them and the guest's job is taken
 
 _GROUPS = {
@@ -144,6 +158,13 @@ def text(name: str, value: str) -> Field:
 def follows(name: str, driver: Driver, type_: int) -> Field:
     """Make a number that is the driver itself."""
     return Field(name, type_, 0, UNIT, driver)
+
+
+def spoiled(field: Field, value: int | None) -> Field:
+    """Return a field with a value that it cannot have: this one, or NaN when None."""
+    if value is None:
+        return Field(field.name, DOUBLE, math.nan)
+    return Field(field.name, LLONG, value)
 
 
 def is_integer(value: object, low: int, high: int) -> TypeGuard[int]:

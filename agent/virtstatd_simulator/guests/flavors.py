@@ -102,17 +102,21 @@ class Flavor:
         )
 
     def layout(self, groups: int, *, active: bool, job: bool, backing: bool) -> Layout:
-        """Return the fields of `groups`; those that need the guest's job only with `job`."""
-        job = job or not groups & MONITOR_GROUPS
+        """Return the layout of `groups`, which guests of one flavor share."""
         key = (groups, active, job, backing)
         if key not in self._layouts:
-            every = self.inactive
-            if active:
-                every = self.active_with_backing if backing else self.active
             self._layouts[key] = Layout(
-                [f for f in every if f.group & groups and (job or not active or not f.needs_job)]
+                self.fields(groups, active=active, job=job, backing=backing)
             )
         return self._layouts[key]
+
+    def fields(self, groups: int, *, active: bool, job: bool, backing: bool) -> list[Field]:
+        """Return the fields of `groups`; those that need the guest's job only with `job`."""
+        job = job or not groups & MONITOR_GROUPS
+        every = self.inactive
+        if active:
+            every = self.active_with_backing if backing else self.active
+        return [f for f in every if f.group & groups and (job or not active or not f.needs_job)]
 
     def _core(self) -> Iterator[Field]:
         yield follows("state.state", Driver.STATE, INT)

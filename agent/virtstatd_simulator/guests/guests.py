@@ -11,13 +11,13 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtstatd_simulator.guests.fields import Field, parse_field
+from virtstatd_simulator.guests.fields import Field, parse_field, spoiled
 from virtstatd_simulator.guests.flavors import Flavor, letter
-from virtstatd_simulator.guests.layout import Record
+from virtstatd_simulator.guests.layout import Layout, Record
 from virtstatd_simulator.guests.load import Load, random_load
 from virtstatd_simulator.guests.profiles import Profile
 from virtstatd_simulator.wire.xdr import pack_int, pack_string
@@ -53,6 +53,8 @@ class Guest:
     job: asyncio.Lock = field(default_factory=asyncio.Lock)
     job_since: float = 0.0
     hung: asyncio.Event | None = None
+    lag: float = 0.0  # seconds that the monitor takes to answer
+    spoiled: dict[str, int | None] = field(default_factory=dict)  # false values by field, None: NaN
     taps: tuple[str, ...] = ()
     _records: dict[tuple[int, bool, bool], Record] = field(default_factory=dict)
 
@@ -90,10 +92,25 @@ class Guest:
         key = (groups, job, backing)
         record = self._records.get(key)
         if record is None:
-            layout = self.flavor.layout(groups, active=self.active, job=job, backing=backing)
+            flavor, active = self.flavor, self.active
+            if self.spoiled:
+                fields = flavor.fields(groups, active=active, job=job, backing=backing)
+                layout = Layout(
+                    [
+                        spoiled(f, self.spoiled[f.name]) if f.name in self.spoiled else f
+                        for f in fields
+                    ]
+                )
+            else:
+                layout = flavor.layout(groups, active=active, job=job, backing=backing)
             record = layout.bind(self.pack(), self.taps, self.paths)
             self._records[key] = record
         return record
+
+    def spoil(self, values: Mapping[str, int | None]) -> None:
+        """Have fields bear these values from now on, None for NaN; without any all are sound."""
+        self.spoiled = {**self.spoiled, **values} if values else {}
+        self._records.clear()
 
     def drivers(self, now: float, epoch: int) -> tuple[int, ...]:
         """Return the values that moving numbers follow, as of `now`."""

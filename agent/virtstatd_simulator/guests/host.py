@@ -24,6 +24,7 @@ from virtstatd_simulator.guests.guests import (
     replayed_guests,
 )
 from virtstatd_simulator.guests.profiles import Profile
+from virtstatd_simulator.guests.refusals import Refusal
 from virtstatd_simulator.wire.rpc import FROM_QEMU, NO_DOMAIN, RpcError
 
 
@@ -47,6 +48,7 @@ class Host:
     guests: dict[bytes, Guest] = field(default_factory=dict)
     by_name: dict[str, Guest] = field(default_factory=dict)
     by_id: dict[int, Guest] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
     _last_id: int = 0
     _taps: int = 0
     _unborn: Iterator[Guest] = field(init=False)
@@ -161,13 +163,21 @@ class Host:
             self.clock = lambda: clock() - behind
             self._moving = None
 
+    def heal(self) -> None:
+        """End what single guests do to calls for statistics: refusals, values that cannot be."""
+        self.refusals.clear()
+        for guest in self.guests.values():
+            if guest.spoiled:
+                guest.spoil({})
+
     def hang(self, guest: Guest) -> None:
         """Stop a guest's monitor: it answers no more."""
         if guest.hung is None:
             guest.hung = asyncio.Event()
 
     def release_monitor(self, guest: Guest) -> None:
-        """Let a guest's monitor answer again, the calls that wait for it first."""
+        """Let a guest's monitor answer at once again, the calls that wait for it first."""
+        guest.lag = 0.0
         if guest.hung is not None:
             guest.hung.set()
             guest.hung = None

@@ -587,6 +587,20 @@ def test_one_bad_value_costs_that_value(key: str, bad: object):
     }
 
 
+@pytest.mark.parametrize("part", ["value", "start"])
+@pytest.mark.parametrize("bin_", [0, 1, 2])
+def test_a_bad_bin_costs_its_histogram(bin_: int, part: str):
+    """Buckets are sums of bins, so that without one the others would be false; others stay."""
+    record = latencies([0, 10, 20], [1, 2, 3]) | latencies([0, 10], [4, 5], "flush")
+    key = f"block.0.latency_histogram.read.bin.{bin_}.{part}"
+    assert key in record
+    unknown: list[str] = []
+    readings, fault = Decoder(CATALOG, unknown.append).sound(DOMAIN, record | {key: math.nan})
+    assert fault.startswith(f"{key}: ")
+    assert shown(readings) == shown(fresh(latencies([0, 10], [4, 5], "flush")))
+    assert not unknown
+
+
 def test_a_record_of_nothing_but_nonsense_is_none():
     """Where no value can be taken there is no reading, and no endless search for one."""
     readings, fault = Decoder(CATALOG, lambda _: None).sound(

@@ -130,7 +130,8 @@ async def test_no_more_calls_hang_than_the_bound():
         release.wait(10)
 
     tasks = [asyncio.create_task(lanes.run(hang, 0.01)) for _ in range(10)]
-    await asyncio.sleep(0.1)
+    while lanes.abandoned < OUTSTANDING_MAX:
+        await asyncio.sleep(0.001)
     assert len(started) == lanes.outstanding == OUTSTANDING_MAX
     release.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -194,7 +195,33 @@ async def test_calls_have_their_turns_in_order_whatever_goes_on_beside_them():
     ]
     await asyncio.gather(*asked)
     assert begun == {True: list(range(40)), False: list(range(40))}
-    assert (lanes.outstanding, lanes._waiting) == (0, [])
+    assert (lanes.outstanding, any(lanes._waiting.values())) == (0, False)
+    await lanes.close(5)
+
+
+class Counting(Lanes):
+    """Lanes that count how often it is looked whether there is room."""
+
+    looks = 0
+
+    def _room(self, most: int) -> bool:
+        self.looks += 1
+        return super()._room(most)
+
+
+@pytest.mark.parametrize("count", [50, 1000])
+async def test_a_turn_costs_the_same_however_many_wait(count: int):
+    """Calls in line are not walked through at each arrival and each end."""
+    lanes = Counting(Opener(), 2)
+    kinds = [(monitor, patient) for monitor in (True, False) for patient in (True, False)]
+    await asyncio.gather(
+        *(
+            lanes.run(lambda _: None, 100, monitor=monitor, patient=patient)
+            for _ in range(count // len(kinds))
+            for monitor, patient in kinds
+        )
+    )
+    assert lanes.looks < 20 * count
     await lanes.close(5)
 
 

@@ -1,15 +1,16 @@
 """
-Which guests are asked by themselves, and for which groups: what they are refused costs them alone.
+Which guests are asked apart, and for which groups: what they are refused costs them alone.
 
 With libvirt 9 one guest's error fails the call for all. Who it was is found by halving, and is then
-remembered: for a while that guest is asked by itself, without the groups that it is refused, and
-now and then for all of them again.
+remembered: for a while that guest is asked without the groups that it is refused, together with
+others that lack the same, and now and then by itself for all of them again. A guest whose groups
+are too large together is asked for one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -20,18 +21,33 @@ from virtstatd.collect.bulk.answer import POLLED
 RETRY_SECONDS: Final = (300.0, 3600.0)
 """First and longest pause before everything is asked again of a guest, or a group of all guests."""
 
-ALL_REFUSED: Final = 3
-"""So many guests that are refused a group, and none that is not: the driver does not have it."""
+ALL_REFUSED: Final = 10
+"""So many guests that are refused a group, and none that ever was not: the driver lacks it."""
+
+
+class _Refusal:
+    """How long something is not asked for: longer each time that it is refused again."""
+
+    def __init__(self, now: float) -> None:
+        self._pause = RETRY_SECONDS[0]
+        self.retry_at = now + self._pause
+
+    def again(self, now: float) -> None:
+        """Begin a longer pause where one is over."""
+        if now >= self.retry_at:
+            self._pause = min(2 * self._pause, RETRY_SECONDS[1])
+            self.retry_at = now + self._pause
 
 
 @dataclass(slots=True)
-class _Refusal:
-    """What is refused, as libvirt's flags, and when it is asked for again."""
+class _Guest:
+    """What a guest is refused, by group, and which groups it is refused together."""
 
-    bits: int
-    reason: str
-    retry_at: float
-    pause: float
+    name: str
+    groups: dict[int, _Refusal] = field(default_factory=dict)
+    together: dict[int, _Refusal] = field(default_factory=dict)
+    reason: str = ""
+    reported: bool = False
 
 
 class Exceptions:
@@ -40,13 +56,16 @@ class Exceptions:
     def __init__(self, log: FilteringBoundLogger, clock: Callable[[], float]) -> None:
         self._log = log
         self._clock = clock
-        self._guests: dict[str, _Refusal] = {}
+        self._guests: dict[str, _Guest] = {}
         self._groups: dict[int, _Refusal] = {}
+        self._granted = 0
+        self.found = 0
+        """How often a guest was found that is refused something which others are not."""
 
     @property
     def guests(self) -> int:
-        """How many guests are asked by themselves."""
-        return len(self._guests)
+        """How many guests are refused groups."""
+        return sum(bool(guest.groups) for guest in self._guests.values())
 
     def groups(self) -> list[str]:
         """Return the groups that are refused of every guest."""
@@ -62,6 +81,7 @@ class Exceptions:
         """Forget everything: another libvirt may have come."""
         self._guests.clear()
         self._groups.clear()
+        self._granted = 0
 
     def asked(self, bits: int) -> int:
         """Return the groups among `bits` that are asked of guests at all now."""
@@ -71,55 +91,109 @@ class Exceptions:
                 bits &= ~bit
         return bits
 
-    def alone(self, uuid: str, bits: int) -> int | None:
-        """Return the groups to ask a guest for by itself, None where it is one of many."""
-        refusal = self._guests.get(uuid)
-        if refusal is None or not refusal.bits & bits:
-            return None
-        return bits if self._clock() >= refusal.retry_at else bits & ~refusal.bits
+    def concern(self, bits: int) -> bool:
+        """Tell whether these groups cannot be asked of all guests at once."""
+        return any(self._concerned(guest, bits) for guest in self._guests.values())
 
-    def refused(self, uuid: str, name: str, bits: int, reason: str) -> None:
-        """Take note that a guest alone was refused these groups."""
-        known = self._guests.get(uuid)
-        if known is None:
-            self._log.warning(
-                "domain.refused", domain=name, uuid=uuid, groups=_names(bits), reason=reason
-            )
-            known = self._guests[uuid] = _Refusal(0, reason, 0.0, RETRY_SECONDS[0] / 2)
-        fresh = bool(bits & ~known.bits)
-        known.bits |= bits
-        if fresh or self._clock() >= known.retry_at:
-            known.pause = min(2 * known.pause, RETRY_SECONDS[1])
-            known.retry_at = self._clock() + known.pause
+    def lists(
+        self, uuids: Iterable[str], bits: int
+    ) -> tuple[dict[int, list[str]], list[tuple[str, int]]]:
+        """Return who is asked together, by the groups, and who by itself for which groups."""
+        now = self._clock()
+        together: dict[int, list[str]] = {bits: []}
+        alone: list[tuple[str, int]] = []
+        for uuid in uuids:
+            guest = self._guests.get(uuid)
+            if guest is None or not self._concerned(guest, bits):
+                together[bits].append(uuid)
+                continue
+            some = bits
+            for bit, refusal in guest.groups.items():
+                if now < refusal.retry_at:
+                    some &= ~bit
+            if any(of & ~some == 0 and now < each.retry_at for of, each in guest.together.items()):
+                alone.extend((uuid, bit) for bit in single(some))
+            elif any(some & bit for bit in guest.groups) or guest.together:
+                alone.append((uuid, some))  # a trial, which may fail
+            elif some:
+                together.setdefault(some, []).append(uuid)
+        return {some: those for some, those in together.items() if those}, alone
 
-    def answered(self, uuid: str, name: str, bits: int) -> None:
+    def refused(self, uuid: str, name: str, bit: int, reason: str) -> None:
+        """Take note that a guest alone was refused a group."""
+        guest = self._guests.setdefault(uuid, _Guest(name))
+        guest.reason = guest.reason or reason
+        self.found += 1
+        self._refuse(guest.groups, bit)
+
+    def too_large(self, uuid: str, name: str, bits: int) -> None:
+        """Take note that a guest alone was refused these groups together, and none by itself."""
+        self.found += 1
+        self._refuse(self._guests.setdefault(uuid, _Guest(name)).together, bits)
+
+    def answered(self, uuid: str, bits: int) -> None:
         """Take note that a guest alone was answered for these groups."""
-        known = self._guests.get(uuid)
-        if known is None or not known.bits & bits:
+        guest = self._guests.get(uuid)
+        if guest is None:
             return
-        known.bits &= ~bits
-        if not known.bits:
-            del self._guests[uuid]
-            self._log.info("domain.answered", domain=name, uuid=uuid)
+        for bit in [bit for bit in guest.groups if bit & bits]:
+            del guest.groups[bit]
+        for of in [of for of in guest.together if of & ~bits == 0]:
+            del guest.together[of]
+        self._forget(uuid, guest)
 
-    def refused_by_all(self, bit: int, reason: str) -> None:
-        """Take note that nobody was answered for a group."""
-        known = self._groups.get(bit)
-        if known is None:
+    def all_refused(self, bit: int, refused: int, running: int, reason: str) -> bool:
+        """Tell whether nobody has a group, by how many of the running guests were refused it."""
+        if self._granted & bit or refused < max(1, min(ALL_REFUSED, running)):
+            return False
+        if bit not in self._groups:
             self._log.warning("group.refused", groups=_names(bit), reason=reason)
-            known = self._groups[bit] = _Refusal(bit, reason, 0.0, RETRY_SECONDS[0] / 2)
-        known.pause = min(2 * known.pause, RETRY_SECONDS[1])
-        known.retry_at = self._clock() + known.pause
-        for uuid, refusal in list(self._guests.items()):
-            refusal.bits &= ~bit  # it is nothing of the guest's
-            if not refusal.bits:
-                del self._guests[uuid]
+        self._refuse(self._groups, bit)
+        for uuid, guest in list(self._guests.items()):
+            guest.groups.pop(bit, None)  # it is nothing of the guest's
+            self._forget(uuid, guest)
+        return True
 
     def answered_by_some(self, bits: int) -> None:
         """Take note that these groups were answered."""
+        self._granted |= bits
         for bit in [bit for bit in self._groups if bits & bit]:
             del self._groups[bit]
             self._log.info("group.answered", groups=_names(bit))
+
+    def report(self) -> None:
+        """Name the guests that were found since the last time, each with all its groups."""
+        for uuid, guest in self._guests.items():
+            if guest.groups and not guest.reported:
+                guest.reported = True
+                groups = _names(sum(guest.groups))
+                self._log.warning(
+                    "domain.refused",
+                    domain=guest.name,
+                    uuid=uuid,
+                    groups=groups,
+                    reason=guest.reason,
+                )
+
+    def _refuse(self, known: dict[int, _Refusal], bits: int) -> None:
+        now = self._clock()
+        if bits in known:
+            known[bits].again(now)
+        else:
+            known[bits] = _Refusal(now)
+
+    def _forget(self, uuid: str, guest: _Guest) -> None:
+        if not guest.groups and guest.reported:
+            self._log.info("domain.answered", domain=guest.name, uuid=uuid)
+            guest.reported, guest.reason = False, ""
+        if not guest.groups and not guest.together:
+            del self._guests[uuid]
+
+    @staticmethod
+    def _concerned(guest: _Guest, bits: int) -> bool:
+        return any(bit & bits for bit in guest.groups) or any(
+            of & ~bits == 0 for of in guest.together
+        )
 
 
 def single(bits: int) -> list[int]:

@@ -110,7 +110,7 @@ class Poller:
         """Yield what became of the polls."""
         yield "up", {}, int(bool(self._libvirt) and self._sweep.up)
         yield "unknown_fields", {}, len(self._unknown)
-        yield "undecodable_records", {}, self._sweep.undecodable
+        yield "undecodable_records", {}, self._sweep.undecodable.records
         yield "refused_domains", {}, self._sweep.exceptions.guests
         for group in self._sweep.exceptions.groups():
             yield "refused_group", {"group": group}, 1

@@ -11,11 +11,12 @@ from typing import Final, Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.bulk.answer import POLLED, Answer
+from virtstatd.collect.bulk.answer import BALLOON, BLOCK, POLLED, Answer
 from virtstatd.collect.bulk.control import occupied
-from virtstatd.collect.bulk.exceptions import ALL_REFUSED, Exceptions, single
+from virtstatd.collect.bulk.exceptions import Exceptions, single
 from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
 from virtstatd.collect.bulk.options import deadline
+from virtstatd.collect.bulk.undecodable import Undecodable
 from virtstatd.collect.tier import OUTCOME, Poll
 from virtstatd.collector import LIFETIME_INTERVALS
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
@@ -107,7 +108,7 @@ class Sweep:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.up = False
-        self.undecodable = 0
+        self.undecodable = Undecodable(log, questions.name)
         self.exceptions = exceptions
         self._lanes = lanes
         self._questions = questions
@@ -120,7 +121,7 @@ class Sweep:
         self._clock = clock
         self._sleep = sleep
         self._failing: dict[str, str] = {}
-        self._lacking: set[str] = set()
+        self._lacking: dict[str, int] = {}
 
     def lost(self) -> None:
         """Take note that libvirt is away; another one may come."""
@@ -142,29 +143,36 @@ class Sweep:
         """Ask for all domains; return whether all were answered."""
         bits = self.exceptions.asked(poll.bits)
         careful = poll.monitor and self._lanes.stuck
-        alone = self.exceptions.guests
-        if self._questions.known() <= self._slice(bits) and not careful and not alone and bits:
+        apart = self.exceptions.concern(bits)
+        if self._questions.known() <= self._slice(bits) and not careful and not apart and bits:
             with contextlib.suppress(Refused):  # by slices, then, and guest by guest
-                return await self._ask(poll, None, bits) and await self._again(poll)
+                complete = await self._ask(poll, None, bits)
+                return await self._again(poll) and complete
         try:
             uuids = await self.running(poll)
         except VirtstatdError as error:
             poll.found.fail(error)
             return False
         self._keep(uuids)
-        return await self.listed(poll, uuids) and await self._again(poll)
+        return await self.listed(poll, uuids)
 
     async def listed(self, poll: Poll, uuids: list[str]) -> bool:
         """Ask for these domains in slices, side by side; return whether all were answered."""
-        bits = self.exceptions.asked(poll.bits)
-        alone = {u: b for u in uuids if (b := self.exceptions.alone(u, bits)) is not None}
-        together = [uuid for uuid in uuids if uuid not in alone]
-        complete = await self._in_slices(poll, together, bits) if bits else True
-        for uuid, some in alone.items():
-            if some:
-                complete &= await self._narrowed(poll, [uuid], some)
+        complete = await self._each(poll, uuids)
         if not self.exceptions.asked(poll.bits):  # the driver has none: who runs is still known
             await self._states(poll, uuids)
+        return await self._again(poll) and complete
+
+    async def _each(self, poll: Poll, uuids: list[str]) -> bool:
+        """Ask for domains in slices, but for those that are asked by themselves."""
+        complete = True
+        if bits := self.exceptions.asked(poll.bits):
+            together, alone = self.exceptions.lists(uuids, bits)
+            for some, those in together.items():
+                complete &= await self._in_slices(poll, those, some)
+            for uuid, some in alone:
+                complete &= await self._narrowed(poll, [uuid], some)
+        self.exceptions.report()
         return complete
 
     def end(self, poll: Poll) -> None:
@@ -174,7 +182,9 @@ class Sweep:
         for tier in poll.tiers:
             reason = next(iter(poll.found.failures), "")
             if reason and tier.name not in self._failing:
-                uuids = poll.found.failures[reason]
+                # who was answered at the second attempt lacks nothing
+                lacking = set[str]().union(*(t.unanswered | t.stepped_over for t in poll.tiers))
+                uuids = poll.found.failures[reason] & lacking
                 names = sorted(filter(None, map(self._questions.name, uuids)))
                 self._log.warning(
                     "poll.failing",
@@ -190,7 +200,9 @@ class Sweep:
     def _keep(self, uuids: list[str]) -> None:
         self._monitors.keep(uuids)
         self.exceptions.keep(uuids)
-        self._lacking.intersection_update(uuids)
+        self.undecodable.keep(uuids)
+        for uuid in self._lacking.keys() - set(uuids):
+            del self._lacking[uuid]
 
     def _slice(self, bits: int) -> int:
         """Return how many domains fit into one call for these groups, by what failed before."""
@@ -236,9 +248,8 @@ class Sweep:
             complete = await self._ask(poll, uuids, bits, proven=proven, tries=tries)
         except Refused as error:
             return await self._narrow(poll, uuids, bits, error, proven=proven)
-        self.exceptions.answered_by_some(bits)
-        if len(uuids) == 1:
-            self.exceptions.answered(uuids[0], self._questions.name(uuids[0]), bits)
+        if complete and len(uuids) == 1:
+            self.exceptions.answered(uuids[0], bits)
         return complete
 
     async def _narrow(
@@ -251,27 +262,27 @@ class Sweep:
             asked = [
                 await self._narrowed(poll, uuids, bit, proven=proven, tries=1) for bit in groups
             ]
+            if all(asked) and isinstance(error, Oversize):
+                self.exceptions.too_large(uuids[0], self._questions.name(uuids[0]), bits)
             return all(asked)
         if len(uuids) > 1:
             return await self._halves(poll, uuids, bits, proven=proven)
         if isinstance(error, Gone):
             return True  # it has ended, which is no failure
         (uuid,) = uuids
-        poll.found.refused[bits] = poll.found.refused.get(bits, 0) + 1
+        refused = poll.found.refused[bits] = poll.found.refused.get(bits, 0) + 1
         self.exceptions.refused(uuid, self._questions.name(uuid), bits, str(error))
-        enough = max(1, min(ALL_REFUSED, self._questions.known()))
-        if poll.found.refused[bits] >= enough and not poll.found.granted & bits:
-            self.exceptions.refused_by_all(bits, str(error))
+        self.exceptions.all_refused(bits, refused, self._questions.known(), str(error))
         return False
 
     async def _halves(self, poll: Poll, uuids: list[str], bits: int, *, proven: bool) -> bool:
         half = (len(uuids) + 1) // 2
-        known = self.exceptions.guests
+        found = self.exceptions.found
         asked = [
             await self._narrowed(poll, part, bits, proven=proven, tries=1)
             for part in (uuids[:half], uuids[half:])
         ]
-        if all(asked) and self.exceptions.guests == known and half < self._slice(bits):
+        if all(asked) and self.exceptions.found == found and half < self._slice(bits):
             self._slices[bits] = half, self._clock()  # nobody's fault: together they are too many
         return all(asked)
 
@@ -294,7 +305,10 @@ class Sweep:
         try:
             answer = await self._call(poll, question, proven=proven, tries=tries)
         except Overdue as error:
-            poll.found.fail(error, self._questions.uuids() if uuids is None else uuids)
+            late = self._questions.uuids() if uuids is None else uuids
+            poll.found.fail(error, late)
+            for tier in poll.tiers:
+                tier.unanswered.update(late)
             return poll.monitor and await self._rescue(poll, uuids, bits)
         except Crowded:
             uuids = self._questions.uuids() if uuids is None else uuids
@@ -304,7 +318,8 @@ class Sweep:
         except Disconnected as error:
             poll.found.fail(error)
             return False
-        poll.found.granted |= bits
+        if answer.seen:
+            self.exceptions.answered_by_some(bits)
         self._take(poll, uuids, answer, bits)
         return True
 
@@ -339,16 +354,19 @@ class Sweep:
 
         Those that are stepped over at every poll, though nobody holds them, are built so.
         """
-        uuids = sorted(poll.found.held - poll.tiers[-1].partial)
-        bits = self.exceptions.asked(poll.bits)
-        if not uuids or poll.seconds < AGAIN_INTERVAL_SECONDS or not bits:
+        found = poll.found
+        always = set[str].intersection(*(tier.partial for tier in poll.tiers))
+        uuids, idle = sorted(found.held - always), found.idle
+        found.held, found.idle = set(), set()
+        if not uuids or poll.seconds < AGAIN_INTERVAL_SECONDS:
             return True
         await self._sleep(AGAIN_SECONDS)
-        poll.found.held.clear()
-        complete = await self._in_slices(poll, uuids, bits)
-        self._lacking |= poll.found.idle & poll.found.held
+        complete = await self._each(poll, uuids)
+        for uuid in idle & found.idle:
+            self._lacking[uuid] = poll.bits & (BALLOON | BLOCK)
         for tier in poll.tiers:
-            tier.stepped_over -= self._lacking
+            tier.stepped_over -= self._lacking.keys()
+        found.held, found.idle = set(), set()
         return complete
 
     async def _states(self, poll: Poll, uuids: list[str]) -> None:
@@ -412,9 +430,12 @@ class Sweep:
 
     def _take(self, poll: Poll, uuids: list[str] | None, answer: Answer, bits: int) -> None:
         """Pass on what a call brought, a batch for each tier that asked for any of it."""
-        self.undecodable += len(answer.undecodable)
-        for uuid in self._lacking & answer.partial.keys():
-            del answer.partial[uuid]
+        self.undecodable.judge(answer.undecodable, answer.seen - answer.partial.keys(), bits)
+        for uuid in self._lacking.keys() & answer.seen:
+            if uuid in answer.partial:
+                del answer.partial[uuid]
+            elif self._lacking[uuid] & ~bits == 0:  # it only seemed so
+                del self._lacking[uuid]
         idle = {uuid for uuid, control in answer.partial.items() if control and not control[0]}
         poll.found.held |= {u for u, c in answer.partial.items() if c is None or not occupied(c)}
         poll.found.idle |= idle
@@ -428,10 +449,8 @@ class Sweep:
         for tier in tiers:
             tier.stepped_over -= answer.seen
             tier.stepped_over |= answer.partial.keys() | answer.stalled.keys()
-            if uuids is not None:
-                there = answer.seen | answer.stalled.keys()
-                tier.unanswered.update(uuid for uuid in uuids if uuid not in there)
-                tier.unanswered -= answer.seen
+            tier.unanswered.update(uuids or ())
+            tier.unanswered -= answer.seen | answer.stalled.keys()
             # a group that nobody asked for can only be one that the catalog does not know
             last = tier is tiers[-1]
             others = frozenset().union(*(t.groups for t in poll.tiers if t is not tier))

@@ -50,6 +50,8 @@ class World:
         self.stepped_over: set[str] = set()
         self.pauses: list[float] = []
         self.moment: set[str] = set()
+        self.idle: set[str] = set()
+        self.undecodable: dict[str, str] = {}
         self.batches: list[Batch] = []
 
     # as lanes
@@ -151,6 +153,11 @@ class World:
                 answer.partial[uuid] = (2, 0, 9000)
             if uuid in self.moment and bits & MONITOR:
                 answer.partial[uuid] = (2, 0, 100)
+            if uuid in self.idle and bits & MONITOR:
+                answer.partial[uuid] = (0, 0, 0)
+            group = self.undecodable.get(uuid, "").partition(".")[0]
+            if group and bits & BITS[group]:
+                answer.undecodable[uuid] = f"{self.undecodable[uuid]}: nonsense"
         self.moment = set()
         return answer
 
@@ -349,7 +356,9 @@ async def test_who_is_refused_costs_nobody_else(size: int, culprits: list[str]):
     assert world.sweep.up
     world.asked.clear()
     await poller.poll(poller.tiers, world.batches.append)
-    assert len(world.asked) == -(-(60 - len(culprits)) // size) + len(culprits)
+    sizes = [len(uuids or []) for _, uuids in world.asked]
+    assert len(sizes) == -(-(60 - len(culprits)) // size) + 1
+    assert (sizes[-1], sum(sizes)) == (len(culprits), 60)
 
 
 async def test_who_is_refused_is_asked_again_and_comes_back():
@@ -374,6 +383,108 @@ async def test_who_is_refused_is_asked_again_and_comes_back():
     assert [len(uuids or []) for _, uuids in world.asked] == [10, 10]
 
 
+async def test_a_guest_that_is_refused_much_is_tried_again_as_soon():
+    """The first pause is the same for each group, however many a guest is refused."""
+    world = World(20)
+    poller = world.poller("block", "vm")
+    block, vm = refusing(world, "block", "u007"), refusing(world, "vm", "u007")
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        block(bits, uuids)
+        vm(bits, uuids)
+
+    world.trouble = trouble
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+        world.trouble = lambda *_: None
+        world.now += RETRY_SECONDS[0]
+        world.batches.clear()
+        await poller.poll(poller.tiers, world.batches.append)
+    for group in ("block", "vm"):
+        assert domains(world.batches, group) == set(world.everybody)
+    assert [each["event"] for each in logs] == ["domain.refused", "domain.answered"]
+    assert logs[0]["groups"] == ["block", "vm"]
+
+
+async def test_a_group_that_is_still_refused_holds_up_no_other():
+    """Each tier tries its own groups again, whichever tier of the guest is due first."""
+    world = World(20)
+    poller = world.poller("state", "block")
+    troubles = [refusing(world, "state", "u007"), refusing(world, "block", "u007")]
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        for each in troubles:
+            each(bits, uuids)
+
+    world.trouble = trouble
+    with capture_logs() as logs:
+        for _ in range(2):
+            for tier in poller.tiers:
+                await poller.poll([tier], world.batches.append)
+            del troubles[1:]
+            world.now += RETRY_SECONDS[0]
+    assert "u007" not in domains(world.batches, "state")
+    assert "u007" in domains(world.batches, "block")
+    assert [each["event"] for each in logs] == ["domain.refused"]
+
+
+async def test_groups_that_are_too_large_together_are_asked_one_by_one():
+    """A guest that has too much for one message lacks nothing, and slices stay as they are."""
+    world = World(60)
+    poller = world.poller("block", "vm")
+
+    def trouble(bits: int, uuids: list[str] | None) -> None:
+        if bits == BITS["block"] | BITS["vm"] and (uuids is None or "u007" in uuids):
+            raise Oversize("too large")
+
+    async def asked() -> list[tuple[int, int]]:
+        world.asked.clear()
+        world.batches.clear()
+        await poller.poll(poller.tiers, world.batches.append)
+        for group in ("block", "vm"):
+            assert domains(world.batches, group) == set(world.everybody)
+        return [(bits, len(uuids or [])) for bits, uuids in world.asked]
+
+    both = BITS["block"] | BITS["vm"]
+    world.trouble = trouble
+    with capture_logs() as logs:
+        await asked()
+        apart = [*[(both, 10)] * 5, (both, 9), (BITS["block"], 1), (BITS["vm"], 1)]
+        assert await asked() == apart
+        world.now += RETRY_SECONDS[0]
+        assert await asked() == [*apart[:6], (both, 1), *apart[6:]]
+        assert await asked() == apart
+        world.trouble = lambda *_: None
+        world.now += 2 * RETRY_SECONDS[0]
+        assert await asked() == [*apart[:6], (both, 1)]
+        assert await asked() == [(both, 10)] * 6
+    assert logs == []
+
+
+@pytest.mark.parametrize("size", [10, 100])
+async def test_some_who_are_refused_before_anybody_is_answered_are_not_everybody(size: int):
+    """Five of sixty are nothing of the driver's, though they happen to be asked first."""
+    world = World(60)
+    poller = world.poller("vm", size=size)
+    culprits = world.everybody[:5]
+    world.trouble = refusing(world, "vm", *culprits)
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+    assert domains(world.batches, "vm") == set(world.everybody) - set(culprits)
+    assert [each["event"] for each in logs] == ["domain.refused"] * 5
+
+
+async def test_what_was_answered_before_is_never_the_drivers_fault():
+    """Where all guests are refused what they had, each is named, and each is tried again."""
+    world = World(20)
+    poller = world.poller("block", "vm")
+    await poller.poll(poller.tiers, world.batches.append)
+    world.trouble = refusing(world, "vm", *world.everybody)
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+    assert [each["event"] for each in logs] == ["domain.refused"] * 20
+
+
 async def test_what_everybody_is_refused_is_the_drivers():
     """A group that nobody has is named, not asked for again, and costs no call for each guest."""
     world = World(60)
@@ -385,9 +496,9 @@ async def test_what_everybody_is_refused_is_the_drivers():
         asked = len(world.asked)
         world.asked.clear()
         await poller.poll(poller.tiers, world.batches.append)
-    assert asked <= 60
+    assert asked <= 80
     assert [bits for bits, _ in world.asked] == [BITS["block"]] * 6
-    assert [each["groups"] for each in logs if each["event"] == "group.refused"] == [["vm"]]
+    assert [(each["event"], each["groups"]) for each in logs] == [("group.refused", ["vm"])]
     assert world.sweep.up
 
 
@@ -461,6 +572,92 @@ async def test_who_was_held_for_a_moment_is_asked_again_at_once():
     assert world.pauses == [1.0]
     assert domains(world.batches[-1:], "block") == {"u003"}
     assert poller.tiers[0].partial == set()
+
+
+async def test_who_was_held_is_asked_again_though_others_are_not_answered():
+    """A slice that is left out, since its calls hang, costs a guest of another one nothing."""
+    world = World(20)
+    poller = world.poller("block")
+    await poller.poll(poller.tiers, world.batches.append)
+
+    def trouble(_: int, uuids: list[str] | None) -> None:
+        if uuids and "u015" in uuids:
+            raise Overdue("hung")
+
+    world.trouble = trouble
+    world.moment = {"u003"}
+    world.now += 5.0
+    await poller.poll(poller.tiers, world.batches.append)
+    assert poller.tiers[0].missing == set(world.everybody[10:])
+    assert domains(world.batches[-1:], "block") == {"u003"}
+    assert poller.tiers[0].partial == set()
+
+
+async def test_who_was_held_in_one_tier_is_asked_again_in_another():
+    """Only who is stepped over in every poll of every tier is left at that."""
+    world = World(12)
+    poller = world.poller("block", "vm")
+    poller.tiers[1].partial = {"u003", "u005"}
+    poller.tiers[0].partial = {"u005"}
+    world.moment = {"u003", "u005"}
+    await poller.poll(poller.tiers, world.batches.append)
+    assert world.pauses == [1.0]
+    assert domains(world.batches[-1:], "vm") == {"u003"}
+    assert [tier.partial for tier in poller.tiers] == [{"u005"}, {"u005"}]
+
+
+async def test_who_only_seemed_to_lack_something_is_asked_again_later():
+    """A guest that was held by chance whenever it was asked is not taken for one built so."""
+    world = World(12)
+    poller = world.poller("block")
+    world.idle = {"u003"}
+    for _ in range(2):
+        await poller.poll(poller.tiers, world.batches.append)
+        assert (world.pauses, poller.tiers[0].partial) == ([1.0], set())
+    world.idle = set()
+    await poller.poll(poller.tiers, world.batches.append)
+    world.moment = {"u003"}
+    await poller.poll(poller.tiers, world.batches.append)
+    assert world.pauses == [1.0, 1.0]
+
+
+async def test_who_was_held_is_asked_again_within_a_poll_that_is_spread(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """With an interval of minutes it would miss minutes."""
+    spread = Spread(World(12), monkeypatch)
+    spread.meanwhile = lambda _: spread.world.moment.add("u007")
+    await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
+    assert spread.world.pauses == [1.0]
+    assert spread.turns.count(["u007"]) == 1
+    assert spread.tier.partial == set()
+
+
+async def test_what_cannot_be_decoded_is_named_once_until_it_can():
+    """A tier without the group says nothing of it; other guests are not named."""
+    world = World(3)
+    poller = world.poller("state", "block")
+    with capture_logs() as logs:
+        for undecodable in ({}, {"u001": "block.0.rd.reqs"}, {"u001": "block.0.rd.reqs"}, {}):
+            world.undecodable = undecodable
+            for tier in poller.tiers:
+                await poller.poll([tier], world.batches.append)
+    assert [(each["event"], each["uuid"]) for each in logs] == [
+        ("domain.undecodable", "u001"),
+        ("domain.decodable", "u001"),
+    ]
+    assert world.sweep.undecodable.records == 2
+
+
+async def test_a_call_that_hangs_names_nobody_who_was_answered():
+    """Of a slice that was asked again only those are named who lack something."""
+    world = World(25)
+    poller = world.poller("block")
+    world.hung = {"u004"}
+    with capture_logs() as logs:
+        await poller.poll(poller.tiers, world.batches.append)
+    failing = next(each for each in logs if each["event"] == "poll.failing")
+    assert (failing["domains"], failing["others"]) == (["u004"], 0)
 
 
 async def test_a_vanished_domain_is_missing_and_nothing_else():

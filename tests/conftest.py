@@ -6,10 +6,15 @@ from collections.abc import Generator, Iterator
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 
 pytest_plugins = ["support.costs", "support.limits"]
 collect_ignore = ["template_sink", "template_collector"]  # projects of their own
+
+# how long an example takes is the machine's doing
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 REPORTS: list[str] = []
 

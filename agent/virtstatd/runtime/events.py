@@ -83,12 +83,18 @@ EVENTS: Final[dict[str, Event]] = {
         "Use cgroups of version 1, or switch `cpu_stats` off.",
     ),
     "domain.answered": Event("info", "Libvirt answers for everything of this guest again."),
+    "domain.decodable": Event("info", "All values of this guest can be decoded again."),
     "domain.refused": Event(
         "warning",
         "Libvirt refuses these `groups` of this guest; its other numbers are there.",
         "Look at the guest's `reason`; it is asked again after 5 to 60 minutes.",
     ),
     "domain.responsive": Event("info", "The guest's monitor answers again."),
+    "domain.undecodable": Event(
+        "warning",
+        "A value of this guest is nothing that libvirt can mean; it alone is left out.",
+        "Report the guest's `reason` and libvirt's version.",
+    ),
     "domain.undescribed": Event(
         "warning",
         "The XML of this guest cannot be read; its numbers are there, its `*_info` series not.",

@@ -165,7 +165,7 @@ async def test_each_device_is_told_of_once_while_its_guest_runs(catalog: Catalog
         return Second(1, lost={(VM, device): f"no {device}" for device in devices})
 
     scene, stop = Scene(catalog, look), asyncio.Event()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
         tasks.create_task(scene.run(stop))
         await scene.looks(5)
         assert scene.log.devices == ["tap0", "tap1"]
@@ -184,7 +184,7 @@ async def test_a_process_that_hangs_is_told_of_once(catalog: Catalog):
         return Second(1, hanging=seconds.pop(0) if seconds else {})
 
     scene, stop = Scene(catalog, look), asyncio.Event()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
         tasks.create_task(scene.run(stop))
         await scene.looks(6)
         stop.set()

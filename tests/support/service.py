@@ -7,6 +7,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from support.agent import Agent, parsed
@@ -91,14 +92,19 @@ class Service:
         self.agent.wait_for(lambda: self.simulator.do("status")["clients"] == 0)
 
     def pulse(self) -> float | None:
-        """Return the interval that the page says is in force."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=100) as page:
-            samples = parsed(page.read().decode())
+        """Return the interval that the page says is in force, None where there is no page."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/metrics", timeout=100
+            ) as page:
+                samples = parsed(page.read().decode())
+        except (OSError, HTTPException):  # an agent that ends cuts it off
+            return None
         return samples.get(("virtstatd_interval_seconds", (("tier", "pulse"),)))
 
     def until_pulse(self, seconds: float) -> None:
         """Wait until an interval is in force."""
-        self.agent.wait_for(lambda: self.serves() and self.pulse() == seconds)
+        self.agent.wait_for(lambda: self.pulse() == seconds)
 
     def serves(self) -> bool:
         """Tell whether something listens at the page's port."""

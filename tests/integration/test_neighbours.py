@@ -405,7 +405,14 @@ def check_log(
         assert named == struck
 
 
-@pytest.mark.parametrize("case", list(every_pair()), ids=str)
+def alone() -> Iterator[Case]:
+    """Yield the groups for which a monitor is asked as tiers of their own."""
+    for fault, (option, group) in product(("hung", "held"), POLLED.items()):
+        if group.monitor:
+            yield Case(fault, option, 2 if fault == "held" else 1, "last", "alone", 25)
+
+
+@pytest.mark.parametrize("case", [*every_pair(), *alone()], ids=str)
 async def test_what_one_guest_does_costs_it_alone(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

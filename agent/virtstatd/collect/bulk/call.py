@@ -16,9 +16,10 @@ import libvirt
 from virtstatd.catalog.decode import Decoder
 from virtstatd.catalog.recipe import Value
 from virtstatd.collect.bulk.answer import BALLOON, BLOCK, MONITOR, Answer
-from virtstatd.collect.bulk.control import Control, Stalls, occupied
+from virtstatd.collect.bulk.control import OK, Control, Stalls, occupied
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
+from virtstatd.model import Domain
 
 
 NOWAIT = 1 << 29
@@ -38,6 +39,8 @@ class BulkCall:
         self._inventory = inventory
         self._decoder = decoder
         self._stalls = stalls
+        self._whole: dict[str, dict[int, int]] = {}
+        inventory.on_gone(self._forget)
 
     def known(self) -> int:
         """Return how many domains are believed to run."""
@@ -167,8 +170,30 @@ class BulkCall:
             answer.readings.extend(readings)
             if fault:  # one value costs itself alone
                 answer.undecodable[uuid] = fault
-            if stepped_over(record, bits):
-                answer.partial[uuid] = _control(handle)
+            if bits & MONITOR:
+                self._judge(answer, handle, uuid, record, bits)
+
+    def _judge(
+        self,
+        answer: Answer,
+        handle: libvirt.virDomain,
+        uuid: str,
+        record: Mapping[str, Value],
+        bits: int,
+    ) -> None:
+        """Find out whether a record lacks what the monitor reports, by signs or by its length."""
+        sizes = self._whole.setdefault(uuid, {})
+        lacks = stepped_over(record, bits)
+        if lacks is None:
+            lacks = len(record) < sizes.get(bits, 0)
+        control = None
+        if lacks:
+            control = answer.partial[uuid] = _control(handle)
+        if control is None or control[0] == OK:
+            sizes[bits] = len(record)  # a device may have gone
+
+    def _forget(self, domain: Domain) -> None:
+        self._whole.pop(domain.uuid, None)
 
 
 def _control(handle: libvirt.virDomain) -> Control | None:
@@ -180,15 +205,15 @@ def _control(handle: libvirt.virDomain) -> Control | None:
     return state, details, milliseconds
 
 
-def stepped_over(record: Mapping[str, Value], bits: int) -> bool:
+def stepped_over(record: Mapping[str, Value], bits: int) -> bool | None:
     """
-    Tell whether NOWAIT stepped over a domain whose monitor was busy.
+    Tell whether NOWAIT stepped over a domain whose monitor was busy; None where nothing shows it.
 
     Libvirt says so by leaving out what the monitor would have told: the resident size of a domain
-    with a balloon record, the counters of a disk that it names.
+    with a balloon record, the counters of a disk that it names. Other groups show nothing.
     """
     if bits & BALLOON and "balloon.current" in record:
         return "balloon.rss" not in record
-    return bool(
-        bits & BLOCK and "block.0.backingIndex" in record and "block.0.rd.reqs" not in record
-    )
+    if bits & BLOCK and "block.0.backingIndex" in record:
+        return "block.0.rd.reqs" not in record
+    return None

@@ -63,7 +63,7 @@ class Flavor:
     zoned: bool = False
     release: Release = DEFAULT_RELEASE
     _layouts: dict[tuple[int, bool, bool, bool], Layout] = field(
-        default_factory=dict, compare=False, repr=False
+        default_factory=dict, init=False, compare=False, repr=False
     )
 
     def _share(self, vcpu: int) -> float:

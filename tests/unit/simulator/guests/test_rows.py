@@ -183,3 +183,15 @@ def test_a_captured_field_that_cannot_be_is_refused(name: str, type_: int, value
 def test_the_binding_s_negative_numbers_are_taken_back():
     """An unsigned number that the binding handed out as negative is the large one it was."""
     assert parse_field("state.x", 2, -1).base == (1 << 32) - 1
+
+
+@pytest.mark.parametrize("order", [(9, 12), (12, 9)])
+def test_releases_do_not_share_records(order: tuple[Release, Release]) -> None:
+    """What one libvirt reports of some hardware is not what another one in the process does."""
+
+    def params(release: Release) -> int:
+        ((_, flavor),) = PROFILES["hundred"].of_release(release).flavors
+        return flavor.layout(EVERY_GROUP, active=True, job=True, backing=False).params
+
+    counts = {release: params(release) for release in order}
+    assert counts[9] < counts[12]

@@ -82,7 +82,7 @@ class Counted:
     def __init__(self, sim: Simulated) -> None:
         self.busiest = self.most_held = self.looks = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, args=(sim.control,))
+        self._thread = threading.Thread(target=self._look, args=(sim.control,), daemon=True)
 
     def _look(self, control: Path) -> None:
         with socket.socket(socket.AF_UNIX) as client:
@@ -102,7 +102,8 @@ class Counted:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(100)
+        assert not self._thread.is_alive()
 
 
 def between_polls(agent: Agent, sim: Simulated) -> None:

@@ -166,7 +166,7 @@ def unstalled(agent: Agent) -> Iterator[None]:
         while not stop.wait(0.5):
             lags.append(agent.value("virtstatd_loop_lag_max_seconds") or 0.0)
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=look, daemon=True)
     with idle_loop() as idle:
         idle()
         looking.start()
@@ -174,7 +174,8 @@ def unstalled(agent: Agent) -> Iterator[None]:
             yield
         finally:
             stop.set()
-            looking.join()
+            looking.join(300)  # what it may wait for the page, and the parser's time
+        assert not looking.is_alive()
         noise = idle()
     lags.sort()
     print(f"loop lag: median {lags[len(lags) // 2]:.4f} s, longest {lags[-1]:.4f} s,")

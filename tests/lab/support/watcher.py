@@ -49,7 +49,9 @@ class Watch:
         self.missing: list[tuple[float, set[str]]] = []
         self.looks = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, args=(agent, family, wanted))
+        self._thread = threading.Thread(
+            target=self._look, args=(agent, family, wanted), daemon=True
+        )
 
     def _look(self, agent: Agent, family: str, wanted: set[str]) -> None:
         while not self._stop.wait(0.2):
@@ -63,7 +65,8 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(300)  # as long as it may wait for the page
+        assert not self._thread.is_alive()
 
 
 def records(lines: Path, group: str, source: str = "bulk") -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collect.tier import OUTCOME, Tier
-from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
@@ -297,9 +297,8 @@ class CpuStatsCollector:
             missing |= told.silent
             self._judge(told)
             if told.readings:
-                lifetime_seconds = LIFETIME_INTERVALS * self.tier.ticker.seconds
-                readings = tuple(told.readings)
-                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
+                readings, lifetime = tuple(told.readings), self.tier.lifetime_seconds
+                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime))
         self.tier.missing = missing
         if not missing and self._asks:
             self.tier.good_at = begun

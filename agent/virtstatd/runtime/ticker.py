@@ -60,6 +60,12 @@ class Ticker:
         ahead = max(times, math.ceil((now - self._last) / self.configured))
         self.due = min(self.due, self._last + ahead * self.configured)
 
+    def before(self, moment: float) -> None:
+        """Bring the next deadline forward where it would come after a moment."""
+        if self.due > moment:
+            steps = math.ceil((moment - self._last) / self.configured) - 1
+            self.due = min(self.due, self._last + max(0, steps) * self.configured)
+
 
 async def ticks(
     tickers: Sequence[Ticker],

@@ -26,6 +26,7 @@ from virtstatd.budget.processes import Daemon, Qemus, UnseenClock, socket_of
 from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import TIERS, PollOptions
+from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.own import OwnCollector, RowSource
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Collector, Emit, Outcome, Up
@@ -108,7 +109,9 @@ async def collecting(
     parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
     collectors = [*_own(config, parts)]
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
-    budget = Budget(tiers, meter, config.budget.host_cpu_percent, log) if meter else None
+    kernel = next((each for each in collectors if isinstance(each, KernelCollector)), None)
+    percent = config.budget.host_cpu_percent
+    budget = Budget(tiers, meter, percent, log, kernel=kernel) if meter else None
     collectors += [
         IsolatedCollector(
             each.name,

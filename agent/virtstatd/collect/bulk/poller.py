@@ -38,8 +38,9 @@ class Poller:
     Poll each tier at its interval; a tier whose poll is still under way skips its tick.
 
     Tiers that are due together travel in one call, except that what asks no guest's monitor never
-    waits for what does. An interval that was stretched is used all of it: guests are asked by
-    turns, so that the host never pays for all at once.
+    waits for what does. A poll is spread over an interval that was stretched: guests are asked by
+    turns, so that the host never pays for all at once. The first poll after an interval grew is
+    not, since readings that are shown would expire before their turn.
     """
 
     name = "bulk"
@@ -126,10 +127,10 @@ class Poller:
     async def poll(self, tiers: Sequence[Tier], emit: Emit) -> None:
         """Poll some tiers together, now."""
         begun, complete = self._clock(), False
+        lifetimes = [tier.lifetime_seconds for tier in tiers]
         try:
             poll = Poll(tiers, begun, any(tier.monitor for tier in tiers), emit)
-            stretched = any(tier.ticker.stretched for tier in tiers)
-            if poll.monitor and stretched and poll.seconds >= 2 * TURN_SECONDS:
+            if self._spread(poll):
                 complete = await self._by_turns(poll)
             else:
                 complete = await self._sweep.at_once(poll)
@@ -141,25 +142,39 @@ class Poller:
             self._sweep.end(poll)
         finally:
             self._health.ended(begun, good=complete)
-            for tier in tiers:
+            for tier, lifetime in zip(tiers, lifetimes, strict=True):
                 tier.end()
+                # the interval may have changed while the poll was under way
+                tier.shown_until = begun + min(lifetime, tier.lifetime_seconds)
+                if tier.ticker.stretched:
+                    tier.ticker.before(tier.shown_until)
+
+    @staticmethod
+    def _spread(poll: Poll) -> bool:
+        """Tell whether a poll is spread over its interval: no reading may expire meanwhile."""
+        stretched = any(tier.ticker.stretched for tier in poll.tiers)
+        long = poll.seconds >= 2 * TURN_SECONDS
+        kept = all(poll.begun + poll.seconds <= tier.shown_until for tier in poll.tiers)
+        return poll.monitor and stretched and long and kept
 
     async def _by_turns(self, poll: Poll) -> bool:
         """
         Ask for some domains at a time, evenly over the interval in force, until the stop.
 
+        Where the interval grows meanwhile, that is for the next poll; where it shrinks, for this.
         Guests that come meanwhile are asked too, and those that could not be since libvirt was away
         are asked when it is back. Returns whether all were answered.
         """
         with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
             await self._sweep.running(poll)
         asked: set[str] = set()
-        complete = True
+        complete, seconds = True, poll.seconds
         while not self._stop.is_set():
             async with self._turn:  # polls of other tiers may be spread over the same time
                 now, uuids = self._clock(), self._sweep.in_order()
                 pending = [uuid for uuid in uuids if uuid not in asked]
-                left = max(1, int((poll.begun + poll.seconds - now) / TURN_SECONDS))
+                seconds = min(seconds, poll.seconds)
+                left = max(1, int((poll.begun + seconds - now) / TURN_SECONDS))
                 part = pending[: -(-len(pending) // left)]
                 if part and self._libvirt:
                     lost = poll.tiers[-1].outcomes["disconnected"]

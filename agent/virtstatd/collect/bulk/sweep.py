@@ -18,7 +18,6 @@ from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
 from virtstatd.collect.bulk.options import deadline
 from virtstatd.collect.bulk.undecodable import Undecodable
 from virtstatd.collect.tier import OUTCOME, Poll
-from virtstatd.collector import LIFETIME_INTERVALS
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
 from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes, Session
@@ -470,6 +469,6 @@ class Sweep:
                         *(verdicts if tier is judging else ()),
                     ),
                     groups=groups | {"control"} if tier is judging else groups,
-                    lifetime_seconds=LIFETIME_INTERVALS * tier.ticker.seconds,
+                    lifetime_seconds=tier.lifetime_seconds,
                 )
             )

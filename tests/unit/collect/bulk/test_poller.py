@@ -1,11 +1,14 @@
 """Tiers, slices and second questions, against lanes that answer what the test says."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
@@ -983,6 +986,59 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
     await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert [len(each) for each in spread.turns] == [3, 9]
+
+
+@settings(deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.0, 25.0])), max_size=60),
+    first=st.booleans(),
+)
+async def test_no_reading_expires_before_the_next_whatever_the_interval_becomes(
+    changes: list[tuple[int, float]], first: bool
+):
+    """Every guest is read again while its last is current, though intervals change, calls last."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(9)
+        spread = Spread(world, patch)
+        ticker, until = spread.tier.ticker, dict.fromkeys(world.everybody, math.inf)
+        ticker.stretch(1 if first else 12, 0.0)
+        pending = iter(changes)
+
+        def meanwhile(turn: int) -> None:
+            times, lasted = next(pending, (round(ticker.seconds / ticker.configured), 0.0))
+            ticker.stretch(times, world.now)
+            world.now += lasted if turn else 0.0
+            if world.now >= ticker.due:  # its poll is under way
+                ticker.advance(world.now)
+                ticker.skip()
+
+        def emit(batch: Batch) -> None:
+            for uuid in domains([batch], "block"):
+                assert world.now <= until[uuid], "its last reading had expired"
+                until[uuid] = world.now + batch.lifetime_seconds
+
+        spread.meanwhile = meanwhile
+        for _ in range(40):
+            world.now = max(world.now, ticker.due)
+            ticker.advance(world.now)
+            meanwhile(0)
+            await spread.poller.poll(spread.poller.tiers, emit)
+
+
+async def test_the_first_poll_after_an_interval_grew_asks_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What is shown was said to be current for two short intervals; the next poll is spread."""
+    spread = Spread(World(8), monkeypatch)
+    tier = spread.tier
+    tier.ticker.stretch(1, 0.0)
+    for times, turns in ((1, [8]), (12, [8]), (12, [2] * 4), (13, [2] * 4), (26, [8])):
+        tier.ticker.stretch(times, spread.world.now)
+        spread.world.asked.clear()
+        spread.world.now = tier.ticker.due
+        tier.ticker.advance(spread.world.now)
+        await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
+        assert [len(each) or 8 for each in spread.turns] == turns
 
 
 async def test_the_end_does_not_wait_for_turns():

@@ -74,7 +74,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "config.rejected": Event(
         "error",
-        "A reload was refused; the agent runs on as before.",
+        "A reload was refused, or what it loaded could not start; the agent runs on as before.",
         "Fix the `faults`, then reload again.",
     ),
     "cpu_stats.refused": Event(
@@ -102,8 +102,8 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "domain.unresponsive": Event(
         "warning",
-        "The guest's monitor does not answer; the guest is not asked until it does.",
-        "Look at its QEMU process, which is stopped or waits for storage, then at its disks.",
+        "The guest's monitor does not answer since `since`; the others are asked without it.",
+        "Do what `mend` says: its QEMU process `pid` is stopped or waits for storage.",
     ),
     "family.clashed": Event(
         "error",

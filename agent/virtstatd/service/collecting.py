@@ -26,7 +26,6 @@ from virtstatd.budget.processes import Daemon, Qemus, UnseenClock, socket_of
 from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import TIERS, PollOptions
-from virtstatd.collect.kernel.collector import KernelCollector
 from virtstatd.collect.own import OwnCollector, RowSource
 from virtstatd.collect.parts import Parts
 from virtstatd.collector import Collector, Emit, Outcome, Up
@@ -59,6 +58,11 @@ class Collecting:
         """Return whether the collectors' deadlines are still being served."""
         looks = (getattr(each, "ticking", None) for each in self.collectors)
         return all(look(now) for look in looks if look)
+
+    def unresponsive(self) -> list[str]:
+        """Return the names of the guests that do not answer."""
+        asked = (getattr(each, "unresponsive", None) for each in self.collectors)
+        return [name for ask in asked if ask for name in ask()]
 
     async def once(self, emit: Emit) -> dict[str, Outcome]:
         """Ask each collector once, one after another; return what came of it, by name."""
@@ -109,7 +113,7 @@ async def collecting(
     parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
     collectors = [*_own(config, parts)]
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
-    kernel = next((each for each in collectors if isinstance(each, KernelCollector)), None)
+    kernel: Any = next((each for each in collectors if hasattr(each, "cpu_seconds")), None)
     percent = config.budget.host_cpu_percent
     budget = Budget(tiers, meter, percent, log, kernel=kernel) if meter else None
     collectors += [

@@ -37,6 +37,11 @@ STATUS_SECONDS = 5.0
 """How often the status line is brought up to date."""
 
 
+NAMED_MAX = 5
+NAME_MAX = 40
+"""So many names are in the status line, and so many characters of each."""
+
+
 async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -> Ended:
     """
     Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
@@ -138,10 +143,24 @@ class Watch:
 
     def _status(self, left: Collecting) -> str:
         state = "up" if self._up else "down"
-        parts = [f"libvirt {state}", f"{len(left.hypervisor.inventory)} domains"]
-        parts.append(f"{len(self._outlets)} sink" + "s" * (len(self._outlets) != 1))
+        parts = [f"libvirt is {state}", _counted(len(left.hypervisor.inventory), "guest")]
+        if silent := left.unresponsive():
+            do = "does" if len(silent) == 1 else "do"
+            parts.append(f"{len(silent)} of them {do} not answer ({_named(silent)})")
+        parts.append(_counted(len(self._outlets), "sink"))
         if failing := [outlet.name for outlet in self._outlets if outlet.failing]:
-            parts.append(f"failing: {', '.join(failing)}")
+            parts.append(f"{len(failing)} failing ({_named(failing)})")
         if self._control.rejected:
             parts.append("the last reload was rejected")
         return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first names; they come from guests' owners, and the line is one of a screen."""
+    shown = [name if len(name) <= NAME_MAX else f"{name[: NAME_MAX - 1]}…" for name in names]
+    more = len(names) - NAMED_MAX
+    return ", ".join(shown[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -25,6 +25,7 @@ from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collect.tier import Poll, Tier
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Disconnected, VirtstatdError
+from virtstatd.model import Domain
 from virtstatd.runtime.ticker import Ticker, ticks
 from virtstatd.runtime.waiting import STOP_SECONDS, first_of
 
@@ -118,6 +119,10 @@ class Poller:
         for tier in self.tiers:
             yield from tier.rows()
         yield from self._health.rows(self.name)
+
+    def unresponsive(self) -> list[str]:
+        """Return the domains whose monitors do not answer, the longest silent first."""
+        return self._sweep.unresponsive()
 
     def ticking(self, now: float) -> bool:
         """Return whether deadlines are still being served."""
@@ -222,11 +227,18 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
 
     decoder = Decoder(parts.catalog, noticed)
     inventory.on_gone(lambda domain: decoder.forget(domain.uuid))
-    stalls = Stalls(hypervisor.processes) if hypervisor.processes else None
+    processes = hypervisor.processes
+    stalls = Stalls(processes) if processes else None
+
+    def pid_of(domain: Domain) -> int | None:
+        process = processes.of(domain) if processes else None
+        return process.pid if process else None
+
+    monitors = Monitors(Verdicts(parts.catalog), parts.log, time.monotonic, pid_of=pid_of)
     sweep = Sweep(
         hypervisor.lanes,
         BulkCall(inventory, decoder, stalls),
-        Monitors(Verdicts(parts.catalog), parts.log, time.monotonic),
+        monitors,
         Exceptions(parts.log, time.monotonic),
         parts.log,
         slice_domains=hypervisor.slice_domains,

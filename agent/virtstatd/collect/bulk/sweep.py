@@ -196,6 +196,11 @@ class Sweep:
             elif not reason and self._failing.pop(tier.name, ""):
                 self._log.info("poll.recovered", tier=tier.name)
 
+    def unresponsive(self) -> list[str]:
+        """Return the domains whose monitors do not answer, the longest silent first."""
+        found = sorted(self._monitors.unresponsive.values(), key=lambda each: each.since)
+        return [each.domain.name for each in found]
+
     def _keep(self, uuids: list[str]) -> None:
         self._monitors.keep(uuids)
         self.exceptions.keep(uuids)

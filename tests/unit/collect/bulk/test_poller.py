@@ -171,7 +171,13 @@ class World:
             for g in groups
         ]
         log = structlog.get_logger()
-        self.monitors = Monitors(VERDICTS, log, lambda: self.now)
+        self.monitors = Monitors(
+            VERDICTS,
+            log,
+            lambda: self.now,
+            pid_of=lambda domain: 1000 + int(domain.uuid[1:]),
+            wall=lambda: 1000.0,
+        )
         self.sweep = Sweep(
             self,  # type: ignore[arg-type]
             self,
@@ -832,7 +838,16 @@ async def test_a_stuck_guest_is_named_once_and_its_return_once():
         world.stepped_over = set()
         await poller.poll(poller.tiers, world.batches.append)
 
-    assert [each["event"] for each in logs] == ["domain.unresponsive", "domain.responsive"]
+    stuck, back = logs
+    assert (stuck["event"], back["event"]) == ("domain.unresponsive", "domain.responsive")
+    assert {key: stuck[key] for key in ("domain", "uuid", "pid")} == {
+        "domain": "u001",
+        "uuid": "u001",
+        "pid": 1001,
+    }
+    assert stuck["since"] == "1970-01-01T00:16:31+00:00", "9 s before, as libvirt says"
+    assert stuck["mend"].endswith("virsh domcontrol u001; cat /proc/1001/stack")
+    assert back["seconds"] == 9.0
     verdicts = [
         reading.values[-1]
         for batch in world.batches
@@ -852,7 +867,27 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     assert domains(world.batches, "block") == {"u000", "u002"}
     assert domains(world.batches, "control") == {"u000", "u001", "u002"}
     assert world.batches[0].groups == {"block", "control"}
-    assert world.monitors.unresponsive == {"u001": "its process is stopped"}
+    found = world.monitors.unresponsive["u001"]
+    assert (found.reason, found.since) == ("its process is stopped", 1000.0)
+    assert "kill -CONT 1001" in str(found.values()["mend"])
+    assert poller.unresponsive() == ["u001"]
+
+
+async def test_who_stands_still_has_not_answered_since_the_last_answer():
+    """`since` is when a guest last answered, where libvirt does not say; the longest is first."""
+    world = World(3)
+    poller = world.poller("block")
+    await poller.poll(poller.tiers, world.batches.append)
+    world.stalled = {"u002": "its process waits for storage"}
+    world.now += 7.0
+    await poller.poll(poller.tiers, world.batches.append)
+    world.stalled["u001"] = "its process is stopped"
+    world.now += 5.0
+    await poller.poll(poller.tiers, world.batches.append)
+
+    since = {uuid: each.since for uuid, each in world.monitors.unresponsive.items()}
+    assert since == {"u002": 993.0, "u001": 995.0}
+    assert poller.unresponsive() == ["u002", "u001"]
 
 
 async def test_the_size_that_fits_is_remembered():

@@ -1,7 +1,7 @@
 """
 The bulk collector: polls the tiers that are due, those that are due together in one call.
 
-    ticker ──▶ poller ──▶ sweep ──▶ lane ──▶ call ──▶ decoder ──▶ batches
+    ticker ──▶ poller ──▶ sweep ──▶ asking ──▶ lane ──▶ call ──▶ decoder ──▶ batches
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Poller:
         """Poll everything once; no answer is where libvirt is away or every call failed."""
         poll = Poll(self.tiers, self._clock(), False, emit)
         try:
-            await self._sweep.running(poll)
+            await self._sweep.asking.running(poll)
         except Disconnected as error:
             return Outcome(answered=False, reason=f"libvirt cannot be reached: {error}")
         except VirtstatdError as error:
@@ -110,9 +110,9 @@ class Poller:
 
     def numbers(self) -> Iterator[Row]:
         """Yield what became of the polls."""
-        yield "up", {}, int(bool(self._libvirt) and self._sweep.up)
+        yield "up", {}, int(bool(self._libvirt) and self._sweep.asking.up)
         yield "unknown_fields", {}, len(self._unknown)
-        yield "undecodable_records", {}, self._sweep.undecodable.records
+        yield "undecodable_records", {}, self._sweep.asking.undecodable.records
         yield "refused_domains", {}, self._sweep.exceptions.guests
         for group in self._sweep.exceptions.groups():
             yield "refused_group", {"group": group}, 1
@@ -144,7 +144,7 @@ class Poller:
             if complete:
                 for tier in tiers:
                     tier.good_at = begun
-            self._sweep.end(poll)
+            self._sweep.asking.end(poll)
         finally:
             self._health.ended(begun, good=complete)
             for tier, lifetime in zip(tiers, lifetimes, strict=True):
@@ -171,7 +171,7 @@ class Poller:
         are asked when it is back. Returns whether all were answered.
         """
         with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
-            await self._sweep.running(poll)
+            await self._sweep.asking.running(poll)
         asked: set[str] = set()
         complete, seconds = True, poll.seconds
         while not self._stop.is_set():

@@ -301,18 +301,18 @@ async def test_up_means_that_the_last_call_succeeded():
     world = World(2)
     poller = world.poller("state")
     await poller.poll(poller.tiers, world.batches.append)
-    up = [world.sweep.up]
+    up = [world.sweep.asking.up]
 
     def trouble(*_: object) -> None:
         raise Disconnected("gone")
 
     world.trouble = trouble
     await poller.poll(poller.tiers, world.batches.append)
-    up.append(world.sweep.up)
+    up.append(world.sweep.asking.up)
     assert poller.tiers[0].outcomes["disconnected"] == 2
     world.trouble = lambda *_: None
     await poller.poll(poller.tiers, world.batches.append)
-    assert [*up, world.sweep.up] == [True, False, True]
+    assert [*up, world.sweep.asking.up] == [True, False, True]
 
 
 @pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Overdue, Disconnected]])
@@ -362,7 +362,7 @@ async def test_who_is_refused_costs_nobody_else(size: int, culprits: list[str]):
             assert domains(world.batches, "vm") == set(world.everybody) - set(culprits)
     said = [(each["event"], each["uuid"], each["groups"]) for each in logs]
     assert sorted(said) == [("domain.refused", uuid, ["vm"]) for uuid in culprits]
-    assert world.sweep.up
+    assert world.sweep.asking.up
     world.asked.clear()
     await poller.poll(poller.tiers, world.batches.append)
     sizes = [len(uuids or []) for _, uuids in world.asked]
@@ -508,7 +508,7 @@ async def test_what_everybody_is_refused_is_the_drivers():
     assert asked <= 80
     assert [bits for bits, _ in world.asked] == [BITS["block"]] * 6
     assert [(each["event"], each["groups"]) for each in logs] == [("group.refused", ["vm"])]
-    assert world.sweep.up
+    assert world.sweep.asking.up
 
 
 async def test_a_driver_without_the_bulk_call_still_says_who_runs_in_which_state():
@@ -521,7 +521,7 @@ async def test_a_driver_without_the_bulk_call_still_says_who_runs_in_which_state
     world.batches.clear()
     await poller.poll(poller.tiers, world.batches.append)
     assert domains(world.batches, "state") == set(world.everybody)
-    assert world.sweep.up
+    assert world.sweep.asking.up
 
 
 async def test_one_record_that_is_too_large_leaves_the_slices_as_they_are():
@@ -655,7 +655,7 @@ async def test_what_cannot_be_decoded_is_named_once_until_it_can():
         ("domain.undecodable", "u001"),
         ("domain.decodable", "u001"),
     ]
-    assert world.sweep.undecodable.records == 2
+    assert world.sweep.asking.undecodable.records == 2
 
 
 async def test_a_call_that_hangs_names_nobody_who_was_answered():
@@ -913,7 +913,7 @@ async def test_a_call_may_last_half_an_interval_at_most():
     world = World(2)
     poller = world.poller("block")
     poller.tiers[0].ticker.seconds = 1.6
-    world.sweep._deadline = 5.0
+    world.sweep.asking._deadline = 5.0
     await poller.poll(poller.tiers, world.batches.append)
     poller.tiers[0].ticker.seconds = 6.0
     await poller.poll(poller.tiers, world.batches.append)

@@ -21,7 +21,7 @@ from virtstatd.errors import Disconnected
 from virtstatd.model import Batch, Domain
 from virtstatd.pipeline.checked import Nonsense, checked_form
 from virtstatd.testing.clock import settle
-from virtstatd.testing.contract import BrokenContract, census
+from virtstatd.testing.contract import BrokenContract, leaving_nothing
 
 
 MakeCollector = Callable[[], Collector]
@@ -146,24 +146,15 @@ async def _check_cancelled(make_collector: MakeCollector) -> None:
 
 async def _check_nothing_left(make_collector: MakeCollector) -> None:
     """Count tasks, descriptors and threads before and after."""
-    before = await census()
-    for _ in range(3):
-        collector, stop = make_collector(), asyncio.Event()
-        running = asyncio.ensure_future(collector.run(_Taken(), Up(up=True), stop))
-        await settle(50)
-        stop.set()
-        await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
-        await collector.once(_Taken())
-        del collector, running
-    for _ in range(100):
-        if all(now <= then for now, then in zip(await census(), before, strict=True)):
-            return
-        await asyncio.sleep(0.01)  # threads end on their own time
-    now = await census()
-    raise BrokenContract(
-        f"a collector that ended leaves nothing behind: {now[0] - before[0]} tasks,"
-        f" {now[1] - before[1]} descriptors, {now[2] - before[2]} threads"
-    )
+    async with leaving_nothing("a collector that ended"):
+        for _ in range(3):
+            collector, stop = make_collector(), asyncio.Event()
+            running = asyncio.ensure_future(collector.run(_Taken(), Up(up=True), stop))
+            await settle(50)
+            stop.set()
+            await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
+            await collector.once(_Taken())
+            del collector, running
 
 
 def _require_numbers(collector: Collector) -> None:

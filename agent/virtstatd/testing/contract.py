@@ -14,8 +14,8 @@ import gc
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Literal, get_args
@@ -40,6 +40,10 @@ Moods = Mapping[Mood, Enter]
 Received = Callable[[], Awaitable[object]]
 
 PATIENCE_SECONDS = 10.0
+ENDING_LOOKS = 7
+ENDING_SECONDS = 0.01
+"""Threads and transports end on their own time: looks at pauses that double, 1.3 s in all."""
+
 ATTEMPTS = 20
 CUTS = 12
 
@@ -138,6 +142,14 @@ async def _check_nothing_kept(make_sink: MakeSink) -> None:
     sink = make_sink()
     if sink.delivery == "latest":
         return
+    gc.freeze()  # only what comes from now on is searched
+    try:
+        await _require_nothing_kept(sink)
+    finally:
+        gc.unfreeze()
+
+
+async def _require_nothing_kept(sink: Sink) -> None:
     async with sink.open(opening()) as send:
         shapes = await _send_own(send)
         await _sent(send, make_batch(1))
@@ -248,24 +260,36 @@ async def _recovered(send: Send, batch: Batch) -> None:
 
 async def _check_nothing_left(make_sink: MakeSink) -> None:
     """Count tasks, descriptors and threads before a sink opens and after it was closed."""
-    before = await census()
-    sink = make_sink()
-    for _ in range(3):
-        async with sink.open(opening()) as send:
-            with suppress(TryLater, Rejected):
-                await _sent(send, make_batch(3))
-    for _ in range(100):
-        if all(now <= then for now, then in zip(await census(), before, strict=True)):
-            return
-        await asyncio.sleep(0.01)  # threads and transports end on their own time
-    tasks, descriptors, threads = await census()
-    raise BrokenContract(
-        f"a closed sink leaves nothing behind: {tasks - before[0]} tasks,"
-        f" {descriptors - before[1]} descriptors, {threads - before[2]} threads"
-    )
+    async with leaving_nothing("a closed sink"):
+        sink = make_sink()
+        for _ in range(3):
+            async with sink.open(opening()) as send:
+                with suppress(TryLater, Rejected):
+                    await _sent(send, make_batch(3))
 
 
-async def census() -> tuple[int, int, int]:
+@asynccontextmanager
+async def leaving_nothing(what: str) -> AsyncIterator[None]:
+    """Require that a block leaves no task, descriptor or thread; they may take a second to end."""
+    before = await _census()
+    gc.freeze()  # only what comes from now on is searched for what nobody refers to
+    try:
+        yield
+        for turn in range(ENDING_LOOKS):
+            now = await _census()
+            if all(each <= then for each, then in zip(now, before, strict=True)):
+                return
+            await asyncio.sleep(ENDING_SECONDS * 2**turn)
+        tasks, descriptors, threads = (a - b for a, b in zip(await _census(), before, strict=True))
+        raise BrokenContract(
+            f"{what} leaves nothing behind: {tasks} tasks, {descriptors} descriptors,"
+            f" {threads} threads"
+        )
+    finally:
+        gc.unfreeze()
+
+
+async def _census() -> tuple[int, int, int]:
     """Count the tasks, the descriptors and the threads of this process."""
     await settle()
     gc.collect()

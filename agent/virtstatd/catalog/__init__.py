@@ -9,7 +9,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from virtstatd.catalog.match import Match, Tree
 from virtstatd.catalog.reader import CatalogReader
 from virtstatd.catalog.table import markdown, plain
 from virtstatd.errors import ConfigError
-from virtstatd.model import Kind, Labels, Series, Shape
+from virtstatd.model import Field, Kind, Labels, Series, Shape
 
 
 __all__ = ["Catalog", "Group", "Line", "load", "shipped"]
@@ -125,13 +125,20 @@ class Catalog:
             raise ValueError(f"a series of {group} occurs twice")
         return Shape(group, series)
 
-    def table(self, form: Literal["text", "markdown"] = "text", word: str = "") -> str:
+    def table(
+        self,
+        form: Literal["text", "markdown"] = "text",
+        word: str = "",
+        wanted: Callable[[Field], bool] = lambda _: True,
+    ) -> str:
         """
         Return every series that can appear, as aligned text or as a Markdown table.
 
-        With a word only those that have it in their line, in capitals or not; empty where none has.
+        With a word only those that have it in their line, in capitals or not, and of these only
+        the fields that are `wanted`; empty where there are none.
         """
-        rows = [_row(line, self.groups[line.group]) for line in self.fields]
+        lines = [line for line in self.fields if line.field and wanted(line.field)]
+        rows = [_row(line, self.groups[line.group]) for line in lines]
         rows = [row for row in rows if word.casefold() in " ".join(row).casefold()]
         if not rows:
             return ""

@@ -297,7 +297,7 @@ class CpuStatsCollector:
             missing |= told.silent
             self._judge(told)
             if told.readings:
-                readings, lifetime = tuple(told.readings), self.tier.lifetime_seconds
+                readings, lifetime = tuple(told.readings), self.tier.lifetime()
                 emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime))
         self.tier.missing = missing
         if not missing and self._asks:

@@ -44,7 +44,7 @@ class Tier:
     found so far. A tier is `busy` while its poll is under way, and `pausing` where that waits for
     its next turn; `asked` counts polls by how much of them has been asked, and `good_at` is when
     the last one began whose every call was answered. `shown_until` is when the first of its
-    readings expires.
+    readings expires, and `shortest` the shortest lifetime that the poll under way has given.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Tier:
     asked: float = 0.0
     good_at: float | None = None
     shown_until: float = math.inf
+    shortest: float = math.inf
     partial: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     stepped_over: set[str] = field(default_factory=set)
@@ -70,16 +71,22 @@ class Tier:
         """Whether anybody is asked right now."""
         return self.busy and not self.pausing
 
-    @property
-    def lifetime_seconds(self) -> float:
-        """How long a reading is current that is taken now."""
-        stretched = self.ticker.stretched
-        return self.ticker.seconds * (
-            STRETCHED_LIFETIME_INTERVALS if stretched else LIFETIME_INTERVALS
-        )
+    def begin(self) -> None:
+        """Begin a poll."""
+        self.shortest = math.inf
 
-    def end(self) -> None:
+    def lifetime(self) -> float:
+        """Return how many seconds a reading is current that is emitted now."""
+        intervals = STRETCHED_LIFETIME_INTERVALS if self.ticker.stretched else LIFETIME_INTERVALS
+        self.shortest = min(self.shortest, intervals * self.ticker.seconds)
+        return intervals * self.ticker.seconds
+
+    def end(self, begun: float) -> None:
         """End a poll: what it found is what is shown until the next one ends."""
+        self.lifetime()
+        self.shown_until = begun + self.shortest
+        if self.ticker.stretched:
+            self.ticker.before(self.shown_until)
         self.partial, self.stepped_over = self.stepped_over, set()
         self.missing, self.unanswered = self.unanswered, set()
         self.busy = False

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -14,13 +14,18 @@ import click
 import uvloop
 
 from virtstatd import __version__, catalog
+from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
+from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
-from virtstatd.config.options import noun
+from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
+from virtstatd.config.plugged import SinkConfig
 from virtstatd.config.plugins import SINKS
 from virtstatd.errors import ConfigError, Disconnected, StartError
+from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.promises import PROMISES
+from virtstatd.pipeline.routes import Globs
 from virtstatd.runtime import logs
 from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
@@ -33,6 +38,8 @@ CONFIG_EXIT = 78
 """EX_CONFIG of sysexits.h: the unit does not restart on it."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+KERNEL_GROUPS = GROUPS | CGROUP_GROUPS | SUMMARY_GROUPS
 
 T = TypeVar("T")
 
@@ -155,8 +162,21 @@ def check(path: Path | None, file: Path | None) -> None:
     shown = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits)
     click.echo(f"calls are abandoned after deadline_seconds = {asked:g}, half an interval at most:")
     click.echo(f"    {shown}")
-    for note in read.located(found.notes):
+    for note in read.located([*found.notes, *unmatched(read.config.sinks)]):
         click.echo(f"note: {note}")
+
+
+def unmatched(sinks: Iterable[SinkConfig]) -> Iterator[Fault]:
+    """Yield the patterns of sinks that match nothing of the catalog."""
+    lines = catalog.shipped().fields
+    names = {metric_name(line.field) for line in lines if line.field}
+    groups = KERNEL_GROUPS.union(line.group for line in lines)
+    for sink in sinks:
+        for option, known in (("keep", names), ("drop", names), ("groups", groups)):
+            for at, pattern in enumerate(getattr(sink.route, option)):
+                if not any(map(Globs([pattern]), known)):
+                    text = "matches nothing of `virtstatd fields`"
+                    yield Fault(("sink", sink.index, option, at), text)
 
 
 @main.command()
@@ -248,9 +268,20 @@ def simulate(arguments: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("word", default="")
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
-def fields(word: str, form: str) -> None:
+@click.option(
+    "--profile",
+    type=click.Choice(["full", "lean"]),
+    default="full",
+    help="Of all, those that a sink with this `profile` gets.",
+)
+def fields(word: str, form: str, profile: str) -> None:
     """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
-    table = catalog.shipped().table("markdown" if form == "markdown" else "text", word)
+    kept = Globs(() if profile == "full" else profiles.profile(profile))
+    table = catalog.shipped().table(
+        "markdown" if form == "markdown" else "text",
+        word,
+        lambda field: kept(metric_name(field)),
+    )
     if not table:
         fail(f"no statistic has {word!r} in its line", 1)
     click.echo(table)

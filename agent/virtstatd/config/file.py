@@ -8,7 +8,7 @@ disturbs the agent that runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final
@@ -20,7 +20,7 @@ from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.config import plugged
 from virtstatd.config.kinds import OWN_NAMES
-from virtstatd.config.options import Fault, build, faults_of_value, options, shown, unknown
+from virtstatd.config.options import Fault, build, faults_of_value, nearest, options, shown, unknown
 from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
 from virtstatd.config.tables import (
@@ -125,6 +125,7 @@ def parse_config(
     faults = [*_tables(document), *_uri(document), *_tiers(document)]
     found = plugged.built_sinks(document, sinks, faults)
     others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
+    faults += _routed(found, (*OWN_NAMES, *(each.name for each in others)))
     if faults:
         raise ConfigError(_located(lines, faults, file))
     tables: dict[str, Any] = {
@@ -218,6 +219,17 @@ def _tiers(document: TomlTable) -> Iterator[Fault]:
                 yield Fault(at, f"{group} is in poll.{other} by default; {text}")
     if empty == len(options(PollOptions)):
         yield Fault(("poll",), "every tier is off; list a group in one of them")
+
+
+def _routed(sinks: Iterable[SinkConfig], collectors: Sequence[str]) -> Iterator[Fault]:
+    """Yield the names of collectors that a sink wants and that are none."""
+    for sink in sinks:
+        for at, name in enumerate(sink.route.collectors):
+            if name not in collectors:
+                path: Path = ("sink", sink.index, "collectors", at)
+                yield Fault(
+                    path, f"no collector is called {shown(name)}{nearest(name, collectors)}"
+                )
 
 
 def _inner(document: TomlTable, *names: str) -> TomlTable:

@@ -19,7 +19,7 @@ from virtstatd.config.options import (
     shown,
 )
 from virtstatd.config.plugins import Plugins
-from virtstatd.config.tables import CollectorHead, OutletOptions, SinkHead
+from virtstatd.config.tables import CollectorHead, OutletOptions, RouteOptions, SinkHead
 from virtstatd.config.toml_lines import Path
 from virtstatd.errors import VirtstatdError
 from virtstatd.sink import Delivery, Sink
@@ -32,11 +32,13 @@ TomlTable = dict[str, object]
 
 
 class SinkConfig(Struct, frozen=True, kw_only=True):
-    """One `[[sink]]`: its name, its outlet's options, and the sink that its own options made."""
+    """One `[[sink]]`: name, what it gets, its outlet's options, and what its own options made."""
 
+    index: int
     name: str
     type: str
     outlet: OutletOptions
+    route: RouteOptions
     sink: Sink
 
     @property
@@ -74,6 +76,7 @@ class Faulty(Exception):  # noqa: N818 - carries what is wrong with one table
 class _Made:
     """One table of an array: what its type made of its own options."""
 
+    index: int
     path: Path
     name: str
     type: str
@@ -83,7 +86,7 @@ class _Made:
 
 def built_sinks(document: TomlTable, plugins: Plugins, faults: list[Fault]) -> list[SinkConfig]:
     """Build the sinks of the document, or add to the faults; without any, prometheus alone."""
-    common = (*options(SinkHead), *options(OutletOptions))
+    common = (*options(SinkHead), *options(OutletOptions), *options(RouteOptions))
     tables = document.get("sink") or [{"type": "prometheus"}]
     found: list[SinkConfig] = []
     for each in _built("sink", tables, common, plugins, faults):
@@ -95,7 +98,19 @@ def built_sinks(document: TomlTable, plugins: Plugins, faults: list[Fault]) -> l
             text = f"must be 0 or at least {SPOOL_BYTES_MIN}, is {outlet.spool_bytes}"
             faults.append(Fault((*each.path, "spool_bytes"), text))
         else:
-            found.append(SinkConfig(name=each.name, type=each.type, outlet=outlet, sink=each.made))
+            routed = _only(options(RouteOptions), each.table)
+            for own in options(type(each.made)):  # an option of the sink's own is not the route's
+                routed.pop(own.name, None)
+            found.append(
+                SinkConfig(
+                    index=each.index,
+                    name=each.name,
+                    type=each.type,
+                    outlet=outlet,
+                    route=build(RouteOptions, routed),
+                    sink=each.made,
+                )
+            )
     return found
 
 
@@ -142,7 +157,7 @@ def _built(
             faults += faulty.faults
         else:
             kind = str(table["type"])
-            yield _Made(path, str(table.get("name") or kind), kind, table, made)
+            yield _Made(index, path, str(table.get("name") or kind), kind, table, made)
 
 
 def _one(

@@ -142,6 +142,62 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = "interval"
 
 
+Patterns = tuple[Annotated[str, Meta(min_length=1)], ...]
+
+
+class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of everything goes to a sink; every sink has these options."""
+
+    profile: Annotated[
+        Literal["full", "lean"],
+        Meta(
+            description="full is every metric, lean the third that most dashboards and alerts need;"
+            " `virtstatd fields --profile lean` lists it."
+        ),
+    ] = "full"
+    keep: Annotated[
+        Patterns,
+        Meta(
+            description="Metrics that are sent, by name as on the page, * and ? allowed; beside"
+            " those of the profile lean. Empty is all of the profile."
+        ),
+    ] = ()
+    drop: Annotated[
+        Patterns, Meta(description="Metrics that are not sent, by name in the same way; wins.")
+    ] = ()
+    groups: Annotated[
+        Patterns,
+        Meta(description="Groups that are sent, as JSON lines call them; empty is all."),
+    ] = ()
+    collectors: Annotated[
+        Patterns,
+        Meta(description="Collectors whose numbers are sent, as in `virtstatd_collector_success`."),
+    ] = ()
+    domains: Annotated[
+        Patterns,
+        Meta(
+            description="Guests that are sent, by name, * and ? allowed; series of no guest are"
+            " sent as well. Empty is all."
+        ),
+    ] = ()
+    interval_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds in which each series is sent once, with its last number;"
+            " 0 sends each as it is read.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0.0
+    labels: Annotated[
+        Annotated[Patterns, Meta(max_length=10)],
+        Meta(
+            description="Labels of a guest's info series, such as project_name, copied onto"
+            " all of its series; at most 10, of 128 characters each."
+        ),
+    ] = ()
+
+
 class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a `[[sink]]` table says before its type's own options."""
 

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from virtstatd.config.options import Option, options
 from virtstatd.config.plugins import SINKS
-from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, SinkHead
+from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, RouteOptions, SinkHead
 from virtstatd.sink import Sink
 
 
@@ -115,7 +115,7 @@ def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
 def _common() -> list[Option]:
     return [
         option
-        for cls in (SinkHead, OutletOptions)
+        for cls in (SinkHead, RouteOptions, OutletOptions)
         for option in options(cls)
         if option.name != "type"
     ]

@@ -1,7 +1,7 @@
 """
 The service: builds both sides from the configuration, nests their lifetimes and runs them.
 
-    collectors ──▶ one source per series ──▶ outlets ──▶ sinks
+    collectors ──▶ one source per series ──▶ routes ──▶ outlets ──▶ sinks
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
-from virtstatd.service.sending import draining, open_outlet
+from virtstatd.service.sending import draining, open_outlet, routed
 from virtstatd.service.signals import Signals
 
 
@@ -65,7 +65,8 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         outlets = [
             await open_outlet(sinks, each, config, log, control.sockets) for each in config.sinks
         ]
-        passing = OneSource([outlet.offer for outlet in outlets], log)
+        routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
+        passing = OneSource(routes, log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 
@@ -77,7 +78,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
 
         numbers = [own, passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
-            draining(outlets, drain_seconds),
+            draining(outlets, drain_seconds, routes),
             collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,
             asyncio.TaskGroup() as tasks,
         ):

@@ -6,16 +6,20 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.catalog import profiles
+from virtstatd.collector import Emit
 from virtstatd.config.file import Config, SinkConfig
 from virtstatd.errors import StartError
+from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.pipeline.routes import Route, Wanted
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
 from virtstatd.sink import Opening, Send, Sink
@@ -46,6 +50,22 @@ async def open_outlet(
         attempt_seconds=each.outlet.attempt_seconds,
         max_age_seconds=each.max_age_seconds,
     )
+
+
+def routed(each: SinkConfig, outlet: Outlet) -> Emit:
+    """Return what takes batches for a sink: its outlet, or a route that leaves something out."""
+    options = each.route
+    profile = () if options.profile == "full" else profiles.profile(options.profile)
+    wanted = Wanted(
+        keep=(*profile, *options.keep),
+        drop=options.drop,
+        groups=options.groups,
+        collectors=options.collectors,
+        domains=options.domains,
+        labels=options.labels,
+        interval_seconds=options.interval_seconds,
+    )
+    return outlet.offer if wanted.everything else Route(wanted, outlet.offer, metric_name)
 
 
 def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
@@ -91,9 +111,11 @@ async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
 
 
 @asynccontextmanager
-async def draining(outlets: Sequence[Outlet], seconds: float) -> AsyncIterator[None]:
+async def draining(
+    outlets: Sequence[Outlet], seconds: float, routes: Iterable[Emit] = ()
+) -> AsyncIterator[None]:
     """
-    Run the outlets; on leaving let what they hold flow out, at most `seconds`.
+    Run the outlets; on leaving let what they and their routes hold flow out, at most `seconds`.
 
     What a sink has not taken by then is on disk or lost, which its outlet counts and logs.
     """
@@ -102,6 +124,9 @@ async def draining(outlets: Sequence[Outlet], seconds: float) -> AsyncIterator[N
         try:
             yield
         finally:
+            for route in routes:
+                if isinstance(route, Route):
+                    route.flush()
             for outlet in outlets:
                 outlet.close()
             _, late = await asyncio.wait(running, timeout=seconds) if running else (set(), set())

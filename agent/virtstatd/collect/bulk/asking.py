@@ -270,6 +270,6 @@ class Asking:
                         *(verdicts if tier is judging else ()),
                     ),
                     groups=groups | {"control"} if tier is judging else groups,
-                    lifetime_seconds=tier.lifetime_seconds,
+                    lifetime_seconds=tier.lifetime(),
                 )
             )

@@ -132,7 +132,8 @@ class Poller:
     async def poll(self, tiers: Sequence[Tier], emit: Emit) -> None:
         """Poll some tiers together, now."""
         begun, complete = self._clock(), False
-        lifetimes = [tier.lifetime_seconds for tier in tiers]
+        for tier in tiers:
+            tier.begin()
         try:
             poll = Poll(tiers, begun, any(tier.monitor for tier in tiers), emit)
             if self._spread(poll):
@@ -147,12 +148,8 @@ class Poller:
             self._sweep.asking.end(poll)
         finally:
             self._health.ended(begun, good=complete)
-            for tier, lifetime in zip(tiers, lifetimes, strict=True):
-                tier.end()
-                # the interval may have changed while the poll was under way
-                tier.shown_until = begun + min(lifetime, tier.lifetime_seconds)
-                if tier.ticker.stretched:
-                    tier.ticker.before(tier.shown_until)
+            for tier in tiers:
+                tier.end(begun)
 
     @staticmethod
     def _spread(poll: Poll) -> bool:

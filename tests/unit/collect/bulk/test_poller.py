@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -1028,6 +1028,7 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
     changes=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.0, 25.0])), max_size=60),
     first=st.booleans(),
 )
+@example(changes=[(11, 0.0), (9, 0.0), (17, 25.0)], first=False)
 async def test_no_reading_expires_before_the_next_whatever_the_interval_becomes(
     changes: list[tuple[int, float]], first: bool
 ):

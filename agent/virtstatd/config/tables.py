@@ -1,8 +1,8 @@
 """
 The tables of the configuration file: every option with its description, bounds and default.
 
-The shipped reference file and the tables of the README are generated from these classes, so this
-is the only place where an option is written.
+The shipped reference file and the tables of the README are generated from these classes, so each
+option is defined only here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 Every statistic that virtstatd knows, as data: one TOML file per group, one line per key.
 
-`load` reads and checks them. What a file may say is told in `lines.py`; how a record of libvirt's
-becomes readings, in `decode.py`. The groups with a `bit` are libvirt's own; `agent`, `domain` and
-`unknown` are for the daemon's own numbers, for what a domain's XML says, and for keys without a
+`load` reads and checks them. `lines.py` documents the content of a file, `decode.py` how a record
+of libvirt's becomes readings. The groups with a `bit` are libvirt's own; `agent`, `domain` and
+`unknown` are for the daemon's own numbers, for facts from a domain's XML, and for keys without a
 line.
 """
 
@@ -71,7 +71,7 @@ class Catalog:
         """
         Return one series of a line; its labels must be those of the line.
 
-        An info series may leave labels out, since what they tell can be absent.
+        An info series may omit labels, since the facts that they hold can be absent.
         """
         line = self.line(group, key)
         pairs = tuple(dict(labels).items())
@@ -108,7 +108,7 @@ class Catalog:
         Return the shape of these series in this order, for sources other than the bulk call.
 
         An item is a key of the group with its labels, or a series that `series` or `histogram`
-        returned. Raises ValueError where the order parts a family or a series occurs twice.
+        returned. Raises ValueError if the order splits a family or a series occurs twice.
         """
         series = tuple(
             item if isinstance(item, Series) else self.series(group, *item) for item in items
@@ -132,10 +132,14 @@ class Catalog:
         wanted: Callable[[Field], bool] = lambda _: True,
     ) -> str:
         """
-        Return every series that can appear, as aligned text or as a Markdown table.
+                Return every series that can appear, as aligned text or as a Markdown table.
 
-        With a word only those that have it in their line, in capitals or not, and of these only
-        the fields that are `wanted`; empty where there are none.
+        <<<<<<< HEAD
+                With a word only those that have it in their line, in capitals or not, and of these only
+                the fields that are `wanted`; empty where there are none.
+        =======
+                With a word only those whose line contains it, ignoring case; empty if none does.
+        >>>>>>> english
         """
         lines = [line for line in self.fields if line.field and wanted(line.field)]
         rows = [_row(line, self.groups[line.group]) for line in lines]
@@ -147,7 +151,7 @@ class Catalog:
 
 @cache
 def shipped() -> Catalog:
-    """Return the package's own catalog, read once in a process: it never changes."""
+    """Return the package's own catalog, read once per process, since it never changes."""
     return load()
 
 

@@ -1,4 +1,4 @@
-"""The command line; the only place that picks an exit code."""
+"""The command line; the only place that chooses an exit code."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ T = TypeVar("T")
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(readable=False, path_type=Path),  # said by who reads it
-    help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults where there is none.",
+    type=click.Path(readable=False, path_type=Path),  # reported by the code that reads it
+    help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults if that does not exist.",
 )
 
 
 class Commands(click.Group):
-    """Says in one line that what a command prints has no room; a closed pipe is click's to end."""
+    """Reports in one line that output cannot be written; click handles a closed pipe."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -105,7 +105,7 @@ def run(path: Path | None) -> None:
         if ended and not ended.accepted:
             return
         signals.close()
-        if signals.ending:  # it came after the last look at it
+        if signals.ending:  # it came after the last check for it
             opened.log.info("agent.stopped", ending=reload.Ending.STOPPED.value)
             return
     try:
@@ -138,9 +138,9 @@ def to_run(path: Path | None, given: reload.HandedOver | None) -> tuple[Loaded, 
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 def check(path: Path | None, file: Path | None) -> None:
     """
-    Report every fault of the configuration FILE at once, and what cannot work here.
+    Report every error of the configuration FILE at once, and what cannot work here.
 
-    Ports, secrets, certificates and directories are looked at as the user who runs this; nothing is
+    Ports, secrets, certificates and directories are checked as the user who runs this; nothing is
     changed.
     """
     from virtstatd.service.here import found_here, is_virtstatd
@@ -190,7 +190,7 @@ def unmatched(sinks: Iterable[SinkConfig]) -> Iterator[Fault]:
     help="What to print.",
 )
 def once(path: Path | None, form: str) -> None:
-    """Ask every collector once and print what they bring; end with 1 where one got no answer."""
+    """Run every collector once and print the numbers; exit with 1 if one got no answer."""
     from virtstatd.commands.once import ask_once
 
     config = loaded(path).config
@@ -237,7 +237,7 @@ def address(_: click.Context, __: click.Parameter, value: str) -> str:
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="Guests to make up.",
+    help="Number of simulated guests.",
 )
 @click.option(
     "--listen-address",
@@ -290,7 +290,7 @@ def fields(word: str, form: str, profile: str) -> None:
 @main.command()
 @click.argument("word", default="")
 def events(word: str) -> None:
-    """Print every event of the log, or those with WORD in their name: meaning, and what to do."""
+    """Print every event of the log, or those with WORD in their name: meaning, and the fix."""
     found = {name: event for name, event in EVENTS.items() if word in name}
     if not found:
         fail(f"no event has {word!r} in its name", 1)
@@ -333,6 +333,6 @@ def on_loop(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong and end."""
+    """Print the error and exit."""
     click.echo(message, err=True)
     sys.exit(code)

@@ -1,8 +1,8 @@
 """
-The configuration: one TOML file, read as a whole, with all of its faults at once.
+The configuration: one TOML file, read as a whole, with all of its errors reported at once.
 
 Nothing here opens a connection or a file other than the configuration itself, so a check never
-disturbs the agent that runs.
+disturbs a running agent.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """What faults call the file."""
+        """The file's name in error messages."""
         return _name(self.path)
 
     def again(self) -> Loaded:
-        """Read the same file again; a default file that was not there may be there now."""
+        """Read the same file again; a default file that did not exist before may exist now."""
         return read_config(self.path)
 
     def located(self, faults: Iterable[Fault]) -> list[str]:
@@ -90,7 +90,7 @@ class Loaded:
 
 def read_config(path: FilePath | None) -> Loaded:
     """
-    Read a configuration file; None is `DEFAULT_FILE`, or the defaults where there is none.
+    Read a configuration file; None is `DEFAULT_FILE`, or the defaults if it does not exist.
 
     Raises `ConfigError` as `load_config` does.
     """
@@ -116,7 +116,7 @@ def parse_config(
     text: str, file: str, *, sinks: Plugins = SINKS, collectors: Plugins = COLLECTORS
 ) -> Config:
     """
-    Read a configuration from its text; `file` is what its faults call it.
+    Read a configuration from its text; `file` is its name in error messages.
 
     `sinks` and `collectors` look up classes by their type. Raises `ConfigError` as `load_config`
     does.
@@ -153,7 +153,7 @@ def _name(path: FilePath | None) -> str:
 
 
 def _may_exist(path: FilePath) -> bool:
-    """Tell whether a file is there; where that cannot be seen, its reader says why."""
+    """Return whether a file exists; if that cannot be determined, reading it reports why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -191,7 +191,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://")
 
 
 def _tiers(document: TomlTable) -> Iterator[Fault]:
-    """Hold each group to one tier, and the pulse to groups that cannot block."""
+    """Check that each group is in one tier, and that no group of the pulse can block."""
     homes: dict[str, tuple[Path, bool]] = {}  # of each group, and whether the file wrote it
     empty = 0
     for option in options(PollOptions):
@@ -233,7 +233,7 @@ def _routed(sinks: Iterable[SinkConfig], collectors: Sequence[str]) -> Iterator[
 
 
 def _inner(document: TomlTable, *names: str) -> TomlTable:
-    """Return a table within tables, empty where there is none or something else."""
+    """Return a table within tables, empty if there is none or it is not a table."""
     for name in names:
         inner = document.get(name)
         document = inner if isinstance(inner, dict) else {}

@@ -43,12 +43,12 @@ class SinkConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def delivery(self) -> Delivery:
-        """What is promised of this sink."""
+        """The sink's delivery class."""
         return "spool" if self.outlet.spool_bytes else self.sink.delivery
 
     @property
     def max_age_seconds(self) -> float:
-        """How old a batch may get that waits."""
+        """The maximum age of a waiting batch."""
         if self.outlet.max_age_seconds:
             return self.outlet.max_age_seconds
         own = MAX_AGE_SECONDS["spool" if self.outlet.spool_bytes else "memory"]
@@ -65,7 +65,7 @@ class CollectorConfig(Struct, frozen=True, kw_only=True):
 
 
 class Faulty(Exception):  # noqa: N818 - carries what is wrong with one table
-    """A table that cannot be built; `faults` says why."""
+    """An invalid table; `faults` says why."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults)
@@ -74,7 +74,7 @@ class Faulty(Exception):  # noqa: N818 - carries what is wrong with one table
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """One table of an array: what its type made of its own options."""
+    """One table of an array: the object that its type built from its options."""
 
     index: int
     path: Path

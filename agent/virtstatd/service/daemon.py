@@ -31,10 +31,10 @@ from virtstatd.service.signals import Signals
 
 
 CLOSE_SECONDS = 1.0
-"""What a sink or a lane gets to close; what takes longer ends with the process."""
+"""Time for a sink or a lane to close; a slower one ends with the process."""
 
 STATUS_SECONDS = 5.0
-"""How often the status line is brought up to date."""
+"""How often the status line is updated."""
 
 
 NAMED_MAX = 5
@@ -44,9 +44,9 @@ NAME_MAX = 40
 
 async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -> Ended:
     """
-    Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
+    Run until SIGTERM, SIGINT or a SIGHUP with a valid file; then drain the sinks' queues.
 
-    Raises `StartError` when a sink cannot work here.
+    Raises `StartError` if a sink cannot work here.
     """
     log = logs.log
     config = running.config
@@ -103,10 +103,10 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
 
 class Watch:
     """
-    Reports to systemd that the loop and the tickers go on, and what the status is.
+    Reports to systemd that the loop and the tickers run, and the status line.
 
-    Neither libvirt nor a sink counts: a restart would fix neither. Once the agent ends, which has
-    bounds of its own, the loop alone counts.
+    Neither libvirt nor a sink matters: a restart would fix neither. During shutdown, which has its
+    own time limits, only the loop matters.
     """
 
     def __init__(self, notify: Notify, control: RunControl, up: Up) -> None:
@@ -127,7 +127,7 @@ class Watch:
             task.cancel()
 
     def started(self, outlets: Sequence[Outlet], left: Collecting) -> None:
-        """Report from now on: how long a start may take is the service manager's to say."""
+        """Report from now on: the service manager limits how long a start may take."""
         self._outlets, self._left = outlets, left
         self._turned.set()
 

@@ -1,4 +1,4 @@
-"""The side that sends: an outlet for every sink that the configuration names."""
+"""Right side: an outlet for every sink of the configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from virtstatd.sink import Opening, Send, Sink
 
 
 CLOSE_SECONDS = 1.0
-"""What a sink gets to close; what takes longer ends with the process."""
+"""Time for a sink to close; a slower one ends with the process."""
 
 
 async def open_outlet(
@@ -69,7 +69,7 @@ def routed(each: SinkConfig, outlet: Outlet) -> Emit:
 
 
 def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
-    """Return what waits in front of a sink; a spool opens by itself, and may fail to."""
+    """Return the queue in front of a sink; a spool opens later, and may fail to open."""
     options = each.outlet
     if not options.spool_bytes:
         return Buffer(options.buffer_bytes)
@@ -78,19 +78,19 @@ def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queu
 
 
 def state_directory(config: Config) -> Path:
-    """Return where the agent keeps what is to outlive it, `STATE_DIRECTORY` of systemd.exec(5)."""
+    """Return the directory for persistent state, `STATE_DIRECTORY` of systemd.exec(5)."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(config.agent.state_directory or given or "/var/lib/virtstatd")
 
 
 def spool_directory(each: SinkConfig, config: Config) -> Path:
-    """Return where the spool of a sink is."""
+    """Return the directory of a sink's spool."""
     return state_directory(config) / "spool" / each.name
 
 
 @asynccontextmanager
 async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
-    """Open a sink whose faults at opening end the start, and at closing nothing at all."""
+    """Open a sink; a fault at opening ends the start, one at closing is only logged."""
     context = sink.open(opening)
     try:
         send = await context.__aenter__()
@@ -115,9 +115,10 @@ async def draining(
     outlets: Sequence[Outlet], seconds: float, routes: Iterable[Emit] = ()
 ) -> AsyncIterator[None]:
     """
-    Run the outlets; on leaving let what they and their routes hold flow out, at most `seconds`.
+    Run the outlets; on leaving drain routes and queues for at most `seconds`.
 
-    What a sink has not taken by then is on disk or lost, which its outlet counts and logs.
+    Batches that a sink has not accepted by then are on disk or lost; its outlet counts and logs
+    them.
     """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(o.run(), name=f"outlet {o.name}") for o in outlets]

@@ -1,5 +1,5 @@
 """
-The contract that every collector is held to.
+The contract of every collector.
 
 ```python
 async def test_my_collector():
@@ -38,9 +38,9 @@ def given(
     domains: Sequence[Domain] = (),
 ) -> Given:
     """
-    Return what a collector is opened with: a silent log, these guests, and a libvirt.
+    Return the argument to open a collector with: a silent log, these guests, and a libvirt.
 
-    `connection` stands for a `libvirt.virConnect`; without one libvirt is away.
+    `connection` stands for a `libvirt.virConnect`; without one libvirt is unavailable.
     """
 
     async def ask(function: Callable[[Any], Any], _: float) -> Any:
@@ -67,7 +67,7 @@ async def check_collector(make_collector: MakeCollector) -> None:
 
 
 class _Taken:
-    """Takes what a collector emits, and holds it to the form of a batch."""
+    """Collects the batches that a collector emits, and checks their form."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -107,7 +107,7 @@ async def _check_once(make_collector: MakeCollector) -> None:
 
 
 async def _check_run(make_collector: MakeCollector, *, up: bool) -> None:
-    """Run until the stop, with libvirt there or away, and while that turns."""
+    """Run until the stop, with libvirt available or unavailable, and while that changes."""
     collector, taken, stop, libvirt = make_collector(), _Taken(), asyncio.Event(), Up(up=up)
     running = asyncio.ensure_future(collector.run(taken, libvirt, stop))
     try:

@@ -1,8 +1,8 @@
 """
-What averages hide: how much of each second, or of a longer look, vCPUs waited for a CPU, and ran.
+What averages hide: the shares of each second, or longer interval, that vCPUs waited or ran.
 
-Every vCPU's share of the time between two looks is one observation of a histogram that only grows,
-so a scraper that comes once a minute still sees that there was a bad second. The highest share is
+Every vCPU's share of the time between two readings is one observation of a histogram that only
+grows, so that a scrape once a minute still sees that there was a bad second. The highest share is
 kept for a while, to show how bad it was.
 """
 

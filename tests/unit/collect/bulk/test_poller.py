@@ -266,28 +266,19 @@ async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
     assert all(batch.groups == {"state"} for batch in world.batches)
 
 
-async def test_an_answer_too_large_is_asked_in_halves():
-    """Slices halve until libvirt can answer; nobody is lost."""
-    world = World(40)
-    poller = world.poller("block", size=20)
+@pytest.mark.parametrize(
+    ("domain_count", "slice_domains", "most"),
+    [pytest.param(40, 20, 6, id="a slice"), pytest.param(8, 10, 4, id="the call for all")],
+)
+async def test_an_answer_too_large_is_polled_in_halves(
+    domain_count: int, slice_domains: int, most: int
+):
+    """A call for a slice, or for all domains at once, is halved until libvirt can answer."""
+    world = World(domain_count)
+    poller = world.poller("block", size=slice_domains)
 
     def trouble(_: int, uuids: list[str] | None) -> None:
-        if uuids is None or len(uuids) > 6:
-            raise Oversize("too large")
-
-    world.trouble = trouble
-    await poller.poll(poller.tiers, world.batches.append)
-
-    assert domains(world.batches, "block") == set(world.everybody)
-
-
-async def test_few_but_huge_domains_are_asked_in_halves_too():
-    """The call for everybody falls back to slices when its answer is too large."""
-    world = World(8)
-    poller = world.poller("block")
-
-    def trouble(_: int, uuids: list[str] | None) -> None:
-        if uuids is None or len(uuids) > 4:
+        if uuids is None or len(uuids) > most:
             raise Oversize("too large")
 
     world.trouble = trouble

@@ -132,14 +132,10 @@ class Catalog:
         wanted: Callable[[Field], bool] = lambda _: True,
     ) -> str:
         """
-                Return every series that can appear, as aligned text or as a Markdown table.
+        Return every series that can appear, as aligned text or as a Markdown table.
 
-        <<<<<<< HEAD
-                With a word only those that have it in their line, in capitals or not, and of these only
-                the fields that are `wanted`; empty where there are none.
-        =======
-                With a word only those whose line contains it, ignoring case; empty if none does.
-        >>>>>>> english
+        With a word only those whose line contains it, ignoring case, and of these only the fields
+        that are `wanted`; empty if there is none.
         """
         lines = [line for line in self.fields if line.field and wanted(line.field)]
         rows = [_row(line, self.groups[line.group]) for line in lines]

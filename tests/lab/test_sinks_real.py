@@ -501,7 +501,7 @@ async def test_every_sink_at_once(
                 f"[[sink]]\n{table}\n"
                 for table in (
                     f"type = 'recorder'\npath = '{tmp_path / 'batches'}'",
-                    f"type = 'textfile'\npath = '{page_folder / 'v.prom'}'",
+                    f"type = 'textfile'\npath = '{page_folder / 'v.prom'}'\ninterval_seconds = 1",
                     "type = 'null'",
                     *(table for table, _ in places.values()),
                 )

@@ -39,11 +39,10 @@ async def ask_once(
         for batch in batches:
             out.writelines(lines.pieces(batch))
     else:
-        latest = Latest(time.monotonic)
+        latest = Latest(time.monotonic, wall=lambda: 0)  # what was asked for is shown, however old
         for batch in batches:
             latest.put(batch)
-        page = await Pages(latest, log).get(openmetrics=False)
-        out.writelines(page.plain())
+        out.writelines(await Pages(latest, log).parts(openmetrics=False))
     failed: dict[str, list[str]] = {}
     for name, outcome in outcomes.items():
         if outcome.answered is False:

@@ -28,7 +28,7 @@ from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sending.http import CONNECT_SECONDS, sanitised
-from virtstatd.sending.http2 import PROTOCOL, Http2Answer, Http2Connection
+from virtstatd.sending.http2 import PROTOCOL, Headers, Http2Answer, Http2Connection, NotProcessed
 from virtstatd.sending.link import KeptConnection, reason_of
 from virtstatd.sending.secrets import Secret
 
@@ -113,16 +113,21 @@ class GrpcClient:
         own = {**self._access.headers, **self._access.authorization(secret)}
         ours = {name for name, _ in headers}
         headers += [(name.lower(), text) for name, text in own.items() if name.lower() not in ours]
+        body = struct.pack(">?I", compress, len(message)) + message
         try:
-            async with self._link.held() as connection:
-                answer = await connection.ask(
-                    headers, struct.pack(">?I", compress, len(message)) + message
-                )
+            try:
+                answer = await self._ask(headers, body)
+            except NotProcessed:  # as when a server is replaced: the next connection is to another
+                answer = await self._ask(headers, body)
         except OSError as error:
             raise TryLater(f"{self._place}: {reason_of(error)}") from error
         if fault := self._fault(answer, secret):
             raise fault
         return _message(bytes(answer.body))
+
+    async def _ask(self, headers: Headers, body: bytes) -> Http2Answer:
+        async with self._link.held() as connection:
+            return await connection.ask(headers, body)
 
     def _fault(self, answer: Http2Answer, secret: str) -> TryLater | Rejected | None:
         status = _status(answer)

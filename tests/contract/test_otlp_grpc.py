@@ -189,8 +189,9 @@ async def test_a_receiver_that_comes_back():
         assert points(receiver.requests[1:]) == wanted(make_batch(2), TAKEN_AT)
 
 
-async def test_tokens_and_headers(tmp_path: Path):
+async def test_tokens_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A token is shown as metadata, as the file has it now; a tenant's header goes with it."""
+    monkeypatch.setattr("virtstatd.sending.watched.LOOK_SECONDS", 0.0)
     token = tmp_path / "token"
     token.write_text("one")
     options = {"token_file": str(token), "headers": {"X-Tenant": "t 1", "TE": "nonsense"}}

@@ -26,11 +26,12 @@ from virtstatd import __version__
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
+from virtstatd.sending.credentials import Credentials, opened_credentials
 from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sending.http import CONNECT_SECONDS, sanitised
 from virtstatd.sending.http2 import PROTOCOL, Headers, Http2Answer, Http2Connection, NotProcessed
 from virtstatd.sending.link import KeptConnection, reason_of
-from virtstatd.sending.secrets import Secret
+from virtstatd.sending.tls import renewed_tls
 
 
 class Status(IntEnum):
@@ -86,12 +87,17 @@ _OF_HTTP: dict[int, Status] = {
 class GrpcClient:
     """One method of one server."""
 
-    def __init__(self, access: Access, method: str, link: KeptConnection[Http2Connection]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        credentials: Credentials,
+        method: str,
+        link: KeptConnection[Http2Connection],
+    ) -> None:
         parts = urlsplit(access.url)
-        self._access = access
+        self._credentials = credentials
         self._link = link
         self._place = parts.netloc
-        self._secret = Secret(access.secret_file)
         self._head = [
             (":method", "POST"),
             (":scheme", parts.scheme),
@@ -105,12 +111,11 @@ class GrpcClient:
 
     async def call(self, message: bytes, *, compress: bool) -> bytes:
         """Call with an encoded message and return the answer's; raises as in the table above."""
-        secret = self._secret.read()
         headers = [*self._head]
         if compress:
             headers.append(("grpc-encoding", "gzip"))
             message = gzipped(message)
-        own = {**self._access.headers, **self._access.authorization(secret)}
+        own = await self._credentials.headers()
         ours = {name for name, _ in headers}
         headers += [(name.lower(), text) for name, text in own.items() if name.lower() not in ours]
         body = struct.pack(">?I", compress, len(message)) + message
@@ -120,8 +125,9 @@ class GrpcClient:
             except NotProcessed:  # as when a server is replaced: the next connection is to another
                 answer = await self._ask(headers, body)
         except OSError as error:
-            raise TryLater(f"{self._place}: {reason_of(error)}") from error
-        if fault := self._fault(answer, secret):
+            reason = self._credentials.hidden(reason_of(error))
+            raise TryLater(f"{self._place}: {reason}") from error
+        if fault := self._fault(answer):
             raise fault
         return _message(bytes(answer.body))
 
@@ -129,11 +135,14 @@ class GrpcClient:
         async with self._link.held() as connection:
             return await connection.ask(headers, body)
 
-    def _fault(self, answer: Http2Answer, secret: str) -> TryLater | Rejected | None:
+    def _fault(self, answer: Http2Answer) -> TryLater | Rejected | None:
         status = _status(answer)
         if status == Status.OK:
             return None
-        said = sanitised(unquote_to_bytes(answer.headers.get("grpc-message", "")), secret)
+        message = unquote_to_bytes(answer.headers.get("grpc-message", ""))
+        said = sanitised(message, self._credentials.hidden)
+        if status == Status.UNAUTHENTICATED:
+            self._credentials.refused()
         name = _NAMES.get(status, f"status {status}")
         reason = f"{self._place} answers {name}" + (f": {said}" if said else "")
         wait = retry_delay(answer.headers.get("grpc-status-details-bin", ""))
@@ -149,9 +158,7 @@ class GrpcClient:
 @asynccontextmanager
 async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
-    context = await asyncio.to_thread(
-        access.tls_context, tls=access.encrypted, protocols=(PROTOCOL,)
-    )
+    context = await access.opened_tls(tls=access.encrypted, protocols=(PROTOCOL,))
     parts = urlsplit(access.url)
 
     async def connect() -> Http2Connection:
@@ -160,7 +167,7 @@ async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(
-                    Http2Connection, parts.hostname or "", port, ssl=context
+                    Http2Connection, parts.hostname or "", port, ssl=await renewed_tls(context)
                 )
         except TimeoutError as error:
             raise ConnectionError("no connection in time") from error
@@ -170,10 +177,11 @@ async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
         connection.close()
 
     link = KeptConnection(connect, close, lambda connection: connection.alive)
-    try:
-        yield GrpcClient(access, method, link)
-    finally:
-        await link.close()
+    async with opened_credentials(access) as credentials:
+        try:
+            yield GrpcClient(access, credentials, method, link)
+        finally:
+            await link.close()
 
 
 def _status(answer: Http2Answer) -> int:

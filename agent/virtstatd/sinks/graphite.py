@@ -33,8 +33,8 @@ from virtstatd.formats.words import DOMAIN, Flat, word
 from virtstatd.model import Domain, Series
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
-from virtstatd.sending.link import Stream
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.link import Stream, Streams
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -73,15 +73,19 @@ class Graphite(Tls):
 
     def check_here(self) -> None:
         """Raise StartError when a file of TLS cannot be used."""
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        context = self.tls_context(tls=self.tls)
+        context = await self.opened_tls(tls=self.tls)
         lines = _Plain(self.prefix, host_name()) if self.format == "plain" else _Tagged(host_name())
         host, port = split_address(self.address)
-        stream = Stream(self.address, lambda: asyncio.open_connection(host, port, ssl=context))
+
+        async def connect() -> Streams:
+            return await asyncio.open_connection(host, port, ssl=await renewed_tls(context))
+
+        stream = Stream(self.address, connect)
         try:
             yield lambda batch: stream.send(packed(lines.of(batch), PIECE_BYTES))
         finally:

@@ -77,7 +77,7 @@ class Influx(Access):
         if self.compress:
             headers["Content-Encoding"] = "gzip"
         async with http_client(self) as client:
-            opening.log.debug("influx.opened", url=self.url)
+            opening.log.debug("influx.opened", url=self.shown_url)
 
             async def post(body: bytes, samples: int) -> None:
                 if not body:  # all of it was NaN or infinity

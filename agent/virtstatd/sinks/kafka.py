@@ -27,8 +27,8 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import Login, Secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.secrets import Login, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -120,17 +120,17 @@ class Kafka(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         self.check_password()
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("aiokafka")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
 
         async def connect() -> Producer:
-            producer = self._producer(context, password.read())
+            producer = self._producer(await renewed_tls(context), await password.read(at_once=True))
             try:
                 await producer.start()
             except BaseException:
@@ -143,12 +143,15 @@ class Kafka(Login, Tls):
 
         async def send(batch: Batch) -> None:
             try:
+                if context:
+                    await context.renewed()  # the library connects when it likes
                 async with link.held() as producer:
                     await self._produce(producer, _messages(lines, batch, self.message_bytes))
             except DENIED as error:
-                raise Denied(f"topic {self.topic}: {reason_of(error)}") from error
+                raise Denied(password.hidden(f"topic {self.topic}: {reason_of(error)}")) from error
             except (errors.KafkaError, OSError) as error:
-                raise _later(f"{self.brokers[0]}: {reason_of(error)}", error) from error
+                reason = password.hidden(f"{self.brokers[0]}: {reason_of(error)}")
+                raise _later(reason, error) from error
 
         try:
             yield send

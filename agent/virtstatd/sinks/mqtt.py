@@ -32,8 +32,8 @@ from virtstatd.model import Domain
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import Login, Secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.secrets import Login, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -77,17 +77,22 @@ class Mqtt(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         self.check_password()
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("mqtt")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
 
         async def connect() -> _Session:
-            client = _Client(self.address, self.username, password.read(), context)
+            client = _Client(
+                self.address,
+                self.username,
+                await password.read(at_once=True),
+                await renewed_tls(context),
+            )
             return _Session(client)
 
         messages = _Messages(self.topic, retain=self.retain)
@@ -100,7 +105,8 @@ class Mqtt(Login, Tls):
             except (aiomqtt.MqttError, OSError) as error:
                 refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
                 wait = FIX_SECONDS if refused else None
-                raise TryLater(f"{self.address}: {reason_of(error)}", wait) from error
+                reason = password.hidden(f"{self.address}: {reason_of(error)}")
+                raise TryLater(reason, wait) from error
 
         try:
             yield send

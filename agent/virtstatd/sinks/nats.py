@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from msgspec import Meta
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.errors import (
     BadSubjectError,
     ConnectionClosedError,
@@ -37,8 +37,10 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import FILE, Login, Secret, check_credentials, path_of
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.paths import FILE
+from virtstatd.sending.secrets import Login, credentials_text, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
+from virtstatd.sending.watched import Watched
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -51,7 +53,7 @@ UNCONFIRMED = 256
 
 HEADER_BYTES = 1024
 
-CREDENTIALS = b"BEGIN NATS USER JWT"
+CREDENTIALS = "BEGIN NATS USER JWT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +101,17 @@ class Nats(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password, the credentials or a file of TLS cannot be used."""
         self.check_password()
-        check_credentials("credentials_file", self.credentials_file, CREDENTIALS)
-        self.tls_context(tls=self.tls)
+        if self.credentials_file:
+            self._credentials_text()
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("nats")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
-        credentials = str(path_of(self.credentials_file)) if self.credentials_file else None
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
+        credentials = await self._credentials()
 
         async def connect() -> _Connection:
             connection = _Connection()
@@ -117,9 +120,11 @@ class Nats(Login, Tls):
                     servers=list(self.servers),
                     name=f"virtstatd {host_name()}",
                     user=self.username or None,
-                    password=password.read() or None,
-                    user_credentials=credentials,
-                    tls=context,
+                    password=await password.read(at_once=True) or None,
+                    user_credentials=RawCredentials(await credentials.get(at_once=True))
+                    if credentials
+                    else None,
+                    tls=await renewed_tls(context),
                     connect_timeout=CONNECT_SECONDS,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # zero would be without end
@@ -148,7 +153,7 @@ class Nats(Login, Tls):
             except BadRequestError as error:
                 raise Rejected(f"the stream refuses: {reason_of(error)}") from error
             except (Error, OSError, TimeoutError) as error:
-                reason = reason_of(error)
+                reason = password.hidden(reason_of(error))
                 login = re.search("authoriz|authentic", reason, re.IGNORECASE)
                 wait = FIX_SECONDS if login else None
                 raise TryLater(f"{self.servers[0]}: {reason}", wait) from error
@@ -157,6 +162,16 @@ class Nats(Login, Tls):
             yield send
         finally:
             await link.close()
+
+    def _credentials_text(self) -> str:
+        return credentials_text("credentials_file", self.credentials_file, CREDENTIALS)
+
+    async def _credentials(self) -> Watched[str] | None:
+        if not self.credentials_file:
+            return None
+        found = Watched((self.credentials_file,), self._credentials_text)
+        await found.first()
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class Otlp(Access):
         if self.protocol == "grpc":
             if urlsplit(self.url).path.strip("/"):
                 raise ValueError("url: must have no path for gRPC, like http://127.0.0.1:4317")
+            if self.proxy_url:
+                raise ValueError("proxy_url: is for protocol = http")
             if find_spec("h2") is None:
                 raise ValueError(
                     "protocol: grpc needs the Python module h2, which is not installed;"
@@ -82,7 +84,7 @@ class Otlp(Access):
         runs = Runs()
         requests = Requests(self.request_samples)
         async with self._exporting() as export:
-            opening.log.debug("otlp.opened", url=self.url)
+            opening.log.debug("otlp.opened", url=self.shown_url)
 
             async def post(body: bytes, _: int) -> None:
                 check_partial_success(await export(body))

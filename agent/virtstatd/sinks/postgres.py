@@ -33,8 +33,8 @@ from virtstatd.formats.postgres_rows import (
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import FIX_SECONDS, REASON_CHARACTERS, KeptConnection, reason_of
 from virtstatd.sending.postgres_url import Database, DatabaseHost
-from virtstatd.sending.secrets import PasswordFile, Secret, check_secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.secrets import PasswordFile, check_secret, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -147,23 +147,24 @@ class Postgres(Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         check_secret("password_file", self.password_file)
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         rows = PostgresRows(host_name())
         schema, table = ["", *self.table.split(".")][-2:]
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
         database = Database.of(self.url)
         hosts = _Hosts(database.places)
+
+        async def connect(place: DatabaseHost, seconds: float) -> PostgresConnection:
+            given = await renewed_tls(context), await password.read(at_once=True)
+            return await self._connect(place, database.session, seconds, *given)
+
         link = KeptConnection(
-            lambda: hosts.connected(
-                lambda place, seconds: self._connect(
-                    place, database.session, seconds, context, password.read()
-                )
-            ),
+            lambda: hosts.connected(connect),
             _close,
             lambda each: not each.is_closed(),
         )
@@ -183,7 +184,8 @@ class Postgres(Tls):
                             raise Rejected(f"table {self.table}: {_reason(error)}") from error
                         raise
             except AWAY as error:
-                raise _later(f"{hosts.name}: {_reason(error)}", error) from error
+                reason = password.hidden(f"{hosts.name}: {_reason(error)}")
+                raise _later(reason, error) from error
 
         try:
             yield send

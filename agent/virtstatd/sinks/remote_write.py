@@ -112,6 +112,7 @@ class RemoteWriter:
     ) -> None:
         self._client = client
         self._url = options.url
+        self._place = options.shown_url
         self._wanted = options.protocol
         self._log = log
         self._encoders: dict[str, WriteEncoder | Write2Encoder] = {
@@ -176,7 +177,7 @@ class RemoteWriter:
         """Go back to 1.0, unless 2.0 is all that is wanted."""
         if self._wanted == "2.0":
             self._spoken = None
-            raise TryLater(f"{self._url} does not understand version 2.0: {reason}", FIX_SECONDS)
+            raise TryLater(f"{self._place} does not understand version 2.0: {reason}", FIX_SECONDS)
         self._speak("1.0")
 
     def _speak(self, version: Version) -> None:

@@ -27,6 +27,7 @@ from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.credentials import Credentials, opened_credentials
+from virtstatd.sending.dialing import dialed
 from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sending.http import CONNECT_SECONDS, sanitised
 from virtstatd.sending.http2 import PROTOCOL, Headers, Http2Answer, Http2Connection, NotProcessed
@@ -166,9 +167,18 @@ async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
         port = parts.port or (443 if access.encrypted else 80)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    Http2Connection, parts.hostname or "", port, ssl=await renewed_tls(context)
-                )
+                tls = await renewed_tls(context)
+                sock = await dialed(parts.hostname or "", port)
+                try:
+                    _, connection = await loop.create_connection(
+                        Http2Connection,
+                        sock=sock,
+                        ssl=tls,
+                        server_hostname=parts.hostname if tls else None,
+                    )
+                except BaseException:
+                    sock.close()
+                    raise
         except TimeoutError as error:
             raise ConnectionError("no connection in time") from error
         return connection

@@ -27,6 +27,7 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.secrets import Login, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
@@ -79,7 +80,7 @@ class Producer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kafka(Login, Tls):
+class Kafka(Named, Login, Tls):
     """Produce a message of JSON lines per guest and batch to a Kafka topic."""
 
     brokers: Annotated[
@@ -139,14 +140,14 @@ class Kafka(Login, Tls):
             return producer
 
         link = KeptConnection(connect, _stop, lambda _: True, CLOSE_SECONDS)
-        lines = Lines()
+        lines = ByHost(self.host, _HostLines)
 
         async def send(batch: Batch) -> None:
             try:
                 if context:
                     await context.renewed()  # the library connects when it likes
                 async with link.held() as producer:
-                    await self._produce(producer, _messages(lines, batch, self.message_bytes))
+                    await self._produce(producer, lines().messages(batch, self.message_bytes))
             except DENIED as error:
                 raise Denied(password.hidden(f"topic {self.topic}: {reason_of(error)}")) from error
             except (errors.KafkaError, OSError) as error:
@@ -164,7 +165,7 @@ class Kafka(Login, Tls):
             "Producer",
             aiokafka.AIOKafkaProducer(
                 bootstrap_servers=list(self.brokers),
-                client_id=f"virtstatd-{host_name()}",
+                client_id=f"virtstatd-{self.host or host_name()}",
                 acks="all",
                 compression_type=None if self.compression == "none" else self.compression,
                 max_batch_size=self.message_bytes + MESSAGE_OVERHEAD,
@@ -220,16 +221,23 @@ class _Message:
     """The samples of its guest, by its share of the guest's lines."""
 
 
-def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
-    """Yield the lines of each guest as one message, or several of whole lines."""
-    milliseconds = batch.taken_at // 1_000_000
-    for domain, group in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
-        key = (domain.uuid if domain else host_name()).encode()
-        readings = list(group)
-        text = "".join(text for _, text in readings).encode()
-        samples = sum(len(reading.values) for reading, _ in readings)
-        for value in whole_lines(text, limit):
-            yield _Message(key, value, milliseconds, samples * len(value) / len(text))
+class _HostLines:
+    """The messages of batches, under a name of this host."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._lines = Lines(host)
+
+    def messages(self, batch: Batch, limit: int) -> Iterator[_Message]:
+        """Yield the lines of each guest as one message, or several of whole lines."""
+        milliseconds = batch.taken_at // 1_000_000
+        for domain, group in groupby(self._lines.readings(batch), key=lambda pair: pair[0].domain):
+            key = (domain.uuid if domain else self._host).encode()
+            readings = list(group)
+            text = "".join(text for _, text in readings).encode()
+            samples = sum(len(reading.values) for reading, _ in readings)
+            for value in whole_lines(text, limit):
+                yield _Message(key, value, milliseconds, samples * len(value) / len(text))
 
 
 async def _stop(producer: Producer) -> None:

@@ -37,6 +37,7 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.paths import FILE
 from virtstatd.sending.secrets import Login, credentials_text, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
@@ -57,7 +58,7 @@ CREDENTIALS = "BEGIN NATS USER JWT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nats(Login, Tls):
+class Nats(Named, Login, Tls):
     """Publish every reading to NATS as JSON lines, with JetStream's confirmation if wanted."""
 
     servers: Annotated[
@@ -118,7 +119,7 @@ class Nats(Login, Tls):
             try:
                 await connection.client.connect(
                     servers=list(self.servers),
-                    name=f"virtstatd {host_name()}",
+                    name=f"virtstatd {self.host or host_name()}",
                     user=self.username or None,
                     password=await password.read(at_once=True) or None,
                     user_credentials=RawCredentials(await credentials.get(at_once=True))
@@ -141,13 +142,13 @@ class Nats(Login, Tls):
             connection.faults.clear()  # those of servers before
             return connection
 
-        messages = _Messages(self.subject)
+        messages = ByHost(self.host, lambda host: _Messages(self.subject, host))
         link = KeptConnection(connect, _Connection.close, _Connection.alive)
 
         async def send(batch: Batch) -> None:
             try:
                 async with link.held() as connection:
-                    await connection.publish(messages.of(batch, connection.limit), self.stream)
+                    await connection.publish(messages().of(batch, connection.limit), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except BadRequestError as error:
@@ -184,16 +185,16 @@ class _Message:
     @property
     def mark(self) -> str:
         """The message id: equal only for the same message sent again."""
-        text = f"{host_name()} {self.subject} ".encode() + self.payload
+        text = f"{self.subject} ".encode() + self.payload
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 class _Messages:
     """The messages of a batch."""
 
-    def __init__(self, subject: str) -> None:
-        self._topics = Topics(subject, host_name())
-        self._lines = Lines()
+    def __init__(self, subject: str, host: str) -> None:
+        self._topics = Topics(subject, host)
+        self._lines = Lines(host)
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
         """Yield the messages, cut at line ends into payloads of `limit` bytes."""

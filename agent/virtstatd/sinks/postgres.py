@@ -30,8 +30,8 @@ from virtstatd.formats.postgres_rows import (
     lock_statement,
     table_statements,
 )
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import FIX_SECONDS, REASON_CHARACTERS, KeptConnection, reason_of
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.postgres_url import Database, DatabaseHost
 from virtstatd.sending.secrets import PasswordFile, check_secret, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
@@ -99,7 +99,7 @@ class PostgresConnection(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Postgres(Tls):
+class Postgres(Named, Tls):
     """Write every number as a row of a PostgreSQL table, a transaction per batch."""
 
     url: Annotated[
@@ -152,7 +152,7 @@ class Postgres(Tls):
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        rows = PostgresRows(host_name())
+        rows = ByHost(self.host, PostgresRows)
         schema, table = ["", *self.table.split(".")][-2:]
         context = await self.opened_tls(tls=self.tls)
         password = await opened_secret(self.password_file)
@@ -177,7 +177,7 @@ class Postgres(Tls):
                             table,
                             schema_name=schema or None,
                             columns=COLUMNS,
-                            source=_pieces(rows, batch),
+                            source=_pieces(rows(), batch),
                         )
                     except UNFIT as error:
                         if not _lacks_partition(error):

@@ -128,4 +128,6 @@ def _for_the_service(each: SinkConfig, config: Config, fault: Fault) -> bool:
     option = str(fault.path[-1])
     if option == "spool_bytes":
         return not config.agent.state_directory and "STATE_DIRECTORY" not in os.environ
-    return str(getattr(each.sink, option, "")).startswith(CREDENTIAL)
+    given = getattr(each.sink, option, "")
+    names = given.values() if isinstance(given, dict) else [given]
+    return any(str(name).startswith(CREDENTIAL) for name in names)

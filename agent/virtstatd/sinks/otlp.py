@@ -22,9 +22,9 @@ from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.lifetimes import Runs
 from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.runtime.compress import gzipped
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import http_client
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
 
@@ -36,7 +36,7 @@ Export = Callable[[bytes], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Otlp(Access):
+class Otlp(Named, Access):
     """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP or gRPC."""
 
     url: Annotated[
@@ -49,9 +49,6 @@ class Otlp(Access):
         Literal["http", "grpc"],
         Meta(description="http, or grpc, which usually has a port of its own, 4317."),
     ] = "http"
-    host: Annotated[
-        str, Meta(description="Attribute `host.name` of the resource; empty is the host's name.")
-    ] = ""
     resource_attributes: Annotated[
         dict[str, str], Meta(description="More attributes of the resource.")
     ] = field(default_factory=dict)
@@ -67,6 +64,8 @@ class Otlp(Access):
         if self.protocol == "grpc":
             if urlsplit(self.url).path.strip("/"):
                 raise ValueError("url: must have no path for gRPC, like http://127.0.0.1:4317")
+            if self.proxy_url:
+                raise ValueError("proxy_url: is for protocol = http")
             if find_spec("h2") is None:
                 raise ValueError(
                     "protocol: grpc needs the Python module h2, which is not installed;"
@@ -76,18 +75,17 @@ class Otlp(Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        host = self.host or host_name()
-        attributes = {"service.name": "virtstatd", "host.name": host, **self.resource_attributes}
-        encoder = OtlpEncoder(tuple(attributes.items()), __version__)
+        encoders = ByHost(self.host, self._encoder)
         runs = Runs()
         requests = Requests(self.request_samples)
         async with self._exporting() as export:
-            opening.log.debug("otlp.opened", url=self.url)
+            opening.log.debug("otlp.opened", url=self.shown_url)
 
             async def post(body: bytes, _: int) -> None:
                 check_partial_success(await export(body))
 
             async def send(batch: Batch) -> None:
+                encoder = encoders()
                 items = [
                     (
                         len(reading.values),
@@ -110,6 +108,15 @@ class Otlp(Access):
                 runs.settle(batch)
 
             yield send
+
+    def _encoder(self, host: str) -> OtlpEncoder:
+        attributes = {
+            "service.name": "virtstatd",
+            "service.instance.id": host,
+            "host.name": host,
+            **self.resource_attributes,
+        }
+        return OtlpEncoder(tuple(attributes.items()), __version__)
 
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[Export]:

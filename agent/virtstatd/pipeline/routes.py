@@ -36,7 +36,7 @@ LABEL_MAX: Final = 128
 LIFETIME_INTERVALS: Final = 2.5
 """For how many intervals of its own a route's readings are current."""
 
-Pick = Callable[[tuple[Number, ...]], tuple[Number, ...]]
+_Pick = Callable[[tuple[Number, ...]], tuple[Number, ...]]
 NameOf = Callable[[Field], str]
 """Returns the name of a metric as the page has it, without `_bucket`, `_sum` and `_count`."""
 
@@ -166,11 +166,11 @@ class _Picker:
         self._drop = drop
         self._name_of = name_of
         self._fields: dict[Field, bool] = {}
-        self._shapes: WeakKeyDictionary[Shape, tuple[Shape, Pick | None] | None] = (
+        self._shapes: WeakKeyDictionary[Shape, tuple[Shape, _Pick | None] | None] = (
             WeakKeyDictionary()
         )
 
-    def __call__(self, shape: Shape) -> tuple[Shape, Pick | None] | None:
+    def __call__(self, shape: Shape) -> tuple[Shape, _Pick | None] | None:
         """Return what is left of a shape and how to pick its numbers, None where nothing is."""
         try:
             return self._shapes[shape]
@@ -178,7 +178,7 @@ class _Picker:
             picked = self._shapes[shape] = self._pick(shape)
             return picked
 
-    def _pick(self, shape: Shape) -> tuple[Shape, Pick | None] | None:
+    def _pick(self, shape: Shape) -> tuple[Shape, _Pick | None] | None:
         at = [n for n, series in enumerate(shape.series) if self._wanted(series)]
         if not at:
             return None

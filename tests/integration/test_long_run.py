@@ -24,7 +24,8 @@ MINUTES = float(os.environ.get("VIRTSTATD_SOAK_MINUTES", "75"))
 WARM_UP_SECONDS = min(900.0, MINUTES * 60 / 3)
 STEADY_SECONDS = 60.0
 FAULT_SECONDS = 15.0
-QUIET_SECONDS = 8.0
+QUIET_SECONDS = 45.0
+"""A sink that failed is tried again within this time, and says so when it works."""
 SETTLING_SECONDS = 300.0
 
 INFLUX = """

@@ -18,6 +18,7 @@ from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
+from virtstatd.serving.routes import Routes
 from virtstatd.sink import Opening, Send, Sink
 
 
@@ -31,10 +32,11 @@ async def open_outlet(
     config: Config,
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
+    routes: Routes,
 ) -> Outlet:
     """Open a sink, and put an outlet with its queue in front of it; `stack` closes the sink."""
     bound = log.bind(sink=each.name)
-    opening = Opening(each.name, bound, sockets)
+    opening = Opening(each.name, bound, sockets, routes)
     send = await stack.enter_async_context(contained(each.sink, opening))
     return Outlet(
         each.name,

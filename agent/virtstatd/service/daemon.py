@@ -28,6 +28,7 @@ from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet, routed
 from virtstatd.service.signals import Signals
+from virtstatd.service.web import Web
 
 
 CLOSE_SECONDS = 1.0
@@ -62,11 +63,14 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         watch = Watch(notify, control, up)
         if notify.wanted:
             await sinks.enter_async_context(watch.going_on())
+        web = Web(config, log)
         outlets = [
-            await open_outlet(sinks, each, config, log, control.sockets) for each in config.sinks
+            await open_outlet(sinks, each, config, log, control.sockets, web.routes)
+            for each in config.sinks
         ]
+        await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
-        passing = OneSource(routes, log)
+        passing = OneSource([*routes, web.seen], log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 

@@ -19,9 +19,10 @@ from virtstatd.errors import StartError
 from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
-from virtstatd.pipeline.routes import Route, Wanted
+from virtstatd.pipeline.routes import SinkRoute, Wanted
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
+from virtstatd.serving.routes import Routes
 from virtstatd.sink import Opening, Send, Sink
 
 
@@ -35,10 +36,11 @@ async def open_outlet(
     config: Config,
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
+    routes: Routes,
 ) -> Outlet:
     """Open a sink, and put an outlet with its queue in front of it; `stack` closes the sink."""
     bound = log.bind(sink=each.name)
-    opening = Opening(each.name, bound, sockets)
+    opening = Opening(each.name, bound, sockets, routes)
     send = await stack.enter_async_context(contained(each.sink, opening))
     return Outlet(
         each.name,
@@ -65,7 +67,7 @@ def routed(each: SinkConfig, outlet: Outlet) -> Emit:
         labels=options.labels,
         interval_seconds=options.interval_seconds,
     )
-    return outlet.offer if wanted.everything else Route(wanted, outlet.offer, metric_name)
+    return outlet.offer if wanted.everything else SinkRoute(wanted, outlet.offer, metric_name)
 
 
 def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
@@ -126,7 +128,7 @@ async def draining(
             yield
         finally:
             for route in routes:
-                if isinstance(route, Route):
+                if isinstance(route, SinkRoute):
                     route.flush()
             for outlet in outlets:
                 outlet.close()

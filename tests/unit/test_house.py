@@ -143,7 +143,7 @@ NEVER = {
 
 FORMATS_IMPORT = {
     *("__future__", "collections", "dataclasses", "datetime", "decimal", "fractions", "functools"),
-    *("itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
+    *("hashlib", "itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
     "opentelemetry",
 }
 """What formats are made of: no event loop, no file, no socket, no clock of the host."""

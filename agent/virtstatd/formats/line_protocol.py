@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 from virtstatd.formats.chunks import Chunk
 from virtstatd.formats.naming import DEVICES, label_name, labels_of, name_of, visible
 from virtstatd.formats.numbers import NumberTemplate, decimal_text
-from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.model import Batch, Kind, Labels, Number, Reading, Series, Shape
 
 
 _DOMAIN = "\0"
@@ -45,6 +45,10 @@ class LineProtocol:
         self._prefix = prefix
         self._tags = dict(tags)
         self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
+
+    def items(self, batch: Batch) -> list[Chunk]:
+        """Return the chunks of a batch."""
+        return [self.item(reading, batch.taken_at) for reading in batch.readings]
 
     def item(self, reading: Reading, taken_at: int) -> Chunk:
         """Return a chunk that encodes a reading; `taken_at` is in nanoseconds."""

@@ -117,6 +117,11 @@ EVENTS: Final[dict[str, Event]] = {
     "file.unrotated": Event(
         "warning", "A file could not be rotated.", "Check the permissions of its directory."
     ),
+    "file.unwritten": Event(
+        "warning",
+        "What was refused could not be kept in the file for it.",
+        "Make room, or let the agent's user write there.",
+    ),
     "group.answered": Event("info", "The hypervisor answers for these groups again."),
     "group.refused": Event(
         "warning",

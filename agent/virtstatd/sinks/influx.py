@@ -90,9 +90,7 @@ class Influx(Named, Access):
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
             async def send(batch: Batch) -> None:
-                encoder = lines()
-                items = [encoder.item(reading, batch.taken_at) for reading in batch.readings]
-                await requests.send(batch_key(batch), items, b"".join, post)
+                await requests.send(batch_key(batch), lines().items(batch), b"".join, post)
 
             yield send
 

@@ -1,5 +1,6 @@
 """The generic HTTP sink: real ClickHouse and VictoriaMetrics, and stubs of what others take."""
 
+import asyncio
 import json
 import math
 import os
@@ -98,9 +99,11 @@ async def test_victoria_metrics_imports_every_value(tmp_path: Path):
         )
         async with sink.open(opening()) as send:
             await send(batch)
-        await fetched(f"{url}/internal/force_flush")
-        exported = await fetched(f"{url}/api/v1/export?match[]=%7Bjob%3D%22v%22%7D")
-    assert exported is not None
+        exported = b""
+        async with asyncio.timeout(100):
+            while exported.count(b"\n") < len(finite(batch)):
+                await fetched(f"{url}/internal/force_flush")
+                exported = await fetched(f"{url}/api/v1/export?match[]=%7Bjob%3D%22v%22%7D") or b""
     found: dict[frozenset[tuple[str, str]], float] = {}
     for line in exported.splitlines():
         series = json.loads(line)

@@ -106,6 +106,7 @@ ARROWS: dict[str, set[str]] = {
     "sink": {"errors", "model"},
     "sinks": {
         "archive",
+        "catalog",
         "config",
         "errors",
         "formats",

@@ -25,6 +25,7 @@ class TimedText:
 
     def __init__(self, labels: Labels) -> None:
         self._labels = {label_name(name): text for name, text in labels}
+        self._names = frozenset(self._labels)
         self._flat = Flat(self._line)
 
     def items(self, batch: Batch) -> list[Chunk]:
@@ -36,12 +37,19 @@ class TimedText:
 
     def encode(self, reading: Reading, taken_at: int) -> bytes:
         """Return the lines of a reading."""
-        labels = reading.domain.labels if reading.domain else ()
-        domain = f"{label_text(labels).decode()}," if labels else ""
+        domain = _domain(reading.domain.labels, self._names) if reading.domain else ""
         text = self._flat.render(reading, domain)
         return text.replace(_TIME, str(taken_at // 1_000_000)).encode()
 
     def _line(self, series: Series) -> tuple[str, str]:
-        own = {**self._labels, **dict(labels_of(series))}
-        pairs = ",".join(f'{label_name(key)}="{escape(text)}"' for key, text in own.items())
+        own = {label_name(name): text for name, text in labels_of(series)}
+        both = {**self._labels, **own}
+        pairs = ",".join(f'{name}="{escape(text)}"' for name, text in both.items())
         return f"{name_of(series)}{{{DOMAIN}{pairs}}} ", f" {_TIME}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _domain(labels: Labels, taken: frozenset[str]) -> str:
+    """Return a domain's labels, but for those that every line has already."""
+    own = tuple((name, text) for name, text in labels if label_name(name) not in taken)
+    return f"{label_text(own).decode()}," if own else ""

@@ -41,7 +41,8 @@ from virtstatd.sending.http import HttpAnswer, http_client
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.influx import influx_lines, refused_lines
+from virtstatd.sinks.influx import KEPT, influx_lines, refused_lines
+from virtstatd.sinks.own_names import check_names
 
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class Http(Named, Access):
             raise ValueError("wrapper: needs format = json")
         if self.tags and self.format == "json":
             raise ValueError("tags: need another format than json")
+        if self.format != "otlp-json":
+            check_names("tags", self.tags, ("instance", *KEPT))
         if self.dead_letter_file and not self.dead_letter_file.startswith("/"):
             raise ValueError("dead_letter_file: must be an absolute path")
         if self.compress == "zstd" and find_spec("cramjam") is None:

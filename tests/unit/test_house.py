@@ -108,6 +108,7 @@ ARROWS: dict[str, set[str]] = {
     "sink": {"errors", "model", "serving"},
     "sinks": {
         "archive",
+        "catalog",
         "config",
         "errors",
         "formats",
@@ -145,7 +146,7 @@ NEVER = {
 
 FORMATS_IMPORT = {
     *("__future__", "collections", "dataclasses", "datetime", "decimal", "fractions", "functools"),
-    *("itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
+    *("hashlib", "itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
     "opentelemetry",
 }
 """What formats are made of: no event loop, no file, no socket, no clock of the host."""

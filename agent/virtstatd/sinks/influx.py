@@ -20,7 +20,11 @@ from virtstatd.sending.http import http_client
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import Requests
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.own_names import check_names
 
+
+KEPT = ("host", "time", "_field", "_measurement")
+"""Tags that InfluxDB does not take, and the one that `host` sets."""
 
 Prefix = Annotated[
     str, Meta(description="Begins the name of every measurement; the group follows.")
@@ -61,6 +65,7 @@ class Influx(Named, Access):
             raise ValueError("url: what follows the path is made of the other options")
         if not self.bucket and not self.database:
             raise ValueError("database: one of database and bucket must be given")
+        check_names("tags", self.tags, KEPT)
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
@@ -90,9 +95,7 @@ class Influx(Named, Access):
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
             async def send(batch: Batch) -> None:
-                encoder = lines()
-                items = [encoder.item(reading, batch.taken_at) for reading in batch.readings]
-                await requests.send(batch_key(batch), items, b"".join, post)
+                await requests.send(batch_key(batch), lines().items(batch), b"".join, post)
 
             yield send
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from virtstatd import __version__
 from virtstatd.config.plugins import PIP
 from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.lifetimes import Runs
-from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.formats.otlp import OtlpEncoder, Points
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import http_client
@@ -75,8 +75,7 @@ class Otlp(Named, Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        encoders = ByHost(self.host, self._encoder)
-        runs = Runs()
+        batches = ByHost(self.host, lambda host: OtlpBatches(host, self.resource_attributes))
         requests = Requests(self.request_samples)
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.shown_url)
@@ -85,38 +84,15 @@ class Otlp(Named, Access):
                 check_partial_success(await export(body))
 
             async def send(batch: Batch) -> None:
-                encoder = encoders()
-                items = [
-                    (
-                        len(reading.values),
-                        functools.partial(
-                            encoder.encode,
-                            reading.shape,
-                            reading.domain.labels if reading.domain else (),
-                            reading.values,
-                            runs.began(reading.domain, batch),
-                            batch.taken_at,
-                        ),
-                    )
-                    for reading in batch.readings
-                ]
+                encoder = batches()
                 try:
-                    await requests.send(batch_key(batch), items, encoder.request, post)
+                    await requests.send(batch_key(batch), encoder.items(batch), encoder.join, post)
                 except Rejected:
-                    runs.settle(batch)
+                    encoder.settle(batch)
                     raise
-                runs.settle(batch)
+                encoder.settle(batch)
 
             yield send
-
-    def _encoder(self, host: str) -> OtlpEncoder:
-        attributes = {
-            "service.name": "virtstatd",
-            "service.instance.id": host,
-            "host.name": host,
-            **self.resource_attributes,
-        }
-        return OtlpEncoder(tuple(attributes.items()), __version__)
 
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[Export]:
@@ -137,6 +113,42 @@ class Otlp(Named, Access):
                     return await client.post(self.url, packed, headers)
 
                 yield export
+
+
+class OtlpBatches:
+    """The data points of batches under one resource, and when each guest's run began."""
+
+    def __init__(self, host: str, attributes: Mapping[str, str]) -> None:
+        resource = {
+            "service.name": "virtstatd",
+            "service.instance.id": host,
+            "host.name": host,
+            **attributes,
+        }
+        self._encoder = OtlpEncoder(tuple(resource.items()), __version__)
+        self._runs = Runs()
+        self.join = self._encoder.request
+
+    def items(self, batch: Batch) -> list[tuple[int, Callable[[], list[Points]]]]:
+        """Return what encodes each reading, with its number of samples."""
+        return [
+            (
+                len(reading.values),
+                functools.partial(
+                    self._encoder.encode,
+                    reading.shape,
+                    reading.domain.labels if reading.domain else (),
+                    reading.values,
+                    self._runs.began(reading.domain, batch),
+                    batch.taken_at,
+                ),
+            )
+            for reading in batch.readings
+        ]
+
+    def settle(self, batch: Batch) -> None:
+        """Take in a batch that is done with."""
+        self._runs.settle(batch)
 
 
 def check_partial_success(answer: bytes) -> None:

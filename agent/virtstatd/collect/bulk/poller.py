@@ -93,7 +93,11 @@ class Poller:
                     task.cancel()
 
     async def once(self, emit: Emit) -> Outcome:
-        """Poll everything once; no answer is where libvirt is away or every call failed."""
+        """
+        Poll everything once.
+
+        No answer is where libvirt is away, every call failed, or the driver has no statistics.
+        """
         poll = Poll(self.tiers, self._clock(), False, emit)
         try:
             await self._sweep.asking.running(poll)
@@ -104,7 +108,8 @@ class Poller:
         listed = self.tiers[-1].outcomes["ok"]
         for together in self._together(self.tiers):
             await self.poll(together, emit)
-        if sum(tier.outcomes["ok"] for tier in self.tiers) > listed:
+        had = any(self._sweep.exceptions.asked(tier.bits) for tier in self.tiers)
+        if had and sum(tier.outcomes["ok"] for tier in self.tiers) > listed:
             return Outcome()
         return Outcome(answered=False, reason="libvirt answered no bulk call")
 

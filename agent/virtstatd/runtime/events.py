@@ -117,16 +117,12 @@ EVENTS: Final[dict[str, Event]] = {
     "file.unrotated": Event(
         "warning", "A file could not be rotated.", "Check the permissions of its directory."
     ),
-<<<<<<< HEAD
-    "group.answered": Event("info", "The hypervisor returns these groups again."),
-=======
     "file.unwritten": Event(
         "warning",
         "What was refused could not be kept in the file for it.",
         "Make room, or let the agent's user write there.",
     ),
     "group.answered": Event("info", "The hypervisor returns these groups again."),
->>>>>>> proto
     "group.refused": Event(
         "warning",
         "The hypervisor refuses these `groups` for every guest.",

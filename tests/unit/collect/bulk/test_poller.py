@@ -1062,6 +1062,7 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
 
 
 @settings(deadline=None)
+@example(changes=[(5, 0.0), (8, 0.0), (14, 0.0), (14, 25.0), (1, 25.0)], first=False)
 @given(
     changes=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.0, 25.0])), max_size=60),
     first=st.booleans(),

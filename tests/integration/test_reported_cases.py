@@ -881,7 +881,7 @@ def rebuilt(simulator: Simulator, name: str, number: int) -> None:
     host.start(new)
 
 
-@pytest.mark.parametrize("events", ["told"])
+@pytest.mark.parametrize("events", ["told", "lost", "late"])
 async def test_a_guest_built_anew_under_its_name_goes_on(tmp_path: Path, events: str):
     """Receivers know series by labels: nothing is out of order, nobody's numbers are refused."""
     name = "instance-00000002"

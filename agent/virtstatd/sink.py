@@ -37,6 +37,7 @@ __all__ = [
     "Sink",
     "StartError",
     "TooLarge",
+    "Trains",
     "TryLater",
 ]
 
@@ -58,6 +59,18 @@ class Opening:
     sockets: dict[str, socket.socket] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Trains:
+    """
+    How much a sink takes at once: `samples` in one call, and so many calls at once as `lanes`.
+
+    Calls at the same time have no guest in common.
+    """
+
+    samples: int
+    lanes: int = 1
+
+
 class Sink(Protocol):
     """
     Send now or raise. The outlet in front of it buffers, batches, times out and retries.
@@ -68,6 +81,12 @@ class Sink(Protocol):
     mend when the sink cannot work at all (a port in use); a destination that is merely away is for
     `send` to find out. A sink whose destinations refuse what is old says from when on, in a class
     variable `max_age_seconds`.
+
+    A sink that can put several batches into one request has an attribute `trains`, of that class.
+    Its `send` takes any number of batches, `async def send(*batches)`, which are delivered or
+    refused together, in their order. The outlet fills requests with what waits, cuts batches that
+    are larger, and makes both smaller where the destination says `TooLarge`. Without `trains` each
+    call has one batch, whole unless it had to be cut.
     """
 
     delivery: ClassVar[Delivery]

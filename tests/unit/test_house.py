@@ -73,6 +73,7 @@ ARROWS: dict[str, set[str]] = {
         "sending",
         "service",
         "serving",
+        "sink",
         "virtstatd",
     },
     "config": {"collect/bulk", "collect/parts", "collector", "errors", "sink"},

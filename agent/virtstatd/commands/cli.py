@@ -24,6 +24,7 @@ from virtstatd.pipeline.promises import PROMISES
 from virtstatd.runtime import logs
 from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
+from virtstatd.sink import Sink, Trains
 
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 CONFIG_EXIT = 78
 """EX_CONFIG of sysexits.h: the unit does not restart on it."""
+
+ANSWERS_PER_SECOND = 20
+"""Of a destination that takes 50 ms for each."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -147,6 +151,8 @@ def check(path: Path | None, file: Path | None) -> None:
     click.echo(f"{read.name}: good; sinks:")
     for each in read.config.sinks:
         click.echo(f"    {each.name} ({each.delivery}): {PROMISES[each.delivery].text}")
+        if each.delivery in ("memory", "spool"):
+            click.echo(f"        {ceiling(each.sink)}")
     if read.config.collectors:
         names = ", ".join(f"{each.name} ({each.type})" for each in read.config.collectors)
         click.echo(f"collectors of other packages: {names}")
@@ -285,6 +291,15 @@ def sinks(name: str | None) -> None:
         for option in options_of(sink):
             default = "required" if option.required else f"default {option.default!r}"
             click.echo(f"    {option.name}: {noun(option.kind)}, {default}. {option.description}")
+
+
+def ceiling(sink: Sink) -> str:
+    """Say what a sink carries at most where each answer takes 50 ms."""
+    trains: Trains | None = getattr(sink, "trains", None)
+    if trains is None:
+        return f"at 50 ms an answer it carries {ANSWERS_PER_SECOND} batches a second, one at a time"
+    samples = ANSWERS_PER_SECOND * trains.samples * trains.lanes
+    return f"at 50 ms an answer it carries {samples} samples a second at most"
 
 
 def loaded(path: Path | None) -> Loaded:

@@ -17,12 +17,10 @@ meant. They become `␊` and a wide backslash, U+FF3C; all else arrives as it is
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from weakref import WeakKeyDictionary
 
-from virtstatd.formats.chunks import Chunk
 from virtstatd.formats.naming import DEVICES, label_name, labels_of, name_of, visible
 from virtstatd.formats.numbers import NumberTemplate
 from virtstatd.model import Kind, Labels, Reading, Series, Shape
@@ -46,12 +44,8 @@ class LineProtocol:
             WeakKeyDictionary()
         )
 
-    def item(self, reading: Reading, taken_at: int) -> Chunk:
-        """Return a chunk that encodes a reading; `taken_at` is in nanoseconds."""
-        return len(reading.values), functools.partial(self.encode, reading, taken_at)
-
     def encode(self, reading: Reading, taken_at: int) -> bytes:
-        """Return the lines of a reading."""
+        """Return the lines of a reading; `taken_at` is in nanoseconds."""
         text = self._rendered(reading).replace(_TIME, f" {taken_at}\n")
         return text.replace(_DOMAIN, self._domain(reading)).encode()
 

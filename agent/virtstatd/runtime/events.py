@@ -162,6 +162,7 @@ EVENTS: Final[dict[str, Event]] = {
         "At the end `batches` could not be delivered and are lost.",
         "Use `spool_bytes` where that must not happen.",
     ),
+    "sink.caught_up": Event("info", "The destination takes what comes again, in time."),
     "sink.close_failed": Event("warning", "The sink did not close in time, or raised."),
     "sink.denied": Event(
         "error",
@@ -174,6 +175,11 @@ EVENTS: Final[dict[str, Event]] = {
         "Look at the destination.",
     ),
     "sink.kept": Event("info", "At the end `batches` are kept on disk for the next start."),
+    "sink.lagging": Event(
+        "warning",
+        "What is sent has waited for more than two intervals, though nothing fails.",
+        "Compare the rates in and out; see what slows the destination, or raise `request_samples`.",
+    ),
     "sink.poisoned": Event(
         "error",
         "The destination cannot take this series; it alone is lost.",

@@ -5,7 +5,7 @@ The HTTP client of the sinks that push: TLS, credentials, and what each status m
 |---|---|
 | none: network error, timeout | `TryLater` |
 | 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said; 5xx are `answered` |
-| 413 | `TooLarge`: `Requests` halves the request |
+| 413 | `TooLarge`: the outlet halves the request |
 | 401, 403, 404 | `Denied` |
 | anything else but 2xx, redirects included | `Rejected` |
 
@@ -35,6 +35,9 @@ from virtstatd.sending.secrets import Secret
 
 
 CONNECT_SECONDS = 3.0
+LANES = 4
+"""Requests that one sink may have under way at once."""
+
 BODY_SECONDS = 2.0
 """Bound for reading a body: the status decides, the body only adds text to the log."""
 
@@ -115,7 +118,7 @@ async def http_client(access: Access) -> AsyncIterator[HttpClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
     context = await asyncio.to_thread(access.tls_context, tls=access.encrypted)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=2, ssl=context or True),
+        connector=aiohttp.TCPConnector(limit=LANES, ssl=context or True),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},

@@ -43,6 +43,8 @@ async def open_outlet(
         time.monotonic,
         _queue(each, spool_directory(each, config), bound),
         delivery=each.delivery,
+        trains=getattr(each.sink, "trains", None),
+        catch_up_bytes_per_second=each.outlet.catch_up_bytes_per_second,
         attempt_seconds=each.outlet.attempt_seconds,
         max_age_seconds=each.max_age_seconds,
     )

@@ -12,14 +12,12 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.runtime.compress import gzipped
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import http_client
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sending.http import LANES, http_client
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 Prefix = Annotated[
@@ -64,6 +62,11 @@ class Influx(Access):
         if not self.bucket and not self.database:
             raise ValueError("database: one of database and bucket must be given")
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
@@ -71,7 +74,6 @@ class Influx(Access):
             self.measurement_prefix,
             (("host", self.host or host_name()), *self.tags.items()),
         )
-        requests = Requests(self.request_samples)
         url = self.write_url()
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self.compress:
@@ -92,9 +94,13 @@ class Influx(Access):
                 lines = body.count(b"\n")
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
-            async def send(batch: Batch) -> None:
-                items = [lines.item(reading, batch.taken_at) for reading in batch.readings]
-                await requests.send(batch_key(batch), items, b"".join, post)
+            async def send(*batches: Batch) -> None:
+                body = b"".join(
+                    lines.encode(reading, batch.taken_at)
+                    for batch in batches
+                    for reading in batch.readings
+                )
+                await post(body, sum(batch.samples for batch in batches))
 
             yield send
 

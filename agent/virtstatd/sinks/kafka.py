@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Annotated, ClassVar, Literal, Protocol, cast
 
 import aiokafka  # type: ignore[import-untyped]
@@ -29,7 +29,7 @@ from virtstatd.sending.address import check_server
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.secrets import Login, Secret
 from virtstatd.sending.tls import Tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 REQUEST_SECONDS = 5.0
@@ -106,6 +106,7 @@ class Kafka(Login, Tls):
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:
         if not self.brokers:
@@ -141,10 +142,15 @@ class Kafka(Login, Tls):
         link = KeptConnection(connect, _stop, lambda _: True, CLOSE_SECONDS)
         lines = Lines()
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as producer:
-                    await self._produce(producer, _messages(lines, batch, self.message_bytes))
+                    await self._produce(
+                        producer,
+                        chain.from_iterable(
+                            _messages(lines, batch, self.message_bytes) for batch in batches
+                        ),
+                    )
             except DENIED as error:
                 raise Denied(f"topic {self.topic}: {reason_of(error)}") from error
             except (errors.KafkaError, OSError) as error:

@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
@@ -39,7 +40,7 @@ from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.secrets import FILE, Login, Secret, check_credentials, path_of
 from virtstatd.sending.tls import Tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 CONNECT_SECONDS = 3
@@ -82,6 +83,7 @@ class Nats(Login, Tls):
     ] = ""
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(5_000)
 
     def __post_init__(self) -> None:
         if not self.servers:
@@ -139,10 +141,11 @@ class Nats(Login, Tls):
         messages = _Messages(self.subject)
         link = KeptConnection(connect, _Connection.close, _Connection.alive)
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as connection:
-                    await connection.publish(messages.of(batch, connection.limit), self.stream)
+                    every = (messages.of(batch, connection.limit) for batch in batches)
+                    await connection.publish(chain.from_iterable(every), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except BadRequestError as error:

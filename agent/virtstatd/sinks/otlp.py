@@ -18,15 +18,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from virtstatd import __version__
 from virtstatd.config.plugins import PIP
-from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.lifetimes import Runs
 from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.runtime.compress import gzipped
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import http_client
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
+from virtstatd.sending.http import LANES, http_client
+from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Trains
 
 
 SHOWN_CHARACTERS = 256
@@ -73,6 +71,11 @@ class Otlp(Access):
                     f" {PIP} install 'virtstatd[otlp-grpc]'"
                 )
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
@@ -80,34 +83,32 @@ class Otlp(Access):
         attributes = {"service.name": "virtstatd", "host.name": host, **self.resource_attributes}
         encoder = OtlpEncoder(tuple(attributes.items()), __version__)
         runs = Runs()
-        requests = Requests(self.request_samples)
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.url)
 
-            async def post(body: bytes, _: int) -> None:
-                check_partial_success(await export(body))
-
-            async def send(batch: Batch) -> None:
-                items = [
-                    (
-                        len(reading.values),
-                        functools.partial(
-                            encoder.encode,
-                            reading.shape,
-                            reading.domain.labels if reading.domain else (),
-                            reading.values,
-                            runs.began(reading.domain, batch),
-                            batch.taken_at,
-                        ),
+            async def send(*batches: Batch) -> None:
+                encoded = [
+                    encoder.encode(
+                        reading.shape,
+                        reading.domain.labels if reading.domain else (),
+                        reading.values,
+                        runs.began(reading.domain, batch),
+                        batch.taken_at,
                     )
+                    for batch in batches
                     for reading in batch.readings
                 ]
+                answered = False
                 try:
-                    await requests.send(batch_key(batch), items, encoder.request, post)
+                    if encoded:
+                        check_partial_success(await export(encoder.request(encoded)))
+                    answered = True
                 except Rejected:
-                    runs.settle(batch)
+                    answered = True
                     raise
-                runs.settle(batch)
+                finally:
+                    for batch in batches if answered else ():
+                        runs.settle(batch)
 
             yield send
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, ClassVar, Literal, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +33,7 @@ from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, reason_of
 from virtstatd.sending.secrets import PasswordFile, Secret, check_secret
 from virtstatd.sending.tls import Tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 CONNECT_SECONDS = 5.0
@@ -128,6 +129,7 @@ class Postgres(Tls):
     password_file: PasswordFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:
         try:
@@ -161,7 +163,7 @@ class Postgres(Tls):
             lambda each: not each.is_closed(),
         )
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as connection:
                     try:
@@ -169,7 +171,7 @@ class Postgres(Tls):
                             table,
                             schema_name=schema or None,
                             columns=COLUMNS,
-                            records=_records(rows, batch),
+                            records=_records(rows, batches),
                         )
                     except UNFIT as error:
                         raise Rejected(f"table {self.table}: {reason_of(error)}") from error
@@ -214,9 +216,9 @@ class Postgres(Tls):
                 await connection.execute(statement)
 
 
-async def _records(rows: PostgresRows, batch: Batch) -> AsyncIterator[SampleRow]:
+async def _records(rows: PostgresRows, batches: Iterable[Batch]) -> AsyncIterator[SampleRow]:
     count = 0
-    for reading in rows.of(batch):
+    for reading in chain.from_iterable(map(rows.of, batches)):
         for row in reading:
             yield row
         count += len(reading)

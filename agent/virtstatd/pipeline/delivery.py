@@ -191,7 +191,11 @@ class Underway:
         owners = dealt([parcel.batch for parcel in self.parcels], count) if count > 1 else {}
         for parcel in self.parcels:
             share = Share(parcel.batch, parcel.batch.bytes, parcel)
-            shards = self._splitter.shards(parcel.batch, owners) if owners else [(0, share.batch)]
+            shards = (
+                self._splitter.shards(parcel.batch, owners.__getitem__)
+                if owners
+                else [(0, share.batch)]
+            )
             for (number, _), shard in zip(
                 shards, _shared(share, [b for _, b in shards]), strict=True
             ):
@@ -205,28 +209,46 @@ class Underway:
         pieces.clear()
         pieces.extend((*self._packed(rest, samples), *known))
 
-    def set_apart(self, pieces: deque[Piece], bad: Collection[UnitKey]) -> None:
-        """Cut off the series that were refused before, to be tried last."""
+    def set_apart(self, pieces: deque[Piece], bad: Collection[UnitKey]) -> Piece | None:
+        """Cut off the series that were refused before, and return them."""
         if not bad:
-            return
+            return None
         known: list[Share] = []
         for piece in pieces:
-            rest: list[Share] = []
-            for share in piece.shares:
-                good, apart = self._splitter.without(share.batch, bad)
-                if apart is None:
-                    rest.append(share)
-                    continue
-                wanted = [good, apart] if good.readings or good.gone else [apart]
-                *others, bad_one = _shared(share, wanted)
-                known.append(bad_one)
-                rest += others
-            piece.shares = rest
+            piece.shares, cut = self.apart(piece.shares, bad)
+            known += cut
         kept = [piece for piece in pieces if piece.shares]
         pieces.clear()
         pieces.extend(kept)
-        if known:
-            pieces.append(Piece(known, known=True))
+        return Piece(known, known=True) if known else None
+
+    def apart(
+        self, shares: Sequence[Share], bad: Collection[UnitKey]
+    ) -> tuple[list[Share], list[Share]]:
+        """Return shares without some series, and those series."""
+        rest: list[Share] = []
+        apart: list[Share] = []
+        for share in shares:
+            good, known = self._splitter.without(share.batch, bad)
+            if known is None:
+                rest.append(share)
+                continue
+            wanted = [good, known] if good.readings or good.gone else [known]
+            *others, bad_one = _shared(share, wanted)
+            apart.append(bad_one)
+            rest += others
+        return rest, apart
+
+    def by_guest(
+        self, shares: Sequence[Share], guests: Collection[str | None]
+    ) -> tuple[list[Share], list[Share]]:
+        """Return the shares of some guests, and those of the others."""
+        rows: tuple[list[Share], list[Share]] = [], []
+        for share in shares:
+            cut = self._splitter.shards(share.batch, lambda uuid: int(uuid not in guests))
+            for (row, _), part in zip(cut, _shared(share, [b for _, b in cut]), strict=True):
+                rows[row].append(part)
+        return rows
 
     def halves(self, piece: Piece) -> list[Piece]:
         """Cut a piece between its batches, or its only batch; empty when it cannot be cut."""

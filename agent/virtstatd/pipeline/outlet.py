@@ -12,11 +12,13 @@ The runner in front of a sink: queue, deadline, retries, counters, isolation.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,12 +30,21 @@ from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Queue, Tally
 from virtstatd.pipeline.delivery import OUTCOMES, Attempts, Piece, SendTrain, Underway, outcome_of
 from virtstatd.pipeline.pace import Ages, Lag, RequestSize
-from virtstatd.pipeline.pieces import Splitter, key_of, keys_of
-from virtstatd.pipeline.retry import ALONE_FAILURES, DENIED_SECONDS, Backoff, Guard, Poison
+from virtstatd.pipeline.pieces import Splitter, UnitKey, key_of, keys_of
+from virtstatd.pipeline.retry import (
+    ALONE_FAILURES,
+    DENIED_AGE_SECONDS,
+    DENIED_SECONDS,
+    FRUITLESS_SECONDS,
+    Backoff,
+    Guard,
+    Poison,
+)
+from virtstatd.pipeline.search import Search
 from virtstatd.sink import Delivery, Trains
 
 
-LOSSES = ("rejected", "denied", "poison", "expired", "error", "shutdown")
+LOSSES = ("rejected", "poison", "expired", "error", "shutdown")
 LAG_BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0, 86400.0)
 
 LINGER_SECONDS: Final = 0.2
@@ -109,7 +120,9 @@ class Outlet:
         self._poison = Poison(clock)
         self._offered = Tally()
         self._underway: Underway | None = None
+        self._denied_at = -math.inf
         self._denied_until = 0.0
+        self._search_after = 0.0
         self._closing = asyncio.Event()
         self._full = asyncio.Event()
         self._state = ""  # or what the last attempt came to, until one succeeds
@@ -233,7 +246,11 @@ class Outlet:
         for pieces, attempts in zip(
             it.lanes(self._size.samples, self._trains.lanes), self._attempts, strict=False
         ):
-            it.set_apart(pieces, known)
+            if apart := it.set_apart(pieces, known):
+                if self._poison.trial():
+                    pieces.append(apart)
+                else:
+                    it.lose("poison", [apart])
             lanes.append(_Lane(pieces, attempts, Guard(self._clock, armed=bool(known))))
         if len(lanes) == 1:
             return await self._carry(it, lanes[0])
@@ -252,12 +269,15 @@ class Outlet:
             error = await lane.attempts.send(piece.batches, patient=not self._closing.is_set())
             # an empty batch that is accepted proves nothing: not every sink sends one
             told = error or any(batch.readings for batch in piece.batches)
-            quiet = lane.guard.suspicious or piece.known or isinstance(error, TooLarge)
-            if told and not quiet:
+            searched = self._searched(error)
+            quiet = lane.guard.suspicious or piece.known or searched
+            if told and not (quiet or isinstance(error, TooLarge)):
                 self._turn(error)
             if error is None:
                 self._got(piece, lane, it)
-            elif not (isinstance(error, TryLater) and self._closing.is_set()):
+            elif searched:
+                await self._search(error, piece, lane, it)
+            elif not (isinstance(error, TryLater | Denied) and self._closing.is_set()):
                 self._failed(error, piece, lane, it)
             elif self.delivery == "spool":  # while draining nothing is tried twice
                 return False
@@ -279,11 +299,7 @@ class Outlet:
     def _young(self, it: Underway, lane: _Lane) -> bool:
         """Lose what will be too old after the wait; return whether anything is left."""
         for piece in lane.pieces:
-            old = [
-                share
-                for share in piece.shares
-                if self._ages.seconds(share.batch.taken_at) + lane.wait > self._max_age
-            ]
+            old = [share for share in piece.shares if self._too_old(share.batch, lane.wait)]
             if old:
                 it.lose_shares("expired", old)
                 piece.shares = [share for share in piece.shares if share not in old]
@@ -291,8 +307,46 @@ class Outlet:
             lane.pieces.popleft()
         return bool(lane.pieces)
 
+    def _too_old(self, batch: Batch, wait: float) -> bool:
+        age, most = self._ages.seconds(batch.taken_at), self._max_age
+        if self.delivery == "spool" and age >= self._clock() - self._denied_at:
+            most = max(most, DENIED_AGE_SECONDS)
+        return age + wait > most
+
+    def _searched(self, error: Exception | None) -> bool:
+        """Return whether to search for what is to blame for a failure."""
+        atomic = isinstance(error, Rejected) and error.atomic
+        return atomic and self._clock() >= self._search_after
+
+    async def _search(
+        self, error: Exception | None, piece: Piece, lane: _Lane, it: Underway
+    ) -> None:
+        """Search for what a destination refuses; what fails otherwise meanwhile ends the search."""
+        search = Search(it, piece, self._poison)
+        steps = search.steps()
+        refused = True
+        with suppress(StopIteration):
+            attempt = next(steps)
+            while True:
+                failure = await lane.attempts.send(attempt.batches, patient=True)
+                refused = isinstance(failure, Rejected) and failure.atomic
+                if not (refused or failure is None):
+                    lane.pieces.extendleft(reversed(search.left))
+                    self._failed(failure, attempt, lane, it)
+                    break
+                if not refused:
+                    self._got(attempt, lane, it)
+                attempt = steps.send(not refused)
+        if search.accepted:
+            self._turn(None)
+        elif refused and not piece.known:
+            self._search_after = self._clock() + FRUITLESS_SECONDS
+            self._turn(error)
+        self._name(search.found, str(error))
+
     def _got(self, piece: Piece, lane: _Lane, it: Underway) -> None:
         """Count a piece that was accepted, and learn from it."""
+        self._search_after = 0.0
         self._size.taken(piece.samples)
         it.got(piece)
         lane.guard.passed(piece.samples)
@@ -318,9 +372,11 @@ class Outlet:
                     self._turn(error)
                     it.lose("rejected", [piece])
             case Denied():
-                self._denied_until = self._clock() + DENIED_SECONDS
-                it.lose("denied", [piece, *lane.pieces])
-                lane.pieces.clear()
+                self._lag.failed()
+                self._denied_at = self._clock()
+                self._denied_until = self._denied_at + DENIED_SECONDS
+                # what a destination dislikes in a batch is denied by some: it is searched for
+                self._put_back(piece, lane, it, TryLater(str(error), 0.0, answered=True))
             case Rejected(samples=int(refused)):
                 it.got(piece, refused)
             case Rejected():
@@ -363,13 +419,19 @@ class Outlet:
         """Log what the search for refused series has found."""
         if guard.suspicious and guard.proven:
             self._turn(None)
-        if guard.found:
-            (_, series), *others = guard.found
+        self._name(guard.found, "answered with errors")
+
+    def _name(self, found: Sequence[UnitKey], reason: str) -> None:
+        """Log which series a destination does not take."""
+        if found:
+            (uuid, series), *others = found
             self._log.error(
                 "sink.poisoned",
+                uuid=uuid,
                 series=series.field.family,
                 labels=dict(series.labels),
                 others=len(others),
+                reason=reason,
             )
 
     def _turn(self, error: Exception | None) -> None:

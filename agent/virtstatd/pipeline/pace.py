@@ -106,12 +106,11 @@ class Lag:
         elif now - self._turned_at >= LAG_SECONDS:
             self._turned_at = None
             self._lagging = late
-            log = self._log.warning if late else self._log.info
-            log(
-                "sink.lagging" if late else "sink.caught_up",
-                behind_seconds=round(late_seconds, 1),
-                **self._rates(now, accepted, delivered),
-            )
+            rates = self._rates(now, accepted, delivered)
+            if late:
+                self._log.warning("sink.lagging", behind_seconds=round(late_seconds, 1), **rates)
+            else:
+                self._log.info("sink.caught_up", **rates)
 
     def _rates(self, now: float, accepted: int, delivered: int) -> dict[str, int]:
         """Return the samples a second that came, and that were delivered, of late."""

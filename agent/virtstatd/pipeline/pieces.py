@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypeVar
@@ -52,15 +52,15 @@ class Splitter:
         whole = replace(batch, piece=batch.piece or "/")
         return replace(whole, readings=first, gone=()), replace(whole, readings=rest)
 
-    def shards(self, batch: Batch, lanes: Mapping[str | None, int]) -> list[tuple[int, Batch]]:
+    def shards(self, batch: Batch, lane_of: Callable[[str | None], int]) -> list[tuple[int, Batch]]:
         """Cut by guest, of which each has a lane; a batch of one lane stays whole."""
         readings: dict[int, list[Reading]] = {}
         for reading in batch.readings:
             uuid = reading.domain.uuid if reading.domain else None
-            readings.setdefault(lanes[uuid], []).append(reading)
+            readings.setdefault(lane_of(uuid), []).append(reading)
         gone: dict[int, list[Domain]] = {}
         for domain in batch.gone:
-            gone.setdefault(lanes[domain.uuid], []).append(domain)
+            gone.setdefault(lane_of(domain.uuid), []).append(domain)
         numbers = sorted({*readings, *gone})
         if len(numbers) <= 1:
             return [(numbers[0] if numbers else 0, batch)]

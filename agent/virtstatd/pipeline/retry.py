@@ -20,11 +20,20 @@ DENIED_SECONDS = 30.0
 SUSPECT_FAILURES, SUSPECT_SECONDS = 8, 300.0
 """Answered failures, and least seconds since the first, until the batch is suspected."""
 
+DENIED_AGE_SECONDS = 86400.0
+"""Age up to which nothing on disk is given up for having waited for better credentials."""
+
 ALONE_FAILURES = 3
 """Failures of a series alone, while others of its batch get through, until it is lost."""
 
 POISON_SECONDS = 3600.0
 """Time for which a refused series is remembered."""
+
+TRIAL_SECONDS = 60.0
+"""Pause between two trials whether refused series are accepted now."""
+
+FRUITLESS_SECONDS = 60.0
+"""Pause after a search in which the destination refused everything."""
 
 
 class Backoff:
@@ -92,6 +101,7 @@ class Poison:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until: dict[UnitKey, float] = {}
+        self._trial_at = 0.0
 
     @property
     def keys(self) -> frozenset[UnitKey]:
@@ -100,8 +110,16 @@ class Poison:
         self._until = {key: until for key, until in self._until.items() if until > now}
         return frozenset(self._until)
 
+    def trial(self) -> bool:
+        """Return whether to try refused series now, which is seldom."""
+        if self._clock() < self._trial_at:
+            return False
+        self._trial_at = self._clock() + TRIAL_SECONDS
+        return True
+
     def add(self, key: UnitKey) -> None:
         """Remember a key for `POISON_SECONDS`."""
+        self._trial_at = self._clock() + TRIAL_SECONDS
         self._until[key] = self._clock() + POISON_SECONDS
 
     def forget(self, keys: Iterable[UnitKey]) -> None:

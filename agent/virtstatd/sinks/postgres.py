@@ -174,7 +174,8 @@ class Postgres(Tls):
                             records=_records(rows, batches),
                         )
                     except UNFIT as error:
-                        raise Rejected(f"table {self.table}: {reason_of(error)}") from error
+                        reason = f"table {self.table}: {reason_of(error)}"
+                        raise Rejected(reason, atomic=True) from error
             except AWAY as error:
                 raise _later(f"{urlsplit(self.url).hostname}: {reason_of(error)}", error) from error
 

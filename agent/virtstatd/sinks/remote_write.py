@@ -144,7 +144,7 @@ class RemoteWriter:
             await self._write(planned)
         except BaseException as error:
             # a receiver that refuses some has the rest, and needs markers when that ends
-            if isinstance(error, Rejected) and not isinstance(error, Denied):
+            if isinstance(error, Rejected) and not (error.atomic or isinstance(error, Denied)):
                 self._settle(batches)
             else:
                 self._staleness.undo(undone)

@@ -34,13 +34,15 @@ async def outcome(stub: Stub) -> BaseException | None:
     [
         (200, None),
         (204, None),
-        (301, Rejected),
+        (301, Denied),
         (400, Rejected),
         (401, Denied),
         (403, Denied),
         (404, Denied),
+        (405, Denied),
+        (407, Denied),
         (408, TryLater),
-        (410, Rejected),
+        (410, Denied),
         (413, TooLarge),
         (415, Rejected),
         (422, Rejected),
@@ -65,6 +67,8 @@ async def test_each_status(status: int, raised: type[Exception] | None):
         assert f"answers {status}: because" in str(error)
     if isinstance(error, TryLater):
         assert error.answered == (status >= 500)
+    if isinstance(error, Rejected):
+        assert error.atomic == (status in (400, 422))
 
 
 @pytest.mark.parametrize(

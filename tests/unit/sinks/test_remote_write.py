@@ -219,7 +219,7 @@ async def test_marks_follow_what_was_refused_in_part():
     guest = batch.readings[0].domain
     assert guest
     async with answering() as stub, sink(stub).open(opening()) as send:
-        stub.status = 400
+        stub.status = 501
         with pytest.raises(Rejected):
             await send(batch)
         stub.status = 204

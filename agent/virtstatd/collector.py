@@ -46,10 +46,10 @@ __all__ = [
 ]
 
 LIFETIME_INTERVALS: Final = 2.0
-"""For how many intervals a reading is shown as current."""
+"""Number of intervals for which a reading is shown as current."""
 
 Emit = Callable[[Batch], None]
-"""Hands a batch on; never waits and never raises. Called on the event loop alone."""
+"""Passes a batch on; never waits and never raises. Called only on the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ Row = tuple[str, Mapping[str, str], Number | Histogram]
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    What asking once came to.
+    The result of asking once.
 
-    `answered` is None where the collector does not apply here: a remote hypervisor, a host that
-    lacks what it reads. `reason` is one clause, empty where there was an answer.
+    `answered` is None if the collector does not apply here: a remote hypervisor, a host without the
+    files that it reads. `reason` is one clause, empty if there was an answer.
     """
 
     answered: bool | None = True
@@ -89,7 +89,7 @@ class Health:
 
     @contextmanager
     def round(self) -> Iterator[None]:
-        """Measure a round; one that raises has failed, one that called `fail` has too."""
+        """Measure a round; it has failed if it raises or calls `fail`."""
         begun = self._clock()
         self._failed = False
         try:
@@ -101,17 +101,17 @@ class Health:
             self.ended(begun, good=not self._failed)
 
     def fail(self) -> None:
-        """Report that the round under way did not bring what it should."""
+        """Report that the current round did not get everything."""
         self._failed = True
 
     def ended(self, begun: float, *, good: bool) -> None:
-        """Take note of a round that began at `begun` on the monotonic clock."""
+        """Record a round that began at `begun` on the monotonic clock."""
         self.success, self.seconds = good, self._clock() - begun
         if good:
             self.good_at = begun
 
     def rows(self, collector: str) -> Iterator[Row]:
-        """Yield the rows of `virtstatd_collector_*`; what is not known yet is absent, not zero."""
+        """Yield the rows of `virtstatd_collector_*`; unknown values are absent, not zero."""
         labels = {"collector": collector}
         if self.success is not None and self.seconds is not None:
             yield "collector_success", labels, int(self.success)
@@ -121,11 +121,11 @@ class Health:
 
 
 class Up:
-    """Whether libvirt is there: an event with two sides."""
+    """Whether libvirt is available: an event with two sides."""
 
     def __init__(self, *, up: bool = False) -> None:
         self.turns = 0
-        """How often it came or went, or everything had to be asked again."""
+        """How often it became available or unavailable, or everything had to be polled again."""
         self._up = up
         self._coming: list[asyncio.Event] = []
         self._turning: list[asyncio.Event] = []
@@ -134,7 +134,7 @@ class Up:
         return self._up
 
     def turn(self, *, up: bool) -> None:
-        """Take note that libvirt is there, or is not."""
+        """Record that libvirt is available, or is not."""
         if self._up == up:
             return
         self._up = up
@@ -143,30 +143,30 @@ class Up:
             event.set()
 
     def again(self) -> None:
-        """Have everything asked again at once: what was read before is no longer current."""
+        """Cause everything to be polled again: earlier readings are no longer current."""
         self.turns += 1
         for event in self._coming:
             event.set()
 
     def coming(self, event: asyncio.Event | None = None) -> asyncio.Event:
-        """Return an event, or `event`, that is set when libvirt comes; the caller clears it."""
+        """Return an event, or `event`, set when libvirt is available; the caller clears it."""
         self._coming.append(event := event or asyncio.Event())
         return event
 
     def turning(self) -> asyncio.Event:
-        """Return an event that is set when libvirt comes or goes; the caller clears it."""
+        """Return an event that is set when libvirt's availability changes; the caller clears it."""
         self._turning.append(event := asyncio.Event())
         return event
 
     def forget(self, *events: asyncio.Event) -> None:
-        """Set these events no more."""
+        """Stop setting these events."""
         for event in events:
             for watching in (self._coming, self._turning):
                 if event in watching:
                     watching.remove(event)
 
     async def wait(self) -> None:
-        """Return once libvirt is there."""
+        """Return once libvirt is available."""
         while not self._up:
             event = self.coming()
             try:
@@ -186,11 +186,11 @@ class Collector(Protocol):
     """Its name in `virtstatd_collector_*` series, in the log and in `virtstatd check`."""
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
-        """Ask on its own interval until `stop` is set; what needs libvirt waits for it."""
+        """Read on its own interval until `stop` is set; work that needs libvirt waits for it."""
         ...
 
     async def once(self, emit: Emit) -> Outcome:
-        """Ask for everything once, and return what came of it."""
+        """Read everything once, and return the outcome."""
         ...
 
     def numbers(self) -> Iterable[Row]:
@@ -201,7 +201,7 @@ class Collector(Protocol):
 @dataclass(frozen=True, slots=True)
 class Given:
     """
-    What the agent hands to a collector of another package: its name and its log, libvirt, guests.
+    What the agent passes to a collector of another package: its name, its log, libvirt, guests.
 
     `ask` runs a function of a `libvirt.virConnect` on a thread made for that, at most so many
     seconds; it raises `Disconnected`, `Overdue` or `Refused`. The connection is read-only unless
@@ -218,5 +218,5 @@ class CollectorPlugin(Protocol):
     """A class of options, loaded by its entry point in the group `virtstatd.collectors`."""
 
     def open(self, given: Given) -> Collector:
-        """Return the collector; raises `StartError` with a remedy where it cannot work at all."""
+        """Return the collector; raises `StartError` with a fix if it cannot work at all."""
         ...

@@ -14,11 +14,11 @@ class ConfigError(VirtstatdError):
 
 
 class StartError(VirtstatdError):
-    """The agent cannot start here; the message is one sentence that names the mend."""
+    """The agent cannot start here; the message is one sentence that names the fix."""
 
 
-class PortInUse(StartError):  # noqa: N818 - named for what is so
-    """Something listens already at the address where a sink wants to."""
+class PortInUse(StartError):  # noqa: N818 - named for the state
+    """Another process already listens at the address of a sink."""
 
     def __init__(self, reason: str, host: str, port: int) -> None:
         super().__init__(reason)
@@ -30,10 +30,10 @@ class TryLater(VirtstatdError):  # noqa: N818 - named for what the caller does
     """
     The destination is unavailable; the same batch may succeed later.
 
-    `after_seconds` is what the destination asked for, None when it did not say. `answered` says
-    that the destination had the batch and answered with a failure, as with HTTP 5xx: what is
-    answered so for long enough is searched for the series that the destination cannot take. A
-    connection that is refused says nothing about the batch.
+    `after_seconds` is the delay that the destination asked for, None if it gave none. `answered`
+    says that the destination received the batch and answered with a failure, as with HTTP 5xx: if
+    that lasts long enough, the batch is searched for the series that the destination cannot accept.
+    A refused connection says nothing about the batch.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the b
     """
     The destination will never take this batch; sending it again is pointless.
 
-    `samples` is how many of it were refused where the destination has the others; None is all.
-    `atomic` says that it has none of it because of a part: that is searched for, and lost alone.
+    `samples` is how many of it were refused if the destination has the others; None is all.
+    `atomic` says that it has none of it because of a part, which is searched for and lost alone.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the b
 
 
 class TooLarge(Rejected):
-    """The destination takes no batch of this size; it may take the halves (HTTP 413)."""
+    """The destination accepts no batch of this size; it may accept the halves (HTTP 413)."""
 
 
 class Denied(Rejected):
@@ -85,7 +85,7 @@ class Overdue(VirtstatdError):  # noqa: N818 - a state, not a fault of the calle
 
 
 class Crowded(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
-    """As many calls hang in libvirt as may; ask nothing that could hang as well."""
+    """The maximum number of calls hangs in libvirt; make no call that could hang too."""
 
 
 class Refused(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller

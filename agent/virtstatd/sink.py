@@ -51,7 +51,7 @@ class Opening:
     What the agent hands to a sink that opens: its name in the configuration and its log.
 
     A sink that listens puts its socket into `sockets`, under its own name: it stays open while the
-    agent begins anew with a changed configuration.
+    agent restarts with a changed configuration.
     """
 
     name: str
@@ -78,9 +78,9 @@ class Sink(Protocol):
     `send` returns when the destination has the batch, raises `TryLater` when the same batch may
     succeed later, `Rejected` when it never will. It is never called twice at once, may be cancelled
     at any await, and does not buffer. `open` raises `StartError` with one sentence that names the
-    mend when the sink cannot work at all (a port in use); a destination that is merely away is for
-    `send` to find out. A sink whose destinations refuse what is old says from when on, in a class
-    variable `max_age_seconds`.
+    fix if the sink cannot work at all (a port in use); a destination that is merely unavailable is
+    reported by `send`. A sink whose destinations refuse old samples has their maximum age in a
+    class variable `max_age_seconds`.
 
     A sink that can put several batches into one request has an attribute `trains`, of that class.
     Its `send` takes any number of batches, `async def send(*batches)`, which are delivered or

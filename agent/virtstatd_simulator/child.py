@@ -2,8 +2,7 @@
 The simulator as a child of another program: `python -m virtstatd_simulator.child DOMAINS`.
 
 It simulates the newest libvirt in a directory of its own and ends with its standard input, so that
-nothing is left of it however its parent ends. Its first line is a JSON object, with the `uri` to
-open or an `error`.
+it never outlives its parent. Its first line is a JSON object, with the `uri` to open or an `error`.
 """
 
 from __future__ import annotations

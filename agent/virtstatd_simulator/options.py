@@ -1,4 +1,4 @@
-"""What to simulate."""
+"""The options of a simulation."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.lifetimes import Plan
 from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.formats.postgres_rows import PostgresRows
 from virtstatd.formats.prometheus_text import TextTemplates, label_text
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
@@ -97,6 +98,12 @@ def otlp() -> Encode:
     )
 
 
+def postgres() -> Encode:
+    """Render the rows of a COPY."""
+    rows = PostgresRows("host1.example.org")
+    return lambda batch: b"".join(rows.of(batch))
+
+
 def snappy(body: bytes) -> bytes:
     """Compress as remote write does."""
     return bytes(cramjam.snappy.compress_raw(body))
@@ -124,6 +131,7 @@ def rows() -> Iterable[tuple[str, Encode]]:
     """Yield what is measured."""
     yield "text", text()
     yield "jsonl", json_lines()
+    yield "postgres", postgres()
     for name, encode, compress in (
         ("remote_write 1.0", remote_write(WriteEncoder(EXTERNAL)), snappy),
         ("remote_write 2.0", remote_write(Write2Encoder(EXTERNAL)), snappy),

@@ -52,7 +52,7 @@ def moved(batch: Batch) -> Batch:
 async def main(domains: int) -> None:
     """Print the time of each stage, the best of some rounds, and the longest stall."""
     batch = batch_of(domains)
-    latest = Latest(FakeClock())
+    latest = Latest(FakeClock(), lambda: 0)
     pages = Pages(latest, structlog.get_logger())
     stalls = [0.0]
 

@@ -20,7 +20,7 @@ NO_LEADER = 5
 def expected(batch: Batch) -> dict[bytes, bytes]:
     """Return the lines of each guest by its key."""
     found: dict[bytes, bytes] = {}
-    for reading, text in Lines().readings(batch):
+    for reading, text in Lines(platform.node()).readings(batch):
         key = (reading.domain.uuid if reading.domain else platform.node()).encode()
         found[key] = found.get(key, b"") + text.encode()
     return found

@@ -44,7 +44,7 @@ async def received(reader: aiomqtt.Client, count: int) -> list[tuple[str, bytes]
 def expected(batch: Batch) -> list[tuple[str, bytes]]:
     """Return the topics and payloads of a batch."""
     found = []
-    for reading, text in Lines().readings(batch):
+    for reading, text in Lines(platform.node()).readings(batch):
         whose = word(reading.domain.name) if reading.domain else "host"
         topic = f"virtstatd/{word(platform.node())}/{whose}/{reading.shape.group}"
         found.append((topic, text.encode()))

@@ -36,7 +36,7 @@ def expected(batch: Batch) -> list[tuple[str, bytes]]:
     """Return the subjects and payloads of a batch."""
     start = f"virtstatd.{word(platform.node())}"
     found = []
-    for reading, text in Lines().readings(batch):
+    for reading, text in Lines(platform.node()).readings(batch):
         whose = reading.domain.uuid if reading.domain else "host"
         found.append((f"{start}.{whose}.{reading.shape.group}", text.encode()))
     return found
@@ -72,7 +72,7 @@ async def test_subscribers_get_every_line():
             await client.close()
     assert found == [
         (f"a.{word(reading.domain.name) if reading.domain else 'host'}.bulk.b", text.encode())
-        for reading, text in Lines().readings(batch)
+        for reading, text in Lines(platform.node()).readings(batch)
     ]
 
 
@@ -171,7 +171,7 @@ async def test_messages_fit_the_server():
             await send(batch)
         found = [data for _, data in await stored(js)]
     assert len(found) > 0
-    assert b"".join(found) == b"".join(Lines().pieces(batch))
+    assert b"".join(found) == b"".join(Lines(platform.node()).pieces(batch))
 
 
 async def test_a_line_that_is_too_long_loses_only_itself():
@@ -190,7 +190,7 @@ async def test_a_line_that_is_too_long_loses_only_itself():
             lines = [(await subscription.next_msg()).data for _ in range(arrived)]
         finally:
             await client.close()
-    text = b"".join(Lines().pieces(batch)).splitlines(keepends=True)
+    text = b"".join(Lines(platform.node()).pieces(batch)).splitlines(keepends=True)
     assert b"".join(lines).splitlines(keepends=True) == [each for each in text if len(each) <= 600]
     assert 0 < len(lines) < len(text)
 

@@ -204,8 +204,9 @@ async def test_a_receiver_that_comes_back():
         assert points(receiver.requests[1:]) == wanted(make_batch(2), TAKEN_AT)
 
 
-async def test_tokens_and_headers(tmp_path: Path):
+async def test_tokens_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A token is shown as metadata, as the file has it now; a tenant's header goes with it."""
+    monkeypatch.setattr("virtstatd.sending.watched.LOOK_SECONDS", 0.0)
     token = tmp_path / "token"
     token.write_text("one")
     options = {"token_file": str(token), "headers": {"X-Tenant": "t 1", "TE": "nonsense"}}
@@ -375,6 +376,93 @@ async def test_tls_without_http2(tmp_path: Path):
         error = await outcome(f"https://localhost:{port}", make_batch(1), ca_file=str(files[0]))
     assert isinstance(error, TryLater)
     assert "does not speak HTTP/2" in str(error)
+
+
+def goaway(last: int, code: int = 0, said: bytes = b"") -> bytes:
+    """Return the frame by which a server says that it leaves."""
+    payload = last.to_bytes(4) + code.to_bytes(4) + said
+    return len(payload).to_bytes(3) + b"\7\0" + bytes(4) + payload
+
+
+async def test_a_server_that_leaves_answers_first():
+    """A request under way when the server leaves is answered, and the next goes elsewhere."""
+    connections: list[list[int]] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        streams: list[int] = []
+        connections.append(streams)
+        http = H2Connection(H2Configuration(client_side=False))
+        http.initiate_connection()
+        while data := await reader.read(65536):
+            for event in http.receive_data(data):
+                if isinstance(event, StreamEnded):
+                    streams.append(event.stream_id)
+                    writer.write(http.data_to_send())
+                    for last in (0x7FFFFFFF, event.stream_id):  # as gRPC's servers do
+                        for byte in goaway(last, said=b"max_age"):
+                            writer.write(bytes([byte]))
+                            await writer.drain()
+                            await asyncio.sleep(0)
+                    http.send_headers(event.stream_id, [(":status", "200")])
+                    http.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
+            writer.write(http.data_to_send())
+
+    async with scripted(script) as url, sink(url).open(opening()) as send, asyncio.timeout(100):
+        for _ in range(3):
+            await send(make_batch(1))
+    assert connections == [[1], [1], [1]]
+
+
+@pytest.mark.parametrize("leave", [goaway(0), "refused"])
+async def test_what_a_server_has_not_read_is_sent_to_the_next(leave: bytes | str):
+    """A request that the server says it has not read is sent again at once, once."""
+    connections: list[int] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        first = len(connections) == 1
+        http = H2Connection(H2Configuration(client_side=False))
+        http.initiate_connection()
+        while data := await reader.read(65536):
+            for event in http.receive_data(data):
+                if isinstance(event, StreamEnded) and first and isinstance(leave, bytes):
+                    writer.write(http.data_to_send() + leave)
+                elif isinstance(event, StreamEnded) and first:
+                    http.reset_stream(event.stream_id, 7)
+                elif isinstance(event, StreamEnded):
+                    http.send_headers(event.stream_id, [(":status", "200")])
+                    http.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
+            writer.write(http.data_to_send())
+
+    async with scripted(script) as url:
+        assert await outcome(url, make_batch(1)) is None
+    assert len(connections) == 2
+
+
+async def test_why_a_server_leaves_is_the_reason():
+    """What a server says when it leaves and then cuts the connection is what is reported."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(bytes.fromhex("000000040000000000") + goaway(1, 11, b"too_many\x1b_pings"))
+        writer.close()
+
+    async with scripted(script) as url:
+        error = await outcome(url, make_batch(1))
+    assert isinstance(error, TryLater)
+    assert "the server leaves: ENHANCE_YOUR_CALM too_many _pings" in str(error)
+
+
+async def test_a_collector_whose_connections_have_an_age():
+    """Behind a server that ends connections by age no batch fails and none is doubled."""
+    options = [("grpc.max_connection_age_ms", 50), ("grpc.max_connection_age_grace_ms", 5000)]
+    async with receiving(options=options) as receiver, asyncio.timeout(100):
+        sent = 0
+        async with sink(receiver.url).open(opening()) as send:
+            while len(set(receiver.peers)) < 4:
+                await send(make_batch(1))
+                sent += 1
+        assert len(receiver.requests) == sent
 
 
 def test_options_that_do_not_fit():

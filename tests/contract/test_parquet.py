@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +51,17 @@ def minutes(first: int, last: int, hour: int = 0, domains: int = 2) -> Iterator[
     for minute in range(first, last):
         taken_at = START + hour * HOUR_NS + minute * MINUTE_NS
         yield make_batch(domains, shapes=shapes, taken_at=taken_at, base=1000 + minute)
+
+
+def keep(directory: Path, batches: Sequence[Batch]) -> None:
+    """Append batches to an archive, with every flush and every sorting that is due."""
+    kept = archive(directory)
+    for batch in batches:
+        kept.append(batch)
+        if kept.flushable.is_set():
+            kept.settle()
+    kept.close()
+    kept.settle()
 
 
 def events(log: CapturingLogger) -> list[str]:
@@ -105,14 +116,8 @@ def test_the_query_of_the_readme(tmp_path: Path):
 
 def test_hours_are_sorted_into_one_file(tmp_path: Path):
     """An hour that is over is one file with the same rows, the numbers of a series together."""
-    kept = archive(tmp_path)
     batches = [*minutes(0, 60), *minutes(0, 3, hour=1)]
-    for batch in batches:
-        kept.append(batch)
-        if kept.flushable.is_set():
-            kept.settle()
-    kept.close()
-    kept.settle()
+    keep(tmp_path, batches)
     text = "2023-11-14T22Z"
     assert names(tmp_path)[0] == f"{text}.parquet"
     assert set(names(tmp_path)[1:]) == {"2023-11-14T23Z.N.parquet"}
@@ -129,16 +134,10 @@ def test_hours_are_sorted_into_one_file(tmp_path: Path):
 
 def test_what_comes_late_finds_its_hour(tmp_path: Path):
     """A batch of an hour that was sorted already is sorted into it at the next turn."""
-    kept = archive(tmp_path)
     late = replace(next(minutes(7, 8)), source="late")
     batches = [*minutes(0, 5), *minutes(2, 4, hour=1), late, *minutes(4, 6, hour=1)]
     batches += minutes(2, 4, hour=2)
-    for batch in batches:
-        kept.append(batch)
-        if kept.flushable.is_set():
-            kept.settle()
-    kept.close()
-    kept.settle()
+    keep(tmp_path, batches)
     assert names(tmp_path)[:2] == ["2023-11-14T22Z.parquet", "2023-11-14T23Z.parquet"]
     assert found_by_duckdb(tmp_path) == source_of(*batches)
 

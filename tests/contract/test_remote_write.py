@@ -24,9 +24,7 @@ from virtstatd.testing.contract import opening
 
 def sink(url: str) -> RemoteWrite:
     """Return a sink that writes to a server."""
-    return RemoteWrite(
-        url=f"{url}/api/v1/write", job="j", instance="i", external_labels={"zone": "z"}
-    )
+    return RemoteWrite(url=f"{url}/api/v1/write", job="j", host="i", external_labels={"zone": "z"})
 
 
 async def found(url: str, nanoseconds: int, but: str = "") -> dict[Labels, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
@@ -76,7 +77,7 @@ async def jetstream(stack: AsyncExitStack, _: Path) -> Place:
         )
 
     def wanted(batch: Batch) -> Items:
-        return Counter(b"".join(Lines().pieces(batch)).splitlines())
+        return Counter(b"".join(Lines(platform.node()).pieces(batch)).splitlines())
 
     table = f"type = 'nats'\nservers = ['{nats_url(server)}']\nstream = 'VIRT'"
     return Place(server, table, found, wanted)

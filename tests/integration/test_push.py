@@ -100,7 +100,7 @@ async def test_prometheus_has_what_the_page_shows(tmp_path: Path) -> None:
         more = SINK.format(
             type="remote_write",
             url=f"http://127.0.0.1:{port}/api/v1/write",
-            more='instance="node1"',
+            more='host="node1"',
         )
         async with prometheus(tmp_path, port):
             with pushing(tmp_path, host, more) as agent:
@@ -142,7 +142,7 @@ async def test_an_outage_loses_nothing(tmp_path: Path) -> None:
         more = SINK.format(
             type="remote_write",
             url=f"http://127.0.0.1:{port}/api/v1/write",
-            more='instance="node1"',
+            more='host="node1"',
         )
         with pushing(tmp_path, host, more) as agent:
             async with prometheus(tmp_path, port):

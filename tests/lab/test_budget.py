@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.watcher import Watch, shown
 from support.agent import Agent, running
+
+
+DISK = "libvirt_domain_block_stats_read_requests_total"
 
 
 def used(pid: int) -> float:
@@ -81,6 +85,26 @@ def test_a_small_budget_slows_the_monitor_and_never_the_pulse(lab: Lab, tmp_path
     assert told["libvirtd"] == pytest.approx(first["libvirtd"], rel=0.5)
     assert told["qemu"] == pytest.approx(first["qemu"] * guests, rel=0.6)
     assert told["agent"] is not None
+
+
+def test_a_stretched_interval_hides_nobody(lab: Lab, tmp_path: Path):
+    """Every guest's disks are shown all the time, while the interval grows and polls are spread."""
+    with running(tmp_path, lab.uri_readonly, monitor=1.5, extra=60.0, budget=0.01) as agent:
+        wanted = {name for name in lab.names() if name != "live"}
+        agent.wait_for(lambda: wanted <= shown(agent, DISK))
+
+        def grown() -> bool:
+            return (agent.value("virtstatd_interval_seconds", tier="monitor") or 0) >= 30
+
+        with Watch(agent, DISK, wanted) as watch:
+            agent.wait_for(grown)
+            since = polls(agent, "monitor")
+            agent.wait_for(lambda: polls(agent, "monitor") >= since + 3)  # one of them is spread
+        samples = agent.samples()
+    age = samples["virtstatd_age_seconds", (("tier", "monitor"),)]
+    print(f"{watch.looks} looks while the interval grew to {age:.0f} s")
+    assert watch.looks > 30
+    assert not watch.missing
 
 
 SOAK = """

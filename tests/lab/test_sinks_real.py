@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import platform
 import re
 import socket
 import time
@@ -81,7 +82,7 @@ async def same(read: Callable[[], Awaitable[object]], wanted: object) -> None:
 
 def lines_of(batches: Sequence[Batch]) -> Counter[bytes]:
     """Return the JSON lines of batches."""
-    text = b"".join(piece for batch in batches for piece in Lines().pieces(batch))
+    text = b"".join(piece for batch in batches for piece in Lines(platform.node()).pieces(batch))
     return Counter(text.splitlines())
 
 
@@ -379,6 +380,7 @@ async def statsd(_: Path) -> Place:
                     key: b"" if text == "%" else unquote_to_bytes(text) for key, text in split
                 }
                 if "domain" in labels:
+                    assert labels.pop("host").decode() == platform.node()
                     found[name, float(value), frozenset(labels.items())] += 1
             return found
 
@@ -501,7 +503,7 @@ async def test_every_sink_at_once(
                 f"[[sink]]\n{table}\n"
                 for table in (
                     f"type = 'recorder'\npath = '{tmp_path / 'batches'}'",
-                    f"type = 'textfile'\npath = '{page_folder / 'v.prom'}'",
+                    f"type = 'textfile'\npath = '{page_folder / 'v.prom'}'\ninterval_seconds = 1",
                     "type = 'null'",
                     *(table for table, _ in places.values()),
                 )

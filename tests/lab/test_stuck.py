@@ -15,6 +15,7 @@ from lab.support.hypervisor import Lab
 from lab.support.namespaces import Trace
 from lab.support.watcher import Watch, newest, polls, shown, times
 from support.agent import Agent, running
+from support.manager import managing
 from support.waits import Waits, probing, slowness, unstalled
 
 
@@ -64,7 +65,16 @@ def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
     """The other 59 are on the page throughout, the stuck one is named, and comes back complete."""
     names = set(sixty.names())
     lines = tmp_path / "readings.jsonl"
-    with running(tmp_path, sixty.uri_readonly, **pace(sixty), lines=lines) as agent:
+    with (
+        managing(tmp_path) as manager,
+        running(
+            tmp_path,
+            sixty.uri_readonly,
+            **pace(sixty),
+            lines=lines,
+            NOTIFY_SOCKET=str(manager.path),
+        ) as agent,
+    ):
         agent.wait_for(lambda: shown(agent, READ) == names)
         others = names - {"guest-7"}
         with unstalled(agent), Watch(agent, READ, others) as watch:
@@ -77,11 +87,19 @@ def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
                 agent.wait_for(lambda: "guest-7" not in shown(agent, READ))
                 agent.wait_for(lambda: polls(agent) - begun >= 20, 1000)
                 assert "guest-7" not in shown(agent, READ), "stale numbers under a fresh time"
-                assert [e["domain"] for e in agent.events("domain.unresponsive")] == ["guest-7"]
+                (event,) = agent.events("domain.unresponsive")
+                assert (event["domain"], event["uuid"]) == ("guest-7", sixty.uuid("guest-7"))
+                assert event["pid"] == sixty.qemu_pid("guest-7")
+                assert f"kill -CONT {event['pid']}" in str(event["mend"])
+                assert str(event["since"]) <= str(event["timestamp"])
+                assert "1 of them does not answer (guest-7)" in manager.messages[-1]
             begun = polls(agent)
             agent.wait_for(lambda: {"guest-7"} <= shown(agent, READ) & shown(agent, RSS))
             assert polls(agent) - begun <= 3
             agent.wait_for(lambda: responsive(agent, "guest-7") == 1)
+            agent.wait_for(
+                lambda: manager.messages[-1].endswith("libvirt is up, 60 guests, 2 sinks")
+            )
         assert watch.looks > 5
         assert not watch.missing
         assert agent.stop() == 0

@@ -47,6 +47,7 @@ class Receiver(Moody, grpc.GenericRpcHandler):
     response: ExportMetricsServiceResponse = field(default_factory=ExportMetricsServiceResponse)
     requests: list[ExportMetricsServiceRequest] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
+    peers: list[str] = field(default_factory=list)
     decide: Callable[[ExportMetricsServiceRequest], grpc.StatusCode] | None = None
     port: int = 0
 
@@ -101,6 +102,7 @@ class Receiver(Moody, grpc.GenericRpcHandler):
                 context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
             context.abort(status, self.said)
         self.requests.append(request)
+        self.peers.append(context.peer())
         self.metadata.append(dict(context.invocation_metadata()))
         return self.response
 

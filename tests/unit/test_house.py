@@ -94,6 +94,7 @@ ARROWS: dict[str, set[str]] = {
         "collector",
         "config",
         "errors",
+        "formats",
         "hypervisor",
         "model",
         "pipeline",

@@ -1,9 +1,9 @@
 """
 A directory of Parquet files, one per hour, that can be read at any time.
 
-    .NUMBER.journal                 what came since the last flush
-    2026-11-21T04Z.NUMBER.parquet   a flush of an hour that goes on
-    2026-11-21T04Z.parquet          an hour that is over: its flushes, sorted into one file
+    .NUMBER.journal                 what came since the last flush 2026-11-21T04Z.NUMBER.parquet   a
+    flush of the current hour 2026-11-21T04Z.parquet          an hour that is over: its flushes,
+    sorted into one file
 
 Every file is written under a hidden name, synced and renamed. A flush bears the number of its
 journal, and the file of an hour knows which flushes it holds: whatever a crash interrupts is done

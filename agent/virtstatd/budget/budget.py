@@ -3,8 +3,9 @@ The cost budget: what the polling may take of the host's CPUs, and what gives wa
 
 From what each stretch of polls cost and which tiers it held, the cost of one poll of every tier is
 learned. Where the tiers at their intervals would cost more than the budget, the monitor and extra
-tiers are asked at a whole multiple of their intervals, so that deadlines still fall together. The
-pulse never gives way: it is cheap, and it is what shows that a host is in trouble.
+tiers are asked at a whole multiple of their intervals, so that deadlines still fall together. Where
+that is not enough, the kernel's files are read less often, too. The pulse is never stretched: it is
+cheap, and it is what shows that a host is in trouble.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ SETTLING_SECONDS: Final = 10.0
 TIMES_MAX: Final = 20
 INTERVAL_MAX_SECONDS: Final = 600.0
 """No interval is stretched further than either; one that is longer by itself stays as it is."""
+
+LOOKS_MAX: Final = 10
+LOOK_MAX_SECONDS: Final = 10.0
+"""The same for the looks at the kernel's files, whose worth is that they see each second."""
 
 ROOM: Final = 0.85
 """An interval shrinks when this part of the budget will do, so that it does not swing."""
@@ -70,6 +75,20 @@ class Polled(Protocol):
         ...
 
 
+class Looking(Protocol):
+    """What reads the kernel's files, as far as its cost goes."""
+
+    @property
+    def ticker(self) -> Ticker:
+        """When it is due."""
+        ...
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What its looks have cost so far."""
+        ...
+
+
 class Metered(Protocol):
     """What was spent, in CPU seconds; `cost.Meter` is the true one."""
 
@@ -98,8 +117,10 @@ class Budget:
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
         cpus: int | None = None,
+        kernel: Looking | None = None,
     ) -> None:
         self._tiers = tiers
+        self._kernel = kernel
         self._meter = meter
         self._cpus = cpus or os.cpu_count() or 1
         self.allowed = self.seconds_of(percent, self._cpus)
@@ -111,10 +132,13 @@ class Budget:
         self._mark()
         self._costs = [0.0] * len(tiers)
         self._own = 0.0
+        self._look = 0.0
         self._exceeded = 0
         self._blind: set[str] = set()
         self.times = 1
         """How many times their configured intervals the tiers are stretched to."""
+        self.looks = 1
+        """The same for the looks at the kernel's files."""
 
     @staticmethod
     def seconds_of(percent: float, cpus: int | None = None) -> float:
@@ -124,7 +148,7 @@ class Budget:
     @property
     def ratio(self) -> float:
         """What the polling costs at its present intervals, as a share of all CPUs."""
-        return self._rate(self.times) / self._cpus
+        return self._rate(self.times, self.looks) / self._cpus
 
     @property
     def allowed_ratio(self) -> float:
@@ -162,16 +186,31 @@ class Budget:
             self._since = self._at if self._settled else self._since
             return
         self._learn()
-        if not any(self._costs[at] for at, gives in enumerate(self._giving()) if gives):
-            return  # nothing is known of what could give way
-        wanted = self._needed(self.allowed)
-        if wanted > self.times:
-            self._stretch(min(wanted, 2 * self.times))
-        elif self._needed(ROOM * self.allowed) < self.times:
-            self._stretch(self.times - 1)
-        self._exceeded = self._exceeded + 1 if self._rate(TIMES_MAX) > self.allowed else 0
+        known = [cost for cost, gives in zip(self._costs, self._giving(), strict=True) if gives]
+        if known and not any(known):
+            return  # nothing is known of what is stretched first
+        times, looks = self.times, self.looks
+        self.times = self._step(times, TIMES_MAX, self._rate)
+        # after the tiers: only what is left with all of them at their longest
+        self.looks = self._step(looks, LOOKS_MAX, lambda n: self._rate(TIMES_MAX, n))
+        if (times, looks) != (self.times, self.looks):
+            self._stretch()
+            self._report(stretched=times * looks > 1)
+        least = self._rate(TIMES_MAX, LOOKS_MAX)
+        self._exceeded = self._exceeded + 1 if least > self.allowed else 0
         if self._exceeded == EXCEEDED_REVIEWS:
-            self._log.warning("budget.exceeded", **self._percents(self._rate(TIMES_MAX)))
+            self._log.warning("budget.exceeded", **self._percents(least))
+
+    def _step(self, now: int, most: int, rate: Callable[[int], float]) -> int:
+        """Return how many times to stretch: at most twice as much as now, or one less."""
+
+        def needed(allowed: float) -> int:
+            return next((n for n in range(1, most) if rate(n) <= allowed), most)
+
+        wanted = needed(self.allowed)
+        if wanted > now:
+            return min(wanted, 2 * now)
+        return now - 1 if needed(ROOM * self.allowed) < now else now
 
     def _halfway(self) -> bool:
         """Tell whether there is half a poll to judge, and not several whole ones beside it."""
@@ -191,13 +230,16 @@ class Budget:
         self._at = self._clock()
         self._spent = sum(self._meter.spent().values())
         self._asked = self._meter.asked()
+        self._looked = self._kernel.cpu_seconds if self._kernel else 0.0
         self._polled = [tier.asked for tier in self._tiers]
 
     def _learn(self) -> None:
         at, asked, spent, polls = self._at, self._asked, self._spent, self._polls()
+        looked = self._looked
         self._mark()
         seconds, cost = self._at - at, self._asked - asked
-        between = self._spent - spent - cost
+        looked = self._looked - looked
+        between = self._spent - spent - cost - looked
         if any(polls):
             error = cost - sum(n * each for n, each in zip(polls, self._costs, strict=True))
             # what is asked rarely is taken to be what is dear; what is often is seen by itself
@@ -212,27 +254,37 @@ class Budget:
         if seconds > 0:
             # the first minute is averaged evenly: from nothing it would seem too cheap for long
             over = min(OWN_SECONDS, self._at - self._since)
-            self._own += min(1.0, seconds / over) * (between / seconds - self._own)
+            weight = min(1.0, seconds / over)
+            self._own += weight * (between / seconds - self._own)
+            if self._kernel:
+                look = looked / seconds * self._kernel.ticker.seconds
+                self._look += weight * (look - self._look)
 
-    def _rate(self, times: int) -> float:
-        """Return the CPU seconds per second with the intervals at so many times their length."""
+    def _rate(self, times: int, looks: int = 1) -> float:
+        """Return the CPU seconds per second with intervals and looks so many times as long."""
         rate = max(0.0, self._own)
+        if self._kernel:
+            ticker = self._kernel.ticker
+            rate += self._look / (ticker.configured * _looks(ticker, looks))
         for tier, cost in zip(self._tiers, self._costs, strict=True):
             rate += cost / (_times(tier.ticker, times) * tier.ticker.configured)
         return rate
 
-    def _needed(self, allowed: float) -> int:
-        fitting = (n for n in range(1, TIMES_MAX) if self._rate(n) <= allowed)
-        return next(fitting, TIMES_MAX)
-
-    def _stretch(self, times: int) -> None:
-        before, self.times = self.times, times
+    def _stretch(self) -> None:
+        now = self._clock()
         for tier in self._tiers:
-            tier.ticker.stretch(_times(tier.ticker, times), self._clock())
-        if before == 1:
-            self._log.warning("budget.stretched", **self._percents(self._rate(1)))
-        elif times == 1:
-            self._log.info("budget.restored", **self._percents(self._rate(1)))
+            tier.ticker.stretch(_times(tier.ticker, self.times), now)
+        if self._kernel:
+            ticker = self._kernel.ticker
+            ticker.stretch(_looks(ticker, self.looks), now)
+
+    def _report(self, *, stretched: bool) -> None:
+        """Log the first stretch, and the return to the configured intervals."""
+        percents = self._percents(self._rate(1))
+        if not stretched:
+            self._log.warning("budget.stretched", **percents)
+        elif self.times * self.looks == 1:
+            self._log.info("budget.restored", **percents)
 
     def _percents(self, rate: float) -> dict[str, float]:
         percents = {"cost_percent": rate, "budget_percent": self.allowed}
@@ -243,3 +295,7 @@ def _times(ticker: Ticker, times: int) -> int:
     if ticker.name == PULSE:
         return 1
     return max(1, min(times, int(INTERVAL_MAX_SECONDS // ticker.configured)))
+
+
+def _looks(ticker: Ticker, looks: int) -> int:
+    return max(1, min(looks, int(LOOK_MAX_SECONDS // ticker.configured)))

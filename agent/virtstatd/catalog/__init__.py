@@ -1,15 +1,15 @@
 """
 Every statistic that virtstatd knows, as data: one TOML file per group, one line per key.
 
-`load` reads and checks them. What a file may say is told in `lines.py`; how a record of libvirt's
-becomes readings, in `decode.py`. The groups with a `bit` are libvirt's own; `agent`, `domain` and
-`unknown` are for the daemon's own numbers, for what a domain's XML says, and for keys without a
+`load` reads and checks them. `lines.py` documents the content of a file, `decode.py` how a record
+of libvirt's becomes readings. The groups with a `bit` are libvirt's own; `agent`, `domain` and
+`unknown` are for the daemon's own numbers, for facts from a domain's XML, and for keys without a
 line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from virtstatd.catalog.match import Match, Tree
 from virtstatd.catalog.reader import CatalogReader
 from virtstatd.catalog.table import markdown, plain
 from virtstatd.errors import ConfigError
-from virtstatd.model import Kind, Labels, Series, Shape
+from virtstatd.model import Field, Kind, Labels, Series, Shape
 
 
 __all__ = ["Catalog", "Group", "Line", "load", "shipped"]
@@ -71,7 +71,7 @@ class Catalog:
         """
         Return one series of a line; its labels must be those of the line.
 
-        An info series may leave labels out, since what they tell can be absent.
+        An info series may omit labels, since the facts that they hold can be absent.
         """
         line = self.line(group, key)
         pairs = tuple(dict(labels).items())
@@ -108,7 +108,7 @@ class Catalog:
         Return the shape of these series in this order, for sources other than the bulk call.
 
         An item is a key of the group with its labels, or a series that `series` or `histogram`
-        returned. Raises ValueError where the order parts a family or a series occurs twice.
+        returned. Raises ValueError if the order splits a family or a series occurs twice.
         """
         series = tuple(
             item if isinstance(item, Series) else self.series(group, *item) for item in items
@@ -125,13 +125,20 @@ class Catalog:
             raise ValueError(f"a series of {group} occurs twice")
         return Shape(group, series)
 
-    def table(self, form: Literal["text", "markdown"] = "text", word: str = "") -> str:
+    def table(
+        self,
+        form: Literal["text", "markdown"] = "text",
+        word: str = "",
+        wanted: Callable[[Field], bool] = lambda _: True,
+    ) -> str:
         """
         Return every series that can appear, as aligned text or as a Markdown table.
 
-        With a word only those that have it in their line, in capitals or not; empty where none has.
+        With a word only those whose line contains it, ignoring case, and of these only the fields
+        that are `wanted`; empty if there is none.
         """
-        rows = [_row(line, self.groups[line.group]) for line in self.fields]
+        lines = [line for line in self.fields if line.field and wanted(line.field)]
+        rows = [_row(line, self.groups[line.group]) for line in lines]
         rows = [row for row in rows if word.casefold() in " ".join(row).casefold()]
         if not rows:
             return ""
@@ -140,7 +147,7 @@ class Catalog:
 
 @cache
 def shipped() -> Catalog:
-    """Return the package's own catalog, read once in a process: it never changes."""
+    """Return the package's own catalog, read once per process, since it never changes."""
     return load()
 
 

@@ -59,9 +59,9 @@ class _Plan:
     How the records with one list of keys are read.
 
     `fixed` takes the values that are part of the shapes, which must equal `expected`. `check` packs
-    a row and throws the bytes away: it raises where a number is negative, too large or none. It
-    lets a boolean pass for a number, but no key of libvirt's is now the one and now the other.
-    `floats` are the places of doubles, where packing lets more pass than it may.
+    a row and discards the bytes: it raises if a value is negative, too large or not a number. It
+    accepts a boolean as a number, but no key of libvirt's changes between the two types. `floats`
+    are the places of doubles, where packing accepts more than it should.
     """
 
     keys: tuple[str, ...]
@@ -75,7 +75,7 @@ class _Plan:
     recipes: tuple[Recipe, ...]  # keeps them alive for other domains
 
     def accepts(self, row: RecordRow) -> bool:
-        """Tell whether every number of a row can be taken as it is."""
+        """Return whether every number of a row can be used unchanged."""
         try:
             self.check(*row)
         except (struct.error, OverflowError):
@@ -115,7 +115,7 @@ class Decoder:
         """
         Return one reading per group that has a number in the record.
 
-        Raises ValueError that names the key when a value is nothing that libvirt can mean; other
+        Raises ValueError with the key if a value is invalid (one that libvirt cannot mean); other
         records are not affected.
         """
         keys = tuple(record)
@@ -143,7 +143,7 @@ class Decoder:
         """
         Return the readings as `readings` does, without values that libvirt cannot mean.
 
-        The text says what is wrong with the first of them; it is empty where nothing is.
+        The text describes the first invalid value; it is empty if there is none.
         """
         fault, left = "", dict(record)
         while left:
@@ -159,7 +159,7 @@ class Decoder:
         return (), fault
 
     def _with(self, key: str, record: Mapping[str, Value]) -> list[str]:
-        """Return a key and what is nothing without it: a histogram counts all its bins or none."""
+        """Return a key and those that depend on it: a histogram has all of its bins or none."""
         match = self._match(key)
         if match is None or match.lines[0].role not in {Role.BIN, Role.START}:
             return [key]
@@ -168,12 +168,12 @@ class Decoder:
         return [each for each in record if each.startswith(bins)]
 
     def forget(self, uuid: str) -> None:
-        """Drop what is kept for a domain that is gone; its next record compiles anew."""
+        """Drop what is kept for a domain that has ended; its next record is compiled again."""
         self._plans.pop(uuid, None)
 
     def _compile(self, uuid: str, keys: tuple[str, ...], row: RecordRow) -> _Plan:
         with self._lock:
-            # The binding makes new strings for every domain; kept ones are shared.
+            # The binding makes new strings for every domain; the interned ones are shared.
             plan = self._plan(tuple(map(sys.intern, keys)), row)
             plans = self._plans.setdefault(uuid, {})
             plans.pop(keys, None)
@@ -251,7 +251,7 @@ def _code(value: Value) -> str:
 
 
 def _taker(places: list[int]) -> Callable[[RecordRow], Numbers]:
-    """Return what takes these values from a row as a tuple, also when they are none or one."""
+    """Return a function that takes these values from a row, always as a tuple."""
     if not places:
         return lambda _: ()
     if len(places) == 1:

@@ -1,11 +1,11 @@
 """
-What a file of the catalog says: a group and its lines.
+The content of a file of the catalog: a group and its lines.
 
 A file describes one group: a header, then one line per key under `[fields]`. A key is written
 relative to its group, and `{label}` stands for one token of it: `"{vcpu}.time"` under
-`group = "vcpu"` is libvirt's `vcpu.0.time`. Keys written out win over placeholders.
+`group = "vcpu"` is libvirt's `vcpu.0.time`. Literal keys take precedence over placeholders.
 
-What a line may say, by its `kind`:
+The content of a line, by its `kind`:
 
 - `counter`, `gauge`, `unknown`: a number. `name`, `unit` and `help` are the metric's; `prefix`
   replaces the group's. The number is multiplied by `factor` while decoding, by `10 ** exponent`
@@ -37,10 +37,10 @@ class Role(Enum):
 
     NUMBER = auto()  # moves at every poll
     TEXT = auto()  # a string: becomes a label of an info series
-    NAME = auto()  # names the device that the key's index merely counts
+    NAME = auto()  # names the device; the key has only an index
     BIN = auto()  # the count of one bin of a histogram
     START = auto()  # where a bin of a histogram starts
-    SIZE = auto()  # how many bins there are, which their keys say as well
+    SIZE = auto()  # the number of bins, which follows from their keys too
 
 
 @dataclass(frozen=True, slots=True)

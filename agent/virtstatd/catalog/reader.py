@@ -1,4 +1,4 @@
-"""Reads the catalog's files and tells everything that is wrong with them at once."""
+"""Reads the catalog's files and reports all of their errors at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _SENTENCE = re.compile(r"[^.]+(\.(?! )[^.]+)*\.")
-# The domain's own labels, and those that decoding adds, must not meet a second one of their name.
+# The domain's own labels, and those that decoding adds: no other label may have their names.
 _RESERVED = frozenset({"domain", "index", "le"})
 
 _ROLES = {
@@ -76,7 +76,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CatalogReader:
-    """Reads files one after another and gathers what is wrong with them in `faults`."""
+    """Reads files one after another and collects their errors in `faults`."""
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
@@ -125,7 +125,7 @@ class CatalogReader:
             self.lines[known.name, key] = [line for line in lines if line]
 
     def check_patterns(self) -> None:
-        """Check what only all files together can show."""
+        """Check what depends on all files together."""
         placeholders: dict[tuple[str, ...], str] = {}
         for (group, key), lines in self.lines.items():
             tokens = (group, *key.split("."))
@@ -215,7 +215,7 @@ class CatalogReader:
             yield f"a {entry.kind} has no name, unit, help or labels"
 
     def _key_faults(self, line: Line, entry: _Entry) -> Iterable[str]:
-        """Check what matters only where decoding meets the line."""
+        """Check what matters only for lines that decoding uses."""
         for token in line.tokens:
             if not token or (set(token) & set("{}") and not _PLACEHOLDER.fullmatch(token)):
                 yield f"{token!r} is neither a token of a key nor a placeholder"

@@ -44,7 +44,7 @@ class Recipe:
 
 
 def is_fixed(match: Match | None, value: Value) -> bool:
-    """Tell whether a value is part of the shape: strings, names, bounds and enumerations."""
+    """Return whether a value is part of the shape: strings, names, bounds and enumerations."""
     if isinstance(value, str):
         return True
     if match is None:
@@ -57,7 +57,7 @@ def number(key: str, value: object, *, signed: bool) -> Number:
     """
     Return the number under a key, unwrapped from 32 bits, or raise ValueError that names the key.
 
-    The binding hands an unsigned int of 2^31 and more as a negative number (`libvirt_intWrap` in
+    The binding returns an unsigned int of 2^31 and more as a negative number (`libvirt_intWrap` in
     libvirt-utils.c).
     """
     if isinstance(value, float) and isfinite(value):
@@ -77,13 +77,13 @@ def compiled(
     matches: Sequence[Match | None],
     values: Sequence[Value],
 ) -> Recipe:
-    """Return the recipe for one group of a record; raises ValueError that names a faulty key."""
+    """Return the recipe for one group of a record; raises ValueError that names an invalid key."""
     return _Compiler(catalog, group, keys, matches, values).recipe()
 
 
 @dataclass(slots=True)
 class _Number:
-    """One number of the shape to be."""
+    """One number of the shape that is compiled."""
 
     series: Series
     place: int
@@ -162,7 +162,7 @@ class _Compiler:
                 self.put(line, (*labels, *self.names_of(line, place)), place)
 
     def add_unknown(self, place: int) -> None:
-        """Pass on what no line fits, as it came."""
+        """Pass on values that no line matches, unchanged."""
         key = self.keys[place]
         labels = (("group", self.group), ("key", key))
         if isinstance(self.values[place], str):
@@ -174,7 +174,7 @@ class _Compiler:
         self.unknown.append(key)
 
     def add_histogram(self, bins: Sequence[tuple[int, Match]]) -> None:
-        """Add the buckets and the count of one histogram; bins without sound bounds are unknown."""
+        """Add the buckets and the count of one histogram; bins without valid bounds are unknown."""
         line = bins[0][1].lines[0]
         *labelled, (_, bin_at) = line.placeholders
         bounded = sorted(
@@ -210,8 +210,8 @@ class _Compiler:
         """
         Return the labels that name a device by its name, or by its index where it has none.
 
-        Where two devices bear one name, as the rows of a backing chain do, the first keeps it plain
-        and the others get `index` beside it, the tokens of the key that tell them apart.
+        If two devices have one name, as the rows of a backing chain do, the first has only the name
+        and the others also get `index`, the tokens of the key that distinguish them.
         """
         found: list[tuple[str, str]] = []
         indexes: list[str] = []

@@ -1,1 +1,1 @@
-"""Left side: what can be asked, one collector per file or folder."""
+"""Left side: the collectors, one per file or folder."""

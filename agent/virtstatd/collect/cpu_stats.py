@@ -1,10 +1,10 @@
 """
-CPU time of every guest on each CPU of its host, which libvirt tells one guest at a time.
+CPU time of every guest on each CPU of its host, which libvirt reports one guest at a time.
 
 libvirt-python asks for 128 CPUs in a call, after two calls for the sizes. None of them takes the
-guest's job or asks its monitor: libvirt reads cgroups (qemu_driver.c). Where the host's cgroups do
-not count CPU time by CPU, as those of version 2, libvirt refuses: that is said once, and not asked
-again before it is connected anew.
+guest's job or queries its monitor: libvirt reads cgroups (qemu_driver.c). If the host's cgroups do
+not count CPU time per CPU, as those of version 2, libvirt refuses: that is logged once, and the
+agent does not ask again before the next connect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collect.tier import OUTCOME, Tier
-from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
@@ -35,7 +35,7 @@ SOURCE: Final = "cpu_stats"
 GROUPS: Final = frozenset({"cpu_stats", "cpu"})
 
 TURN_SECONDS: Final = 0.25
-"""How long guests are asked in one turn on a lane; others wait for it that long at most."""
+"""Maximum time of one turn on a lane; other calls wait for it that long at most."""
 
 UNSUPPORTED: Final = frozenset(
     {
@@ -48,7 +48,7 @@ UNSUPPORTED: Final = frozenset(
 UNMOUNTED: Final = "CPUACCT controller is not mounted"
 
 TOTALS: Final = {"cpu_time": "time", "user_time": "user", "system_time": "system"}
-"""Libvirt's names, and those of the same numbers in the bulk call."""
+"""Libvirt's names, and the names of the same numbers in the bulk call."""
 
 CpuTimes = Sequence[Mapping[str, int]]
 Online = Sequence[bool]
@@ -57,10 +57,10 @@ Online = Sequence[bool]
 @dataclass(slots=True)
 class TurnAnswer:
     """
-    What one turn brings, filled while it goes on, so that what precedes a call that hangs is there.
+    The results of one turn, filled while it runs, so that those before a call that hangs are kept.
 
-    `taken_at` is Unix time in nanoseconds before it; `silent` are those of `asked` that told
-    nothing; `refused` is libvirt's reason where this host does not count by CPU.
+    `taken_at` is Unix time in nanoseconds before it; `silent` are those of `asked` without an
+    answer; `refused` is libvirt's reason if this host does not count per CPU.
     """
 
     taken_at: int = 0
@@ -73,11 +73,11 @@ class TurnAnswer:
 @dataclass(slots=True)
 class _Overhead:
     """
-    What a guest cost on a CPU beside its vCPUs, since it was first seen.
+    The CPU time that a guest used on a CPU besides its vCPUs, since it was first seen.
 
-    Libvirt reads the vCPUs' time later than the whole, so that the difference of the two may be too
-    small. The highest one is kept, of what it grew by: nothing is lost with the process that kept
-    it, as the next one begins at zero.
+    Libvirt reads the vCPUs' time later than the total, so that the difference of the two may be too
+    small. So the highest difference is kept, less the first one: a restart of the agent loses
+    nothing, as the next process begins at zero.
     """
 
     first: int
@@ -90,7 +90,7 @@ class _Overhead:
 
 
 class CpuStats:
-    """Ask for the CPU time of domains, one after another, and decode it; runs on a lane."""
+    """Reads the CPU time of domains, one after another, and decodes it; runs on a lane."""
 
     def __init__(
         self,
@@ -107,12 +107,12 @@ class CpuStats:
         self._sums = lru_cache(8)(self._compiled_sums)
         self._overheads: dict[str, tuple[Domain, dict[int, _Overhead]]] = {}
         self.totals = totals
-        """Whether to ask for the sums too, for the bulk call does not."""
+        """Whether to read the totals too, because the bulk call does not."""
 
     def some(
         self, session: Session, uuids: Sequence[str], told: TurnAnswer, *, per_cpu: bool
     ) -> None:
-        """Ask for as many of these domains as a turn is long; one that fails costs itself alone."""
+        """Read as many of these domains as fit into a turn, each independent of the others."""
         told.taken_at = time.time_ns()
         until = self._clock() + TURN_SECONDS
         online = _online(session) if per_cpu else ()
@@ -131,7 +131,7 @@ class CpuStats:
 
     def forget(self) -> None:
         """Drop what is kept of domains that have ended."""
-        for uuid in list(self._overheads):  # a turn that hung may end in mid-loop
+        for uuid in list(self._overheads):  # a turn that hung may end during this loop
             if self._inventory.get(uuid) is not self._overheads[uuid][0]:
                 del self._overheads[uuid]
 
@@ -157,7 +157,7 @@ class CpuStats:
             told.readings += readings
 
     def _times(self, domain: Domain, times: CpuTimes, online: Online) -> Reading:
-        """Decode what libvirt says of each CPU; it says 0 of one that is switched off."""
+        """Decode libvirt's values for each CPU; an offline one has 0."""
         cpus = tuple([cpu for cpu, on in enumerate(online[: len(times)]) if on])
         used = [times[cpu]["cpu_time"] for cpu in cpus]
         ran = [times[cpu]["vcpu_time"] for cpu in cpus if "vcpu_time" in times[cpu]]
@@ -183,7 +183,7 @@ class CpuStats:
 
 
 def _online(session: Session) -> Online:
-    """Return for each CPU of the host whether it is switched on."""
+    """Return for each CPU of the host whether it is online."""
     _, online, _ = session.connection.getCPUMap()
     return tuple(online)
 
@@ -192,7 +192,7 @@ class CpuStatsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """CPU time of every guest on each CPU of the host, where its cgroups are of version 1."""
 
     enabled: Annotated[
-        bool, Meta(description="Ask for it: three numbers per guest and CPU, a guest at a time.")
+        bool, Meta(description="Read it: three numbers per guest and CPU, one guest at a time.")
     ] = False
     interval_seconds: Annotated[
         float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
@@ -203,9 +203,9 @@ class CpuStatsCollector:
     """
     Read the CPU statistics of all domains at every tick, a turn at a time.
 
-    A turn is taken when no poll waits for a lane, and counts among the calls that may hang: should
-    one of ours do so, the last of them is left to the polls. `supported` is None until libvirt has
-    given time per CPU, or has refused to.
+    A turn is taken when no poll waits for a lane, and counts among the calls that may hang: if one
+    of these calls hangs, the last such call is left to the polls. `supported` is None until libvirt
+    has reported time per CPU, or has refused to.
     """
 
     name = "cpu_stats"
@@ -238,7 +238,7 @@ class CpuStatsCollector:
         self._error = ""
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
-        """Read until `stop`; another libvirt may have come with each connection."""
+        """Read until `stop`; each new connection may lead to another libvirt."""
         nudge = libvirt.coming()
         turns = libvirt.turns
         async for _ in ticks([self.tier.ticker], stop, nudge, self._clock):
@@ -251,7 +251,7 @@ class CpuStatsCollector:
             await self._round(emit, stop)
 
     async def once(self, emit: Emit) -> Outcome:
-        """Ask for every domain once; a host that does not count time by CPU is no failure."""
+        """Read every domain once; a host that does not count time per CPU is no failure."""
         await self._round(emit, asyncio.Event())
         if not self.tier.outcomes["ok"] and len(self._inventory):
             return Outcome(answered=False, reason=self._error or "libvirt answered no call")
@@ -260,14 +260,14 @@ class CpuStatsCollector:
         return Outcome()
 
     def numbers(self) -> Iterator[Row]:
-        """Yield what became of the polls, and whether this host counts time by CPU."""
+        """Yield the outcomes of the polls, and whether this host counts time per CPU."""
         if self.supported is not None:
             yield "cpu_stats_supported", {}, int(self.supported)
         yield from self.tier.rows()
         yield from self._health.rows(self.name)
 
     def reconnected(self) -> None:
-        """Ask for time per CPU again, since another libvirt may have come."""
+        """Try to read time per CPU again, since it may be another libvirt."""
         self.supported = None
 
     async def _round(self, emit: Emit, stop: asyncio.Event) -> None:
@@ -280,7 +280,7 @@ class CpuStatsCollector:
             self.tier.asked += 1
 
     async def read_all(self, emit: Emit, stop: asyncio.Event) -> None:
-        """Ask for every domain once, a batch for each turn."""
+        """Read every domain once, a batch for each turn."""
         begun = self._clock()
         if not self._lanes.stuck:
             self._suspects.clear()
@@ -297,9 +297,8 @@ class CpuStatsCollector:
             missing |= told.silent
             self._judge(told)
             if told.readings:
-                lifetime_seconds = LIFETIME_INTERVALS * self.tier.ticker.seconds
-                readings = tuple(told.readings)
-                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime_seconds))
+                readings, lifetime = tuple(told.readings), self.tier.lifetime()
+                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime))
         self.tier.missing = missing
         if not missing and self._asks:
             self.tier.good_at = begun
@@ -309,7 +308,7 @@ class CpuStatsCollector:
         return self._source.totals or self.supported is not False
 
     async def _turn(self, uuids: list[str]) -> TurnAnswer:
-        """Ask on a lane; where the call fails, what was told before is kept."""
+        """Read on a lane; if the call fails, the answers before it are kept."""
         told = TurnAnswer()
 
         def turn(session: Session) -> float:
@@ -331,7 +330,7 @@ class CpuStatsCollector:
         return told
 
     def _judge(self, told: TurnAnswer) -> None:
-        """Take note of whether libvirt tells time per CPU; log where it does not, once."""
+        """Record whether libvirt reports time per CPU; log once if it does not."""
         if told.refused:
             self.supported = False
             if told.refused != self._said:
@@ -342,7 +341,7 @@ class CpuStatsCollector:
 
 
 def cpu_stats(options: CpuStatsOptions, parts: Parts) -> CpuStatsCollector | None:
-    """Build the collector of CPU time per host CPU, None where nobody asked for it."""
+    """Build the collector of CPU time per host CPU, None if it is not enabled."""
     if not options.enabled:
         return None
     hypervisor = parts.hypervisor

@@ -1,4 +1,4 @@
-"""The agent's own numbers, taken from its parts and sent down the same pipe."""
+"""The agent's own numbers, taken from its parts and sent through the same pipeline."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ GROUP: Final = "agent"
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 RowSource = Callable[[], Iterable[Row]]
-"""What a part of the agent has to say about itself."""
+"""A function that yields the numbers of a part of the agent."""
 
 
 class OwnCollector:
     """
     Read the numbers of every part into one reading.
 
-    They are sent on an interval, and at once when `news` is set or libvirt comes or goes.
+    They are sent on an interval, and immediately when `news` is set or libvirt's availability
+    changes.
     """
 
     name = "own"
@@ -53,7 +54,7 @@ class OwnCollector:
         self._shape = catalog.shape(GROUP, ())
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
-        """Send until `stop`, and a last time then."""
+        """Send until `stop`, and once more then."""
         while not stop.is_set():
             self._send(emit)
             self._news.clear()
@@ -61,12 +62,12 @@ class OwnCollector:
         self._send(emit)
 
     async def once(self, emit: Emit) -> Outcome:
-        """Send the numbers as they are now."""
+        """Send the current numbers."""
         self._send(emit)
         return Outcome()
 
     def numbers(self) -> Iterator[Row]:
-        """Yield what the process is and uses."""
+        """Yield the identity of the process and the resources that it uses."""
         yield "build", _versions(), 1
         yield "start_time", {}, self._started_at
         times = os.times()
@@ -78,7 +79,7 @@ class OwnCollector:
         yield from self._health.rows(self.name)
 
     def batch(self) -> Batch:
-        """Return all numbers as they are now."""
+        """Return all current numbers."""
         taken_at = time.time_ns()
         rows = [row for part in self._parts for row in part()]
         rows.sort(key=lambda row: row[0])  # stable: the series of a family become neighbours

@@ -1,4 +1,4 @@
-"""What the collectors of the agent are built from."""
+"""The parts from which the built-in collectors are built."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Parts:
     """
     What the collectors of the agent are built from.
 
-    `polled` are the groups of the catalog that the bulk calls ask for. `allowed` is what polling
-    may cost, in CPU seconds per second, infinite without a budget. `news` is set where the agent's
-    own numbers are to be sent at once.
+    `polled` are the groups of the catalog that the bulk calls poll. `allowed` is what polling may
+    cost, in CPU seconds per second, infinite without a budget. `news` is set when the agent's own
+    numbers must be sent immediately.
     """
 
     catalog: Catalog
@@ -35,10 +35,10 @@ class Parts:
 @dataclass(frozen=True, slots=True)
 class CollectorKind:
     """
-    One of the agent's own collectors: its name, its table in the configuration, how it is built.
+    A built-in collector: its name, its table in the configuration, and its builder.
 
-    `build` is called with the table's options, where there is a table, and the parts. It returns
-    None where the collector is switched off or does not apply here.
+    `build` is called with the table's options, if there is a table, and the parts. It returns None
+    if the collector is switched off or does not apply here.
     """
 
     name: str
@@ -47,5 +47,5 @@ class CollectorKind:
     options: type | None = None
 
     def built(self, options: Any, parts: Parts) -> Collector | None:
-        """Return the collector, None where there is none here."""
+        """Return the collector, None if it is off or does not apply."""
         return self.build(parts) if self.options is None else self.build(options, parts)

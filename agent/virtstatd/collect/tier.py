@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from virtstatd.collector import Emit, Histogram, Row
+from virtstatd.collector import LIFETIME_INTERVALS, Emit, Histogram, Row
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
 from virtstatd.runtime.ticker import Ticker
@@ -14,6 +16,13 @@ from virtstatd.runtime.ticker import Ticker
 
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the call duration histogram, in seconds."""
+
+STRETCHED_LIFETIME_INTERVALS: Final = 2.5
+"""
+For how many intervals readings are current where the interval is stretched.
+
+Polls are spread over such an interval, so nearly two may lie between two readings of a guest.
+"""
 
 OUTCOME: dict[type[VirtstatdError], str] = {
     Overdue: "overdue",
@@ -34,7 +43,8 @@ class Tier:
     are of the last poll that ended, `stepped_over` and `unanswered` what the one under way has
     found so far. A tier is `busy` while its poll is under way, and `pausing` where that waits for
     its next turn; `asked` counts polls by how much of them has been asked, and `good_at` is when
-    the last one began whose every call was answered.
+    the last one began whose every call was answered. `shown_until` is when the first of its
+    readings expires, and `shortest` the shortest lifetime that the poll under way has given.
     """
 
     name: str
@@ -46,6 +56,8 @@ class Tier:
     pausing: bool = False
     asked: float = 0.0
     good_at: float | None = None
+    shown_until: float = math.inf
+    shortest: float = math.inf
     partial: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     stepped_over: set[str] = field(default_factory=set)
@@ -59,8 +71,22 @@ class Tier:
         """Whether anybody is asked right now."""
         return self.busy and not self.pausing
 
-    def end(self) -> None:
+    def begin(self) -> None:
+        """Begin a poll."""
+        self.shortest = math.inf
+
+    def lifetime(self) -> float:
+        """Return how many seconds a reading is current that is emitted now."""
+        intervals = STRETCHED_LIFETIME_INTERVALS if self.ticker.stretched else LIFETIME_INTERVALS
+        self.shortest = min(self.shortest, intervals * self.ticker.seconds)
+        return intervals * self.ticker.seconds
+
+    def end(self, begun: float) -> None:
         """End a poll: what it found is what is shown until the next one ends."""
+        self.lifetime()
+        self.shown_until = begun + self.shortest
+        if self.ticker.stretched:
+            self.ticker.before(self.shown_until)
         self.partial, self.stepped_over = self.stepped_over, set()
         self.missing, self.unanswered = self.unanswered, set()
         self.busy = False

@@ -1,4 +1,4 @@
-"""The command line; the only place that picks an exit code."""
+"""The command line; the only place that chooses an exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -14,13 +14,18 @@ import click
 import uvloop
 
 from virtstatd import __version__, catalog
+from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
+from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
-from virtstatd.config.options import noun
+from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
+from virtstatd.config.plugged import SinkConfig
 from virtstatd.config.plugins import SINKS
 from virtstatd.errors import ConfigError, Disconnected, StartError
+from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.promises import PROMISES
+from virtstatd.pipeline.routes import Globs
 from virtstatd.runtime import logs
 from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
@@ -38,18 +43,20 @@ ANSWERS_PER_SECOND = 20
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
+KERNEL_GROUPS = GROUPS | CGROUP_GROUPS | SUMMARY_GROUPS
+
 T = TypeVar("T")
 
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(readable=False, path_type=Path),  # said by who reads it
-    help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults where there is none.",
+    type=click.Path(readable=False, path_type=Path),  # reported by the code that reads it
+    help=f"Configuration file; without it {DEFAULT_FILE}, or the defaults if that does not exist.",
 )
 
 
 class Commands(click.Group):
-    """Says in one line that what a command prints has no room; a closed pipe is click's to end."""
+    """Reports in one line that output cannot be written; click handles a closed pipe."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -102,7 +109,7 @@ def run(path: Path | None) -> None:
         if ended and not ended.accepted:
             return
         signals.close()
-        if signals.ending:  # it came after the last look at it
+        if signals.ending:  # it came after the last check for it
             opened.log.info("agent.stopped", ending=reload.Ending.STOPPED.value)
             return
     try:
@@ -135,9 +142,9 @@ def to_run(path: Path | None, given: reload.HandedOver | None) -> tuple[Loaded, 
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 def check(path: Path | None, file: Path | None) -> None:
     """
-    Report every fault of the configuration FILE at once, and what cannot work here.
+    Report every error of the configuration FILE at once, and what cannot work here.
 
-    Ports, secrets, certificates and directories are looked at as the user who runs this; nothing is
+    Ports, secrets, certificates and directories are checked as the user who runs this; nothing is
     changed.
     """
     from virtstatd.service.here import found_here, is_virtstatd
@@ -161,8 +168,21 @@ def check(path: Path | None, file: Path | None) -> None:
     shown = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits)
     click.echo(f"calls are abandoned after deadline_seconds = {asked:g}, half an interval at most:")
     click.echo(f"    {shown}")
-    for note in read.located(found.notes):
+    for note in read.located([*found.notes, *unmatched(read.config.sinks)]):
         click.echo(f"note: {note}")
+
+
+def unmatched(sinks: Iterable[SinkConfig]) -> Iterator[Fault]:
+    """Yield the patterns of sinks that match nothing of the catalog."""
+    lines = catalog.shipped().fields
+    names = {metric_name(line.field) for line in lines if line.field}
+    groups = KERNEL_GROUPS.union(line.group for line in lines)
+    for sink in sinks:
+        for option, known in (("keep", names), ("drop", names), ("groups", groups)):
+            for at, pattern in enumerate(getattr(sink.route, option)):
+                if not any(map(Globs([pattern]), known)):
+                    text = "matches nothing of `virtstatd fields`"
+                    yield Fault(("sink", sink.index, option, at), text)
 
 
 @main.command()
@@ -176,7 +196,7 @@ def check(path: Path | None, file: Path | None) -> None:
     help="What to print.",
 )
 def once(path: Path | None, form: str) -> None:
-    """Ask every collector once and print what they bring; end with 1 where one got no answer."""
+    """Run every collector once and print the numbers; exit with 1 if one got no answer."""
     from virtstatd.commands.once import ask_once
 
     config = loaded(path).config
@@ -223,7 +243,7 @@ def address(_: click.Context, __: click.Parameter, value: str) -> str:
     type=click.IntRange(0, 100_000),
     default=50,
     show_default=True,
-    help="Guests to make up.",
+    help="Number of simulated guests.",
 )
 @click.option(
     "--listen-address",
@@ -254,9 +274,20 @@ def simulate(arguments: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("word", default="")
 @click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
-def fields(word: str, form: str) -> None:
+@click.option(
+    "--profile",
+    type=click.Choice(["full", "lean"]),
+    default="full",
+    help="Of all, those that a sink with this `profile` gets.",
+)
+def fields(word: str, form: str, profile: str) -> None:
     """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
-    table = catalog.shipped().table("markdown" if form == "markdown" else "text", word)
+    kept = Globs(() if profile == "full" else profiles.profile(profile))
+    table = catalog.shipped().table(
+        "markdown" if form == "markdown" else "text",
+        word,
+        lambda field: kept(metric_name(field)),
+    )
     if not table:
         fail(f"no statistic has {word!r} in its line", 1)
     click.echo(table)
@@ -265,7 +296,7 @@ def fields(word: str, form: str) -> None:
 @main.command()
 @click.argument("word", default="")
 def events(word: str) -> None:
-    """Print every event of the log, or those with WORD in their name: meaning, and what to do."""
+    """Print every event of the log, or those with WORD in their name: meaning, and the fix."""
     found = {name: event for name, event in EVENTS.items() if word in name}
     if not found:
         fail(f"no event has {word!r} in its name", 1)
@@ -317,6 +348,6 @@ def on_loop(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong and end."""
+    """Print the error and exit."""
     click.echo(message, err=True)
     sys.exit(code)

@@ -22,8 +22,8 @@ from virtstatd.service.signals import Signals
 
 ENDING_SECONDS = 5.0
 
-# shorter intervals than the defaults, so that numbers move while one watches; simulated guests have
-# no processes on this host to read, nor a cost to limit
+# shorter intervals than the defaults, so that numbers change visibly; simulated guests have
+# no processes on this host to read, and no cost to limit
 CONFIG = """
 [hypervisor]
 uri = {uri}
@@ -47,13 +47,13 @@ listen_address = {address}
 
 def demonstrate(domains: int, address: str) -> None:
     """
-    Show `domains` simulated guests at `address` until SIGINT, SIGTERM or the terminal's end.
+    Show `domains` simulated guests at `address` until SIGINT, SIGTERM or a hangup of the terminal.
 
     Raises `StartError` when the simulator or the page cannot start here.
     """
     with simulated(domains) as uri:
         # before any thread, but after the simulator, which would inherit that they are blocked;
-        # SIGHUP ends it, too: a demo has no file to read again
+        # SIGHUP ends it too: a demo has no file to reload
         signals = Signals(hangup_ends=True)
         with (
             logs.opened("warning") as opened,
@@ -66,7 +66,7 @@ def demonstrate(domains: int, address: str) -> None:
 
 
 class Welcome(Notify):
-    """Prints where the page is and what is polled how often, once the agent serves."""
+    """Prints the page's address and the polling intervals once the agent serves."""
 
     def __init__(self, domains: int, address: str, poll: PollOptions) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Welcome(Notify):
 
     def ready(self, status: str = "") -> bool:
         """Print it."""
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the output has no reader
             sys.stdout.write(self._text)
             sys.stdout.flush()
         return super().ready(status)
@@ -105,7 +105,7 @@ def simulated(domains: int) -> Iterator[str]:
     In the agent's process its CPU time and memory would count as the agent's.
     """
     process = subprocess.Popen(  # noqa: S603 - ourselves
-        # -P: nothing in the present directory stands in for a module
+        # -P: no file in the working directory can shadow a module
         [
             *(sys.executable, "-P", "-m", "virtstatd_simulator.child"),
             str(domains),

@@ -1,4 +1,4 @@
-"""Every collector asked once, and printed: for a look, a script, or a bug report."""
+"""Run every collector once and print the numbers: for a person, a script, or a bug report."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ async def ask_once(
     config: Config, form: str, out: BinaryIO, log: FilteringBoundLogger
 ) -> dict[str, list[str]]:
     """
-    Ask every collector once and write what they bring as `form`, "prometheus" or "jsonl".
+    Run every collector once and write the numbers as `form`, "prometheus" or "jsonl".
 
-    Returns the names of those that apply here and got no answer at all, by the reason. Raises
-    `StartError` where a collector of another package cannot work.
+    Returns the collectors that apply here and got no answer at all, with the reasons. Raises
+    `StartError` if a collector of another package cannot work.
     """
     events_on(asyncio.get_running_loop())
     batches: list[Batch] = []
@@ -39,11 +39,10 @@ async def ask_once(
         for batch in batches:
             out.writelines(lines.pieces(batch))
     else:
-        latest = Latest(time.monotonic)
+        latest = Latest(time.monotonic, wall=lambda: 0)  # what was asked for is shown, however old
         for batch in batches:
             latest.put(batch)
-        page = await Pages(latest, log).get(openmetrics=False)
-        out.writelines(page.plain())
+        out.writelines(await Pages(latest, log).parts(openmetrics=False))
     failed: dict[str, list[str]] = {}
     for name, outcome in outcomes.items():
         if outcome.answered is False:

@@ -1,4 +1,4 @@
-"""The tree of partitions, printed: what each level uses in a second, against its limits."""
+"""Print the tree of partitions: what each level uses in a second, against its limits."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ ACTIVE = 1
 """VIR_CONNECT_LIST_DOMAINS_ACTIVE."""
 
 LOOK_SECONDS = 1.0
-"""The time between the two looks; what was used in it is shown."""
+"""Time between the two readings; the usage in this time is shown."""
 
 
 async def partition_tree(config: Config, log: FilteringBoundLogger) -> str:
     """
     Return the tree as text.
 
-    Raises `StartError` where the guests' processes are not on this host, `Disconnected` where
-    libvirt cannot be reached: who is in which partition is its to say.
+    Raises `StartError` if the guests' processes are not on this host, `Disconnected` if libvirt
+    cannot be reached: only libvirt knows which guest is in which partition.
     """
     events_on(asyncio.get_running_loop())
     async with collecting(config, catalogs.shipped(), _ignored, log, up=Up(up=True)) as left:

@@ -1,7 +1,7 @@
 """
 Rewrite the generated parts of a README: `python -m virtstatd.commands.reference README.md`.
 
-Each stands between `<!-- NAME: generated -->` and `<!-- end -->`; a test fails when one is stale.
+Each is between `<!-- NAME: generated -->` and `<!-- end -->`; a test fails if one is stale.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.
 
 
 def renewed(text: str) -> str:
-    """Return the text with all of its generated parts as the code has them now."""
+    """Return the text with all of its generated parts regenerated from the code."""
     makers = {
         "fields": _fields,
         "options": markdown_tables,

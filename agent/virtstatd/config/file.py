@@ -1,14 +1,14 @@
 """
-The configuration: one TOML file, read as a whole, with all of its faults at once.
+The configuration: one TOML file, read as a whole, with all of its errors reported at once.
 
 Nothing here opens a connection or a file other than the configuration itself, so a check never
-disturbs the agent that runs.
+disturbs a running agent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final
@@ -20,7 +20,7 @@ from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.config import plugged
 from virtstatd.config.kinds import OWN_NAMES
-from virtstatd.config.options import Fault, build, faults_of_value, options, shown, unknown
+from virtstatd.config.options import Fault, build, faults_of_value, nearest, options, shown, unknown
 from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
 from virtstatd.config.tables import (
@@ -76,11 +76,11 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """What faults call the file."""
+        """The file's name in error messages."""
         return _name(self.path)
 
     def again(self) -> Loaded:
-        """Read the same file again; a default file that was not there may be there now."""
+        """Read the same file again; a default file that did not exist before may exist now."""
         return read_config(self.path)
 
     def located(self, faults: Iterable[Fault]) -> list[str]:
@@ -90,7 +90,7 @@ class Loaded:
 
 def read_config(path: FilePath | None) -> Loaded:
     """
-    Read a configuration file; None is `DEFAULT_FILE`, or the defaults where there is none.
+    Read a configuration file; None is `DEFAULT_FILE`, or the defaults if it does not exist.
 
     Raises `ConfigError` as `load_config` does.
     """
@@ -116,7 +116,7 @@ def parse_config(
     text: str, file: str, *, sinks: Plugins = SINKS, collectors: Plugins = COLLECTORS
 ) -> Config:
     """
-    Read a configuration from its text; `file` is what its faults call it.
+    Read a configuration from its text; `file` is its name in error messages.
 
     `sinks` and `collectors` look up classes by their type. Raises `ConfigError` as `load_config`
     does.
@@ -125,6 +125,7 @@ def parse_config(
     faults = [*_tables(document), *_uri(document), *_tiers(document)]
     found = plugged.built_sinks(document, sinks, faults)
     others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
+    faults += _routed(found, (*OWN_NAMES, *(each.name for each in others)))
     if faults:
         raise ConfigError(_located(lines, faults, file))
     tables: dict[str, Any] = {
@@ -152,7 +153,7 @@ def _name(path: FilePath | None) -> str:
 
 
 def _may_exist(path: FilePath) -> bool:
-    """Tell whether a file is there; where that cannot be seen, its reader says why."""
+    """Return whether a file exists; if that cannot be determined, reading it reports why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -190,7 +191,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://")
 
 
 def _tiers(document: TomlTable) -> Iterator[Fault]:
-    """Hold each group to one tier, and the pulse to groups that cannot block."""
+    """Check that each group is in one tier, and that no group of the pulse can block."""
     homes: dict[str, tuple[Path, bool]] = {}  # of each group, and whether the file wrote it
     empty = 0
     for option in options(PollOptions):
@@ -220,8 +221,19 @@ def _tiers(document: TomlTable) -> Iterator[Fault]:
         yield Fault(("poll",), "every tier is off; list a group in one of them")
 
 
+def _routed(sinks: Iterable[SinkConfig], collectors: Sequence[str]) -> Iterator[Fault]:
+    """Yield the names of collectors that a sink wants and that are none."""
+    for sink in sinks:
+        for at, name in enumerate(sink.route.collectors):
+            if name not in collectors:
+                path: Path = ("sink", sink.index, "collectors", at)
+                yield Fault(
+                    path, f"no collector is called {shown(name)}{nearest(name, collectors)}"
+                )
+
+
 def _inner(document: TomlTable, *names: str) -> TomlTable:
-    """Return a table within tables, empty where there is none or something else."""
+    """Return a table within tables, empty if there is none or it is not a table."""
     for name in names:
         inner = document.get(name)
         document = inner if isinstance(inner, dict) else {}

@@ -1,4 +1,4 @@
-"""The collectors of the agent: a new one is a file, and a line here."""
+"""The built-in collectors: a new one is a file, and a line here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MODULES: Final = (
     "cpu_stats",
     "kernel.collector",
 )
-"""In the order in which `virtstatd once` asks them: who runs is known after the first."""
+"""In the order of `virtstatd once`: the running domains are known after the first."""
 
 KINDS: Final[tuple[CollectorKind, ...]] = tuple(
     import_module(f"virtstatd.collect.{module}").KIND for module in MODULES
 )
 
 OWN_NAMES: Final = (*(kind.name for kind in KINDS), "own")
-"""The names of the agent's collectors, which no other may have."""
+"""The names of the built-in collectors, which no other collector may have."""

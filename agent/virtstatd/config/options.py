@@ -1,10 +1,10 @@
 """
-What a class of options accepts, and every fault of a table that was written for it.
+What a class of options accepts, and every error of a table that was written for it.
 
 The class is a dataclass or a `msgspec.Struct`; its annotated fields are the options, described and
-bounded by `Annotated[..., msgspec.Meta(description=..., ge=...)]`; beside a `pattern`, `title` says
-in words what fits it. msgspec stops at the first error, so each value is tried by itself here, and
-the messages speak of options instead of types.
+bounded by `Annotated[..., msgspec.Meta(description=..., ge=...)]`; beside a `pattern`, `title`
+describes it in words. msgspec stops at the first error, so each value is checked separately here,
+and the messages name options instead of types.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong: where in the document, and a clause that follows a colon."""
+    """One error: its place in the document, and a clause that follows a colon."""
 
     path: Path
     text: str
@@ -82,7 +82,7 @@ def options(cls: type) -> tuple[Option, ...]:
 def faults_of_table(
     known: Iterable[Option], table: dict[str, object], path: Path
 ) -> Iterator[Fault]:
-    """Yield what is wrong with a table that may hold the known options and nothing else."""
+    """Yield the errors of a table that may hold only the known options."""
     by_name = {option.name: option for option in known}
     for name, value in table.items():
         if option := by_name.get(name):
@@ -95,14 +95,14 @@ def faults_of_table(
 
 
 def unknown(name: str, value: object, known: Iterable[str], path: Path) -> Fault:
-    """Return the fault of a name that a table does not know."""
+    """Return the error for an unknown name in a table."""
     arrays = isinstance(value, list) and bool(value) and isinstance(value[0], dict)
     what = "table" if isinstance(value, dict) or arrays else "option"
     return Fault((*path, name), f"unknown {what}{nearest(name, known)}")
 
 
 def faults_of_value(hint: object, value: object, path: Path) -> Iterator[Fault]:
-    """Yield what is wrong with one value, down to the elements of arrays and tables."""
+    """Yield the errors of one value, down to the elements of arrays and tables."""
     hint = _present(hint)
     info = inspect.type_info(hint)
     kind = _bare(info)
@@ -136,7 +136,7 @@ def build(cls: type[T], table: dict[str, object]) -> T:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `, did you mean ...?` or, without a near one, what there is."""
+    """Return `, did you mean ...?` or, without a similar name, the known names."""
     names = list(known)
     plain = word.casefold().replace("-", "_").replace(" ", "_")
     near = [plain] if plain in names else difflib.get_close_matches(plain, names, n=1)
@@ -188,7 +188,7 @@ _NOUNS: dict[type, str] = {
 
 
 def _reason(kind: inspect.Type, value: object, form: str) -> str:  # noqa: PLR0911 - a table of cases
-    """Say why msgspec refused a value, empty when only msgspec knows."""
+    """Return why msgspec refused a value, empty if only msgspec knows."""
     match kind:
         case inspect.LiteralType() | inspect.EnumType() if isinstance(value, str):
             return f"unknown value {shown(value)}{nearest(value, _choices(kind))}"

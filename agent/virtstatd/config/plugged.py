@@ -19,7 +19,7 @@ from virtstatd.config.options import (
     shown,
 )
 from virtstatd.config.plugins import Plugins
-from virtstatd.config.tables import CollectorHead, OutletOptions, SinkHead
+from virtstatd.config.tables import CollectorHead, OutletOptions, RouteOptions, SinkHead
 from virtstatd.config.toml_lines import Path
 from virtstatd.errors import VirtstatdError
 from virtstatd.sink import Delivery, Sink
@@ -32,21 +32,23 @@ TomlTable = dict[str, object]
 
 
 class SinkConfig(Struct, frozen=True, kw_only=True):
-    """One `[[sink]]`: its name, its outlet's options, and the sink that its own options made."""
+    """One `[[sink]]`: name, what it gets, its outlet's options, and what its own options made."""
 
+    index: int
     name: str
     type: str
     outlet: OutletOptions
+    route: RouteOptions
     sink: Sink
 
     @property
     def delivery(self) -> Delivery:
-        """What is promised of this sink."""
+        """The sink's delivery class."""
         return "spool" if self.outlet.spool_bytes else self.sink.delivery
 
     @property
     def max_age_seconds(self) -> float:
-        """How old a batch may get that waits."""
+        """The maximum age of a waiting batch."""
         if self.outlet.max_age_seconds:
             return self.outlet.max_age_seconds
         own = MAX_AGE_SECONDS["spool" if self.outlet.spool_bytes else "memory"]
@@ -63,7 +65,7 @@ class CollectorConfig(Struct, frozen=True, kw_only=True):
 
 
 class Faulty(Exception):  # noqa: N818 - carries what is wrong with one table
-    """A table that cannot be built; `faults` says why."""
+    """An invalid table; `faults` says why."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults)
@@ -72,8 +74,9 @@ class Faulty(Exception):  # noqa: N818 - carries what is wrong with one table
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """One table of an array: what its type made of its own options."""
+    """One table of an array: the object that its type built from its options."""
 
+    index: int
     path: Path
     name: str
     type: str
@@ -83,7 +86,7 @@ class _Made:
 
 def built_sinks(document: TomlTable, plugins: Plugins, faults: list[Fault]) -> list[SinkConfig]:
     """Build the sinks of the document, or add to the faults; without any, prometheus alone."""
-    common = (*options(SinkHead), *options(OutletOptions))
+    common = (*options(SinkHead), *options(OutletOptions), *options(RouteOptions))
     tables = document.get("sink") or [{"type": "prometheus"}]
     found: list[SinkConfig] = []
     for each in _built("sink", tables, common, plugins, faults):
@@ -95,7 +98,19 @@ def built_sinks(document: TomlTable, plugins: Plugins, faults: list[Fault]) -> l
             text = f"must be 0 or at least {SPOOL_BYTES_MIN}, is {outlet.spool_bytes}"
             faults.append(Fault((*each.path, "spool_bytes"), text))
         else:
-            found.append(SinkConfig(name=each.name, type=each.type, outlet=outlet, sink=each.made))
+            routed = _only(options(RouteOptions), each.table)
+            for own in options(type(each.made)):  # an option of the sink's own is not the route's
+                routed.pop(own.name, None)
+            found.append(
+                SinkConfig(
+                    index=each.index,
+                    name=each.name,
+                    type=each.type,
+                    outlet=outlet,
+                    route=build(RouteOptions, routed),
+                    sink=each.made,
+                )
+            )
     return found
 
 
@@ -142,7 +157,7 @@ def _built(
             faults += faulty.faults
         else:
             kind = str(table["type"])
-            yield _Made(path, str(table.get("name") or kind), kind, table, made)
+            yield _Made(index, path, str(table.get("name") or kind), kind, table, made)
 
 
 def _one(

@@ -18,12 +18,12 @@ from virtstatd.sink import Delivery, Sink
 
 
 PIP = Path(sys.prefix, "bin/pip")
-"""That of the environment in which the agent runs, which is seldom the one on the path."""
+"""The `pip` of the environment in which the agent runs, which is seldom the one on the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentedOption:
-    """An option of a sink for people to read; `default` is TOML, None where it must be given."""
+    """An option of a sink for display; `default` is TOML, None if the option is required."""
 
     name: str
     type: str
@@ -32,7 +32,7 @@ class DocumentedOption:
 
 
 class Plugins:
-    """The classes of one group of entry points; `check` says what a class lacks, nothing if fit."""
+    """The classes of one group of entry points; `check` returns what a class lacks, or ""."""
 
     def __init__(self, group: str, noun: str, check: Callable[[object], str]) -> None:
         self.group = group
@@ -40,14 +40,14 @@ class Plugins:
         self._check = check
 
     def names(self) -> list[str]:
-        """Return the types of all that are installed, without importing one."""
+        """Return the types of all installed classes, without importing one."""
         return sorted(entry_points(group=self.group).names)
 
     def find(self, type_name: str) -> type[Any]:
         """
         Import the one class of that type and return it.
 
-        Raises ConfigError with one sentence: which name was meant, what to install, what is wrong.
+        Raises ConfigError with one sentence: a similar name, what to install, or what is wrong.
         """
         found = tuple(entry_points(group=self.group, name=type_name))
         if not found:
@@ -67,12 +67,12 @@ class Plugins:
         return cls  # type: ignore[no-any-return]
 
     def needed(self, type_name: str) -> str:
-        """Return what has to be installed for that type, nothing where it is there."""
+        """Return what has to be installed for that type, "" if it is installed."""
         found = tuple(entry_points(group=self.group, name=type_name))
         return _extra(found[0]) if found else ""
 
     def _missing(self, entry: EntryPoint, error: ModuleNotFoundError) -> str:
-        """Say what to install: the extra that has the type's name, or the package that lacks."""
+        """Return what to install: the extra with the type's name, or the missing package."""
         extra = _extra(entry)
         package = f"'{extra}'" if extra else error.name or str(error)
         return (
@@ -106,7 +106,7 @@ def documented(cls: type[Sink]) -> list[DocumentedOption]:
 
 
 def _extra(entry: EntryPoint) -> str:
-    """Return the extra that has the sink's name, nothing where there is none."""
+    """Return the extra with the sink's name, "" if there is none."""
     extras = (entry.dist and entry.dist.metadata.get_all("Provides-Extra")) or ()
     name = entry.name.replace("_", "-")  # as packaging tools write it, but the old ones
     return f"{entry.dist.name}[{name}]" if entry.dist and {name, entry.name} & {*extras} else ""
@@ -118,7 +118,7 @@ def _nearest(type_name: str, known: list[str]) -> str:
 
 
 def _toml(value: object) -> str | None:
-    """Render a default as TOML, whose scalars and arrays are JSON's; None where there is none."""
+    """Render a default as TOML, whose scalars and arrays are JSON's; None without a default."""
     if value is msgspec.NODEFAULT:
         return None
     if value is None:

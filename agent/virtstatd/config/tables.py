@@ -1,8 +1,8 @@
 """
 The tables of the configuration file: every option with its description, bounds and default.
 
-The shipped reference file and the tables of the README are generated from these classes, so this
-is the only place where an option is written.
+The shipped reference file and the tables of the README are generated from these classes, so each
+option is defined only here.
 """
 
 from __future__ import annotations
@@ -22,40 +22,45 @@ class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The connection to libvirt."""
 
     uri: Annotated[
-        str, Meta(description="Any libvirt URI; empty finds the local read-only socket by itself.")
+        str,
+        Meta(description="Any libvirt URI; empty finds the local read-only socket."),
     ] = ""
     lanes: Annotated[
-        int, Meta(description="Calls to libvirt that may run side by side.", ge=1, le=3)
+        int, Meta(description="Calls to libvirt that may run in parallel.", ge=1, le=3)
     ] = 2
     slice_domains: Annotated[
-        int, Meta(description="Guests asked for in one call.", ge=1, le=10000)
+        int, Meta(description="Guests polled in one call.", ge=1, le=10000)
     ] = 25
     deadline_seconds: Annotated[
         float,
         Meta(
-            description="Time after which a call is abandoned, or half of the interval if less.",
+            description="Seconds after which a call is abandoned, or half of the interval if less.",
             ge=0.5,
             le=300,
         ),
     ] = 5.0
     keepalive_seconds: Annotated[
         int,
-        Meta(description="Silence after which libvirt is asked for a sign of life.", ge=1, le=300),
+        Meta(description="Idle seconds before a keepalive probe is sent to libvirt.", ge=1, le=300),
     ] = 5
     keepalive_count: Annotated[
         int,
-        Meta(description="Signs of life missed before the connection counts as dead.", ge=1, le=20),
+        Meta(
+            description="Unanswered keepalive probes before the connection counts as dead.",
+            ge=1,
+            le=20,
+        ),
     ] = 3
 
 
 class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the polling may cost the host; beyond it monitor and extra are asked less often."""
+    """CPU that polling may use; beyond it monitor and extra are polled less often."""
 
     host_cpu_percent: Annotated[
         float,
         Meta(
-            description="Share of all CPUs together that agent, libvirt and QEMU may spend on the"
-            " polling; 0 sets no limit.",
+            description="CPU that polling may use, in percent of all CPUs together: the agent's,"
+            " libvirt's and QEMU's; 0 sets no limit.",
             ge=0,
             le=100,
         ),
@@ -63,7 +68,7 @@ class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class LabelsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Labels on every series of a guest, beside its name."""
+    """Labels on every series of a guest, besides its name."""
 
     uuid: Annotated[bool, Meta(description="Add the guest's UUID as the label `uuid`.")] = False
 
@@ -74,18 +79,16 @@ class AgentOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     interval_seconds: Annotated[
         float,
         Meta(
-            description="Seconds between two batches of the agent's own numbers.", ge=0.5, le=3600
+            description="Seconds between two batches of the agent's own metrics.", ge=0.5, le=3600
         ),
     ] = 15.0
     drain_seconds: Annotated[
         float,
-        Meta(description="Time for the sinks to empty their buffers at the end.", ge=0, le=25),
+        Meta(description="Seconds for the sinks to flush their queues at shutdown.", ge=0, le=25),
     ] = 5.0
     state_directory: Annotated[
         str,
-        Meta(
-            description="Directory of the spools; empty takes systemd's, else /var/lib/virtstatd."
-        ),
+        Meta(description="Directory of the spools; empty is systemd's, else /var/lib/virtstatd."),
     ] = ""
 
 
@@ -94,7 +97,7 @@ class LogOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="Least severe entry that is written: debug, info, warning or error."),
+        Meta(description="Lowest level that is logged: debug, info, warning or error."),
     ] = "info"
     format: Annotated[
         Literal["auto", "json", "console"],
@@ -108,19 +111,19 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     buffer_bytes: Annotated[
         int,
         Meta(
-            description="Memory for batches that wait; the oldest is dropped when it is full.",
+            description="Memory for waiting batches; the oldest is dropped when it is full.",
             ge=1 << 16,
             le=1 << 32,
         ),
     ] = 16 << 20
     attempt_seconds: Annotated[
-        float, Meta(description="Time that one attempt to send may take.", ge=0.1, le=600)
+        float, Meta(description="Seconds that one attempt to send may take.", ge=0.1, le=600)
     ] = 10.0
     max_age_seconds: Annotated[
         float,
         Meta(
-            description="Age at which a batch that waits is given up; 0 is 15 minutes, with a spool"
-            " a day, or less where the sink's receivers refuse what is older.",
+            description="Seconds after which an undelivered batch is dropped; 0 is 15 minutes, with"
+            " a spool one day, or less if the sink's receivers refuse older samples.",
             ge=0,
             le=604800,
         ),
@@ -136,7 +139,7 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     spool_bytes: Annotated[
         int,
         Meta(
-            description="Disk for batches that wait, so that they outlive the agent; 0 is none.",
+            description="Disk space for waiting batches, which then survive a restart; 0 is none.",
             ge=0,
             le=1 << 40,
         ),
@@ -144,20 +147,76 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     spool_sync: Annotated[
         Literal["none", "interval", "batch"],
         Meta(
-            description="When the disk is made to write what a power cut would lose: none leaves it"
-            " to the kernel, interval is each second, batch is each batch."
+            description="When to fsync the spool: none (the kernel decides), interval (each second)"
+            " or batch (each batch)."
         ),
     ] = "interval"
 
 
+Patterns = tuple[Annotated[str, Meta(min_length=1)], ...]
+
+
+class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of everything goes to a sink; every sink has these options."""
+
+    profile: Annotated[
+        Literal["full", "lean"],
+        Meta(
+            description="full is every metric, lean the third that most dashboards and alerts need;"
+            " `virtstatd fields --profile lean` lists it."
+        ),
+    ] = "full"
+    keep: Annotated[
+        Patterns,
+        Meta(
+            description="Metrics that are sent, by name as on the page, * and ? allowed; beside"
+            " those of the profile lean. Empty is all of the profile."
+        ),
+    ] = ()
+    drop: Annotated[
+        Patterns, Meta(description="Metrics that are not sent, by name in the same way; wins.")
+    ] = ()
+    groups: Annotated[
+        Patterns,
+        Meta(description="Groups that are sent, as JSON lines call them; empty is all."),
+    ] = ()
+    collectors: Annotated[
+        Patterns,
+        Meta(description="Collectors whose numbers are sent, as in `virtstatd_collector_success`."),
+    ] = ()
+    domains: Annotated[
+        Patterns,
+        Meta(
+            description="Guests that are sent, by name, * and ? allowed; series of no guest are"
+            " sent as well. Empty is all."
+        ),
+    ] = ()
+    interval_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds in which each series is sent once, with its last number;"
+            " 0 sends each as it is read.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0.0
+    labels: Annotated[
+        Annotated[Patterns, Meta(max_length=10)],
+        Meta(
+            description="Labels of a guest's info series, such as project_name, copied onto"
+            " all of its series; at most 10, of 128 characters each."
+        ),
+    ] = ()
+
+
 class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a `[[sink]]` table says before its type's own options."""
+    """The options of every `[[sink]]` table, besides its type's own."""
 
     type: Annotated[str, Meta(description="Kind of the sink; `virtstatd sinks` lists them.")]
     name: Annotated[
         str,
         Meta(
-            description="Name in labels and in the log, one per sink; empty takes the type.",
+            description="Name in labels and in the log, unique; empty is the type.",
             title=NAME_TITLE,
             pattern=NAME_PATTERN,
         ),
@@ -165,15 +224,13 @@ class SinkHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CollectorHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a `[[collector]]` table says before its type's own options."""
+    """The options of every `[[collector]]` table, besides its type's own."""
 
-    type: Annotated[
-        str, Meta(description="Kind of the collector, from a package that is installed beside.")
-    ]
+    type: Annotated[str, Meta(description="Kind of the collector, from an installed package.")]
     name: Annotated[
         str,
         Meta(
-            description="Name in series and in the log, one per collector; empty takes the type.",
+            description="Name in series and in the log, unique; empty is the type.",
             title=NAME_TITLE,
             pattern=NAME_PATTERN,
         ),

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from virtstatd.config.options import Option, options
 from virtstatd.config.plugins import SINKS
-from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, SinkHead
+from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, RouteOptions, SinkHead
 from virtstatd.sink import Sink
 
 
@@ -41,18 +41,18 @@ BUILT_IN: Final = (
 )
 
 SHARED_BY: Final = 3
-"""Types of sinks from which on an option that they have in common is described once."""
+"""Number of sink types that share an option from which on it is described only once."""
 
 _HEAD: Final = """\
-## Every option of virtstatd with its default; `virtstatd check` names every fault of this file.
-## Take the "# " away from an option to change it.
+## Every option of virtstatd with its default; `virtstatd check` reports every error of this file.
+## Remove the "# " before an option to change it.
 """
 _SINKS: Final = """\
-## Sinks: one [[sink]] table each, several of a type if wanted; without any, prometheus runs alone.
+## Sinks: one [[sink]] table each, also several of a type; without any, only prometheus runs.
 """
 _COLLECTORS: Final = """\
-## Collectors of other packages that are installed beside the agent: one [[collector]] table each,
-## with its type, a name if wanted, silent_seconds, and its own options.
+## Collectors of other packages that are installed with the agent: one [[collector]] table each,
+## with its type, an optional name, silent_seconds, and its own options.
 """
 
 
@@ -69,10 +69,13 @@ def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in sinks}
     rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
     shared = [row for row, count in rows.items() if count >= SHARED_BY]
-    text = "**`[[collector]]`**, every type; the others are those of the package that has it."
+    text = "**`[[collector]]`**, every type; the package of a collector defines its other options."
     parts += [text, _rows(options(CollectorHead))]
     parts += ["**`[[sink]]`**, every type.", _rows(_common())]
-    parts += ["**`[[sink]]`**, several types, each of which names those it has.", _table(shared)]
+    parts += [
+        "**`[[sink]]`**, shared; each type lists the ones it has.",
+        _table(shared),
+    ]
     for name, cls in classes.items():
         parts.append(f"**`type = {_toml(name)}`** {_summary(cls)} Delivery: {cls.delivery}.")
         if special := [row for row in map(_row, options(cls)) if row not in shared]:
@@ -100,7 +103,7 @@ def _sink_tables() -> Iterator[str]:
 
 
 def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
-    """Yield each plain table of the file, with `[poll.pulse]` and its like on their own."""
+    """Yield each plain table of the file; tables in tables, as `[poll.pulse]`, are separate."""
     for name, cls in TABLES.items():
         own: list[Option] = []
         inner: list[Option] = []
@@ -115,7 +118,7 @@ def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
 def _common() -> list[Option]:
     return [
         option
-        for cls in (SinkHead, OutletOptions)
+        for cls in (SinkHead, RouteOptions, OutletOptions)
         for option in options(cls)
         if option.name != "type"
     ]
@@ -141,7 +144,7 @@ def _row(option: Option) -> str:
 
 
 def _meaning(option: Option) -> str:
-    """Return the description with its limits: `Calls that may run side by side; 1 to 3.`."""
+    """Return the description with its limits: `Calls that may run in parallel; 1 to 3.`."""
     kind = option.kind
     if not isinstance(kind, inspect.IntType | inspect.FloatType):
         return option.description

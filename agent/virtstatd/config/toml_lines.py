@@ -1,9 +1,9 @@
 """
-Read a TOML file, and know where each of its keys stands, so that a fault can name its line.
+Read a TOML file with the line of each key, so that an error can name its line.
 
 The standard library's parser keeps no positions. The scanner here walks a document that the parser
-has already accepted, so it judges nothing: it only has to step over each value correctly, in one
-pass and in time that grows with the text alone.
+has already accepted, so it validates nothing: it only has to skip each value correctly, in one pass
+and in time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PLAIN: Final = {
 
 
 def text_of(path: FilePath) -> str:
-    """Read a file of a sane size, or raise `ConfigError` with the mend."""
+    """Read a file of a plausible size, or raise `ConfigError` with the fix."""
     raw = b""
     try:
         with path.open("rb") as file:

@@ -2,18 +2,19 @@
 JSON lines: one object per device and group of a reading, rendered by one formatting call.
 
 ```json
-{"time":"2025-01-31T12:00:00.123456789Z","source":"bulk","domain":"web","uuid":"5b5f...","id":7,
- "group":"block","device":{"target_device":"vda"},"fields":{"read_bytes":4096,
+{"time":"2025-01-31T12:00:00.123456789Z","host":"node1","source":"bulk","domain":"web",
+ "uuid":"5b5f...","id":7,"group":"block","device":{"target_device":"vda"},"fields":{"read_bytes":4096,
  "read_time_seconds":123456789e-9,"read_latency_seconds":{"buckets":{"0.001":3,"+Inf":4},
  "sum":5000e-9,"count":4},"path_info":{"path":"/images/web.qcow2"}}}
 ```
 
-`domain`, `uuid` and `id` are left out for what belongs to the host, `device` for what belongs to
-no disk, NIC, vCPU or iothread. `labels` holds what the configuration adds to a domain. Fields are
-named as in Prometheus, without the prefix of their group; other labels than the device's nest by
-their values, and an info field is the object of its labels. Numbers are in base units and exact:
-nanoseconds keep their digits as `123456789e-9`, which is plain JSON. What JSON has no number for
-(NaN, infinity) is null. All text is ASCII, so that no name can play tricks on a terminal.
+`host` is the name that the sink gives this host, none on a terminal. `domain`, `uuid` and `id` are
+left out for what belongs to the host, `device` for what belongs to no disk, NIC, vCPU or iothread.
+`labels` holds what the configuration adds to a domain. Fields are named as in Prometheus, without
+the prefix of their group; other labels than the device's nest by their values, and an info field is
+the object of its labels. Numbers are in base units and exact: nanoseconds keep their digits as
+`123456789e-9`, which is plain JSON. What JSON has no number for (NaN, infinity) is null. All text
+is ASCII, so that no name can play tricks on a terminal.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _Tree = dict[str, "_Tree | str | int"]
 class Lines:
     """Turn batches into lines, with a template for every shape that is alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "") -> None:
+        self._host = f',"host":{_string(host)}' if host else ""
         self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
 
     def pieces(self, batch: Batch) -> Iterator[bytes]:
@@ -51,7 +53,8 @@ class Lines:
 
     def readings(self, batch: Batch) -> Iterator[tuple[Reading, str]]:
         """Yield each reading with its lines."""
-        start = f'{{"time":"{timestamp(batch.taken_at)}","source":{_string(batch.source)}'
+        time = timestamp(batch.taken_at)
+        start = f'{{"time":"{time}"{self._host},"source":{_string(batch.source)}'
         heads: dict[Domain | None, str] = {None: start}
         for reading in batch.readings:
             shape = reading.shape

@@ -22,27 +22,27 @@ import re
 from weakref import WeakKeyDictionary
 
 from virtstatd.formats.naming import DEVICES, label_name, labels_of, name_of, visible
-from virtstatd.formats.numbers import NumberTemplate
-from virtstatd.model import Kind, Labels, Reading, Series, Shape
+from virtstatd.formats.numbers import NumberTemplate, decimal_text
+from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
 
 
 _DOMAIN = "\0"
 _TIME = "\1"
-_MARKS = str.maketrans(dict.fromkeys((_DOMAIN, _TIME), "\N{REPLACEMENT CHARACTER}"))
+_LEFT_OUT = "\2"
+_MARKS = str.maketrans(dict.fromkeys((_DOMAIN, _TIME, _LEFT_OUT), "\N{REPLACEMENT CHARACTER}"))
+_WITHOUT = re.compile(rf"(?<=[ ,])[A-Za-z0-9_:]+={_LEFT_OUT},?")
 _SPECIAL = re.compile(r"([,= ])")
 _AMBIGUOUS = re.compile(r"\\+(?=[,= ]|$)")
 _QUOTED = re.compile(r'(["\\])')
 
 
 class LineProtocol:
-    """Encode readings, with a template per live shape and the set of values it leaves out."""
+    """Encode readings, with a template per live shape."""
 
     def __init__(self, prefix: str, tags: Labels) -> None:
         self._prefix = prefix
         self._tags = dict(tags)
-        self._templates: WeakKeyDictionary[Shape, tuple[frozenset[int], NumberTemplate]] = (
-            WeakKeyDictionary()
-        )
+        self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
 
     def encode(self, reading: Reading, taken_at: int) -> bytes:
         """Return the lines of a reading; `taken_at` is in nanoseconds."""
@@ -56,29 +56,31 @@ class LineProtocol:
         return [f"{line.replace(_DOMAIN, domain)} {taken_at}\n".encode() for line in lines]
 
     def _rendered(self, reading: Reading) -> str:
-        shape, values = reading.shape, reading.values
-        without: frozenset[int] = frozenset()
-        if float in set(map(type, values)):
-            without = frozenset(
-                [index for index, value in enumerate(values) if not math.isfinite(value)]
-            )
-        known, template = self._templates.get(shape, (without, None))
-        if template is None or known != without:
-            template = _template(shape, self._prefix, without)
-            self._templates[shape] = without, template
-        return template.render(values)
+        template = self._templates.get(reading.shape)
+        if template is None:
+            template = self._templates[reading.shape] = _template(reading.shape, self._prefix)
+        text = template.render(reading.values, _number)
+        return _whole(text) if _LEFT_OUT in text else text
 
     def _domain(self, reading: Reading) -> str:
         labels = dict(reading.domain.labels) if reading.domain else {}
         return tags({**self._tags, **labels})
 
 
-def _template(shape: Shape, prefix: str, without: frozenset[int]) -> NumberTemplate:
-    """Compile the lines of a shape, leaving out the series with the indices of `without`."""
+def _number(value: Number, exponent: int) -> str:
+    return decimal_text(value, exponent) if math.isfinite(value) else _LEFT_OUT
+
+
+def _whole(text: str) -> str:
+    """Return lines without the fields that have no number, and none without any field."""
+    lines = [_WITHOUT.sub("", line).removesuffix(",") for line in text.split(_TIME)]
+    return _TIME.join([line for line in lines if not line.endswith(" ")])
+
+
+def _template(shape: Shape, prefix: str) -> NumberTemplate:
+    """Compile the lines of a shape."""
     lines: dict[tuple[str, int], dict[str, int | str]] = {}
     for index, series in enumerate(shape.series):
-        if index in without:
-            continue
         name = field_name(series)
         if series.field.kind is Kind.INFO:
             own = {key: text for key, text in series.labels if key in DEVICES}

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from operator import truediv
+from itertools import chain
+from operator import itemgetter, truediv
 
 from virtstatd.model import Number, Shape
 
+
+PLAIN_DIGITS = 30
 
 Divisors = tuple[int | Fraction, ...]
 
@@ -24,6 +27,27 @@ def decimal_text(value: Number, exponent: int = 0) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     return str(Decimal(repr(value)).scaleb(exponent)) if exponent else repr(value)
+
+
+def plain_text(value: Number, exponent: int = 0) -> str:
+    """
+    Render a number as `decimal_text` does, for people: `6.130068903`, without an exponent.
+
+    A float beyond `PLAIN_DIGITS` keeps its own, since hundreds of zeros are nobody's number.
+    """
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return decimal_text(value)
+        number = Decimal(repr(value)).scaleb(exponent)
+        return (
+            f"{number:f}"
+            if abs(number.adjusted()) <= PLAIN_DIGITS
+            else decimal_text(value, exponent)
+        )
+    if exponent >= 0:
+        return f"{int(value) * 10**exponent}"
+    whole, rest = divmod(abs(value), 10**-exponent)
+    return f"{'-' * (value < 0)}{whole}" + (f".{rest:0{-exponent}}" if rest else "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +76,88 @@ class NumberTemplate:
         if set(map(type, values)) <= {int}:
             return self.integers % values
         return self.anything % tuple(map(text, values, self.exponents))
+
+
+Pick = Callable[[Sequence[Number]], tuple[Number, ...]]
+"""Takes values at certain places out of a sequence."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainTemplate:
+    """
+    A text with holes for numbers in plain decimals, each at the end of its line.
+
+    `integers` has two holes for a number with an exponent, before and behind its point: `spread`
+    picks what goes into them out of the values followed by the quotients and remainders of those
+    that `divided` picks. `anything` takes numbers as finished text, those that `shown` picks.
+    """
+
+    integers: str
+    anything: str
+    exponents: tuple[int, ...]
+    shown: Pick
+    divided: Pick
+    powers: tuple[int, ...]
+    spread: Pick
+    zeros: tuple[str, ...]
+    common: bool
+    """Whether no exponent is positive, as with all fields of the catalog."""
+
+    def render(self, values: tuple[Number, ...]) -> str:
+        """Fill in the values of a reading."""
+        if (
+            self.common and type(sum(values)) is int
+        ):  # then so is each, or a bool, which has a number's text here
+            if not self.powers:
+                return self.integers % self.spread(values)
+            divided = self.divided(values)
+            if min(divided) >= 0:  # divmod rounds down, which would need another text
+                halves = chain.from_iterable(map(divmod, divided, self.powers))
+                text = self.integers % self.spread((*values, *halves))
+                for fraction in self.zeros:
+                    text = text.replace(fraction, "\n")
+                return text
+        return self.anything % tuple(map(plain_text, self.shown(values), self.exponents))
+
+
+def plain_template(
+    lines: Sequence[tuple[str, str]], exponents: Sequence[int], places: Sequence[int], count: int
+) -> PlainTemplate:
+    """
+    Compile lines, each given as what stands before its number and behind it.
+
+    `places` are those of the numbers among the `count` values of a reading.
+    """
+    divided = [place for place, exponent in zip(places, exponents, strict=True) if exponent < 0]
+    spread: list[int] = []
+    integers: list[str] = []
+    half = count
+    escaped = [(before.replace("%", "%%"), behind) for before, behind in lines]
+    for (before, behind), exponent, place in zip(escaped, exponents, places, strict=True):
+        if exponent < 0:
+            integers.append(f"{before}%d.%0{-exponent}d{behind}")
+            spread += half, half + 1
+            half += 2
+        else:
+            integers.append(f"{before}%d{behind}")
+            spread.append(place)
+    return PlainTemplate(
+        integers="".join(integers),
+        anything="".join(f"{before}%s{behind}" for before, behind in escaped),
+        exponents=tuple(exponents),
+        shown=_pick(places),
+        divided=_pick(divided),
+        powers=tuple(10**-exponent for exponent in exponents if exponent < 0),
+        spread=_pick(spread),
+        zeros=tuple(f".{'0' * -each}\n" for each in sorted({*exponents}) if each < 0),
+        common=all(each <= 0 for each in exponents),
+    )
+
+
+def _pick(places: Sequence[int]) -> Pick:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
 
 
 def divisor(exponent: int) -> int | Fraction:

@@ -17,6 +17,9 @@ CREATE TABLE virtstatd_samples (
 `create_table` makes it, with an index by metric and time; in TimescaleDB's layout it becomes a
 hypertable with chunks of a day, which TimescaleDB compresses and drops by itself. What PostgreSQL's
 text cannot hold is made visible: U+0000 becomes U+FFFD, a lone surrogate its number as `\udce9`.
+
+Rows are in the text format of COPY, which the server converts to the types that the columns have.
+Writing them needs no right but INSERT.
 """
 
 from __future__ import annotations
@@ -27,14 +30,21 @@ from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
 from virtstatd.formats.naming import labels_of, name_of, visible
-from virtstatd.formats.numbers import decimal_text
+from virtstatd.formats.numbers import NumberTemplate
 from virtstatd.model import Batch, Domain, Labels, Shape
 
 
 COLUMNS = ("time", "host", "domain", "uuid", "run", "metric", "labels", "value")
 
+_WHOSE = "\0"
+"""Stands in a row where time, host and guest go; no text that is written has it."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUL = {0: "\N{REPLACEMENT CHARACTER}"}
+_COPIED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+"""What COPY's text format has escapes for."""
+
+_NULL = r"\N"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS {table} (
     time timestamptz NOT NULL,
@@ -63,43 +73,24 @@ ALTER TABLE {table} SET (
 _COMPRESSION = "SELECT add_compression_policy('{table}', INTERVAL '{days} days')"
 _KEPT = "SELECT add_retention_policy('{table}', INTERVAL '{days} days')"
 
-SampleRow = tuple[datetime, str, str | None, str | None, int | None, str, str, float]
-
 
 class PostgresRows:
-    """Turn readings into rows, with names and labels as text made once per shape."""
+    """Turn readings into rows, rendered by one formatting call each."""
 
     def __init__(self, host: str) -> None:
-        self._host = host
-        self._texts: WeakKeyDictionary[Shape, list[tuple[str, str, int]]] = WeakKeyDictionary()
+        self._host = _text(host).translate(_COPIED)
+        self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
 
-    def of(self, batch: Batch) -> Iterator[list[SampleRow]]:
-        """Yield the rows of each reading."""
-        time = _EPOCH + timedelta(microseconds=batch.taken_at // 1000)
+    def of(self, batch: Batch) -> Iterator[bytes]:
+        """Yield the rows of each reading, all with their ends."""
+        time = (_EPOCH + timedelta(microseconds=batch.taken_at // 1000)).isoformat()
+        start = f"{time}\t{self._host}\t"
         for reading in batch.readings:
-            whose = _whose(reading.domain)
-            yield [
-                (
-                    time,
-                    self._host,
-                    *whose,
-                    name,
-                    labels,
-                    float(decimal_text(value, exponent)) if exponent else float(value),
-                )
-                for (name, labels, exponent), value in zip(
-                    self._of(reading.shape), reading.values, strict=True
-                )
-            ]
-
-    def _of(self, shape: Shape) -> list[tuple[str, str, int]]:
-        texts = self._texts.get(shape)
-        if texts is None:
-            texts = self._texts[shape] = [
-                (name_of(series), _object(labels_of(series)), series.exponent)
-                for series in shape.series
-            ]
-        return texts
+            template = self._templates.get(reading.shape)
+            if template is None:
+                template = self._templates[reading.shape] = _template(reading.shape)
+            text = template.render(reading.values)
+            yield text.replace(_WHOSE, start + _whose(reading.domain)).encode()
 
 
 def exists_query(table: str) -> str:
@@ -129,12 +120,27 @@ def hypertable_statements(table: str, *, compress_days: int, keep_days: int) -> 
     return statements
 
 
-def _whose(domain: Domain | None) -> tuple[str | None, str | None, int | None]:
-    return (_text(domain.name), domain.uuid, domain.id) if domain else (None, None, None)
+def _template(shape: Shape) -> NumberTemplate:
+    integers: list[str] = []
+    anything: list[str] = []
+    for series in shape.series:
+        own = f"{name_of(series)}\t{_object(labels_of(series))}"
+        row = _WHOSE + own.replace("%", "%%") + "\t%s"
+        integers.append(row + (f"e{series.exponent}\n" if series.exponent else "\n"))
+        anything.append(f"{row}\n")
+    exponents = tuple(series.exponent for series in shape.series)
+    return NumberTemplate("".join(integers), "".join(anything), exponents)
+
+
+def _whose(domain: Domain | None) -> str:
+    if domain is None:
+        return f"{_NULL}\t{_NULL}\t{_NULL}\t"
+    return f"{_text(domain.name).translate(_COPIED)}\t{domain.uuid}\t{domain.id}\t"
 
 
 def _object(labels: Labels) -> str:
-    return json.dumps({_text(key): _text(text) for key, text in labels})
+    """Return labels as JSON, in which nothing but backslashes needs COPY's escapes."""
+    return json.dumps({_text(key): _text(text) for key, text in labels}).translate(_COPIED)
 
 
 def _text(text: str) -> str:

@@ -6,7 +6,8 @@ Everything that stays the same, names, escapes and the devices' labels, is compi
 domain's labels, U+0001 the end of a family's lines. `escape` lets neither through, so that no label
 can forge them; libvirt's XML cannot carry them in the first place.
 
-The samples of both formats are the same bytes; only the lines that begin with `#` differ.
+Numbers are plain decimals, exact to the last digit, since people read the page as well. The samples
+of both formats are the same bytes; only the lines that begin with `#` differ.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from virtstatd.formats.naming import (
     name_of,
     visible,
 )
-from virtstatd.formats.numbers import NumberTemplate
+from virtstatd.formats.numbers import PlainTemplate, plain_template
 from virtstatd.model import Field, Kind, Labels, Number, Series, Shape
 
 
@@ -70,7 +71,7 @@ class TextTemplate:
 
     families: tuple[Family, ...]
     claims: frozenset[str]
-    lines: NumberTemplate
+    lines: PlainTemplate
 
     def render(self, values: tuple[Number, ...], labels: bytes) -> list[bytes]:
         """Return the lines of each family, in the order of `families`."""
@@ -100,27 +101,20 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
     """Compile the template of a shape, without the series whose claims are in `but`."""
     rows = [(index, each) for index, each in enumerate(shape.series) if _claim(each) not in but]
     families: list[Family] = []
-    integers: list[str] = []
-    anything: list[str] = []
-    exponents: list[int] = []
+    lines: list[tuple[str, str]] = []
     for field, members in groupby(rows, key=lambda row: row[1].field):
+        if lines:
+            lines[-1] = (lines[-1][0], f"\n{_END_OF_FAMILY}")
         families.append(family_block(field))
-        integers.append("")
-        anything.append("")
-        for _, series in members:
-            head = _head(series, labelled=labelled).replace("%", "%%")
-            exponent = series.exponent
-            exponents.append(exponent)
-            integers[-1] += f"{head} %se{exponent}\n" if exponent else f"{head} %s\n"
-            anything[-1] += f"{head} %s\n"
+        lines += [(f"{_head(series, labelled=labelled)} ", "\n") for _, series in members]
     return TextTemplate(
         families=tuple(families),
         claims=frozenset(_claim(series) for _, series in rows),
-        lines=NumberTemplate(
-            _END_OF_FAMILY.join(integers),
-            _END_OF_FAMILY.join(anything),
-            tuple(exponents),
-            tuple(index for index, _ in rows) if but else None,
+        lines=plain_template(
+            lines,
+            [series.exponent for _, series in rows],
+            [index for index, _ in rows],
+            len(shape.series),
         ),
     )
 

@@ -1,1 +1,1 @@
-"""All that imports libvirt: its events, its threads, its connections, its errors."""
+"""The modules around libvirt: its events, threads, connections and errors."""

@@ -1,4 +1,4 @@
-"""The event connection: open for ever, it brings events and tells when libvirt is there."""
+"""The event connection: it stays open, receives events, and knows whether libvirt is available."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVENTS = {
     28: "vcpu_removed",
     29: "channel_lifecycle",
 }
-"""By number: the binding knows only the names of the headers that it was built with."""
+"""By number: the binding has only the names in the headers that it was built with."""
 
 DESCRIBED_ANEW = {"disk_change", "device_removed", "tunable", "device_added", "metadata_change"} | {
     "memory_device_size_change",
@@ -50,18 +50,18 @@ DESCRIBED_ANEW = {"disk_change", "device_removed", "tunable", "device_added", "m
 }
 DEFINED, STARTED, STOPPED = 0, 2, 5
 CLOSE_SECONDS = 1.0
-"""What the thread gets to close; inside libvirt it ends when it returns, or with the process."""
+"""Time for the thread to close; while inside libvirt it ends on return, or with the process."""
 
 RETRY_SECONDS = (0.25, 3.0)
-"""First and longest pause between attempts; the true one is anywhere between zero and it."""
+"""First and longest pause between attempts; the actual pause is random between zero and that."""
 
 
 class Connection:
     """
-    Keep one connection of its own for events; reconnect again and again, with full jitter.
+    Keep a separate connection for events; reconnect until stopped, with full jitter.
 
-    It turns `up`. Calls for statistics go over other connections: an answer of megabytes must not
-    stand before an event.
+    It sets `up`. Calls for statistics use other connections: an answer of megabytes must not delay
+    an event.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Connection:
             if not lost.done():
                 lost.set_result(None)
 
-        def closed(*_: object) -> None:  # on whichever thread noticed
+        def closed(*_: object) -> None:  # on the thread that noticed
             loop.call_soon_threadsafe(lose)
 
         call = lane.call(lambda session: self._register(session, loop, closed))
@@ -167,7 +167,7 @@ class Connection:
             self._inventory.change(uuid)
 
     def numbers(self) -> Iterator[Row]:
-        """Yield how often it connected and was lost, and the events that it brought."""
+        """Yield how often it connected and was lost, and the number of events."""
         yield "domains", {}, len(self._inventory)
         yield "connects", {}, self.connects
         yield "disconnects", {}, self.disconnects

@@ -1,4 +1,4 @@
-"""One table: what a libvirt error means for the caller."""
+"""The table of what a libvirt error means for the caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MENDS = (
     ("permission denied", "libvirt's `unix_sock_ro_perms` must let the agent's user connect"),
     ("authentication", "libvirt's `auth_unix_ro` or polkit must let the agent's user read"),
 )
-"""What to do where libvirt's socket does not open, by what its message says."""
+"""The fix if libvirt's socket cannot be opened, by a text in its message."""
 
 
 class Oversize(Refused):
@@ -29,11 +29,11 @@ class Oversize(Refused):
 
 
 class Gone(Refused):
-    """The domain is not there any more, which is a race and no fault."""
+    """The domain no longer exists, which is a race and not a fault."""
 
 
 def unreachable(error: libvirt.libvirtError) -> Disconnected:
-    """Tell why no connection could be opened, and what to do where that is known."""
+    """Return why no connection could be opened, and the fix if it is known."""
     message = error.get_error_message() or str(error)
     if "connect socket to" in message or "authentication" in message.casefold():
         for said, mend in MENDS:
@@ -44,10 +44,10 @@ def unreachable(error: libvirt.libvirtError) -> Disconnected:
 
 def translated(error: libvirt.libvirtError, *, alive: bool) -> VirtstatdError:
     """
-    Tell what the caller should do about `error`.
+    Return the exception that says what the caller should do about `error`.
 
-    A connection's death is read from `isAlive`, never from the code: a dead one answers with
-    INTERNAL_ERROR, SYSTEM_ERROR or "cause is unknown", as it comes.
+    Whether a connection is dead is read from `isAlive`, never from the code: a dead one returns any
+    of INTERNAL_ERROR, SYSTEM_ERROR or "cause is unknown".
     """
     message = error.get_error_message() or "the cause is unknown"
     if not alive:

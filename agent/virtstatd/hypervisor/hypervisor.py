@@ -1,4 +1,4 @@
-"""A libvirt as collectors see it: who runs there, and the threads on which it is asked."""
+"""A libvirt as collectors see it: its running domains, and the threads that call it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Hypervisor:
     """
     A libvirt as collectors see it.
 
-    `processes` are those of its guests; where they cannot be seen from here it is None, and
-    `elsewhere` says why. No collector asks for more than `slice_domains` in a call, and each gives
-    a call up after `deadline_seconds`.
+    `processes` are those of its guests; if they cannot be seen from here it is None, and
+    `elsewhere` says why. No collector polls more than `slice_domains` in a call, and each abandons
+    a call after `deadline_seconds`.
     """
 
     up: Up

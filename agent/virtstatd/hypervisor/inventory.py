@@ -1,8 +1,8 @@
 """
-Which domains run, who they are, and which of them must be described anew.
+Which domains run, their identity, and which of them must be described again.
 
-Fed by events and confirmed by every complete list: an event may be lost, a list may be late, so
-neither alone is believed for ever.
+Updated by events and confirmed by every complete list: an event may be lost, a list may be late, so
+neither is trusted permanently by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from virtstatd.model import Domain, Reading
 
 
 ENDED_KEPT = 10_000
-"""Domains whose ended runs are remembered, so that a late answer cannot bring one back to life."""
+"""Number of domains whose ended runs are remembered, so that a late answer cannot revive one."""
 
 RUNS_KEPT = 16
-"""Of each of them, so many runs."""
+"""Number of runs that are remembered per domain."""
 
 
 @dataclass(slots=True)
@@ -28,9 +28,9 @@ class _Entry:
     """
     One run of a domain.
 
-    `started` is when its process did, in ticks since the host's start, 0 where that is not known;
-    `announced` says that the next end that libvirt tells of is that of this run: it has told of its
-    start, it was there when we connected, or there was none before it.
+    `started` is the start time of its process, in ticks since the host's start, 0 if unknown;
+    `announced` says that the next end that libvirt reports is that of this run: libvirt has
+    reported its start, it ran when we connected, or no run was before it.
     """
 
     domain: Domain
@@ -62,11 +62,11 @@ class Inventory:
         return len(self._entries)
 
     def on_gone(self, call: Callable[[Domain], None]) -> None:
-        """Have `call` called with each incarnation that ended, on the thread that found out."""
+        """Register `call` for each incarnation that ended, called on the thread that noticed."""
         self._gone_to.append(call)
 
     def on_stale(self, call: Callable[[], object]) -> None:
-        """Have `call` called when the first domain is to be described, on whichever thread."""
+        """Register `call` for when a first domain must be described, called on any thread."""
         self._stale_to.append(call)
 
     def get(self, uuid: str) -> Domain | None:
@@ -80,15 +80,15 @@ class Inventory:
             return list(self._entries)
 
     def domains(self) -> list[tuple[Domain, tuple[Reading, ...]]]:
-        """Return the running domains with what their XML says, longest known first."""
+        """Return the running domains with the facts of their XML, longest known first."""
         with self._lock:
             return [(entry.domain, entry.described) for entry in self._entries.values()]
 
     def see(self, uuid: str, name: str, number: int) -> Domain | None:
         """
-        Return the domain as known from now on; None for an incarnation that has ended.
+        Return the domain, which is recorded if it is new; None for an incarnation that has ended.
 
-        A new name or number is a new incarnation: the one before has ended.
+        A new name or number means a new incarnation: the previous one has ended.
         """
         entry = self._entries.get(uuid)  # without the lock: a dict look-up is atomic
         if entry is not None and entry.domain.id == number and entry.domain.name == name:
@@ -117,11 +117,11 @@ class Inventory:
 
     def begun(self, domain: Domain, started: int) -> Domain | None:
         """
-        Take note of when the process of a run started, in ticks since the host's start.
+        Record when the process of a run started, in ticks since the host's start.
 
-        After a restart of libvirtd its numbers begin anew, and a guest may get the one that it had:
-        a later start is another run, and the one before has ended. Returns the run that the process
-        is of; None for what is left of an earlier one, and for a run that has ended.
+        After a restart of libvirtd its numbers start again, and a guest may get the same number: a
+        later start is another run, and the previous one has ended. Returns the run of the process;
+        None for the rest of an earlier run, and for a run that has ended.
         """
         with self._lock:
             entry = self._entries.get(domain.uuid)
@@ -137,7 +137,7 @@ class Inventory:
         return run
 
     def started(self, uuid: str, name: str, number: int) -> None:
-        """Take note of a start; whatever ended under this UUID is history."""
+        """Record a start; an earlier end under the same number is forgotten."""
         with self._lock:
             if ended := self._ended.get(uuid):
                 self._ended[uuid] = tuple(run for run in ended if run != number)
@@ -145,10 +145,10 @@ class Inventory:
 
     def end(self, uuid: str, *, before: float | None = None) -> None:
         """
-        Take note of an end; of a list, one that was seen first only after `before` stays.
+        Record an end; with `before`, from a list, a run that was first seen later is kept.
 
-        An event that comes before that of the known run's start tells of the run before it, which a
-        poll has ended already.
+        An end event that precedes the start event of the known run is about the previous run, which
+        a poll has already ended.
         """
         with self._lock:
             entry = self._entries.get(uuid)
@@ -166,18 +166,18 @@ class Inventory:
 
     @staticmethod
     def _late(entry: _Entry) -> bool:
-        """Tell whether an end is that of the run before; only the first one can be."""
+        """Return whether an end is that of the previous run; only the first one can be."""
         late, entry.announced = not entry.announced, True
         return late
 
     def reconcile(self, running: Collection[str], asked_at: float) -> None:
-        """End what a complete list, asked for at `asked_at`, does not hold."""
+        """End the domains that are missing in a complete list, requested at `asked_at`."""
         for uuid in self.uuids():
             if uuid not in running:
                 self.end(uuid, before=asked_at)
 
     def restart(self, running: Iterable[tuple[str, str, int]]) -> None:
-        """Begin anew from a complete list after a connect: events were missed."""
+        """Start again from a complete list after a connect: events were missed."""
         with self._lock:
             self._ended.clear()
         asked_at = self._clock()
@@ -191,13 +191,13 @@ class Inventory:
     # descriptions --------------------------------------------------------------------------
 
     def change(self, uuid: str) -> None:
-        """Ask for a new description of a domain: its devices or its metadata changed."""
+        """Request a new description of a domain: its devices or its metadata changed."""
         with self._lock:
             if uuid in self._entries:
                 self._outdate((uuid,))
 
     def take_stale(self, most: int) -> list[Domain]:
-        """Return so many domains to be described, longest known first; none when all are."""
+        """Return so many domains to be described, longest known first, or none."""
         with self._lock:
             taken = list(islice(self._stale, most))
             for uuid in taken:
@@ -205,14 +205,14 @@ class Inventory:
             return [self._entries[uuid].domain for uuid in taken]
 
     def describe(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
-        """Keep what the XML says of an incarnation that still runs."""
+        """Store the facts of the XML of an incarnation that still runs."""
         with self._lock:
             entry = self._entries.get(domain.uuid)
             if entry is not None and entry.domain is domain:
                 entry.described = readings
 
     def tune(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
-        """Keep the limits of an incarnation that still runs."""
+        """Store the limits of an incarnation that still runs."""
         with self._lock:
             entry = self._entries.get(domain.uuid)
             if entry is not None and entry.domain is domain:
@@ -233,7 +233,7 @@ class Inventory:
             call(domain)
 
     def _outdate(self, uuids: Iterable[str]) -> None:
-        """Have domains described; report it once until all of them have been taken."""
+        """Mark domains to be described; report it once until all of them have been taken."""
         first = not self._stale
         self._stale.update(dict.fromkeys(uuids))
         if first and self._stale:

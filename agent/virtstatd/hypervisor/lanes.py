@@ -28,16 +28,16 @@ from virtstatd.hypervisor.faults import translated, unreachable
 T = TypeVar("T")
 
 OUTSTANDING_MAX = 4
-"""Calls in flight at any moment, abandoned ones included: libvirtd has 20 workers for everybody."""
+"""Calls in flight at any moment, abandoned ones included; all clients share 20 workers."""
 
 STUCK_MAX = 3
-"""Calls that ask guests' monitors, and may hang: one is always left for those that cannot."""
+"""Calls that query guests' monitors, and may hang; one more is reserved for calls that cannot."""
 
 UNPROVEN_STUCK_MAX = 2
-"""Such calls with guests that are not known good: the last is left for those that are."""
+"""Such calls with guests not known good; the last is reserved for guests known good."""
 
 IDLE_SECONDS = 60.0
-"""A lane that nobody needed for so long is closed: its connection is kept alive by both sides."""
+"""A lane unused for so long is closed: keepalives of its connection cost both sides."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Session:
 
     def close(self) -> None:
         """
-        Undo what `on_close` holds, let go of the handles, and close.
+        Run the callbacks in `on_close`, release the handles, and close.
 
         A domain handle or a registered callback keeps its connection, and with it the socket, open.
         """
@@ -78,7 +78,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    """A call that waits: lines with a lower `rank` go first, within and among them by number."""
+    """A waiting call: a lower `rank` goes first, which is patience and then a number."""
 
     come: asyncio.Future[Lane | None]
     most: int
@@ -99,17 +99,17 @@ class Lane:
 
     def call(self, function: Callable[[Session], T]) -> asyncio.Future[T]:
         """
-        Run `function` on the lane's thread; the future brings its result.
+        Run `function` on the lane's thread; the future holds its result.
 
-        The future raises what `faults.translated` makes of a libvirt error. When it is cancelled
-        the call goes on in the thread all the same, and its result is discarded.
+        The future raises what `faults.translated` makes of a libvirt error. If it is cancelled, the
+        call continues in the thread, and its result is discarded.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._calls.put(_Call(function, future))
         return future
 
     def close(self) -> None:
-        """Close the connection and end the thread once the call that it is in returns."""
+        """Close the connection and end the thread once its current call returns."""
         self._calls.put(None)
 
     def _serve(self) -> None:
@@ -117,9 +117,9 @@ class Lane:
             result, error = None, None
             try:
                 result = self._answer(call.function)
-            except Exception as raised:  # noqa: BLE001 - carried to the caller, whatever it is
+            except Exception as raised:  # noqa: BLE001 - passed to the caller
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop closed while libvirt held us
+            with contextlib.suppress(RuntimeError):  # the loop closed while the call was in libvirt
                 self._loop.call_soon_threadsafe(_settle, call.future, result, error)
             del call, result, error  # do not keep a poll's records until the next one
         self._drop()
@@ -168,10 +168,10 @@ class Lanes:
     """
     The lanes that share the polling: `width` calls side by side, `OUTSTANDING_MAX` in all.
 
-    While abandoned calls hang in libvirt, fewer lanes are left; each comes back when the call of
-    one that was abandoned returns. Calls that ask guests' monitors never take more than
-    `STUCK_MAX`, those among them that ask guests not known good no more than `UNPROVEN_STUCK_MAX`,
-    and one that asks none never waits for one that does.
+    While abandoned calls hang in libvirt, fewer lanes are left; each becomes available again when
+    an abandoned call returns. Calls that query guests' monitors never use more than `STUCK_MAX`,
+    those among them that query guests not known good no more than `UNPROVEN_STUCK_MAX`, and a call
+    that queries no monitor never waits for one that does.
     """
 
     def __init__(self, open_session: Open, width: int, up: Up | None = None) -> None:
@@ -182,19 +182,19 @@ class Lanes:
         self._busy = 0
         self._asking = 0
         self._idle: list[Lane] = []
-        # calls that need the same room stand in one line, so that looking at its head is enough
+        # calls with the same conditions share one queue, so that checking its head is enough
         self._waiting: dict[tuple[bool, int], deque[_Turn]] = {}
         self._turns = 0
         self._closed = False
         self.abandoned = 0
         """Abandoned calls that still hang in libvirt."""
         self.stuck = 0
-        """Those among them that ask guests' monitors."""
+        """Those among them that query guests' monitors."""
         self.abandoned_total = 0
         self._return_to: list[Callable[[], object]] = []
 
     def on_return(self, call: Callable[[], object]) -> None:
-        """Have `call` called, on the loop, when a call that was given up has returned."""
+        """Register `call`, which is called on the loop when an abandoned call has returned."""
         self._return_to.append(call)
 
     @property
@@ -203,13 +203,13 @@ class Lanes:
         return self._busy + self.abandoned
 
     def numbers(self) -> Iterator[Row]:
-        """Yield how many there are, and the calls in flight and given up."""
+        """Yield the number of lanes, of calls in flight, and of abandoned calls."""
         yield "lanes", {}, len(self)
         yield "calls_outstanding", {}, self.outstanding
         yield "calls_abandoned", {}, self.abandoned_total
 
     def __len__(self) -> int:
-        """Return how many there are, idle, at work, or abandoned in libvirt."""
+        """Return the number of lanes that are idle, busy, or abandoned in libvirt."""
         return len(self._idle) + self.outstanding
 
     async def run(
@@ -224,12 +224,12 @@ class Lanes:
         """
         Run `function` on the next free lane, at most `seconds` from the moment it starts.
 
-        `monitor` says that it asks guests' monitors and may hang for as long as one of them does,
-        `proven` that these guests are known good; `patient` that it has its turn when nobody else
-        waits for one. Raises `Crowded` where as many calls that ask monitors hang as may, at once
-        or while it waits for its turn, and `Overdue` past the deadline: the call is abandoned, its
-        late result discarded. Raises `Disconnected` while libvirt is away: only the connection for
-        events looks whether it is back.
+        `monitor` says that it queries guests' monitors and may hang for as long as one of them
+        does, `proven` that these guests are known good, `patient` that every other waiting call
+        goes first. Raises `Crowded` if the maximum number of calls that query monitors hangs,
+        immediately or while it waits for its turn, and `Overdue` past the deadline: the call is
+        abandoned, its late result discarded. Raises `Disconnected` while libvirt is unavailable:
+        only the event connection checks whether it is back.
         """
         if not self._up:
             raise Disconnected("libvirt is away")
@@ -264,13 +264,13 @@ class Lanes:
         future: asyncio.Future[Any],
         seconds: float,
         *,
-        monitor: bool,  # noqa: ARG002 - for tests, where other things than time decide
+        monitor: bool,  # noqa: ARG002 - tests override this with a rule that does not depend on time
     ) -> None:
         """Wait for an answer until the deadline."""
         await asyncio.wait({future}, timeout=seconds)
 
     async def _take(self, most: int, *, patient: bool) -> Lane:
-        """Wait for a turn; `most` calls that ask monitors may hang, 0 for a call that asks none."""
+        """Wait for a turn; `most` is how many calls to monitors may hang, 0 for other calls."""
         if self._room(most):
             return self._begin(most)
         self._turns += 1
@@ -291,7 +291,7 @@ class Lanes:
         return lane
 
     def _begin(self, most: int) -> Lane:
-        """Count a call and return the lane for it, the one that was idle last where one is."""
+        """Count a call and return its lane, the most recently used one if any is idle."""
         self._busy += 1
         self._asking += bool(most)
         if self._idle:
@@ -311,15 +311,15 @@ class Lanes:
         return self._busy - self._asking < self._width
 
     def _wake(self) -> None:
-        """Give turns in order, each with its lane at once: nobody who comes later takes either."""
+        """Grant turns in order, each together with its lane, so that no later call takes either."""
         while lines := [line for line in self._waiting.values() if line and self._ends(line[0])]:
             turn = min(lines, key=lambda line: line[0].rank).popleft()
-            if not turn.come.done():  # where it is crowded there is no room either
+            if not turn.come.done():  # `Crowded` implies that there is no free turn
                 given = self._room(turn.most)
                 turn.come.set_result(self._begin(turn.most) if given else None)
 
     def _ends(self, turn: _Turn) -> bool:
-        """Tell whether a wait ends now: with a lane, without one, or since its caller has left."""
+        """Return whether a wait ends now: with a lane, as `Crowded`, or as cancelled."""
         return turn.come.done() or 0 < turn.most <= self.stuck or self._room(turn.most)
 
     def _give(self, lane: Lane) -> None:
@@ -338,7 +338,7 @@ class Lanes:
 
         def returned(late: asyncio.Future[Any]) -> None:
             if not late.cancelled():
-                late.exception()  # looked at, so that nothing is printed: it comes too late
+                late.exception()  # retrieved, so that asyncio does not log it
             self.abandoned -= 1
             self.stuck -= monitor
             self._give(lane)

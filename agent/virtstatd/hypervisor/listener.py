@@ -1,8 +1,8 @@
 """
-Whether the daemon behind a UNIX socket runs, told without connecting to it.
+Whether the daemon behind a UNIX socket runs, found out without connecting to it.
 
-systemd may listen in the daemon's place and start it for whoever connects. So a daemon that its
-administrator has stopped must not be asked whether it is back.
+systemd may listen in the daemon's place and start it when a client connects. So the agent must not
+connect to a daemon that its administrator has stopped in order to check whether it is back.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Listener:
     """
     The daemon that a socket leads to.
 
-    libvirt's daemons hold a lock on their pid file for as long as they live, which the kernel tells
-    to everybody. The table of sockets holds those of our own network namespace alone: what is not
-    in it is taken for no socket of systemd's.
+    libvirt's daemons hold a lock on their pid file while they run, which the kernel shows to every
+    process. The table of sockets has only those of the agent's own network namespace: a socket that
+    is not in it counts as none of systemd's.
     """
 
     def __init__(self, socket: Path, table: Path = TABLE) -> None:
@@ -45,14 +45,14 @@ class Listener:
         self._table = table
 
     def pid(self) -> int:
-        """Return the daemon's process, 0 where none runs, -1 where it is not to be seen by us."""
+        """Return the daemon's process, 0 if none runs, -1 if the agent cannot see it."""
         for file in self._pid_files:
             try:
                 handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue
             try:
-                # only looked at, never taken: a daemon that starts now would fail for it
+                # only tested, never taken: a daemon that starts now would fail because of it
                 answer = fcntl.fcntl(handle, fcntl.F_GETLK, LOCKED)
             finally:
                 os.close(handle)
@@ -62,15 +62,15 @@ class Listener:
         return 0
 
     def asleep(self) -> bool:
-        """Tell whether somebody listens for a daemon that does not run."""
+        """Return whether another process listens for a daemon that does not run."""
         return not self.pid() and self.served()
 
     def served(self) -> bool:
-        """Tell whether somebody listens: of a daemon that is gone the file alone may be left."""
+        """Return whether a process listens: of a daemon that has ended the file may be left."""
         return any(flags & LISTENING for flags, _ in self._rows())
 
     def deserted(self) -> bool:
-        """Tell whether there is a socket to which nobody at all is connected, not even we."""
+        """Return whether the socket exists and has no connection at all, not even the agent's."""
         states = [state for _, state in self._rows()]
         return bool(states) and CONNECTED not in states
 
@@ -88,7 +88,7 @@ class Listener:
 
 def listener_of(uri: str, detected: str) -> Listener | None:
     """
-    Return what a URI leads to on this host, None for another host's and for no daemon's.
+    Return the daemon that a URI leads to on this host, None for another host or no daemon.
 
     A URI that names no socket leads to the one in `detected`.
     """

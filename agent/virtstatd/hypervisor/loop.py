@@ -1,10 +1,10 @@
 """
-Libvirt's events on an asyncio loop, from whichever thread libvirt asks.
+Libvirt's events on an asyncio loop, from any thread that libvirt uses.
 
 Libvirt calls the registered event functions from the thread that makes an RPC: twice per call it
-turns the socket's watch off and on again. Stock libvirtaio changes the loop right there, which
-corrupts uvloop's memory within seconds. Here a watch or timer gets its number at once and every
-loop operation is queued for the loop's own thread, in order.
+turns the socket's watch off and on again. The original libvirtaio changes the loop on that thread,
+which corrupts uvloop's memory within seconds. Here a watch or timer gets its number at once and
+every loop operation is queued for the loop's own thread, in order.
 
 Nothing here may wait for the loop: the caller holds libvirt's client lock, which the loop may be
 waiting for.
@@ -23,8 +23,9 @@ import libvirtaio
 
 SWITCH_SECONDS = 0.0005
 """
-How long a lane that decodes may keep the interpreter from the loop; CPython's own 5 ms, times the
-lanes and the turns that an event takes, delayed events by 150 ms when all lanes were busy.
+How long a decoding lane may keep the interpreter's lock from the loop; with CPython's default of 5
+ms, times the lanes and the turns that an event takes, events were delayed by 150 ms when all lanes
+were busy.
 """
 
 
@@ -32,7 +33,7 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
     """
     Libvirtaio's implementation with every loop operation moved to the loop's thread.
 
-    Libvirt takes one implementation per process and for ever; `adopt` moves it to another loop,
+    Libvirt accepts one implementation per process, permanently; `adopt` moves it to another loop,
     which only makes sense while no connection is open.
     """
 
@@ -41,7 +42,7 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
         self.loop = loop
 
     def _soon(self, function: Callable[..., None], *args: object) -> None:
-        # waking the loop from within itself would cost it a turn more: each keepalive does so
+        # waking the loop from its own thread would cost one more turn: each keepalive does so
         ours = asyncio._get_running_loop() is self.loop  # noqa: SLF001 - documented, None elsewhere
         try:
             (self.loop.call_soon if ours else self.loop.call_soon_threadsafe)(function, *args)
@@ -64,7 +65,7 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
 
     def _update_handle(self, watch: int, event: int) -> None:
         callback = self.callbacks[watch]
-        # the new mask counts at once: Descriptor._handle looks at it before it calls libvirt
+        # the new mask takes effect at once: Descriptor._handle checks it before it calls libvirt
         callback.event = event
         if not callback.queued:
             callback.queued = True
@@ -89,7 +90,7 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
         descriptor.remove_handle(watch.iden)
         if not descriptor.callbacks:
             del self.descriptors[descriptor.fd]
-        # the free callback lets libvirt close the descriptor: only after the loop let go of it
+        # the free callback makes libvirt close the descriptor: only after the loop removed it
         watch.close()
 
     # timers --------------------------------------------------------------------------------
@@ -121,9 +122,9 @@ class Events(libvirtaio.virEventAsyncIOImpl):  # type: ignore[misc]
 
 class _Watch(libvirtaio.FDCallback):  # type: ignore[misc]
     """
-    A watch whose changes are gathered: of off and on again within one turn nothing is left to do.
+    A watch whose changes are combined: off and on again within one turn needs no operation.
 
-    `applied` is the mask that the loop knows, `queued` whether a look at it is under way.
+    `applied` is the mask that the loop has, `queued` whether an update of it is queued.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -161,15 +162,15 @@ class _Timer(libvirtaio.TimeoutCallback):  # type: ignore[misc]
             self.arm()
 
 
-_events: Events | None = None  # libvirt itself keeps one per process, and offers no way back
+_events: Events | None = None  # libvirt itself keeps one per process, and cannot unregister it
 
 
 def events_on(loop: asyncio.AbstractEventLoop) -> Events:
     """
     Register libvirt's events on `loop`; call it before the first connection is opened.
 
-    Also silences libvirt's habit of printing every error to stderr, and lets threads take turns
-    more often.
+    Also stops libvirt from printing every error to stderr, and shortens the interpreter's switch
+    interval.
     """
     global _events  # noqa: PLW0603 - see above
     if _events is None:

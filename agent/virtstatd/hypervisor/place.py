@@ -1,4 +1,4 @@
-"""Where the guests' pid files are, by libvirt's URI."""
+"""The directory of the guests' pid files, by libvirt's URI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DIRECTORIES = (Path("/run/libvirt"), Path("/var/run/libvirt"))
 
 
 class Elsewhere(ValueError):  # noqa: N818 - a fact about the URI
-    """The guests do not run on this host or not for the whole of it; the message says which."""
+    """The guests do not run on this host, or are those of a session; the message says which."""
 
 
 def pid_files(uri: str, directories: tuple[Path, ...] = DIRECTORIES) -> Path:

@@ -1,12 +1,13 @@
 """
 Which process runs which guest: found by pid file, verified by its command line, without libvirt.
 
-The name of a pid file is the guest's, lossy and escaped; it is only a place to look. Who runs in
-the process is what its command line says: the UUID and libvirt's number of this run. Its directory
-in /proc stays open: whatever process gets its number later, nothing is ever read of that one.
+The name of a pid file is the guest's, lossy and escaped; it is only a hint. The guest of a process
+is identified by its command line: the UUID and libvirt's number of this run. Its directory in /proc
+stays open, so nothing is ever read of a later process with the same number.
 
-The command line is the one file that the kernel reads out of the process's own memory, and waits
-for as long as somebody holds the lock of that: it is read on a thread that may be left behind.
+The command line is the only file that the kernel reads from the process's own memory; the read
+waits while another thread holds the lock of that memory. So it runs on a thread that may be left
+behind.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from virtstatd.runtime.kernel_files import Folder, Place
 
 
 UNSETTLED_NANOSECONDS = 2_000_000_000
-"""A directory that changed so recently may change again without a later time of change."""
+"""A directory that changed so recently may change again with the same modification time."""
 
 LOOK_SECONDS = 0.5
-"""How old what was found may be for those who do not look at every tick themselves."""
+"""Maximum age of the result for callers that do not search at every tick themselves."""
 
 COMMAND_SECONDS = 0.5
-"""How long a command line is waited for; who takes longer is skipped until the answer comes."""
+"""How long a command line is waited for; a slower process is skipped until its read returns."""
 
 HANGING_MAX = 4
-"""So many reads may hang at a time: each holds a thread, and what hangs them hangs others too."""
+"""Maximum number of reads that may hang at a time: each occupies a thread."""
 
 PID_MAX_DIGITS = 10
 COMMAND_BYTES = 1 << 17
@@ -51,9 +52,9 @@ class Process:
     """
     A guest's QEMU.
 
-    `folder` is its directory in /proc, open for as long as somebody holds the process: it belongs
-    to this process and to no other that gets its number later. `number` is libvirt's of this run,
-    None where the command line has none; `started` is the process's start in ticks since boot.
+    `folder` is its directory in /proc, open while this object is referenced: it belongs to this
+    process and to no later one with the same number. `number` is libvirt's number of this run, None
+    if the command line has none; `started` is the process's start in ticks since boot.
     """
 
     pid: int
@@ -75,8 +76,9 @@ class Processes:
     """
     The guests' processes, found by the pid files in libvirt's directory; safe on every thread.
 
-    The directory is read when it has changed, a pid file that leads nowhere at every look: libvirt
-    writes the number first and becomes QEMU later. `error` says why the last look found nothing.
+    The directory is read when it has changed, a pid file that leads to no guest at every search:
+    libvirt writes the number first and executes QEMU later. `error` says why the last search found
+    nothing.
     """
 
     def __init__(
@@ -105,20 +107,20 @@ class Processes:
 
     @property
     def strays(self) -> int:
-        """Pid files that led to no guest at the last look."""
+        """Pid files that led to no guest in the last search."""
         found = self.found
         return sum(pid not in found for pid in list(self._pids.values()))
 
     def of(self, domain: Domain) -> Process | None:
-        """Return the process of this run of a guest as it was found last."""
+        """Return the process of this run of a guest, as found by the last search."""
         process = self._of.get(domain.uuid)
         return process if process is not None and process.runs(domain) else None
 
     def look(self, *, at_most_seconds: float = 0.0) -> None:
         """
-        Bring what is found up to date, where it is older than `at_most_seconds`.
+        Search again if the last result is older than `at_most_seconds`.
 
-        Returns at once while another thread looks.
+        Returns immediately while another thread searches.
         """
         if self._clock() - self._looked_at < at_most_seconds:
             return
@@ -134,7 +136,7 @@ class Processes:
             self._lock.release()
 
     def lose(self, process: Process) -> None:
-        """Forget a process that has ended; its pid file is looked at again."""
+        """Forget a process that has ended; its pid file is read again."""
         with self._lock:
             if self.found.get(process.pid) is process:
                 self._publish({pid: p for pid, p in self.found.items() if p is not process})
@@ -177,7 +179,7 @@ class Processes:
         return 0
 
     def _identified(self, pid: int) -> Process | None:
-        """Return the guest's process under a number, None where it is none or not one yet."""
+        """Return the guest's process with a number, None if it is no guest's or not yet one."""
         try:
             folder = Folder(self._proc / str(pid))
             command = self._command_line(pid, folder)
@@ -190,7 +192,7 @@ class Processes:
         return Process(pid, uuid[1].decode(), int(number[1]) if number else None, started, folder)
 
     def _command_line(self, pid: int, folder: Folder) -> bytes:
-        """Return a command line; raises OSError where there is none, or none in time."""
+        """Return a command line; raises OSError if there is none, or none in time."""
         hanging = [read for read in self._reads.values() if read.is_alive()]
         if self._reads.get(pid) in hanging or len(hanging) >= HANGING_MAX:
             raise TimeoutError

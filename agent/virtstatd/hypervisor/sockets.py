@@ -21,30 +21,30 @@ DIRECTORIES = (Path("/run/libvirt"), Path("/var/run/libvirt"))
 SOCKETS = ("virtqemud-sock-ro", "libvirt-sock-ro")
 
 WAKE_SECONDS = 60.0
-"""How often one that never answered is woken: systemd gives up what it starts too often."""
+"""Pause between activations of a daemon that never answered: systemd limits unit starts."""
 
 ENDED = "the daemon has ended, and connecting would start it"
 
 ENDING_SECONDS, ENDING_STEP_SECONDS = 2.0, 0.05
-"""How long a daemon that has hung up may need to end, and how often it is looked at."""
+"""How long a daemon that closed the connection may need to end, and how often it is checked."""
 
 
 def detected_uri(directories: tuple[Path, ...] = DIRECTORIES) -> str:
     """
     Return the URI of the local hypervisor, modular daemon first.
 
-    Looked up anew at every connect: either daemon may be installed or exchanged while we run. With
-    no socket at all it is the monolithic daemon's URI, whose error names the path to look at.
+    Looked up again at every connect: either daemon may be installed or replaced while the agent
+    runs. Without any socket it is the monolithic daemon's URI, whose error names the path to check.
     """
     return detected_uris(directories)[0]
 
 
 def detected_uris(directories: tuple[Path, ...] = DIRECTORIES) -> list[str]:
     """
-    Return the URIs of all sockets that there are, those first at which somebody is seen to listen.
+    Return the URIs of all existing sockets, first those with a visible listener.
 
-    A daemon that has ended may leave its socket beside that of one that works. Who listens in
-    another network namespace is not seen.
+    A daemon that has ended may leave its socket beside that of a working one. A listener in another
+    network namespace is not visible.
     """
     paths = [directory / name for name in SOCKETS for directory in directories]
     there = [path for path in paths if path.is_socket()] or [directories[0] / SOCKETS[-1]]
@@ -56,8 +56,8 @@ def open_session(uri: str, keepalive_seconds: int, keepalive_count: int) -> Sess
     """
     Open a read-only connection, on the calling thread, which may block for long.
 
-    A frozen daemon is noticed after `keepalive_seconds * (keepalive_count + 1)`; a driver without a
-    connection to keep alive (`test:///default`) goes without. Raises `libvirt.libvirtError`.
+    A frozen daemon is noticed after `keepalive_seconds * (keepalive_count + 1)`; a driver without
+    keepalives (`test:///default`) is opened without them. Raises `libvirt.libvirtError`.
     """
     connection = libvirt.openReadOnly(uri)
     with contextlib.suppress(libvirt.libvirtError):
@@ -68,10 +68,10 @@ def open_session(uri: str, keepalive_seconds: int, keepalive_count: int) -> Sess
 @dataclass(slots=True)
 class _Door:
     """
-    What is known of the daemon behind a URI: its process while it was connected to.
+    What is known of the daemon behind a URI: its process while the agent was connected.
 
-    `unseen` says that it cannot be seen even while it runs, `why` what kept it from being woken
-    before `wake_at`.
+    `unseen` says that its process is not visible even while it runs, `why` the reason for not
+    activating it before `wake_at`.
     """
 
     pid: int = 0
@@ -82,14 +82,15 @@ class _Door:
 
 class Opener:
     """
-    Opens read-only connections to `uri`, or to the local hypervisor where it is empty.
+    Opens read-only connections to `uri`, or to the local hypervisor if it is empty.
 
-    Of several local sockets it is the first that answers; one at which nobody does may be left over
-    from a daemon that is gone.
+    Of several local sockets it uses the first that answers; one that does not may be left over from
+    a daemon that has ended.
 
-    A daemon that was there and has ended is not started again by us, though systemd would do so for
-    whoever connects: it was stopped, or is about to be restarted by those whose task that is. One
-    that sleeps when we come is woken, since it ended for want of clients. Used by many threads.
+    A daemon that was running and has ended is not started again by the agent, although systemd
+    would do so on a connection: it was stopped, or its administrator or systemd will restart it. A
+    daemon that is idle at the agent's first connection is activated, since it ended for lack of
+    clients. Used by many threads.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Opener:
         self._doors: dict[str, _Door] = {}
 
     def __call__(self) -> Session:
-        """Open one; raises `libvirt.libvirtError`, or `Disconnected` where it would wake."""
+        """Open one; raises `libvirtError`, or `Disconnected` if it would activate a daemon."""
         detected = detected_uris(self._directories)
         error: libvirt.libvirtError | None = None
         for uri in [self._uri] if self._uri else detected:
@@ -121,7 +122,7 @@ class Opener:
                 return self._open(uri, detected[0], self._doors.setdefault(uri, _Door()))
             except libvirt.libvirtError as raised:
                 error = error or raised
-        assert error is not None  # noqa: S101 - there is always one to be tried
+        assert error is not None  # noqa: S101 - there is always one to try
         raise error
 
     def _open(self, uri: str, detected: str, door: _Door) -> Session:
@@ -139,13 +140,13 @@ class Opener:
             door.why = str(unreachable(error))
             raise
         door.pid = listener.pid()
-        # one that cannot be seen even while it runs could not be seen to be asleep either
+        # if a running one cannot be seen, an idle one cannot be told from it either
         door.unseen = not door.pid
         door.wake_at, door.why = math.inf, ENDED
         return session
 
     def _let_end(self, listener: Listener, pid: int) -> None:
-        """Wait for a daemon that has hung up on everybody: it is ending, or it goes on."""
+        """Wait for a daemon that has closed all connections: it is ending, or it continues."""
         until = self._clock() + ENDING_SECONDS
         while pid > 0 and listener.pid() == pid and self._clock() < until:
             self._pause(ENDING_STEP_SECONDS)

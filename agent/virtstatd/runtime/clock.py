@@ -1,9 +1,9 @@
 """
-The clocks: what is left of time when somebody sets the wall clock or the host sleeps.
+The clocks, and how steps of the wall clock and a suspend of the host are handled.
 
-Everything is scheduled on the monotonic clock, which neither steps nor runs while the host sleeps.
-Samples carry the wall clock's time, right or wrong: a receiver compares it with that of others.
-How long a reading is current goes by the clock that runs on in a sleep.
+Everything is scheduled on the monotonic clock, which neither steps nor runs while the host is
+suspended. Samples carry the wall clock's time, even if it is wrong: a receiver compares it with
+that of others. The age of a reading is measured by the clock that continues during a suspend.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from virtstatd.runtime.waiting import next_beat
 
 LOOK_SECONDS = 1.0
 STEP_SECONDS = 1.0
-"""A smaller step is what a clock that is kept right may do, or a pause between two looks at it."""
+"""A smaller step may be a correction by NTP, or a pause between reading two clocks."""
 
 APART_SECONDS = 0.1
-"""Clocks that were not read at once, by a process that was held up, are not compared."""
+"""Clocks that were not read within this time, because the process was delayed, are not compared."""
 
 
 def boottime() -> float:
-    """Return seconds that never step back and count the host's sleep."""
+    """Return seconds that never step back and include the time of a suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Clocks:
-    """Notice steps of the wall clock and the sleep of the host; `on_sleep` is called after one."""
+    """Notices steps of the wall clock and suspends of the host, and calls `on_sleep` then."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Clocks:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.steps = 0
-        """How often the wall clock was set."""
+        """Number of steps of the wall clock."""
         self._log = log
         self._on_sleep = on_sleep
         self._wall = wall
@@ -52,13 +52,13 @@ class Clocks:
         self._slept = boot() - monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look at the clocks until `stop`."""
+        """Compare the clocks periodically until `stop`."""
         while not stop.is_set():
             await next_beat(stop, LOOK_SECONDS)
             self.look()
 
     def look(self) -> None:
-        """Compare the clocks with how they stood at the last look."""
+        """Compare the clocks with their last readings."""
         before = self._boot()
         wall, monotonic, after = self._wall(), self._monotonic(), self._boot()
         if after - before > APART_SECONDS:

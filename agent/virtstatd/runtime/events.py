@@ -10,7 +10,7 @@ from virtstatd.runtime.logs import Level
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its level, its meaning, and the action, empty where there is nothing to do."""
+    """One event: its level, its meaning, and the action, empty if none is needed."""
 
     level: Level
     meaning: str
@@ -24,12 +24,12 @@ EVENTS: Final[dict[str, Event]] = {
         "Fix what `reason` names: a port in use, a file, a secret. `virtstatd check` finds it too.",
     ),
     "agent.started": Event("info", "The agent runs; `sinks` are the sinks it sends to."),
-    "agent.stopped": Event("info", "The agent has ended; `ending` says whether it starts anew."),
-    "archive.continued": Event("info", "The archive goes on with files of an earlier run."),
+    "agent.stopped": Event("info", "The agent has ended; `ending` says whether it restarts."),
+    "archive.continued": Event("info", "The archive continues with files of an earlier run."),
     "archive.damaged": Event(
         "error",
         "A file of the archive cannot be read; it is set aside.",
-        "Look at the disk; restore the file from a backup if its hour matters.",
+        "Check the disk; restore the file from a backup if its hour matters.",
     ),
     "archive.interrupted": Event(
         "warning",
@@ -69,45 +69,45 @@ EVENTS: Final[dict[str, Event]] = {
     "collector.recovered": Event("info", "A collector of another package emits again."),
     "collector.rejected": Event(
         "warning",
-        "A collector of another package emitted what is no batch; it was refused.",
+        "A collector of another package emitted an invalid batch; it was rejected.",
         "Report `reason` to the author of the package.",
     ),
     "config.rejected": Event(
         "error",
-        "A reload was refused; the agent runs on as before.",
+        "A reload was refused, or what it loaded could not start; the agent runs on as before.",
         "Fix the `faults`, then reload again.",
     ),
     "cpu_stats.refused": Event(
         "warning",
-        "This host does not count CPU time by CPU; `reason` is libvirt's.",
+        "This host does not count CPU time per CPU; `reason` is libvirt's.",
         "Use cgroups of version 1, or switch `cpu_stats` off.",
     ),
-    "domain.answered": Event("info", "Libvirt answers for everything of this guest again."),
+    "domain.answered": Event("info", "Libvirt returns all groups of this guest again."),
     "domain.decodable": Event("info", "All values of this guest can be decoded again."),
     "domain.refused": Event(
         "warning",
-        "Libvirt refuses these `groups` of this guest; its other numbers are there.",
-        "Look at the guest's `reason`; it is asked again after 5 to 60 minutes.",
+        "Libvirt refuses these `groups` for this guest; its other numbers are reported.",
+        "Check the guest's `reason`; the groups are tried again after 5 to 60 minutes.",
     ),
     "domain.responsive": Event("info", "The guest's monitor answers again."),
     "domain.undecodable": Event(
         "warning",
-        "A value of this guest is nothing that libvirt can mean; it alone is left out.",
+        "Libvirt returned an invalid value for this guest; only that value is left out.",
         "Report the guest's `reason` and libvirt's version.",
     ),
     "domain.undescribed": Event(
         "warning",
-        "The XML of this guest cannot be read; its numbers are there, its `*_info` series not.",
-        "Look at `virsh dumpxml` of the guest.",
+        "The XML of this guest cannot be read; it has its numbers, but no `*_info` series.",
+        "Check `virsh dumpxml` of the guest.",
     ),
     "domain.unresponsive": Event(
         "warning",
-        "The guest's monitor does not answer; the guest is not asked until it does.",
-        "Look at its QEMU process, which is stopped or waits for storage, then at its disks.",
+        "The guest's monitor has not answered since `since`; the others are polled without it.",
+        "Do what `mend` says: its QEMU process `pid` is stopped or waits for storage.",
     ),
     "family.clashed": Event(
         "error",
-        "Two metrics of one name differ in kind or help; one of them is left out of the page.",
+        "Two metrics with one name differ in kind or help; one of them is left out of the page.",
         "Report it: a collector of another package took a name of the agent's.",
     ),
     "field.unknown": Event(
@@ -117,15 +117,19 @@ EVENTS: Final[dict[str, Event]] = {
     "file.unrotated": Event(
         "warning", "A file could not be rotated.", "Check the permissions of its directory."
     ),
-    "group.answered": Event("info", "The hypervisor answers for these groups again."),
+    "group.answered": Event("info", "The hypervisor returns these groups again."),
     "group.refused": Event(
         "warning",
-        "The hypervisor refuses these `groups` of every guest.",
+        "The hypervisor refuses these `groups` for every guest.",
         "Remove them from `poll.*.groups` if the driver does not have them.",
     ),
-    "host.slept": Event("info", "The host was suspended for `seconds`; everything is asked again."),
+    "host.slept": Event(
+        "info", "The host was suspended for `seconds`; everything is polled again."
+    ),
     "influx.opened": Event("debug", "The sink is open."),
-    "libvirt.close_callback_missing": Event("debug", "The driver has no connection to lose."),
+    "libvirt.close_callback_missing": Event(
+        "debug", "The driver has no remote connection that could be lost."
+    ),
     "libvirt.connected": Event("info", "Libvirt answers; `domains` guests run."),
     "libvirt.lost": Event(
         "warning",
@@ -144,51 +148,51 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "local.disagreed": Event(
         "warning",
-        "A number of libvirt's was not between the kernel's before and after it.",
+        "A number of libvirt's was not between the kernel's readings before and after it.",
         "Report the `field` and libvirt's version.",
     ),
-    "local.off": Event("info", "The guests do not run on this host: the kernel is not read."),
+    "local.off": Event("info", "The guests do not run on this host, so the kernel is not read."),
     "null.closed": Event("info", "The sink that drops everything has ended."),
     "otlp.opened": Event("debug", "The sink is open."),
     "poll.failing": Event(
         "warning",
-        "Calls of this `tier` fail; `reason` and `domains` say for what.",
-        "See `domain.unresponsive` of the same time; else look at libvirt's log.",
+        "Calls of this `tier` fail; `reason` has the error and `domains` the guests.",
+        "Check for `domain.unresponsive` at the same time; otherwise check libvirt's log.",
     ),
     "poll.recovered": Event("info", "The tier's calls are answered again."),
     "scrape.listening": Event("info", "The page can be scraped at this address."),
     "sink.abandoned": Event(
         "error",
-        "At the end `batches` could not be delivered and are lost.",
-        "Use `spool_bytes` where that must not happen.",
+        "At shutdown `batches` could not be delivered and are lost.",
+        "Set `spool_bytes` if that must not happen.",
     ),
-    "sink.caught_up": Event("info", "The destination takes what comes again, in time."),
+    "sink.caught_up": Event("info", "The destination accepts batches in time again."),
     "sink.close_failed": Event("warning", "The sink did not close in time, or raised."),
     "sink.denied": Event(
         "error",
         "The destination refuses the credentials or the address.",
-        "Fix the credentials or the address; files are read again by themselves.",
+        "Fix the credentials or the address; files are read again automatically.",
     ),
     "sink.failing": Event(
         "warning",
-        "The destination is away or refuses; what waits and what is lost is counted.",
-        "Look at the destination.",
+        "The destination is unavailable or refuses batches; waiting and lost batches are counted.",
+        "Check the destination.",
     ),
-    "sink.kept": Event("info", "At the end `batches` are kept on disk for the next start."),
+    "sink.kept": Event("info", "At shutdown `batches` are kept on disk for the next start."),
     "sink.lagging": Event(
         "warning",
-        "What is sent has waited for more than two intervals, though nothing fails.",
+        "Batches are sent more than two intervals late, although nothing fails.",
         "Compare the rates in and out; see what slows the destination, or raise `request_samples`.",
     ),
     "sink.poisoned": Event(
         "error",
-        "The destination cannot take this series; it alone is lost.",
-        "Look at the destination's log for the series.",
+        "The destination cannot accept this series; only this series is lost.",
+        "Check the destination's log for the series.",
     ),
-    "sink.recovered": Event("info", "The destination takes batches again."),
+    "sink.recovered": Event("info", "The destination accepts batches again."),
     "sink.unfinished": Event(
         "error",
-        "At the end the queue could not be written in time.",
+        "At shutdown the queue could not be written in time.",
         "Look at the disk of the state directory.",
     ),
     "spool.damaged": Event(
@@ -208,5 +212,5 @@ EVENTS: Final[dict[str, Event]] = {
         "Do what `reason` says.",
     ),
     "spool.regained": Event("info", "The spool's disk works again."),
-    "write.negotiated": Event("info", "The receiver understands this version of remote write."),
+    "write.negotiated": Event("info", "The receiver supports this version of remote write."),
 }

@@ -1,9 +1,9 @@
 """
 Small files of the kernel that are kept open and read repeatedly.
 
-Reading through an open descriptor costs a fifth of opening the file as well. And a directory of
-/proc that is open stays bound to its process: after the process has ended every read fails, so
-that another process of the same number is never read by mistake.
+Reading through an open descriptor costs a fifth of opening and reading. And an open directory of
+/proc stays bound to its process: after the process has ended every read fails, so that another
+process with the same number is never read by mistake.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 READ_BYTES = 1 << 14
-"""More than any of the files has; a single read of procfs is consistent, two are not."""
+"""More than the size of any of the files; a single read of procfs is consistent, two are not."""
 
 
 def descriptors_allowed(most: int = 1 << 16) -> int:
@@ -44,12 +44,12 @@ class Descriptors:
         return True
 
     def give_back(self) -> None:
-        """Give one back that was closed."""
+        """Return one after its file was closed."""
         self._left += 1
 
 
 class Folder:
-    """An open directory, closed with its last reference; raises OSError where there is none."""
+    """An open directory, closed with its last reference; raises OSError if it does not exist."""
 
     def __init__(self, path: Path | str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -114,7 +114,7 @@ class Place:
 
 
 class File:
-    """One file of a folder, kept open where descriptors are left; raises OSError like `open`."""
+    """One file of a folder, kept open if descriptors are left; raises OSError like `open`."""
 
     __slots__ = ("_descriptor", "_descriptors", "_folder", "_name")
 

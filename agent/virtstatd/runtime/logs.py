@@ -2,8 +2,8 @@
 The log on standard error: JSON lines for the journal, readable lines on a terminal.
 
 Lines are written by a thread of its own. When standard error blocks (a pipe that nobody reads, a
-terminal that is stopped), lines wait up to a bound, then new ones are dropped and counted: the
-oldest show how a fault began. When there is room again, one line counts the missing ones.
+terminal that is stopped), lines are queued up to a limit, then new ones are dropped and counted:
+the oldest show how a fault began. When there is room again, one line reports how many are missing.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class LineWriter:
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """An open log: what to write with, and how many of its lines were lost."""
+    """An open log: its logger, and how many of its lines were lost."""
 
     log: FilteringBoundLogger
     writer: LineWriter
@@ -128,7 +128,7 @@ def opened(
     """
     Open the log, route the standard library's warnings into it, and empty it at the end.
 
-    Nothing of structlog's global configuration is touched; who logs is handed the logger.
+    Structlog's global configuration is not changed; code that logs is passed the logger.
     """
     terminal = os.isatty(descriptor)
     render: Processor = _json
@@ -169,14 +169,14 @@ def opened(
 
 
 class _Lines:
-    """What structlog calls with a finished line, by the name of the level."""
+    """The logger that structlog calls with a finished line, by the name of the level."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 class _Libraries(logging.Handler):
-    """Hands what libraries log to the agent's own log."""
+    """Passes what libraries log to the agent's own log."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         super().__init__(logging.WARNING)
@@ -193,7 +193,7 @@ class _Libraries(logging.Handler):
 
 def _json(_: object, __: str, event: EventDict) -> str:
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    # ASCII: whatever a domain is called, no control or bidirectional character is written raw
+    # ASCII: no control or bidirectional character of a domain's name is written raw
     return json.dumps({**first, **{key: _plain(value) for key, value in event.items()}})
 
 
@@ -216,7 +216,7 @@ def _coloured(logger: object, method: str, event: EventDict) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal or turn its text around by visible escapes."""
+    """Replace characters that control a terminal or the text direction by visible escapes."""
     if text.isprintable():
         return text
     return "".join(
@@ -232,7 +232,7 @@ def _quoted(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Make a value JSON, whatever it is."""
+    """Convert any value to JSON."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -10,7 +10,7 @@ from virtstatd.runtime.waiting import beat_after
 
 
 LAG_PERIOD_SECONDS = 1.0
-"""How often the loop is asked whether it is late, besides whenever something is passed on."""
+"""How often the lag is measured, besides whenever a batch is passed on."""
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ class LoopLag:
     """
     How late the event loop runs what is due.
 
-    Regular looks see what lasts, or comes back. What the agent itself does at a time is measured
-    whenever it passes a batch on: an idle loop needs no look.
+    Periodic measurements see lags that last or recur. Work of the agent itself is measured whenever
+    it passes a batch on: an idle loop needs no measurement.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class LoopLag:
             self._timer.cancel()
 
     def measuring(self, emit: Callable[[T], None]) -> Callable[[T], None]:
-        """Return `emit`, measuring how long the turns of the loop take in which it is called."""
+        """Return `emit`, wrapped to measure the turns of the loop in which it is called."""
 
         def measured(batch: T) -> None:
             if self._loop is not None:  # its time is that of the turn's beginning
@@ -55,7 +55,7 @@ class LoopLag:
         return longest
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # a timer and no task: a third less; on the beat of all others, who share the wake-up
+        # a timer costs a third less than a task; at full seconds, to share the wake-up
         due = beat_after(loop.time(), LAG_PERIOD_SECONDS)
         self._timer = loop.call_at(due, self._look, loop, due)
 

@@ -10,15 +10,15 @@ from virtstatd.runtime.waiting import first_of
 
 
 TOGETHER_SECONDS = 0.02
-"""Deadlines closer than this fall together, so that their groups travel in one call."""
+"""Deadlines closer than this count as one, so that their groups share a call."""
 
 
 class Ticker:
     """
-    The deadlines of one interval; those that pass unused are counted, never made up for.
+    The deadlines of one interval; those that pass unused are counted and never caught up.
 
-    All tickers of a process share one origin, so that a multiple of an interval falls on it.
-    `seconds` is the interval that is in force, `configured` the one that was asked for.
+    All tickers of a process share one origin, so that deadlines of multiple intervals coincide.
+    `seconds` is the interval in force, `configured` the configured one.
     """
 
     def __init__(self, name: str, seconds: float, origin: float) -> None:
@@ -30,7 +30,7 @@ class Ticker:
 
     @property
     def stretched(self) -> bool:
-        """Whether the interval is longer than was asked for."""
+        """Whether the interval is longer than configured."""
         return self.seconds > self.configured
 
     def advance(self, now: float) -> None:
@@ -42,11 +42,11 @@ class Ticker:
         self.due = self._last + self.seconds
 
     def take(self) -> None:
-        """Count a tick, whether its deadline has come or not."""
+        """Count a tick, whether or not its deadline has come."""
         self.ticks += 1
 
     def skip(self) -> None:
-        """Count the tick just taken as skipped: whoever it was for is still busy."""
+        """Count the tick just taken as skipped: its consumer is still busy."""
         self.skipped += 1
 
     def stretch(self, times: int, now: float) -> None:
@@ -60,6 +60,12 @@ class Ticker:
         ahead = max(times, math.ceil((now - self._last) / self.configured))
         self.due = min(self.due, self._last + ahead * self.configured)
 
+    def before(self, moment: float) -> None:
+        """Bring the next deadline forward where it would come after a moment."""
+        if self.due > moment:
+            steps = math.ceil((moment - self._last) / self.configured) - 1
+            self.due = min(self.due, self._last + max(0, steps) * self.configured)
+
 
 async def ticks(
     tickers: Sequence[Ticker],
@@ -70,8 +76,8 @@ async def ticks(
     """
     Yield the tickers whose deadlines have come, together where they fall together, until `stop`.
 
-    A `nudge` makes all of them due at once: libvirt is back, so nobody waits for an interval.
-    Deadlines are looked at anew after the shortest interval at the latest, as they may be moved.
+    A `nudge` makes all of them due immediately, as when libvirt is available again. Deadlines are
+    checked again after the shortest interval at the latest, as they may be moved.
     """
     shortest = min(ticker.configured for ticker in tickers)
     while not stop.is_set():

@@ -8,16 +8,16 @@ from contextlib import suppress
 
 
 STOP_SECONDS = 1.0
-"""What calls under way get to finish when the agent stops."""
+"""Time for running calls to finish when the agent stops."""
 
 
 EARLY = 0.9
-"""From this part of a beat on a look is taken for the next one's: timers count milliseconds."""
+"""From this fraction of an interval on, a wake-up counts as the next: timers can be early."""
 
 
 async def first_of(*events: asyncio.Event, seconds: float) -> None:
     """Return when one of the events is set, or after `seconds`."""
-    if len(events) == 1:  # no task, which costs more than the wait itself
+    if len(events) == 1:  # without a task, which costs more than the wait itself
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await events[0].wait()
@@ -34,19 +34,19 @@ async def next_beat(stop: asyncio.Event, seconds: float) -> None:
     """
     Return at the next multiple of `seconds` on the loop's clock, or when `stop` is set.
 
-    Whoever looks at something now and then does it with all others: what costs is the wake-up.
+    All periodic checks share the same wake-ups, because the wake-up is what costs.
     """
     now = asyncio.get_running_loop().time()
     await first_of(stop, seconds=beat_after(now, seconds) - now)
 
 
 def beat_after(now: float, seconds: float) -> float:
-    """Return the next multiple of `seconds`; one that is near is the one a timer came early for."""
+    """Return the next multiple of `seconds`, skipping one for which a timer fired early."""
     return (now // seconds + (1 if now % seconds < EARLY * seconds else 2)) * seconds
 
 
 async def until_stopped(running: Coroutine[None, None, None], stop: asyncio.Event) -> None:
-    """Await what ends by itself when `stop` is set; cancel it where libvirt keeps it from that."""
+    """Await work that ends after `stop` is set; cancel it if a call to libvirt delays that."""
     task = asyncio.ensure_future(running)
     stopped = asyncio.ensure_future(stop.wait())
     try:

@@ -42,7 +42,7 @@ class Worker:
             fault: BaseException | None = None
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - for the one who waits
+            except Exception as error:  # noqa: BLE001 - passed to the caller
                 fault = error
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(_settle, future, fault)

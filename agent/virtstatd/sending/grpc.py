@@ -26,11 +26,13 @@ from virtstatd import __version__
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
+from virtstatd.sending.credentials import Credentials, opened_credentials
+from virtstatd.sending.dialing import dialed
 from virtstatd.sending.grpc_details import retry_delay
 from virtstatd.sending.http import CONNECT_SECONDS, sanitised
-from virtstatd.sending.http2 import PROTOCOL, Http2Answer, Http2Connection
+from virtstatd.sending.http2 import PROTOCOL, Headers, Http2Answer, Http2Connection, NotProcessed
 from virtstatd.sending.link import KeptConnection, reason_of
-from virtstatd.sending.secrets import Secret
+from virtstatd.sending.tls import renewed_tls
 
 
 class Status(IntEnum):
@@ -86,12 +88,17 @@ _OF_HTTP: dict[int, Status] = {
 class GrpcClient:
     """One method of one server."""
 
-    def __init__(self, access: Access, method: str, link: KeptConnection[Http2Connection]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        credentials: Credentials,
+        method: str,
+        link: KeptConnection[Http2Connection],
+    ) -> None:
         parts = urlsplit(access.url)
-        self._access = access
+        self._credentials = credentials
         self._link = link
         self._place = parts.netloc
-        self._secret = Secret(access.secret_file)
         self._head = [
             (":method", "POST"),
             (":scheme", parts.scheme),
@@ -105,30 +112,38 @@ class GrpcClient:
 
     async def call(self, message: bytes, *, compress: bool) -> bytes:
         """Call with an encoded message and return the answer's; raises as in the table above."""
-        secret = self._secret.read()
         headers = [*self._head]
         if compress:
             headers.append(("grpc-encoding", "gzip"))
             message = gzipped(message)
-        own = {**self._access.headers, **self._access.authorization(secret)}
+        own = await self._credentials.headers()
         ours = {name for name, _ in headers}
         headers += [(name.lower(), text) for name, text in own.items() if name.lower() not in ours]
+        body = struct.pack(">?I", compress, len(message)) + message
         try:
-            async with self._link.held() as connection:
-                answer = await connection.ask(
-                    headers, struct.pack(">?I", compress, len(message)) + message
-                )
+            try:
+                answer = await self._ask(headers, body)
+            except NotProcessed:  # as when a server is replaced: the next connection is to another
+                answer = await self._ask(headers, body)
         except OSError as error:
-            raise TryLater(f"{self._place}: {reason_of(error)}") from error
-        if fault := self._fault(answer, secret):
+            reason = self._credentials.hidden(reason_of(error))
+            raise TryLater(f"{self._place}: {reason}") from error
+        if fault := self._fault(answer):
             raise fault
         return _message(bytes(answer.body))
 
-    def _fault(self, answer: Http2Answer, secret: str) -> TryLater | Rejected | None:
+    async def _ask(self, headers: Headers, body: bytes) -> Http2Answer:
+        async with self._link.held() as connection:
+            return await connection.ask(headers, body)
+
+    def _fault(self, answer: Http2Answer) -> TryLater | Rejected | None:
         status = _status(answer)
         if status == Status.OK:
             return None
-        said = sanitised(unquote_to_bytes(answer.headers.get("grpc-message", "")), secret)
+        message = unquote_to_bytes(answer.headers.get("grpc-message", ""))
+        said = sanitised(message, self._credentials.hidden)
+        if status == Status.UNAUTHENTICATED:
+            self._credentials.refused()
         name = _NAMES.get(status, f"status {status}")
         reason = f"{self._place} answers {name}" + (f": {said}" if said else "")
         wait = retry_delay(answer.headers.get("grpc-status-details-bin", ""))
@@ -144,9 +159,7 @@ class GrpcClient:
 @asynccontextmanager
 async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
-    context = await asyncio.to_thread(
-        access.tls_context, tls=access.encrypted, protocols=(PROTOCOL,)
-    )
+    context = await access.opened_tls(tls=access.encrypted, protocols=(PROTOCOL,))
     parts = urlsplit(access.url)
 
     async def connect() -> Http2Connection:
@@ -154,9 +167,18 @@ async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
         port = parts.port or (443 if access.encrypted else 80)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await loop.create_connection(
-                    Http2Connection, parts.hostname or "", port, ssl=context
-                )
+                tls = await renewed_tls(context)
+                sock = await dialed(parts.hostname or "", port)
+                try:
+                    _, connection = await loop.create_connection(
+                        Http2Connection,
+                        sock=sock,
+                        ssl=tls,
+                        server_hostname=parts.hostname if tls else None,
+                    )
+                except BaseException:
+                    sock.close()
+                    raise
         except TimeoutError as error:
             raise ConnectionError("no connection in time") from error
         return connection
@@ -165,10 +187,11 @@ async def grpc_client(access: Access, method: str) -> AsyncIterator[GrpcClient]:
         connection.close()
 
     link = KeptConnection(connect, close, lambda connection: connection.alive)
-    try:
-        yield GrpcClient(access, method, link)
-    finally:
-        await link.close()
+    async with opened_credentials(access) as credentials:
+        try:
+            yield GrpcClient(access, credentials, method, link)
+        finally:
+            await link.close()
 
 
 def _status(answer: Http2Answer) -> int:

@@ -20,19 +20,19 @@ import io
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from virtstatd import __version__
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.sending.access import Access
-from virtstatd.sending.secrets import Secret
+from virtstatd.sending.credentials import Credentials, opened_credentials
+from virtstatd.sending.tls import Context
 
 
 CONNECT_SECONDS = 3.0
@@ -43,6 +43,7 @@ BODY_SECONDS = 2.0
 """Bound for reading a body: the status decides, the body only adds text to the log."""
 
 BODY_BYTES = 65536
+READ_BYTES = 16384
 SHOWN_BYTES = 256
 
 _LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
@@ -64,11 +65,18 @@ class HttpAnswer:
 class HttpClient:
     """One destination that is posted to."""
 
-    def __init__(self, session: aiohttp.ClientSession, access: Access) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        access: Access,
+        credentials: Credentials,
+        context: Context | None,
+    ) -> None:
         self._session = session
-        self._access = access
-        self._place = urlsplit(access.url).netloc
-        self._secret = Secret(access.secret_file)
+        self._place = access.place
+        self._proxy = access.proxy_url or None
+        self._credentials = credentials
+        self._context = context
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         """
@@ -83,28 +91,36 @@ class HttpClient:
 
     async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """Post, and return the answer of any status; raise TryLater when there is none."""
-        secret = self._secret.read()
-        every = {**self._access.headers, **headers, **self._access.authorization(secret)}
+        credentials = self._credentials
+        proxy = await credentials.proxy()
+        # without TLS the request itself is what the proxy reads
+        every = {**await credentials.headers(), **headers, **({} if self._context else proxy)}
+        if self._context:
+            await self._context.renewed()
         try:
             response = await self._session.post(
-                url, data=io.BytesIO(body), headers=every, allow_redirects=False
+                url,
+                data=io.BytesIO(body),
+                headers=every,
+                allow_redirects=False,
+                proxy=self._proxy,
+                proxy_headers=proxy or None,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise TryLater(f"{self._place}: {_reason(error)}") from error
+            reason = credentials.hidden(_reason(error))
+            raise TryLater(f"{self._place}: {_line(reason)}") from error
         try:
             text = await _read(response)
         finally:
             response.release()  # closes the connection when there is more to read
-        return HttpAnswer(
-            response.status, response.headers, text, self._fault(response, text, secret)
-        )
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            credentials.refused()
+        return HttpAnswer(response.status, response.headers, text, self._fault(response, text))
 
-    def _fault(
-        self, response: aiohttp.ClientResponse, text: bytes, secret: str
-    ) -> TryLater | Rejected | None:
+    def _fault(self, response: aiohttp.ClientResponse, text: bytes) -> TryLater | Rejected | None:
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return None
-        said = sanitised(text, secret)
+        said = sanitised(text, self._credentials.hidden)
         reason = f"{self._place} answers {response.status}" + (f": {said}" if said else "")
         if response.status in _LATER:
             wait = retry_after(response.headers.get("Retry-After", ""))
@@ -118,26 +134,29 @@ class HttpClient:
 
 
 @asynccontextmanager
-async def http_client(access: Access) -> AsyncIterator[HttpClient]:
+async def http_client(
+    access: Access, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[HttpClient]:
     """Yield a client; raise StartError for files that cannot be read. Nothing is connected yet."""
-    context = await asyncio.to_thread(access.tls_context, tls=access.encrypted)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=LANES, ssl=context or True),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},
-        auto_decompress=False,
-        trust_env=False,
-    ) as session:
-        yield HttpClient(session, access)
+    context = await access.opened_tls(tls=access.encrypted, clock=clock)
+    async with (
+        opened_credentials(access, clock) as credentials,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=LANES, ssl=context or True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            trust_env=False,
+        ) as session,
+    ):
+        yield HttpClient(session, access, credentials, context)
 
 
-def sanitised(text: bytes, secret: str) -> str:
-    """Return the beginning of an answer as one harmless line, without our own secret."""
-    line = text[: 4 * SHOWN_BYTES].decode("utf-8", "replace")
-    if secret:
-        line = line.replace(secret, "(secret)")
-    return _CONTROL.sub(" ", line)[:SHOWN_BYTES].strip()
+def sanitised(text: bytes, hidden: Callable[[str], str]) -> str:
+    """Return the beginning of an answer as one harmless line; `hidden` takes out our secrets."""
+    line = hidden(text[:READ_BYTES].decode("utf-8", "replace"))
+    return _line(line).strip()
 
 
 def retry_after(text: str) -> float | None:
@@ -164,6 +183,10 @@ def _reason(error: BaseException) -> str:
         cause = error.os_error
         number = cause.errno or 0
         text = os.strerror(number) if number > 0 else cause.strerror or text
+    return text
+
+
+def _line(text: str) -> str:
     return _CONTROL.sub(" ", text)[:SHOWN_BYTES]
 
 

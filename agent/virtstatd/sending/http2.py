@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,7 +13,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     Event,
     ResponseReceived,
@@ -27,6 +27,14 @@ ANSWER_BYTES = 65536
 PROTOCOL = "h2"
 ANOTHER = "the server does not speak HTTP/2"
 
+FRAME_BYTES = 16384
+"""Most bytes in a frame: what both sides keep to as long as neither asks for more."""
+
+_HEAD_BYTES = 9
+_GOAWAY = 7
+_LAST_STREAM = 0x7FFFFFFF
+_SHOWN_BYTES = 64
+
 Headers = Sequence[tuple[str, str]]
 
 
@@ -39,11 +47,39 @@ class Http2Answer:
     ended: bool = False
 
 
+class NotProcessed(ConnectionResetError):  # noqa: N818 - what became of the request
+    """The server has left this request unread, and says so: it may be sent again at once."""
+
+
+class Frames:
+    """Whole frames of what has come, which may be a part of one or several."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def of(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield kind and bytes of each frame; raise ValueError for one that is too large."""
+        data = self._rest + data
+        place = 0
+        while len(data) - place >= _HEAD_BYTES:
+            size = int.from_bytes(data[place : place + 3])
+            if size > FRAME_BYTES:
+                raise ValueError(f"a frame of {size} bytes")
+            end = place + _HEAD_BYTES + size
+            if end > len(data):
+                break
+            yield data[place + 3], data[place:end]
+            place = end
+        self._rest = data[place:]
+
+
 class Http2Connection(asyncio.Protocol):
     """
     Send requests and return their answers; everything that goes wrong is an OSError.
 
-    After an error or a cancel the connection cannot be used again and must be closed.
+    After an error or a cancel the connection cannot be used again and must be closed. A server that
+    leaves (GOAWAY) finishes the request that is under way, and gets no other. The library would
+    give up all streams then (python-hyper/h2#1181), so it never sees such a frame.
     """
 
     def __init__(self) -> None:
@@ -51,14 +87,16 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._stream = 0
         self._answer = Http2Answer()
+        self._frames = Frames()
         self._lost: OSError | None = None
+        self._leaves: str | None = None
         self._paused = False
         self._changed = asyncio.Event()
 
     @property
     def alive(self) -> bool:
         """Whether the connection can be used."""
-        return self._lost is None
+        return self._lost is None and self._leaves is None
 
     async def ask(self, headers: Headers, body: bytes) -> Http2Answer:
         """Send a request, as fast as the server takes it, and return the whole answer."""
@@ -106,8 +144,12 @@ class Http2Connection(asyncio.Protocol):
             self._lose(ConnectionAbortedError(ANOTHER))
             return
         try:
-            for event in self._http.receive_data(data):
-                self._take(event)
+            for kind, frame in self._frames.of(data):
+                if kind == _GOAWAY:
+                    self._leave(frame[_HEAD_BYTES:])
+                    continue
+                for event in self._http.receive_data(frame):
+                    self._take(event)
             self._flush()
         except (H2Error, ValueError) as error:
             self._lose(self._fault(error))
@@ -115,6 +157,8 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note the loss and wake the waiting call."""
+        if self._leaves is not None:
+            self._lose(ConnectionResetError(self._leaves))
         self._lose(error if isinstance(error, OSError) else ConnectionResetError("disconnected"))
 
     def pause_writing(self) -> None:
@@ -140,9 +184,19 @@ class Http2Connection(asyncio.Protocol):
             case StreamEnded() if event.stream_id == self._stream:
                 self._answer.ended = True
             case StreamReset() if event.stream_id == self._stream:
-                self._lose(ConnectionResetError(f"the stream was reset: {_name(event.error_code)}"))
-            case ConnectionTerminated():  # the library can go on with none of the streams
-                self._lose(ConnectionResetError(f"the server leaves: {_name(event.error_code)}"))
+                refused = event.error_code == ErrorCodes.REFUSED_STREAM
+                kind = NotProcessed if refused else ConnectionResetError
+                self._lose(kind(f"the stream was reset: {_name(event.error_code)}"))
+
+    def _leave(self, payload: bytes) -> None:
+        """Take in a GOAWAY: which streams the server still answers, and why it leaves."""
+        if len(payload) < 2 * 4:
+            raise ValueError("a short GOAWAY")
+        last, code = struct.unpack_from(">II", payload)
+        said = "".join(chr(each) if 0x20 <= each < 0x7F else " " for each in payload[8:])  # noqa: PLR2004 - ASCII
+        self._leaves = f"the server leaves: {_name(_code(code))} {said[:_SHOWN_BYTES]}".strip()
+        if self._stream > last & _LAST_STREAM and not self._answer.ended:
+            self._lose(NotProcessed(self._leaves))
 
     def _fault(self, error: Exception) -> OSError:
         return self._lost or ConnectionAbortedError(f"{ANOTHER}: {error}")
@@ -170,6 +224,10 @@ class Http2Connection(asyncio.Protocol):
 
 def _text(text: bytes | str) -> str:
     return text if isinstance(text, str) else text.decode("utf-8", "replace")
+
+
+def _code(number: int) -> ErrorCodes | int:
+    return ErrorCodes(number) if number in set(ErrorCodes) else number
 
 
 def _name(code: ErrorCodes | int | None) -> str:

@@ -1,28 +1,24 @@
-"""Files that options name: paths, systemd credentials and secrets; options hold no secret."""
+"""Secrets of sinks, which files hold and options name; options hold no secret."""
 
 from __future__ import annotations
 
-import os
-import re
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
 from virtstatd.errors import StartError
+from virtstatd.sending.paths import FILE, path_of
+from virtstatd.sending.redacted import redacted
+from virtstatd.sending.watched import Watched
 
 
-CREDENTIAL = "credential:"
 SECRET_BYTES = 4096
-
-FILE = f"a path, or `{CREDENTIAL}` and the name of a systemd credential"
-"""The end of the description of every option that names a file."""
+CREDENTIALS_BYTES = 65536
 
 READ = "the agent's user must read it, or systemd hand it over (`LoadCredential=`)"
-
-_NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 
 PasswordFile = Annotated[str, Meta(description=f"File of the user's password: {FILE}.")]
 
@@ -45,28 +41,41 @@ class Login:
 
 
 class Secret:
-    """The one line of a file, empty for no file; while unreadable, the line read last."""
+    """
+    The one line of a file, empty for no file; while unreadable, the line read last.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._text = secret(name)
+    It is read off the event loop, and only when the file has changed. That is looked at once a
+    second at most, or `at_once`, as for a new connection.
+    """
 
-    def read(self) -> str:
-        """Read the file again, since secrets are replaced while the agent runs."""
-        with suppress(StartError):
-            self._text = secret(self._name)
-        return self._text
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._watched = Watched((name,), lambda: secret(name), clock) if name else None
+        self.texts: tuple[str, ...] = ()
+        """What was read last and before: a server may still send back the one before."""
+
+    async def first(self) -> str:
+        """Return the line at the start; raise StartError for a file that cannot be used."""
+        return self._kept(await self._watched.first()) if self._watched else ""
+
+    async def read(self, *, at_once: bool = False) -> str:
+        """Return the line, read again if it was replaced."""
+        return self._kept(await self._watched.get(at_once=at_once)) if self._watched else ""
+
+    def hidden(self, text: str) -> str:
+        """Return a text that may be logged."""
+        return redacted(text, self.texts)
+
+    def _kept(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts = (text, *self.texts[:1])
+        return text
 
 
-def path_of(name: str) -> Path:
-    """Return the path that an option means; raise StartError when systemd passed no credential."""
-    if not name.startswith(CREDENTIAL):
-        return Path(name)
-    credential = name.removeprefix(CREDENTIAL)
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not directory or not _NAME.fullmatch(credential) or credential in (".", ".."):
-        raise StartError(f"there is no {name}; add LoadCredential= for it to the unit")
-    return Path(directory) / credential
+async def opened_secret(name: str, clock: Callable[[], float] = time.monotonic) -> Secret:
+    """Return the secret of a file; raise StartError for a file that cannot be used."""
+    found = Secret(name, clock)
+    await found.first()
+    return found
 
 
 def secret(name: str) -> str:
@@ -93,16 +102,15 @@ def check_secret(option: str, name: str) -> None:
         raise StartError(f"{option}: {error}") from error
 
 
-def check_credentials(option: str, name: str, holding: bytes) -> None:
-    """Raise StartError that begins with the option when a file, if any, is not of its kind."""
-    if not name:
-        return
+def credentials_text(option: str, name: str, holding: str) -> str:
+    """Return a file of several lines; raise StartError when it is not of its kind."""
+    path = path_of(name)
     try:
-        with path_of(name).open("rb") as file:
-            text = file.read(16 * SECRET_BYTES)
-    except StartError as error:
-        raise StartError(f"{option}: {error}") from error
-    except OSError as error:
-        raise StartError(f"{option}: cannot read {name}: {error.strerror}; {READ}") from error
+        with path.open("rb") as file:
+            text = file.read(CREDENTIALS_BYTES).decode()
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "is not text"
+        raise StartError(f"{option}: cannot read {name}: {cause}; {READ}") from error
     if holding not in text:
-        raise StartError(f"{option}: {name} has no line with {holding.decode()}")
+        raise StartError(f"{option}: {name} has no line with {holding}")
+    return text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -12,11 +13,8 @@ from typing import Annotated, Self
 from msgspec import Meta
 
 from virtstatd.errors import StartError
-from virtstatd.sending.secrets import FILE, path_of
-
-
-Marks = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and time of change of each file, None for one that is not there."""
+from virtstatd.sending.paths import FILE, path_of
+from virtstatd.sending.watched import Watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +43,24 @@ class TlsFiles:
         if self.key_file and not self.certificate_file:
             raise ValueError("key_file: needs certificate_file")
 
-    def tls_context(self, *, tls: bool, protocols: tuple[str, ...] = ()) -> Context | None:
+    def check_tls_files(self, *, tls: bool) -> None:
+        """Raise StartError for a file that TLS cannot use; reading it may block."""
+        if tls:
+            _made(self, ())
+
+    async def opened_tls(
+        self,
+        *,
+        tls: bool,
+        protocols: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Context | None:
         """Return the context of connections, None without TLS; raise StartError for a bad file."""
-        return Context(self, protocols) if tls else None
+        if not tls:
+            return None
+        context = Context(self, protocols, clock)
+        await context.first()
+        return context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +74,35 @@ class Tls(TlsFiles):
 
 class Context(ssl.SSLContext):
     """
-    A client's context that reads its files again when they change.
+    A client's context that is made again when its files change.
 
-    Each new connection looks at the files. While they do not fit together, as with half of a new
-    pair, the ones read before stay in use.
+    That happens in `renewed`, off the event loop, which is called before a connection is opened.
+    While the files do not fit together, as with half of a new pair, the ones read before stay in
+    use. Without `ca_file` the system's authorities are such files.
     """
 
-    def __new__(cls, files: TlsFiles, protocols: tuple[str, ...]) -> Self:
+    def __new__(
+        cls, files: TlsFiles, protocols: tuple[str, ...], clock: Callable[[], float]
+    ) -> Self:
         """Make the outer context, which libraries inspect; it has no authorities itself."""
-        del files, protocols
+        del files, protocols, clock
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
-    def __init__(self, files: TlsFiles, protocols: tuple[str, ...]) -> None:
+    def __init__(
+        self, files: TlsFiles, protocols: tuple[str, ...], clock: Callable[[], float]
+    ) -> None:
         self._files = files
-        self._protocols = protocols
-        self._marks = _marks(files)
-        self._current = _made(files, protocols)
+        named = (files.ca_file, files.certificate_file, files.key_file)
+        names = [*filter(None, named), *(() if files.ca_file else _of_the_system())]
+        self._watched = Watched(names, lambda: _made(files, protocols), clock)
+
+    async def first(self) -> None:
+        """Read the files at the start; raise StartError for what cannot be used."""
+        self._current = await self._watched.first()
+
+    async def renewed(self, *, at_once: bool = False) -> None:
+        """Look at the files, once a second at most, so that connections use what they hold now."""
+        self._current = await self._watched.get(at_once=at_once)
 
     def wrap_bio(
         self,
@@ -88,7 +114,7 @@ class Context(ssl.SSLContext):
     ) -> ssl.SSLObject:
         """Encrypt a connection of an event loop."""
         name = self._files.server_name or server_hostname
-        return self._renewed().wrap_bio(incoming, outgoing, server_side, name, session)
+        return self._current.wrap_bio(incoming, outgoing, server_side, name, session)
 
     def wrap_socket(
         self,
@@ -101,29 +127,22 @@ class Context(ssl.SSLContext):
     ) -> ssl.SSLSocket:
         """Encrypt a connection of a thread."""
         name = self._files.server_name or server_hostname
-        return self._renewed().wrap_socket(
+        return self._current.wrap_socket(
             sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, name, session
         )
 
-    def _renewed(self) -> ssl.SSLContext:
-        marks = _marks(self._files)
-        if marks != self._marks:
-            with suppress(StartError):  # half of a pair may have been written yet
-                self._current = _made(self._files, self._protocols)
-                self._marks = marks
-        return self._current
+
+async def renewed_tls(context: Context | None) -> Context | None:
+    """Return the context for a new connection, with its files as they are now."""
+    if context is not None:
+        await context.renewed(at_once=True)
+    return context
 
 
-def _marks(files: TlsFiles) -> Marks:
-    marks: list[tuple[int, int, int] | None] = []
-    for name in filter(None, (files.ca_file, files.certificate_file, files.key_file)):
-        try:
-            found = path_of(name).stat()
-        except (StartError, OSError):
-            marks.append(None)
-        else:
-            marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
-    return tuple(marks)
+def _of_the_system() -> list[str]:
+    """Return where the system's authorities are."""
+    paths = ssl.get_default_verify_paths()
+    return [place for place in (paths.cafile, paths.capath) if place]
 
 
 def _made(files: TlsFiles, protocols: tuple[str, ...]) -> ssl.SSLContext:

@@ -43,12 +43,12 @@ from virtstatd.service.isolated import IsolatedCollector
 
 
 CLOSE_SECONDS = 1.0
-"""What a lane gets to close; what takes longer ends with the process."""
+"""Time for a lane to close; a slower one ends with the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """Libvirt, the collectors, and the budget that they keep to, where there is one."""
+    """Libvirt, the collectors, and their budget, if there is one."""
 
     hypervisor: Hypervisor
     collectors: Sequence[Collector]
@@ -59,8 +59,13 @@ class Collecting:
         looks = (getattr(each, "ticking", None) for each in self.collectors)
         return all(look(now) for look in looks if look)
 
+    def unresponsive(self) -> list[str]:
+        """Return the names of the guests that do not answer."""
+        asked = (getattr(each, "unresponsive", None) for each in self.collectors)
+        return [name for ask in asked if ask for name in ask()]
+
     async def once(self, emit: Emit) -> dict[str, Outcome]:
-        """Ask each collector once, one after another; return what came of it, by name."""
+        """Run each collector once, one after another; return the outcomes by name."""
         return {each.name: await each.once(emit) for each in self.collectors}
 
 
@@ -77,9 +82,9 @@ async def collecting(
     """
     Build libvirt and the collectors; close threads and connections on leaving.
 
-    `numbers` are those of the other parts of the agent. Libvirt is asked only while it is `up`,
-    which its connection for events turns. Raises `StartError` where a collector of another package
-    cannot work.
+    `numbers` are those of the other parts of the agent. Libvirt is called only while it is `up`,
+    which its event connection sets. Raises `StartError` if a collector of another package cannot
+    work.
     """
     news = asyncio.Event()
     options = config.hypervisor
@@ -108,7 +113,9 @@ async def collecting(
     parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
     collectors = [*_own(config, parts)]
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
-    budget = Budget(tiers, meter, config.budget.host_cpu_percent, log) if meter else None
+    kernel: Any = next((each for each in collectors if hasattr(each, "cpu_seconds")), None)
+    percent = config.budget.host_cpu_percent
+    budget = Budget(tiers, meter, percent, log, kernel=kernel) if meter else None
     collectors += [
         IsolatedCollector(
             each.name,
@@ -144,7 +151,7 @@ async def collecting(
 
 
 async def _forward(turning: asyncio.Event, news: asyncio.Event) -> None:
-    """Have the agent's own numbers sent each time that libvirt comes or goes."""
+    """Send the agent's own numbers each time that libvirt becomes available or unavailable."""
     while True:
         await turning.wait()
         turning.clear()
@@ -154,7 +161,7 @@ async def _forward(turning: asyncio.Event, news: asyncio.Event) -> None:
 def _gone_to(emit: Emit) -> Callable[[Domain], None]:
     loop = asyncio.get_running_loop()
 
-    def gone(domain: Domain) -> None:  # on whichever thread found out
+    def gone(domain: Domain) -> None:  # on the thread that noticed
         batch = Batch("inventory", time.time_ns(), (), gone=(domain,))
         loop.call_soon_threadsafe(emit, batch)
 
@@ -162,7 +169,7 @@ def _gone_to(emit: Emit) -> Callable[[Domain], None]:
 
 
 def _own(config: Config, parts: Parts) -> Iterator[Collector]:
-    """Build the agent's own collectors, those that apply here."""
+    """Build the built-in collectors that apply here."""
     for kind in KINDS:
         if collector := kind.built(config.collect.get(kind.table), parts):
             yield collector
@@ -175,7 +182,7 @@ def _polled(config: Config) -> frozenset[str]:
 
 
 def _processes(uri: str) -> tuple[Processes | None, str]:
-    """Return the processes of the guests, or why there are none to be seen from here."""
+    """Return the processes of the guests, or why they cannot be seen from here."""
     try:
         return Processes(pid_files(uri)), ""
     except Elsewhere as error:
@@ -183,7 +190,7 @@ def _processes(uri: str) -> tuple[Processes | None, str]:
 
 
 def _meter(uri: str, processes: Processes | None, elsewhere: str, inventory: Inventory) -> Meter:
-    """Return what measures the cost, of the agent alone where libvirt is on another host."""
+    """Return the cost meter, of the agent alone if libvirt is on another host."""
     if processes is None:
         unseen = UnseenClock(elsewhere)
         return Meter(unseen, unseen, inventory.__len__)

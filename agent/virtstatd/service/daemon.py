@@ -1,7 +1,7 @@
 """
 The service: builds both sides from the configuration, nests their lifetimes and runs them.
 
-    collectors ──▶ one source per series ──▶ outlets ──▶ sinks
+    collectors ──▶ one source per series ──▶ routes ──▶ outlets ──▶ sinks
 """
 
 from __future__ import annotations
@@ -26,22 +26,27 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
-from virtstatd.service.sending import draining, open_outlet
+from virtstatd.service.sending import draining, open_outlet, routed
 from virtstatd.service.signals import Signals
 
 
 CLOSE_SECONDS = 1.0
-"""What a sink or a lane gets to close; what takes longer ends with the process."""
+"""Time for a sink or a lane to close; a slower one ends with the process."""
 
 STATUS_SECONDS = 5.0
-"""How often the status line is brought up to date."""
+"""How often the status line is updated."""
+
+
+NAMED_MAX = 5
+NAME_MAX = 40
+"""So many names are in the status line, and so many characters of each."""
 
 
 async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -> Ended:
     """
-    Run until SIGTERM, SIGINT or a SIGHUP with a good file; then let what was taken flow out.
+    Run until SIGTERM, SIGINT or a SIGHUP with a valid file; then drain the sinks' queues.
 
-    Raises `StartError` when a sink cannot work here.
+    Raises `StartError` if a sink cannot work here.
     """
     log = logs.log
     config = running.config
@@ -60,7 +65,8 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         outlets = [
             await open_outlet(sinks, each, config, log, control.sockets) for each in config.sinks
         ]
-        passing = OneSource([outlet.offer for outlet in outlets], log)
+        routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
+        passing = OneSource(routes, log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 
@@ -72,7 +78,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
 
         numbers = [own, passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
-            draining(outlets, drain_seconds),
+            draining(outlets, drain_seconds, routes),
             collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,
             asyncio.TaskGroup() as tasks,
         ):
@@ -97,10 +103,10 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
 
 class Watch:
     """
-    Reports to systemd that the loop and the tickers go on, and what the status is.
+    Reports to systemd that the loop and the tickers run, and the status line.
 
-    Neither libvirt nor a sink counts: a restart would fix neither. Once the agent ends, which has
-    bounds of its own, the loop alone counts.
+    Neither libvirt nor a sink matters: a restart would fix neither. During shutdown, which has its
+    own time limits, only the loop matters.
     """
 
     def __init__(self, notify: Notify, control: RunControl, up: Up) -> None:
@@ -121,7 +127,7 @@ class Watch:
             task.cancel()
 
     def started(self, outlets: Sequence[Outlet], left: Collecting) -> None:
-        """Report from now on: how long a start may take is the service manager's to say."""
+        """Report from now on: the service manager limits how long a start may take."""
         self._outlets, self._left = outlets, left
         self._turned.set()
 
@@ -138,10 +144,24 @@ class Watch:
 
     def _status(self, left: Collecting) -> str:
         state = "up" if self._up else "down"
-        parts = [f"libvirt {state}", f"{len(left.hypervisor.inventory)} domains"]
-        parts.append(f"{len(self._outlets)} sink" + "s" * (len(self._outlets) != 1))
+        parts = [f"libvirt is {state}", _counted(len(left.hypervisor.inventory), "guest")]
+        if silent := left.unresponsive():
+            do = "does" if len(silent) == 1 else "do"
+            parts.append(f"{len(silent)} of them {do} not answer ({_named(silent)})")
+        parts.append(_counted(len(self._outlets), "sink"))
         if failing := [outlet.name for outlet in self._outlets if outlet.failing]:
-            parts.append(f"failing: {', '.join(failing)}")
+            parts.append(f"{len(failing)} failing ({_named(failing)})")
         if self._control.rejected:
             parts.append("the last reload was rejected")
         return ", ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first names; they come from guests' owners, and the line is one of a screen."""
+    shown = [name if len(name) <= NAME_MAX else f"{name[: NAME_MAX - 1]}…" for name in names]
+    more = len(names) - NAMED_MAX
+    return ", ".join(shown[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

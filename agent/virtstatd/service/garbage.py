@@ -1,10 +1,10 @@
 """
-Python's search for garbage in cycles, kept short.
+Short runs of Python's cyclic garbage collector.
 
-The search holds the interpreter's lock while it looks at everything that has lived for long: 0.24 s
-with 2,000 guests on the page, during which nobody is answered. What was found alive by a search
-that took too long is therefore left out of all later ones. Counting references frees it as before;
-only a cycle among those objects would stay.
+A full collection holds the interpreter's lock while it examines all old objects: 0.24 s with 2,000
+guests on the page, during which no request is answered. Objects that survive a collection that took
+too long are therefore excluded from all later ones. Reference counting still frees them; only a
+cycle among those objects would stay.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 
 
 LONG_SECONDS = 0.02
-"""Of CPU time, so that a busy machine does not make a search long."""
+"""In CPU time, so that a collection does not count as long because the machine is busy."""
 
 
 @contextmanager
 def short_searches(clock: Callable[[], float] = time.thread_time) -> Iterator[None]:
-    """Leave out of later searches what one longer than `LONG_SECONDS` found alive."""
+    """Exclude objects that survive a collection longer than `LONG_SECONDS` from later ones."""
     begun = 0.0
 
     def searched(phase: str, details: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Whether a configuration that is well-formed can work here, found out before anything opens."""
+"""Checks whether a well-formed configuration can work on this host, before anything opens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from virtstatd.service.sending import spool_directory
 
 
 HERE_SECONDS: Final = 30.0
-"""What all sinks together may take to find out; a disk or name server that hangs takes longer."""
+"""Time for the checks of all sinks together; a disk or name server that hangs takes longer."""
 
 IN_USE: Final = "an agent listens here already, which is fine where that one takes this file"
 
@@ -28,7 +28,7 @@ CREDENTIAL: Final = "credential:"
 
 @dataclass(frozen=True, slots=True)
 class FoundHere:
-    """What stands against a start here, and what cannot be judged from outside the service."""
+    """The reasons against a start here, and what cannot be checked from outside the service."""
 
     faults: list[Fault]
     notes: list[Fault]
@@ -42,10 +42,10 @@ async def found_here(
     seconds: float = HERE_SECONDS,
 ) -> FoundHere:
     """
-    Ask each sink whether it could open here, and leave nothing behind.
+    Check for each sink whether it could open here, and leave nothing behind.
 
-    `ours` says whether the running agent is what listens at a port. `outside` is for a process that
-    is not the service: systemd hands credentials and the state directory to that one alone.
+    `ours` says whether the running agent listens at a port. `outside` is for a process that is not
+    the service: systemd passes credentials and the state directory only to the service.
     """
     workers = [Worker(f"check {each.name}") for each in config.sinks]
     asked = [
@@ -74,7 +74,7 @@ async def found_here(
 
 
 def is_virtstatd(taken: PortInUse) -> bool:
-    """Tell whether what listens at a port is an agent: it says so itself."""
+    """Return whether the listener at a port is an agent, which identifies itself."""
     host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(taken.host, taken.host)  # noqa: S104
     connection = http.client.HTTPConnection(host, taken.port, timeout=PROBE_SECONDS)
     try:
@@ -98,7 +98,7 @@ def _asking(each: SinkConfig, config: Config) -> Callable[[], None]:
 
 
 def _check_spool(directory: Path) -> None:
-    """Raise StartError unless a directory is writable, or can be made."""
+    """Raise StartError unless a directory is writable, or can be created."""
     there = directory
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -124,8 +124,10 @@ def _names(each: SinkConfig) -> Iterator[str]:
 
 
 def _for_the_service(each: SinkConfig, config: Config, fault: Fault) -> bool:
-    """Tell whether a fault is about what systemd hands to the service alone."""
+    """Return whether a fault is about what systemd passes only to the service."""
     option = str(fault.path[-1])
     if option == "spool_bytes":
         return not config.agent.state_directory and "STATE_DIRECTORY" not in os.environ
-    return str(getattr(each.sink, option, "")).startswith(CREDENTIAL)
+    given = getattr(each.sink, option, "")
+    names = given.values() if isinstance(given, dict) else [given]
+    return any(str(name).startswith(CREDENTIAL) for name in names)

@@ -1,9 +1,9 @@
 """
 A collector of another package, on a thread and an event loop of its own.
 
-Whatever it does there, raise, hang, block, leak tasks or emit nonsense, costs nobody but itself: it
-is named in the log, counted, and started again after a pause. Its batches are checked on its own
-thread; what passes is handed to the agent's loop, a bounded number at a time.
+If it raises, hangs, blocks, leaks tasks or emits invalid batches, no other part is affected: the
+fault is logged and counted, and the collector is started again after a pause. Its batches are
+validated on its own thread; valid ones are passed to the agent's loop, a bounded number at a time.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from virtstatd.runtime.waiting import first_of
 
 
 STOP_SECONDS: Final = 1.0
-"""What it gets to end in; after that its thread is left to end with the process."""
+"""Time for it to end; after that its thread is left to end with the process."""
 
 ONCE_SECONDS: Final = 30.0
-"""What asking once may take."""
+"""Time limit of `once`."""
 
 PAUSE_SECONDS: Final = (1.0, 300.0)
 """First and longest pause before one that failed is started again."""
 
 LOOK_SECONDS: Final = 5.0
-"""How often its numbers and its tasks are looked at."""
+"""How often its numbers and its tasks are checked."""
 
 SILENT_SECONDS: Final = 10.0
-"""After how long without a turn of its event loop it is said to block."""
+"""Time without a turn of its event loop after which it is reported to block."""
 
 TASKS_MAX: Final = 1000
 PENDING_MAX: Final = 64
-"""Tasks of its own, and batches that wait for the agent's loop: more are a leak or a flood."""
+"""Limits of its tasks, and of batches that wait for the agent's loop."""
 
 SAMPLES_PER_SECOND: Final = 20_000
-"""What it may emit over a minute: a flood would push the batches of others out of the buffers."""
+"""Limit of what it may emit over a minute: a flood would push other batches out of the buffers."""
 
 HEALTH: Final = frozenset({"collector_success", "collector_duration", "collector_age"})
 
 
 class _Asking:
-    """The thread on which it asks libvirt: one call at a time, and none while one hangs."""
+    """The thread on which it calls libvirt: one call at a time, and none while one hangs."""
 
     def __init__(
         self, name: str, open_session: Open, loop: asyncio.AbstractEventLoop, up: Up
@@ -67,7 +67,7 @@ class _Asking:
         self._hung: asyncio.Future[Any] | None = None
 
     async def from_its_loop(self, function: Callable[[Any], Any], seconds: float) -> Any:
-        """Ask as `Given.ask` does, from another loop than the agent's."""
+        """Call libvirt as `Given.ask` does, from another loop than the agent's."""
         asked = asyncio.run_coroutine_threadsafe(self._ask(function, seconds), self._loop)
         return await asyncio.wrap_future(asked)
 
@@ -99,7 +99,7 @@ class _Asking:
 
 
 class IsolatedCollector:
-    """Stand for a collector of another package in the agent's list of collectors."""
+    """Represent a collector of another package in the agent's list of collectors."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class IsolatedCollector:
         silent_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raise `StartError` where the plug-in says that it cannot work here."""
+        """Raise `StartError` if the plug-in reports that it cannot work here."""
         self.name = name
         self.rejected = 0
         self._log = log.bind(collector=name)
@@ -141,7 +141,7 @@ class IsolatedCollector:
         self._collector = _opened(name, plugin, given)
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
-        """Run it until `stop`; start it again, after a pause, each time that it ends before."""
+        """Run it until `stop`; start it again, after a pause, each time that it ends earlier."""
         pause = PAUSE_SECONDS[0]
         try:
             while not stop.is_set():
@@ -158,7 +158,7 @@ class IsolatedCollector:
             self._asking.close()
 
     async def once(self, emit: Emit) -> Outcome:
-        """Ask it once, for so long at most."""
+        """Run its `once`, within a time limit."""
         life = _Life(self.name, self._collector.once(self._guarded(emit)))
         try:
             async with asyncio.timeout(ONCE_SECONDS):
@@ -177,7 +177,7 @@ class IsolatedCollector:
         return outcome
 
     def numbers(self) -> Iterator[Row]:
-        """Yield its health, as it said itself a moment ago, and what was refused of it."""
+        """Yield its health, as it last reported it, and the number of its rejected batches."""
         passed = self._clock() - self._rows_at
         bad = bool(self._failing or self._rubbish)
         said = False
@@ -234,7 +234,7 @@ class IsolatedCollector:
         return _said(error) if error else "it ended by itself"
 
     async def _watched(self, running: Coroutine[Any, Any, None]) -> None:
-        """Run it on its own loop, and look at its numbers and its tasks now and then."""
+        """Run it on its own loop, and check its numbers and its tasks periodically."""
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(running)
         while True:
@@ -246,7 +246,7 @@ class IsolatedCollector:
                 raise StartError(f"it leaks tasks: more than {TASKS_MAX}")
 
     def _read_health(self) -> None:
-        """Keep what it says of itself, of its health alone and under its name."""
+        """Store its own numbers, but only those of its health and under its name."""
         labels = {"collector": self.name}
         rows: list[Row] = []
         try:
@@ -258,7 +258,7 @@ class IsolatedCollector:
         self._rows, self._rows_at = rows, self._clock()
 
     def _guarded(self, emit: Emit) -> Emit:
-        """Return what it emits with: checks a batch on its thread and hands on what is sound."""
+        """Return its `emit`: validates a batch on its thread and passes on valid ones."""
 
         def guarded(batch: Batch) -> None:
             try:
@@ -282,7 +282,7 @@ class IsolatedCollector:
         return guarded
 
     def _spend(self, samples: int) -> None:
-        """Keep it to what it may emit; raises `Nonsense` beyond that."""
+        """Enforce the limit of what it may emit; raises `Nonsense` beyond that."""
         now = self._clock()
         most = 60.0 * SAMPLES_PER_SECOND
         self._room = min(most, self._room + (now - self._room_at) * SAMPLES_PER_SECOND)
@@ -321,12 +321,12 @@ class _Life:
             self._loop.call_soon_threadsafe(lambda: function(**values))
 
     def silent(self, now: float) -> bool:
-        """Return whether its loop has not turned for long; have it turn."""
+        """Return whether its loop has not run for long, and schedule a turn of it."""
         self.call(self._turn)
         return now - self._turned_at > SILENT_SECONDS
 
     def end(self) -> None:
-        """Cancel what runs still; a thread that blocks is left to end with the process."""
+        """Cancel what still runs; a thread that blocks is left to end with the process."""
         self.call(self._cancel)
 
     def _turn(self) -> None:
@@ -340,9 +340,9 @@ class _Life:
         result, fault = None, None
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.get_loop().set_exception_handler(lambda *_: None)  # it is told by `ended`
+                runner.get_loop().set_exception_handler(lambda *_: None)  # reported by `ended`
                 result = runner.run(self._running)
-        except BaseException as error:  # noqa: BLE001 - whatever it raises, exits included
+        except BaseException as error:  # noqa: BLE001 - anything that it raises, exits included
             fault = error if isinstance(error, Exception) else _Exit(_said(error))
         with suppress(RuntimeError):  # the agent's loop has ended
             self._agent.call_soon_threadsafe(_settle, self.ended, result, fault)
@@ -367,13 +367,13 @@ def _settle(future: asyncio.Future[Any], result: object, fault: Exception | None
 
 
 def _heard(future: asyncio.Future[Any]) -> None:
-    """Keep asyncio from complaining when nobody waits for the outcome any more."""
+    """Keep asyncio from logging an outcome that no caller awaits any more."""
     if not future.cancelled():
         future.exception()
 
 
 class _Exit(Exception):  # noqa: N818 - stands for SystemExit and its like
-    """What would have ended the process; the message is all that is said of it."""
+    """An exception that would have ended the process; the message has its text."""
 
 
 def _said(error: BaseException) -> str:

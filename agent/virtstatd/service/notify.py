@@ -1,8 +1,8 @@
 """
-What the agent tells systemd about itself: sd_notify(3) without a library.
+The agent's messages to systemd: sd_notify(3) without a library.
 
-Without `$NOTIFY_SOCKET`, and whenever systemd cannot take a message at this moment, nothing
-happens: no method here raises or waits.
+Without `$NOTIFY_SOCKET`, and if systemd cannot accept a message at this moment, nothing happens: no
+method here raises or waits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_STATUS = 1000
 
 
 class Notify:
-    """Sends state to the service manager; each method returns whether the message was taken."""
+    """Sends state to the service manager; each method returns whether the message was accepted."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -30,11 +30,11 @@ class Notify:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anybody to tell."""
+        """Whether there is a service manager to notify."""
         return bool(self._address)
 
     def ready(self, status: str = "") -> bool:
-        """Say that the agent serves, or serves again after `reloading`."""
+        """Report that the agent serves, or serves again after `reloading`."""
         return self._send("READY=1", *_status(status))
 
     def status(self, text: str) -> bool:
@@ -42,20 +42,20 @@ class Notify:
         return self._send(*_status(text))
 
     def watchdog(self) -> bool:
-        """Say that the agent is alive."""
+        """Report that the agent is alive."""
         return self._send("WATCHDOG=1")
 
     def reloading(self) -> bool:
-        """Say that the agent reads its configuration again; `ready` must follow."""
+        """Report that the agent reads its configuration again; `ready` must follow."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         return self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, status: str = "") -> bool:
-        """Say that the agent is on its way out."""
+        """Report that the agent is shutting down."""
         return self._send("STOPPING=1", *_status(status))
 
     def watchdog_seconds(self) -> float | None:
-        """Return within which time systemd wants each `watchdog`, None when it does not."""
+        """Return systemd's time limit between two `watchdog` messages, None if it wants none."""
         if self._environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
             return None  # meant for the process that started this one
         try:
@@ -78,6 +78,6 @@ class Notify:
 
 
 def _status(text: str) -> tuple[str, ...]:
-    # a line break would begin another assignment, and the text may hold a domain's name
+    # a line break would begin another assignment, and the text may contain a domain's name
     line = "".join(each if each.isprintable() else "?" for each in text[:MAX_STATUS])
     return (f"STATUS={line}",) if line else ()

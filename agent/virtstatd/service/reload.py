@@ -1,10 +1,10 @@
 """
-Ending, and beginning anew with a changed file, in such a way that the agent is never worse off.
+Shutdown, and restart with a changed file in a way that never stops a working agent.
 
-A file that is wrong, or that cannot work here, is refused while the agent runs on. One that was
-accepted takes effect by executing the program again in the same process, with the text that was
-looked at: the file may have changed meanwhile. Should that run fail to start nevertheless, the
-configuration before it, which is handed over as well, runs again.
+A file that is invalid, or that cannot work here, is refused while the agent continues. An accepted
+file takes effect by executing the program again in the same process, with the text that was
+checked: the file may have changed meanwhile. If that run nevertheless fails to start, the previous
+configuration, which is passed on too, runs again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from virtstatd.service.signals import Signals
 
 
 HANDED_OVER: Final = "VIRTSTATD_HANDED_OVER"
-"""The process, and the descriptor of what is handed over to its next run."""
+"""The process, and the descriptor of the state that is passed to its next run."""
 
 HIGH: Final = 100
-"""Descriptors from here on are in nobody's way while low ones get their meaning."""
+"""Descriptors from here on cannot collide with the low ones that are assigned for the next run."""
 
 
 class Ending(Enum):
-    """Why the agent ended: it was told to, or it begins anew with a changed configuration."""
+    """Why the agent ended: by a signal, or to restart with a changed configuration."""
 
     STOPPED = "stopped"
     RELOAD = "reload"
@@ -50,7 +50,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the agent ended; what its next run is to have, if any, and its sockets by sink."""
+    """How the agent ended; the configurations for its next run, if any, and its sockets by sink."""
 
     why: Ending
     accepted: Loaded | None
@@ -58,7 +58,7 @@ class Ended:
 
 
 class RunControl:
-    """What signals do to a running agent; `stop` is set when it has to end, `why` says why."""
+    """The effect of signals on a running agent; `stop` is set when it must end, `why` says why."""
 
     def __init__(
         self, running: Loaded, signals: Signals, log: FilteringBoundLogger, notify: Notify
@@ -79,11 +79,11 @@ class RunControl:
         self._look()
 
     async def run(self) -> None:
-        """Look at the file after each SIGHUP, until one is accepted and `stop` is set."""
+        """Check the file after each SIGHUP, until one is accepted and `stop` is set."""
         while not self.stop.is_set():
             await self._asked.wait()
             self._asked.clear()
-            self._signals.reload = False  # those that came until now mean what is read now
+            self._signals.reload = False  # signals that came until now are covered by this reading
             self._notify.reloading()
             faults = await self._faults()
             if faults:
@@ -100,7 +100,7 @@ class RunControl:
         return Ended(self.why, accepted, self._kept)
 
     def _look(self) -> None:
-        """Act on what has come: an end goes before a reload, also before one that drains."""
+        """Act on pending signals: an end takes precedence over a reload, even while that drains."""
         if self._signals.ending:
             self.why = Ending.STOPPED
             self._notify.stopping()
@@ -109,7 +109,7 @@ class RunControl:
             self._asked.set()
 
     async def _faults(self) -> list[str]:
-        """Return what stands against the file as it is now; nothing here blocks the loop."""
+        """Return the reasons against the file as it is now; nothing here blocks the loop."""
         found: list[Loaded] = []
         worker = Worker("reload")
         reading = worker.submit(lambda: found.append(self._running.again()))
@@ -149,14 +149,14 @@ class ConfigText:
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """What a run gets from the one before: its configuration, and what is to run in its place."""
+    """What a run gets from the previous one: that run's configuration, and the new one."""
 
     former: ConfigText
     accepted: ConfigText | None
 
 
 def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | None:
-    """Take what the run before has handed over, None where this one is the first."""
+    """Take what the previous run passed on, None if this run is the first."""
     process, _, number = environ.pop(HANDED_OVER, "").partition(":")
     if process != str(os.getpid()):
         return None
@@ -171,11 +171,11 @@ def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) ->
     """
     Execute the same command in this process with another configuration.
 
-    Listening sockets are handed on as sd_listen_fds(3) has it. Raises OSError.
+    Listening sockets are passed on as in sd_listen_fds(3). Raises OSError.
     """
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in sockets.values()]
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        # those that this run was given would go on listening, with nobody to answer
+        # sockets that this run was given would stay open without being served
         with suppress(ValueError):
             os.closerange(FIRST_INHERITED, FIRST_INHERITED + int(os.environ["LISTEN_FDS"]))
     for place, fd in enumerate(high, FIRST_INHERITED):
@@ -190,7 +190,7 @@ def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) ->
 
 
 def restore(former: ConfigText) -> NoReturn:
-    """Execute the same command with the configuration before, on the sockets handed to this run."""
+    """Execute the same command with the previous configuration and this run's sockets."""
     _execute(HandedOver(former, None))
 
 
@@ -202,6 +202,6 @@ def _execute(given: HandedOver) -> NoReturn:
 
 
 def _safe_path() -> list[str]:
-    """Return the option that keeps modules of the working directory out, where none is ours."""
+    """Return the option that excludes modules of the working directory, if this run has it."""
     ours = Path(virtstatd.__file__).resolve().parents[1]
     return [] if sys.flags.safe_path or ours == Path.cwd() else ["-P"]

@@ -1,4 +1,4 @@
-"""The side that sends: an outlet for every sink that the configuration names."""
+"""Right side: an outlet for every sink of the configuration."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.catalog import profiles
+from virtstatd.collector import Emit
 from virtstatd.config.file import Config, SinkConfig
 from virtstatd.errors import StartError
+from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.pipeline.routes import Route, Wanted
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
 from virtstatd.sink import Opening, Send, Sink
 
 
 CLOSE_SECONDS = 1.0
-"""What a sink gets to close; what takes longer ends with the process."""
+"""Time for a sink to close; a slower one ends with the process."""
 
 
 async def open_outlet(
@@ -50,8 +54,24 @@ async def open_outlet(
     )
 
 
+def routed(each: SinkConfig, outlet: Outlet) -> Emit:
+    """Return what takes batches for a sink: its outlet, or a route that leaves something out."""
+    options = each.route
+    profile = () if options.profile == "full" else profiles.profile(options.profile)
+    wanted = Wanted(
+        keep=(*profile, *options.keep),
+        drop=options.drop,
+        groups=options.groups,
+        collectors=options.collectors,
+        domains=options.domains,
+        labels=options.labels,
+        interval_seconds=options.interval_seconds,
+    )
+    return outlet.offer if wanted.everything else Route(wanted, outlet.offer, metric_name)
+
+
 def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
-    """Return what waits in front of a sink; a spool opens by itself, and may fail to."""
+    """Return the queue in front of a sink; a spool opens later, and may fail to open."""
     options = each.outlet
     if not options.spool_bytes:
         return Buffer(options.buffer_bytes)
@@ -60,19 +80,19 @@ def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queu
 
 
 def state_directory(config: Config) -> Path:
-    """Return where the agent keeps what is to outlive it, `STATE_DIRECTORY` of systemd.exec(5)."""
+    """Return the directory for persistent state, `STATE_DIRECTORY` of systemd.exec(5)."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(config.agent.state_directory or given or "/var/lib/virtstatd")
 
 
 def spool_directory(each: SinkConfig, config: Config) -> Path:
-    """Return where the spool of a sink is."""
+    """Return the directory of a sink's spool."""
     return state_directory(config) / "spool" / each.name
 
 
 @asynccontextmanager
 async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
-    """Open a sink whose faults at opening end the start, and at closing nothing at all."""
+    """Open a sink; a fault at opening ends the start, one at closing is only logged."""
     context = sink.open(opening)
     try:
         send = await context.__aenter__()
@@ -93,17 +113,23 @@ async def contained(sink: Sink, opening: Opening) -> AsyncIterator[Send]:
 
 
 @asynccontextmanager
-async def draining(outlets: Sequence[Outlet], seconds: float) -> AsyncIterator[None]:
+async def draining(
+    outlets: Sequence[Outlet], seconds: float, routes: Iterable[Emit] = ()
+) -> AsyncIterator[None]:
     """
-    Run the outlets; on leaving let what they hold flow out, at most `seconds`.
+    Run the outlets; on leaving drain routes and queues for at most `seconds`.
 
-    What a sink has not taken by then is on disk or lost, which its outlet counts and logs.
+    Batches that a sink has not accepted by then are on disk or lost; its outlet counts and logs
+    them.
     """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(o.run(), name=f"outlet {o.name}") for o in outlets]
         try:
             yield
         finally:
+            for route in routes:
+                if isinstance(route, Route):
+                    route.flush()
             for outlet in outlets:
                 outlet.close()
             _, late = await asyncio.wait(running, timeout=seconds) if running else (set(), set())

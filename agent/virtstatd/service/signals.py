@@ -1,9 +1,9 @@
 """
-Signals of the running agent: held back from its first statement on, and read by one thread.
+Signals of the running agent: blocked from its first statement on, and read by one thread.
 
-SIGTERM, SIGINT and SIGHUP are blocked in every thread, always. A blocked signal waits, and goes on
-waiting while the process executes itself anew, so there is no moment in which one is lost or has
-its default action, death. Nothing else of the agent is imported here: `hold` runs before that.
+SIGTERM, SIGINT and SIGHUP are blocked in every thread, always. A blocked signal stays pending, also
+while the process executes itself again, so no signal is ever lost or has its default action, death.
+No other module of the agent is imported here: `hold` runs before that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 
 WAKE: Final = signal.SIGUSR2
-"""For the thread that reads signals; whoever else sends it says nothing."""
+"""Wakes the thread that reads signals; it has no meaning if another process sends it."""
 
 HELD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, WAKE})
 
@@ -28,11 +28,11 @@ MEANINGLESS: Final = frozenset(
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
-"""Signals that would end a process that does not handle them, and mean nothing to this one."""
+"""Signals that end a process by default, and have no meaning for this one."""
 
 
 def hold() -> None:
-    """Block the signals that mean something and ignore those that do not; threads inherit it."""
+    """Block the signals that have a meaning and ignore those that have none; threads inherit it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD | MEANINGLESS)  # all at once
     for number in MEANINGLESS:
         signal.signal(number, signal.SIG_IGN)
@@ -41,11 +41,11 @@ def hold() -> None:
 
 class Signals:
     """
-    Reads the held signals on a thread of its own, and remembers them for whoever comes to listen.
+    Reads the blocked signals on a thread of its own, and remembers them for later listeners.
 
-    SIGTERM and SIGINT set `ending`, and the second one ends the process at once, whatever the event
-    loop does. SIGHUP sets `reload`, which whoever reads the file clears before; with `hangup_ends`
-    it ends like SIGTERM.
+    SIGTERM and SIGINT set `ending`, and the second one ends the process immediately, even if the
+    event loop is blocked. SIGHUP sets `reload`, which is cleared before the file is read; with
+    `hangup_ends` it ends like SIGTERM.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Signals:
         self._thread.start()
 
     def listen(self, changed: Callable[[], object]) -> None:
-        """Call a function, on the thread, after each signal; what came before is remembered."""
+        """Call a function, on the thread, after each signal; earlier signals are remembered."""
         self._changed = changed
 
     def close(self) -> None:
         """
-        End the thread: what comes from now on waits for the program that is executed next.
+        End the thread: later signals stay pending for the program that is executed next.
 
-        A reload that was asked for and is not done yet is asked of that one again.
+        A requested reload that is not done yet is requested of that program again.
         """
         self._closing = True
         os.kill(os.getpid(), WAKE)

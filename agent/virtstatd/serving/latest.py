@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from virtstatd.formats.prometheus_text import TextTemplate, TextTemplates, label_text, text_template
 from virtstatd.model import Batch, Domain, Labels, Reading
 
+
+NANOSECONDS = 1e9
 
 _Key = tuple[str, str]
 """Source and group: what a new reading of the same domain replaces."""
@@ -36,11 +39,14 @@ class Latest:
     """
     Hold the latest reading per domain, source and group, each for the lifetime of its batch.
 
-    `clock` returns monotonic seconds. `version` rises when there may be something else to show.
+    `clock` returns monotonic seconds, `wall` nanoseconds as batches have them: a lifetime counts
+    from when a reading was taken, so that what had to wait on its way is not shown as current.
+    `version` rises when there may be something else to show.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], int] = time.time_ns) -> None:
         self._clock = clock
+        self._wall = wall
         self._held: dict[str | None, dict[_Key, HeldReading]] = {}
         self._label_texts: dict[str | None, tuple[Labels, bytes]] = {}
         self._templates = TextTemplates()
@@ -64,7 +70,8 @@ class Latest:
         must not decide between two.
         """
         self._arrivals += 1
-        until = self._clock() + batch.lifetime_seconds
+        age = max(0, self._wall() - batch.taken_at) / NANOSECONDS
+        until = self._clock() + batch.lifetime_seconds - age
         self._earliest_end = min(self._earliest_end, until)
         seen: dict[str | None, set[str]] = {}
         for reading in batch.readings:

@@ -58,11 +58,14 @@ class Pages:
             version = self._latest.version
             made, page = self._made.get(openmetrics, (-1, Page(b"", 0)))
             if made != version:
-                blocks = await self._blocks()
-                parts = _joined(blocks, openmetrics=openmetrics)
+                parts = await self.parts(openmetrics=openmetrics)
                 page = await asyncio.get_running_loop().run_in_executor(None, _compressed, parts)
                 self._made[openmetrics] = (version, page)
             return page
+
+    async def parts(self, *, openmetrics: bool) -> list[bytes]:
+        """Return the page in pieces, neither joined nor compressed, for what is no client."""
+        return _joined(await self._blocks(), openmetrics=openmetrics)
 
     async def _blocks(self) -> dict[str, tuple[Family, list[bytes]]]:
         """Sort the lines of everything that is shown into one block per family."""

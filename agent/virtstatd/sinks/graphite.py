@@ -31,10 +31,11 @@ from virtstatd.formats.chunks import packed
 from virtstatd.formats.naming import labels_of, name_of
 from virtstatd.formats.words import DOMAIN, Flat, word
 from virtstatd.model import Domain, Series
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
-from virtstatd.sending.link import Stream
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.dialing import dialed
+from virtstatd.sending.link import Stream, Streams
+from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -46,7 +47,7 @@ _TIME = "\1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graphite(Tls):
+class Graphite(Named, Tls):
     """Send every number to Graphite as a line of text over TCP: best effort, nothing confirms."""
 
     address: Annotated[str, Meta(description="Host and port of the plaintext receiver.")] = (
@@ -59,7 +60,7 @@ class Graphite(Tls):
     prefix: Annotated[
         str,
         Meta(
-            description="Beginning of plain paths; `{host}` is this host's name.",
+            description="Beginning of plain paths; `{host}` is `host`.",
             title="words of letters, digits, _, - and {host} with dots between",
             pattern=r"^([A-Za-z0-9_-]|\{host\})+(\.([A-Za-z0-9_-]|\{host\})+)*\Z",
         ),
@@ -73,17 +74,32 @@ class Graphite(Tls):
 
     def check_here(self) -> None:
         """Raise StartError when a file of TLS cannot be used."""
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        context = self.tls_context(tls=self.tls)
-        lines = _Plain(self.prefix, host_name()) if self.format == "plain" else _Tagged(host_name())
+        context = await self.opened_tls(tls=self.tls)
+        lines = ByHost[_Plain | _Tagged](
+            self.host,
+            lambda name: _Plain(self.prefix, name) if self.format == "plain" else _Tagged(name),
+        )
         host, port = split_address(self.address)
-        stream = Stream(self.address, lambda: asyncio.open_connection(host, port, ssl=context))
+
+        async def connect() -> Streams:
+            tls = await renewed_tls(context)
+            sock = await dialed(host, port)
+            try:
+                return await asyncio.open_connection(
+                    sock=sock, ssl=tls, server_hostname=host if tls else None
+                )
+            except BaseException:
+                sock.close()
+                raise
+
+        stream = Stream(self.address, connect)
         try:
-            yield lambda batch: stream.send(packed(lines.of(batch), PIECE_BYTES))
+            yield lambda batch: stream.send(packed(lines().of(batch), PIECE_BYTES))
         finally:
             await stream.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -14,21 +14,20 @@ from msgspec import Meta
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.runtime.compress import gzipped
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 Prefix = Annotated[
     str, Meta(description="Begins the name of every measurement; the group follows.")
 ]
-Host = Annotated[str, Meta(description="Tag `host` on every line; empty is the host's name.")]
 Tags = Annotated[dict[str, str], Meta(description="More tags on every line.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Influx(Access):
+class Influx(Named, Access):
     """Push line protocol to InfluxDB 1, 2 or 3, or to what speaks like it."""
 
     url: Annotated[str, Meta(description="URL of the server, without the path of its API.")] = (
@@ -45,7 +44,6 @@ class Influx(Access):
         str, Meta(description="Bucket of version 2, database of version 3; empty is version 1.")
     ] = ""
     measurement_prefix: Prefix = "libvirt_"
-    host: Host = ""
     tags: Tags = field(default_factory=dict)
     request_samples: Annotated[
         int, Meta(description="Samples in one request.", ge=100, le=100_000)
@@ -70,16 +68,15 @@ class Influx(Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        lines = LineProtocol(
-            self.measurement_prefix,
-            (("host", self.host or host_name()), *self.tags.items()),
+        lines = ByHost(
+            self.host, lambda host: influx_lines(self.measurement_prefix, host, self.tags)
         )
         url = self.write_url()
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self.compress:
             headers["Content-Encoding"] = "gzip"
         async with http_client(self) as client:
-            opening.log.debug("influx.opened", url=self.url)
+            opening.log.debug("influx.opened", url=self.shown_url)
 
             async def post(body: bytes, samples: int) -> None:
                 if not body:  # all of it was NaN or infinity
@@ -95,8 +92,9 @@ class Influx(Access):
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
             async def send(*batches: Batch) -> None:
+                encoder = lines()
                 body = b"".join(
-                    lines.encode(reading, batch.taken_at)
+                    encoder.encode(reading, batch.taken_at)
                     for batch in batches
                     for reading in batch.readings
                 )
@@ -129,3 +127,8 @@ def refused_lines(answer: bytes) -> int | None:
     unread = answer.count(b"unable to parse '")
     dropped = sum(int(number) for number in re.findall(rb"\bdropped=([0-9]{1,9})", answer))
     return listed or unread + dropped or None
+
+
+def influx_lines(prefix: str, host: str, tags: Mapping[str, str]) -> LineProtocol:
+    """Return what encodes lines with the host's name and these tags."""
+    return LineProtocol(prefix, (("host", host), *tags.items()))

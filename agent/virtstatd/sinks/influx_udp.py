@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,21 +9,21 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.errors import TryLater
+from virtstatd.errors import Rejected, TryLater
 from virtstatd.formats.chunks import packed
 from virtstatd.formats.line_protocol import LineProtocol
-from virtstatd.runtime.host import host_name
-from virtstatd.sending.address import check_server, split_address
+from virtstatd.sending.address import check_server
+from virtstatd.sending.datagrams import Datagrams
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.influx import Host, Prefix, Tags
+from virtstatd.sinks.influx import Prefix, Tags, influx_lines
 
 
-BURST = 32
-"""Datagrams sent before the event loop gets a turn, and the receiver time to read."""
+SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InfluxUdp:
+class InfluxUdp(Named):
     """Send line protocol in UDP datagrams, each of whole lines."""
 
     address: Annotated[str, Meta(description="Host and port to send to; IPv6 in brackets.")] = (
@@ -35,7 +34,6 @@ class InfluxUdp:
         Meta(description="Most bytes in a datagram; a longer line goes alone.", ge=500, le=65507),
     ] = 1400
     measurement_prefix: Prefix = "libvirt_"
-    host: Host = ""
     tags: Tags = field(default_factory=dict)
 
     delivery: ClassVar[Delivery] = "fire-and-forget"
@@ -45,39 +43,33 @@ class InfluxUdp:
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
-        """Look the host's name up with the first batch."""
-        encoder = LineProtocol(
-            self.measurement_prefix,
-            (("host", self.host or host_name()), *self.tags.items()),
+        """Look the host's name up with the first batch, each minute, and after a failure."""
+        encoder = ByHost(
+            self.host, lambda host: influx_lines(self.measurement_prefix, host, self.tags)
         )
         opening.log.debug("influx.opened", address=self.address)
-        transport: asyncio.DatagramTransport | None = None
+        datagrams = Datagrams(self.address)
 
         async def send(batch: Batch) -> None:
-            nonlocal transport
-            if transport is None or transport.is_closing():
-                transport = await self._connected()
-            datagrams = packed(_lines(encoder, batch), self.datagram_bytes)
-            for count, datagram in enumerate(datagrams, 1):
-                transport.sendto(datagram)
-                if count % BURST == 0:
-                    await asyncio.sleep(0)
+            lines = encoder()
+            pieces = packed(_lines(lines, batch), self.datagram_bytes)
+            try:
+                too_large = await datagrams.send(pieces)
+            except ConnectionRefusedError:
+                return  # nobody listens, which by this protocol is no fault
+            except OSError as error:
+                raise TryLater(f"{self.address}: {error.strerror or error}") from error
+            if too_large:  # a line each
+                sent = sum(1 for _ in _lines(lines, batch)) - len(too_large)
+                place = too_large[0].partition(b" ")[0].decode()[:SHOWN_CHARACTERS]
+                reason = f"{len(too_large)} lines are larger than a datagram, as of {place}"
+                share = batch.samples * len(too_large) // (sent + len(too_large))
+                raise Rejected(reason, max(1, share) if sent else None)
 
         try:
             yield send
         finally:
-            if transport is not None:
-                transport.abort()
-
-    async def _connected(self) -> asyncio.DatagramTransport:
-        loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.create_datagram_endpoint(
-                asyncio.DatagramProtocol, remote_addr=split_address(self.address)
-            )
-        except OSError as error:
-            raise TryLater(f"{self.address}: {error.strerror or error}") from error
-        return transport
+            datagrams.close()
 
 
 def _lines(encoder: LineProtocol, batch: Batch) -> Iterator[bytes]:

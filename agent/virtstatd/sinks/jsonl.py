@@ -17,6 +17,7 @@ from virtstatd.runtime.worker import Worker
 from virtstatd.sending.files import FileOutput, Output, StandardOutput, check_writable
 from virtstatd.sending.handover import Handover
 from virtstatd.sending.link import Stream
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -26,7 +27,7 @@ CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jsonl:
+class Jsonl(Named):
     """Write every reading as JSON lines; a file is rotated by size, a socket connected again."""
 
     target: Annotated[
@@ -63,14 +64,14 @@ class Jsonl:
         if self.target.startswith(UNIX):
             path = self.target.removeprefix(UNIX)
             stream = Stream(path, lambda: asyncio.open_unix_connection(path))
-            lines = Lines()
+            lines = ByHost(self.host, Lines)
             try:
-                yield lambda batch: stream.send(lines.pieces(batch))
+                yield lambda batch: stream.send(lines().pieces(batch))
             finally:
                 await stream.close()
             return
         output = StandardOutput() if self.target == STDOUT else self._file(opening)
-        threaded = _Threaded(output, opening.name)
+        threaded = _Threaded(output, opening.name, self.host)
         try:
             yield threaded.send
         finally:
@@ -83,11 +84,11 @@ class Jsonl:
 class _Threaded:
     """An output that blocks, on a thread of its own."""
 
-    def __init__(self, output: Output, name: str) -> None:
-        lines = Lines()
+    def __init__(self, output: Output, name: str, host: str) -> None:
+        lines = ByHost(host, Lines)
         self._output = output
         self._worker = Worker(f"sink {name}")
-        handover = Handover[Batch](self._worker, lambda batch: output.write(lines.pieces(batch)))
+        handover = Handover[Batch](self._worker, lambda batch: output.write(lines().pieces(batch)))
         self.send = handover.send
 
     async def close(self) -> None:

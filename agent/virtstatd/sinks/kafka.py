@@ -27,8 +27,9 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import Login, Secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.secrets import Login, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
@@ -79,7 +80,7 @@ class Producer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kafka(Login, Tls):
+class Kafka(Named, Login, Tls):
     """Produce a message of JSON lines per guest and batch to a Kafka topic."""
 
     brokers: Annotated[
@@ -121,17 +122,17 @@ class Kafka(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         self.check_password()
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("aiokafka")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
 
         async def connect() -> Producer:
-            producer = self._producer(context, password.read())
+            producer = self._producer(await renewed_tls(context), await password.read(at_once=True))
             try:
                 await producer.start()
             except BaseException:
@@ -140,21 +141,21 @@ class Kafka(Login, Tls):
             return producer
 
         link = KeptConnection(connect, _stop, lambda _: True, CLOSE_SECONDS)
-        lines = Lines()
+        lines = ByHost(self.host, _HostLines)
 
         async def send(*batches: Batch) -> None:
             try:
+                if context:
+                    await context.renewed()  # the library connects when it likes
                 async with link.held() as producer:
-                    await self._produce(
-                        producer,
-                        chain.from_iterable(
-                            _messages(lines, batch, self.message_bytes) for batch in batches
-                        ),
-                    )
+                    encoder = lines()
+                    every = (encoder.messages(each, self.message_bytes) for each in batches)
+                    await self._produce(producer, chain.from_iterable(every))
             except DENIED as error:
-                raise Denied(f"topic {self.topic}: {reason_of(error)}") from error
+                raise Denied(password.hidden(f"topic {self.topic}: {reason_of(error)}")) from error
             except (errors.KafkaError, OSError) as error:
-                raise _later(f"{self.brokers[0]}: {reason_of(error)}", error) from error
+                reason = password.hidden(f"{self.brokers[0]}: {reason_of(error)}")
+                raise _later(reason, error) from error
 
         try:
             yield send
@@ -167,7 +168,7 @@ class Kafka(Login, Tls):
             "Producer",
             aiokafka.AIOKafkaProducer(
                 bootstrap_servers=list(self.brokers),
-                client_id=f"virtstatd-{host_name()}",
+                client_id=f"virtstatd-{self.host or host_name()}",
                 acks="all",
                 compression_type=None if self.compression == "none" else self.compression,
                 max_batch_size=self.message_bytes + MESSAGE_OVERHEAD,
@@ -223,16 +224,23 @@ class _Message:
     """The samples of its guest, by its share of the guest's lines."""
 
 
-def _messages(lines: Lines, batch: Batch, limit: int) -> Iterator[_Message]:
-    """Yield the lines of each guest as one message, or several of whole lines."""
-    milliseconds = batch.taken_at // 1_000_000
-    for domain, group in groupby(lines.readings(batch), key=lambda pair: pair[0].domain):
-        key = (domain.uuid if domain else host_name()).encode()
-        readings = list(group)
-        text = "".join(text for _, text in readings).encode()
-        samples = sum(len(reading.values) for reading, _ in readings)
-        for value in whole_lines(text, limit):
-            yield _Message(key, value, milliseconds, samples * len(value) / len(text))
+class _HostLines:
+    """The messages of batches, under a name of this host."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._lines = Lines(host)
+
+    def messages(self, batch: Batch, limit: int) -> Iterator[_Message]:
+        """Yield the lines of each guest as one message, or several of whole lines."""
+        milliseconds = batch.taken_at // 1_000_000
+        for domain, group in groupby(self._lines.readings(batch), key=lambda pair: pair[0].domain):
+            key = (domain.uuid if domain else self._host).encode()
+            readings = list(group)
+            text = "".join(text for _, text in readings).encode()
+            samples = sum(len(reading.values) for reading, _ in readings)
+            for value in whole_lines(text, limit):
+                yield _Message(key, value, milliseconds, samples * len(value) / len(text))
 
 
 async def _stop(producer: Producer) -> None:

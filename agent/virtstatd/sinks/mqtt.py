@@ -29,11 +29,11 @@ from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.model import Domain
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import Login, Secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.secrets import Login, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
@@ -51,7 +51,7 @@ UNCONFIRMED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mqtt(Login, Tls):
+class Mqtt(Named, Login, Tls):
     """Publish every reading to an MQTT 5 broker as JSON lines, with QoS 1."""
 
     address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
@@ -78,30 +78,36 @@ class Mqtt(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         self.check_password()
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("mqtt")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
 
         async def connect() -> _Session:
-            client = _Client(self.address, self.username, password.read(), context)
+            client = _Client(
+                self.address,
+                self.username,
+                await password.read(at_once=True),
+                await renewed_tls(context),
+            )
             return _Session(client)
 
-        messages = _Messages(self.topic, retain=self.retain)
+        messages = ByHost(self.host, lambda host: _Messages(self.topic, host, retain=self.retain))
         link = KeptConnection(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
 
         async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as session:
-                    await session.publish(chain.from_iterable(map(messages.of, batches)))
+                    await session.publish(chain.from_iterable(map(messages().of, batches)))
             except (aiomqtt.MqttError, OSError) as error:
                 refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
                 wait = FIX_SECONDS if refused else None
-                raise TryLater(f"{self.address}: {reason_of(error)}", wait) from error
+                reason = password.hidden(f"{self.address}: {reason_of(error)}")
+                raise TryLater(reason, wait) from error
 
         try:
             yield send
@@ -120,9 +126,9 @@ class _Message:
 class _Messages:
     """The messages of a batch; remembers retained topics until their guest ends."""
 
-    def __init__(self, template: str, *, retain: bool) -> None:
-        self._topics = Topics(template, host_name())
-        self._lines = Lines()
+    def __init__(self, template: str, host: str, *, retain: bool) -> None:
+        self._topics = Topics(template, host)
+        self._lines = Lines(host)
         self._retain = retain
         self._retained: dict[Domain, set[str]] = {}
 

@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from msgspec import Meta
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.errors import (
     BadSubjectError,
     ConnectionClosedError,
@@ -38,8 +38,11 @@ from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
-from virtstatd.sending.secrets import FILE, Login, Secret, check_credentials, path_of
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.paths import FILE
+from virtstatd.sending.secrets import Login, credentials_text, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
+from virtstatd.sending.watched import Watched
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
@@ -52,11 +55,11 @@ UNCONFIRMED = 256
 
 HEADER_BYTES = 1024
 
-CREDENTIALS = b"BEGIN NATS USER JWT"
+CREDENTIALS = "BEGIN NATS USER JWT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nats(Login, Tls):
+class Nats(Named, Login, Tls):
     """Publish every reading to NATS as JSON lines, with JetStream's confirmation if wanted."""
 
     servers: Annotated[
@@ -101,27 +104,30 @@ class Nats(Login, Tls):
     def check_here(self) -> None:
         """Raise StartError when the password, the credentials or a file of TLS cannot be used."""
         self.check_password()
-        check_credentials("credentials_file", self.credentials_file, CREDENTIALS)
-        self.tls_context(tls=self.tls)
+        if self.credentials_file:
+            self._credentials_text()
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
         quieten("nats")
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
-        credentials = str(path_of(self.credentials_file)) if self.credentials_file else None
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
+        credentials = await self._credentials()
 
         async def connect() -> _Connection:
             connection = _Connection()
             try:
                 await connection.client.connect(
                     servers=list(self.servers),
-                    name=f"virtstatd {host_name()}",
+                    name=f"virtstatd {self.host or host_name()}",
                     user=self.username or None,
-                    password=password.read() or None,
-                    user_credentials=credentials,
-                    tls=context,
+                    password=await password.read(at_once=True) or None,
+                    user_credentials=RawCredentials(await credentials.get(at_once=True))
+                    if credentials
+                    else None,
+                    tls=await renewed_tls(context),
                     connect_timeout=CONNECT_SECONDS,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,  # zero would be without end
@@ -138,20 +144,21 @@ class Nats(Login, Tls):
             connection.faults.clear()  # those of servers before
             return connection
 
-        messages = _Messages(self.subject)
+        messages = ByHost(self.host, lambda host: _Messages(self.subject, host))
         link = KeptConnection(connect, _Connection.close, _Connection.alive)
 
         async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as connection:
-                    every = (messages.of(batch, connection.limit) for batch in batches)
+                    encoder = messages()
+                    every = (encoder.of(batch, connection.limit) for batch in batches)
                     await connection.publish(chain.from_iterable(every), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except BadRequestError as error:
                 raise Rejected(f"the stream refuses: {reason_of(error)}") from error
             except (Error, OSError, TimeoutError) as error:
-                reason = reason_of(error)
+                reason = password.hidden(reason_of(error))
                 login = re.search("authoriz|authentic", reason, re.IGNORECASE)
                 wait = FIX_SECONDS if login else None
                 raise TryLater(f"{self.servers[0]}: {reason}", wait) from error
@@ -160,6 +167,16 @@ class Nats(Login, Tls):
             yield send
         finally:
             await link.close()
+
+    def _credentials_text(self) -> str:
+        return credentials_text("credentials_file", self.credentials_file, CREDENTIALS)
+
+    async def _credentials(self) -> Watched[str] | None:
+        if not self.credentials_file:
+            return None
+        found = Watched((self.credentials_file,), self._credentials_text)
+        await found.first()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +189,16 @@ class _Message:
     @property
     def mark(self) -> str:
         """The message id: equal only for the same message sent again."""
-        text = f"{host_name()} {self.subject} ".encode() + self.payload
+        text = f"{self.subject} ".encode() + self.payload
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 class _Messages:
     """The messages of a batch."""
 
-    def __init__(self, subject: str) -> None:
-        self._topics = Topics(subject, host_name())
-        self._lines = Lines()
+    def __init__(self, subject: str, host: str) -> None:
+        self._topics = Topics(subject, host)
+        self._lines = Lines(host)
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
         """Yield the messages, cut at line ends into payloads of `limit` bytes."""

@@ -21,9 +21,9 @@ from virtstatd.config.plugins import PIP
 from virtstatd.formats.lifetimes import Runs
 from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.runtime.compress import gzipped
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Trains
 
 
@@ -34,7 +34,7 @@ Export = Callable[[bytes], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Otlp(Access):
+class Otlp(Named, Access):
     """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP or gRPC."""
 
     url: Annotated[
@@ -47,9 +47,6 @@ class Otlp(Access):
         Literal["http", "grpc"],
         Meta(description="http, or grpc, which usually has a port of its own, 4317."),
     ] = "http"
-    host: Annotated[
-        str, Meta(description="Attribute `host.name` of the resource; empty is the host's name.")
-    ] = ""
     resource_attributes: Annotated[
         dict[str, str], Meta(description="More attributes of the resource.")
     ] = field(default_factory=dict)
@@ -65,6 +62,8 @@ class Otlp(Access):
         if self.protocol == "grpc":
             if urlsplit(self.url).path.strip("/"):
                 raise ValueError("url: must have no path for gRPC, like http://127.0.0.1:4317")
+            if self.proxy_url:
+                raise ValueError("proxy_url: is for protocol = http")
             if find_spec("h2") is None:
                 raise ValueError(
                     "protocol: grpc needs the Python module h2, which is not installed;"
@@ -79,14 +78,13 @@ class Otlp(Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        host = self.host or host_name()
-        attributes = {"service.name": "virtstatd", "host.name": host, **self.resource_attributes}
-        encoder = OtlpEncoder(tuple(attributes.items()), __version__)
+        encoders = ByHost(self.host, self._encoder)
         runs = Runs()
         async with self._exporting() as export:
-            opening.log.debug("otlp.opened", url=self.url)
+            opening.log.debug("otlp.opened", url=self.shown_url)
 
             async def send(*batches: Batch) -> None:
+                encoder = encoders()
                 encoded = [
                     encoder.encode(
                         reading.shape,
@@ -111,6 +109,15 @@ class Otlp(Access):
                         runs.settle(batch)
 
             yield send
+
+    def _encoder(self, host: str) -> OtlpEncoder:
+        attributes = {
+            "service.name": "virtstatd",
+            "service.instance.id": host,
+            "host.name": host,
+            **self.resource_attributes,
+        }
+        return OtlpEncoder(tuple(attributes.items()), __version__)
 
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[Export]:

@@ -27,6 +27,7 @@ from virtstatd.errors import StartError
 from virtstatd.runtime.host import host_name
 from virtstatd.runtime.worker import Worker
 from virtstatd.sending.handover import Handover
+from virtstatd.sending.named import Named
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -42,15 +43,12 @@ SECOND_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parquet:
+class Parquet(Named):
     """Keep every number in Parquet files, one per hour: an archive that DuckDB reads in place."""
 
     directory: Annotated[
         str, Meta(description="Directory of the files, made when it is not there; one per sink.")
     ] = "/var/lib/virtstatd/archive"
-    host: Annotated[
-        str, Meta(description="Column `host` of every row; empty is the host's name.")
-    ] = ""
     flush_seconds: Annotated[
         float,
         Meta(description="Time until numbers can be read, at most.", ge=1, le=3600),

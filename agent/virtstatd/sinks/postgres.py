@@ -2,44 +2,49 @@
 PostgreSQL: a row per number, written by COPY in one transaction per batch.
 
 The table is shown in `formats/postgres_rows.py`. A batch whose confirmation was lost is written
-again, and is there twice then.
+again, and is there twice then. The user needs no right but INSERT, unless `create_table` is on.
+
+Of several hosts, `postgresql://user@pg1:5432,pg2:5432/name`, the one that takes rows is used. What
+an administrator can fix is waited for: a missing table, right or partition, a full disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, ClassVar, Literal, Protocol, cast
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 from msgspec import Meta
 
 from virtstatd.errors import Rejected, TryLater
+from virtstatd.formats.chunks import packed
 from virtstatd.formats.postgres_rows import (
     COLUMNS,
     PostgresRows,
-    SampleRow,
     exists_query,
     hypertable_statements,
     lock_statement,
     table_statements,
 )
-from virtstatd.runtime.host import host_name
-from virtstatd.sending.link import FIX_SECONDS, KeptConnection, reason_of
-from virtstatd.sending.secrets import PasswordFile, Secret, check_secret
-from virtstatd.sending.tls import Tls
+from virtstatd.sending.link import FIX_SECONDS, REASON_CHARACTERS, KeptConnection, reason_of
+from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.postgres_url import Database, DatabaseHost
+from virtstatd.sending.secrets import PasswordFile, check_secret, opened_secret
+from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 CONNECT_SECONDS = 5.0
+HOST_SECONDS = 3.0
+"""Time for each host to accept a connection where there are several."""
 
-ROWS_AT_ONCE = 500
-"""Rows between two turns of the event loop."""
+PIECE_BYTES = 65536
+"""Size of rows between two turns of the event loop."""
 
 UNFIT = (
     asyncpg.DataError,
@@ -74,13 +79,13 @@ class PostgresConnection(Protocol):
         """Return a block whose statements take effect together or not at all."""
         ...
 
-    async def copy_records_to_table(
+    async def copy_to_table(
         self,
         table_name: str,
         *,
         schema_name: str | None,
         columns: tuple[str, ...],
-        records: AsyncIterator[SampleRow],
+        source: AsyncIterator[bytes],
     ) -> str:
         """Write rows in one transaction."""
         ...
@@ -95,11 +100,15 @@ class PostgresConnection(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Postgres(Tls):
+class Postgres(Named, Tls):
     """Write every number as a row of a PostgreSQL table, a transaction per batch."""
 
     url: Annotated[
-        str, Meta(description="Database as `postgresql://user@host:port/name`, without password.")
+        str,
+        Meta(
+            description="Database as `postgresql://user@host:port/name`, without password;"
+            " several hosts have commas between them."
+        ),
     ] = "postgresql://virtstatd@127.0.0.1:5432/virtstatd"
     table: Annotated[
         str,
@@ -132,15 +141,7 @@ class Postgres(Tls):
     trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            fits = parts.scheme in ("postgresql", "postgres") and parts.port != 0
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError("url: must be like postgresql://user@host:5432/name")
-        if parts.password is not None or "password" in parse_qs(parts.query):
-            raise ValueError("url: the password belongs into password_file")
+        Database.of(self.url)
         if self.keep_days and self.layout == "plain":
             raise ValueError("keep_days: needs layout = timescale")
         self.check_tls(tls=self.tls)
@@ -148,17 +149,24 @@ class Postgres(Tls):
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
         check_secret("password_file", self.password_file)
-        self.tls_context(tls=self.tls)
+        self.check_tls_files(tls=self.tls)
 
     @asynccontextmanager
     async def open(self, _: Opening) -> AsyncIterator[Send]:
         """Connect with the first batch."""
-        rows = PostgresRows(host_name())
+        rows = ByHost(self.host, PostgresRows)
         schema, table = ["", *self.table.split(".")][-2:]
-        context = self.tls_context(tls=self.tls)
-        password = Secret(self.password_file)
+        context = await self.opened_tls(tls=self.tls)
+        password = await opened_secret(self.password_file)
+        database = Database.of(self.url)
+        hosts = _Hosts(database.places)
+
+        async def connect(place: DatabaseHost, seconds: float) -> PostgresConnection:
+            given = await renewed_tls(context), await password.read(at_once=True)
+            return await self._connect(place, database.session, seconds, *given)
+
         link = KeptConnection(
-            lambda: self._connect(context, password.read()),
+            lambda: hosts.connected(connect),
             _close,
             lambda each: not each.is_closed(),
         )
@@ -167,31 +175,45 @@ class Postgres(Tls):
             try:
                 async with link.held() as connection:
                     try:
-                        await connection.copy_records_to_table(
+                        await connection.copy_to_table(
                             table,
                             schema_name=schema or None,
                             columns=COLUMNS,
-                            records=_records(rows, batches),
+                            source=_pieces(rows(), batches),
                         )
                     except UNFIT as error:
-                        reason = f"table {self.table}: {reason_of(error)}"
-                        raise Rejected(reason, atomic=True) from error
+                        if not _lacks_partition(error):
+                            reason = f"table {self.table}: {_reason(error)}"
+                            raise Rejected(reason, atomic=True) from error
+                        raise
             except AWAY as error:
-                raise _later(f"{urlsplit(self.url).hostname}: {reason_of(error)}", error) from error
+                reason = password.hidden(f"{hosts.name}: {_reason(error)}")
+                raise _later(reason, error) from error
 
         try:
             yield send
         finally:
             await link.close()
 
-    async def _connect(self, context: ssl.SSLContext | None, password: str) -> PostgresConnection:
+    async def _connect(
+        self,
+        place: DatabaseHost,
+        session: str | None,
+        seconds: float,
+        context: ssl.SSLContext | None,
+        password: str,
+    ) -> PostgresConnection:
+        host, port = place
         connection = cast(
             "PostgresConnection",
             await asyncpg.connect(
                 self.url,
+                host=host,
+                port=port,
                 password=password or None,
-                ssl=context if context is not None else "prefer",
-                timeout=CONNECT_SECONDS,
+                ssl=context,  # without: what PGSSLMODE says, else TLS where the server has it
+                timeout=seconds,
+                target_session_attrs=session,
                 server_settings={"application_name": "virtstatd"},
             ),
         )
@@ -217,22 +239,62 @@ class Postgres(Tls):
                 await connection.execute(statement)
 
 
-async def _records(rows: PostgresRows, batches: Iterable[Batch]) -> AsyncIterator[SampleRow]:
-    count = 0
-    for reading in chain.from_iterable(map(rows.of, batches)):
-        for row in reading:
-            yield row
-        count += len(reading)
-        if count >= ROWS_AT_ONCE:
-            count = 0
-            await asyncio.sleep(0)
+class _Hosts:
+    """The hosts of the database; one that failed is tried again after the others."""
+
+    def __init__(self, places: Sequence[DatabaseHost]) -> None:
+        self._places = places
+        self._last = self._next = 0
+
+    @property
+    def name(self) -> str:
+        """The host that was tried last."""
+        return self._places[self._last][0] or "the local server"
+
+    async def connected(
+        self, connect: Callable[[DatabaseHost, float], Awaitable[PostgresConnection]]
+    ) -> PostgresConnection:
+        """Return a connection to the first that takes one; raise the failure of the last."""
+        seconds = HOST_SECONDS if len(self._places) > 1 else CONNECT_SECONDS
+        fault: Exception = ConnectionError()
+        for _ in self._places:
+            self._last = self._next
+            # counted before, so that one that never answers does not keep the others from a turn
+            self._next = (self._last + 1) % len(self._places)
+            try:
+                connection = await connect(self._places[self._last], seconds)
+            except AWAY as error:
+                fault = error
+            else:
+                self._next = self._last
+                return connection
+        raise fault
+
+
+async def _pieces(rows: PostgresRows, batches: Sequence[Batch]) -> AsyncIterator[bytes]:
+    for piece in packed(chain.from_iterable(map(rows.of, batches)), PIECE_BYTES):
+        yield piece
+        await asyncio.sleep(0)
 
 
 async def _close(connection: PostgresConnection) -> None:
     connection.terminate()  # all that was confirmed is written, and nothing else is wanted
 
 
+def _lacks_partition(error: Exception) -> bool:
+    """Tell whether a row has no partition to go to: an administrator makes one."""
+    return isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, and the row and column that the database names."""
+    where = getattr(error, "where", None)
+    text = f"{reason_of(error)}; {where}" if where else reason_of(error)
+    return " ".join(text.split())[: 2 * REASON_CHARACTERS]
+
+
 def _later(reason: str, error: Exception) -> TryLater:
     state = str(getattr(error, "sqlstate", None) or "")
-    wait = FIX_SECONDS if state.startswith(FIXABLE) else None
-    return TryLater(reason, wait, answered=state.startswith(UNEXPLAINED))
+    lacking = _lacks_partition(error)
+    wait = FIX_SECONDS if state.startswith(FIXABLE) or lacking else None
+    return TryLater(reason, wait, answered=lacking or state.startswith(UNEXPLAINED))

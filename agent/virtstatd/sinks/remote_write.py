@@ -22,11 +22,10 @@ from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness, Undo
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
-from virtstatd.model import Labels
-from virtstatd.runtime.host import host_name
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
+from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
@@ -56,7 +55,7 @@ _AWAY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteWrite(Access):
+class RemoteWrite(Named, Access):
     """Push to a receiver of Prometheus remote write, in version 1.0 or 2.0."""
 
     url: Annotated[str, Meta(description="URL that receives, with its path.")] = (
@@ -69,9 +68,6 @@ class RemoteWrite(Access):
     job: Annotated[str, Meta(description="Label `job` on every series; empty is none.")] = (
         "virtstatd"
     )
-    instance: Annotated[
-        str, Meta(description="Label `instance` on every series; empty is the host's name.")
-    ] = ""
     external_labels: Annotated[dict[str, str], Meta(description="More labels on every series.")] = (
         field(default_factory=dict)
     )
@@ -87,6 +83,8 @@ class RemoteWrite(Access):
         for name in self.external_labels:
             if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name == "__name__":
                 raise ValueError(f"external_labels: {name!r} is no name of a label")
+        if self.host and "instance" in self.external_labels:
+            raise ValueError("external_labels: `instance` is what host says already")
 
     @property
     def trains(self) -> Trains:
@@ -97,10 +95,7 @@ class RemoteWrite(Access):
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
         async with http_client(self) as client:
-            instance = self.instance or host_name()
-            external = {**self.external_labels, "job": self.job, "instance": instance}
-            writer = RemoteWriter(client, self, tuple(external.items()), opening.log)
-            yield writer.send
+            yield RemoteWriter(client, self, opening.log).send
 
 
 class RemoteWriter:
@@ -112,17 +107,13 @@ class RemoteWriter:
     is probed again, since it may be another one.
     """
 
-    def __init__(
-        self, client: HttpClient, options: RemoteWrite, external: Labels, log: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, client: HttpClient, options: RemoteWrite, log: FilteringBoundLogger) -> None:
         self._client = client
         self._url = options.url
+        self._place = options.shown_url
         self._wanted = options.protocol
         self._log = log
-        self._encoders: dict[str, WriteEncoder | Write2Encoder] = {
-            "1.0": WriteEncoder(external),
-            "2.0": Write2Encoder(external),
-        }
+        self._encoders = ByHost(options.host, lambda host: _encoders(options, host))
         self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
         self._logged: Version | None = None
         self._staleness = Staleness()
@@ -165,7 +156,7 @@ class RemoteWriter:
     async def _speaking(self, planned: list[_Planned]) -> None:
         if self._spoken is None:
             await self._choose()
-        encoder = self._encoders[self._spoken or "1.0"]
+        encoder = self._encoders()[self._spoken or "1.0"]
         post = self._post2 if self._spoken == "2.0" else self._post
         items = [item for plan, starts in planned for item in encoder.items(plan, starts)]
         if items:
@@ -174,7 +165,7 @@ class RemoteWriter:
 
     async def _choose(self) -> None:
         """Ask the receiver with an empty request of version 2.0."""
-        encoder = self._encoders["2.0"]
+        encoder = self._encoders()["2.0"]
         answer = await self._ask(encoder.request([]), HEADERS_2)
         if isinstance(answer.fault, TryLater) and answer.status in _AWAY:
             raise answer.fault
@@ -189,7 +180,7 @@ class RemoteWriter:
         """Go back to 1.0, unless 2.0 is all that is wanted."""
         if self._wanted == "2.0":
             self._spoken = None
-            raise TryLater(f"{self._url} does not understand version 2.0: {reason}", FIX_SECONDS)
+            raise TryLater(f"{self._place} does not understand version 2.0: {reason}", FIX_SECONDS)
         self._speak("1.0")
 
     def _speak(self, version: Version) -> None:
@@ -225,6 +216,12 @@ class RemoteWriter:
             if self._wanted != "1.0":
                 self._spoken = None
             raise
+
+
+def _encoders(options: RemoteWrite, host: str) -> dict[Version, WriteEncoder | Write2Encoder]:
+    external = {"job": options.job, "instance": host, **options.external_labels}
+    labels = tuple(external.items())
+    return {"1.0": WriteEncoder(labels), "2.0": Write2Encoder(labels)}
 
 
 class _NotUnderstoodError(Exception):

@@ -1,4 +1,4 @@
-"""Helpers to test sinks and collectors: contracts, batches, a clock; our own tests use them."""
+"""Helpers to test sinks and collectors: contracts, batches, a clock; the agent's tests use them."""
 
 from virtstatd.testing.batches import (
     HOSTILE_NAMES,

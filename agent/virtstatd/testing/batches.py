@@ -26,7 +26,7 @@ HOSTILE_NAMES = (
     "e" * 255,
     "",
 )
-"""Names that libvirt's drivers accept, and some that only a broken one could give."""
+"""Names that libvirt's drivers accept, and some that only a broken driver could return."""
 
 TAKEN_AT = 1_700_000_000_123_456_789
 
@@ -112,7 +112,7 @@ def make_shapes(vcpus: int = 2, disks: int = 2, nics: int = 1) -> tuple[Shape, .
 
 
 def make_reading(domain: Domain | None, shape: Shape, base: int = 1000) -> Reading:
-    """Return a reading whose values are right in kind, and differ from each other."""
+    """Return a reading with values of the right kind that differ from each other."""
     values: list[Number] = []
     for index, series in enumerate(shape.series):
         match series.field.kind, series.part:
@@ -137,7 +137,7 @@ def make_batch(
     lifetime_seconds: float = 60.0,
     gone: tuple[Domain, ...] = (),
 ) -> Batch:
-    """Return what one call would bring: every group of every guest, counters beginning at base."""
+    """Return the batch of one call: every group of every guest, counters beginning at base."""
     guests = [make_domain(each) for each in range(domains)] if isinstance(domains, int) else domains
     own = make_shapes() if shapes is None else shapes
     return Batch(
@@ -155,7 +155,7 @@ def make_batch(
 
 
 def hostile_batch() -> Batch:
-    """Return guests with names that break what does not escape, and numbers that are odd."""
+    """Return guests with names that must be escaped, and unusual numbers."""
     odd = Shape(
         "odd",
         tuple(

@@ -1,5 +1,5 @@
 """
-The contract that every collector is held to.
+The contract of every collector.
 
 ```python
 async def test_my_collector():
@@ -21,7 +21,7 @@ from virtstatd.errors import Disconnected
 from virtstatd.model import Batch, Domain
 from virtstatd.pipeline.checked import Nonsense, checked_form
 from virtstatd.testing.clock import settle
-from virtstatd.testing.contract import BrokenContract, census
+from virtstatd.testing.contract import BrokenContract, leaving_nothing
 
 
 MakeCollector = Callable[[], Collector]
@@ -38,9 +38,9 @@ def given(
     domains: Sequence[Domain] = (),
 ) -> Given:
     """
-    Return what a collector is opened with: a silent log, these guests, and a libvirt.
+    Return the argument to open a collector with: a silent log, these guests, and a libvirt.
 
-    `connection` stands for a `libvirt.virConnect`; without one libvirt is away.
+    `connection` stands for a `libvirt.virConnect`; without one libvirt is unavailable.
     """
 
     async def ask(function: Callable[[Any], Any], _: float) -> Any:
@@ -67,7 +67,7 @@ async def check_collector(make_collector: MakeCollector) -> None:
 
 
 class _Taken:
-    """Takes what a collector emits, and holds it to the form of a batch."""
+    """Collects the batches that a collector emits, and checks their form."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -107,7 +107,7 @@ async def _check_once(make_collector: MakeCollector) -> None:
 
 
 async def _check_run(make_collector: MakeCollector, *, up: bool) -> None:
-    """Run until the stop, with libvirt there or away, and while that turns."""
+    """Run until the stop, with libvirt available or unavailable, and while that changes."""
     collector, taken, stop, libvirt = make_collector(), _Taken(), asyncio.Event(), Up(up=up)
     running = asyncio.ensure_future(collector.run(taken, libvirt, stop))
     try:
@@ -146,24 +146,15 @@ async def _check_cancelled(make_collector: MakeCollector) -> None:
 
 async def _check_nothing_left(make_collector: MakeCollector) -> None:
     """Count tasks, descriptors and threads before and after."""
-    before = await census()
-    for _ in range(3):
-        collector, stop = make_collector(), asyncio.Event()
-        running = asyncio.ensure_future(collector.run(_Taken(), Up(up=True), stop))
-        await settle(50)
-        stop.set()
-        await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
-        await collector.once(_Taken())
-        del collector, running
-    for _ in range(100):
-        if all(now <= then for now, then in zip(await census(), before, strict=True)):
-            return
-        await asyncio.sleep(0.01)  # threads end on their own time
-    now = await census()
-    raise BrokenContract(
-        f"a collector that ended leaves nothing behind: {now[0] - before[0]} tasks,"
-        f" {now[1] - before[1]} descriptors, {now[2] - before[2]} threads"
-    )
+    async with leaving_nothing("a collector that ended"):
+        for _ in range(3):
+            collector, stop = make_collector(), asyncio.Event()
+            running = asyncio.ensure_future(collector.run(_Taken(), Up(up=True), stop))
+            await settle(50)
+            stop.set()
+            await asyncio.wait({running}, timeout=PATIENCE_SECONDS)
+            await collector.once(_Taken())
+            del collector, running
 
 
 def _require_numbers(collector: Collector) -> None:

@@ -1,5 +1,5 @@
 """
-The contract that every sink is held to.
+The contract of every sink.
 
 ```python
 async def test_my_sink():
@@ -15,8 +15,8 @@ import gc
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,7 +33,7 @@ from virtstatd.testing.clock import settle
 
 
 Mood = Literal["later", "never", "random", "stuck"]
-"""Moods of a destination: away, refusing, one of both at random, silent."""
+"""States of a destination: unavailable, refusing, one of both at random, silent."""
 
 MakeSink = Callable[[], Sink]
 Enter = Callable[[], AbstractAsyncContextManager[None]]
@@ -41,6 +41,10 @@ Moods = Mapping[Mood, Enter]
 Received = Callable[[], Awaitable[object]]
 
 PATIENCE_SECONDS = 10.0
+ENDING_LOOKS = 7
+ENDING_SECONDS = 0.01
+"""Threads and transports end on their own time: looks at pauses that double, 1.3 s in all."""
+
 ATTEMPTS = 20
 CUTS = 12
 
@@ -55,10 +59,10 @@ async def check_sink(
     """
     Raise BrokenContract when a sink breaks one of the promises that outlets rely on.
 
-    `make_sink` returns a sink whose destination is there. `moods` make the destination away
-    ("later"), refusing ("never"), changing ("random") or silent ("stuck") for as long as they are
-    entered; what a sink's destination cannot be is left out. `received` returns what changes with
-    everything that the destination gets, such as a count of bytes.
+    `make_sink` returns a sink whose destination is available. `moods` make the destination
+    unavailable ("later"), refusing ("never"), changing ("random") or silent ("stuck") while they
+    are entered; states that a sink's destination cannot have are left out. `received` returns a
+    value that changes with everything that the destination receives, such as a count of bytes.
     """
     await _check_class(make_sink)
     await _check_never_sent(make_sink)
@@ -85,7 +89,7 @@ def opening(name: str = "checked", log: FilteringBoundLogger | None = None) -> O
 
 
 async def _sent(send: Send, batch: Batch) -> None:
-    """Send within a bound."""
+    """Send within a time limit."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await send(batch)
@@ -138,7 +142,7 @@ async def _check_trains(make_sink: MakeSink, received: Received | None) -> None:
 
 
 async def _check_odd_batches(make_sink: MakeSink) -> None:
-    """No name, number or emptiness is too odd, and no batch is changed."""
+    """Send unusual names, numbers and empty batches; no batch is changed."""
     empty = Batch("bulk", 0, ())
     gone = make_batch(0, gone=tuple(each.domain for each in make_batch(1).readings if each.domain))
     async with make_sink().open(opening()) as send:
@@ -149,10 +153,18 @@ async def _check_odd_batches(make_sink: MakeSink) -> None:
 
 
 async def _check_nothing_kept(make_sink: MakeSink) -> None:
-    """Keep nothing of a batch after send, except for a sink of class `latest`."""
+    """Check that nothing of a batch is kept after send, except by a sink of class `latest`."""
     sink = make_sink()
     if sink.delivery == "latest":
         return
+    gc.freeze()  # only what comes from now on is searched
+    try:
+        await _require_nothing_kept(sink)
+    finally:
+        gc.unfreeze()
+
+
+async def _require_nothing_kept(sink: Sink) -> None:
     async with sink.open(opening()) as send:
         shapes = await _send_own(send)
         await _sent(send, make_batch(1))
@@ -186,7 +198,7 @@ async def _cancelled(sending: asyncio.Future[None]) -> None:
 
 
 async def _check_later(make_sink: MakeSink, enter: Enter) -> None:
-    """While the destination is away send raises TryLater; then the same batch goes."""
+    """While the destination is away send raises TryLater; then the same batch is delivered."""
     batch = make_batch(3)
     async with make_sink().open(opening()) as send:
         async with enter():
@@ -198,7 +210,7 @@ async def _check_later(make_sink: MakeSink, enter: Enter) -> None:
 
 
 async def _check_never(make_sink: MakeSink, enter: Enter) -> None:
-    """Let the destination refuse for good; send raises Rejected."""
+    """Let the destination refuse permanently; send raises Rejected."""
     async with make_sink().open(opening()) as send:
         async with enter():
             _require(await _outcome(send, make_batch(3)) is Rejected, "refused raises Rejected")
@@ -206,7 +218,7 @@ async def _check_never(make_sink: MakeSink, enter: Enter) -> None:
 
 
 async def _check_random(make_sink: MakeSink, enter: Enter) -> None:
-    """Whatever the destination does, send returns or raises one of its two, and recovers."""
+    """With a random destination send returns or raises one of its two exceptions, and recovers."""
     chance = random.Random(1)  # noqa: S311 - the same choices in every run
     async with make_sink().open(opening()) as send:
         async with enter():
@@ -253,7 +265,7 @@ async def _outcome(send: Send, batch: Batch) -> type[Exception] | None:
 
 
 async def _recovered(send: Send, batch: Batch) -> None:
-    """Require success within a few attempts: the first may find a connection dead."""
+    """Require success within a few attempts: the first may use a dead connection."""
     for _ in range(ATTEMPTS):
         if await _outcome(send, batch) is None:
             return
@@ -263,24 +275,36 @@ async def _recovered(send: Send, batch: Batch) -> None:
 
 async def _check_nothing_left(make_sink: MakeSink) -> None:
     """Count tasks, descriptors and threads before a sink opens and after it was closed."""
-    before = await census()
-    sink = make_sink()
-    for _ in range(3):
-        async with sink.open(opening()) as send:
-            with suppress(TryLater, Rejected):
-                await _sent(send, make_batch(3))
-    for _ in range(100):
-        if all(now <= then for now, then in zip(await census(), before, strict=True)):
-            return
-        await asyncio.sleep(0.01)  # threads and transports end on their own time
-    tasks, descriptors, threads = await census()
-    raise BrokenContract(
-        f"a closed sink leaves nothing behind: {tasks - before[0]} tasks,"
-        f" {descriptors - before[1]} descriptors, {threads - before[2]} threads"
-    )
+    async with leaving_nothing("a closed sink"):
+        sink = make_sink()
+        for _ in range(3):
+            async with sink.open(opening()) as send:
+                with suppress(TryLater, Rejected):
+                    await _sent(send, make_batch(3))
 
 
-async def census() -> tuple[int, int, int]:
+@asynccontextmanager
+async def leaving_nothing(what: str) -> AsyncIterator[None]:
+    """Require that a block leaves no task, descriptor or thread; they may take a second to end."""
+    before = await _census()
+    gc.freeze()  # later collections search only newer objects
+    try:
+        yield
+        for turn in range(ENDING_LOOKS):
+            now = await _census()
+            if all(each <= then for each, then in zip(now, before, strict=True)):
+                return
+            await asyncio.sleep(ENDING_SECONDS * 2**turn)
+        tasks, descriptors, threads = (a - b for a, b in zip(await _census(), before, strict=True))
+        raise BrokenContract(
+            f"{what} leaves nothing behind: {tasks} tasks, {descriptors} descriptors,"
+            f" {threads} threads"
+        )
+    finally:
+        gc.unfreeze()
+
+
+async def _census() -> tuple[int, int, int]:
     """Count the tasks, the descriptors and the threads of this process."""
     await settle()
     gc.collect()

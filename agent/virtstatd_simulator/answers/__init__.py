@@ -1,1 +1,1 @@
-"""What the simulated libvirtd answers to each procedure."""
+"""The replies of the simulated libvirtd to each procedure."""

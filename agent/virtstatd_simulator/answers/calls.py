@@ -1,4 +1,4 @@
-"""What a procedure works with, and a row of the table of procedures."""
+"""The inputs of a procedure, and a row of the table of procedures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Call:
     One call of a client: its arguments, to be read in order, the client, and the host.
 
     `job_wait_seconds` is how long it may wait for the job of a guest. `vanishing` are the guests
-    that end while it is answered, or how many do.
+    that end while it is answered, or their number.
     """
 
     procedure: int

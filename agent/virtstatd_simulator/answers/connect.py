@@ -113,7 +113,7 @@ def list_all_domains(call: Call) -> bytes:
 
 
 def _listed(guest: Guest, flags: int) -> bool:
-    """Apply the filters that statistics have, and those that only a list has: no guest passes."""
+    """Apply the filters of statistics, and those of lists only, which no guest passes."""
     asks = any(flags & has and not flags & lacks for has, lacks in zip(_HAS, _LACKS, strict=True))
     return not asks and matches(guest, flags)
 

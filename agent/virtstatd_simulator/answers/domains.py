@@ -1,4 +1,4 @@
-"""Procedures of one domain: what it is, what it does, what it is called in metadata."""
+"""Procedures of one domain: its identity, its state, its metadata."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def get_messages(call: Call) -> bytes:
 
 
 def get_job_info(call: Call) -> bytes:
-    """Report that no migration, save or backup is under way."""
+    """Report that no migration, save or backup is in progress."""
     call.active_guest()
     return pack_int(0) + pack_uhyper(0) * 11
 
@@ -121,7 +121,7 @@ def get_job_stats(call: Call) -> bytes:
 
 
 def get_block_job_info(call: Call) -> bytes:
-    """Report that no block job is under way."""
+    """Report that no block job is in progress."""
     call.active_guest()
     return pack_int(0) * 2 + pack_uhyper(0) * 3
 

@@ -34,7 +34,7 @@ STATE_FILTERS = RUNS | PAUSES | IS_OFF | IS_OTHER
 NOWAIT, BACKING, ENFORCE = 1 << 29, 1 << 30, 1 << 31
 _KNOWN = 255 | NOWAIT | BACKING | ENFORCE
 
-CHUNK = 128  # guests packed between two looks at the loop
+CHUNK = 128  # guests packed before the loop runs again
 
 _STATES = {RUNNING: RUNS, PAUSED: PAUSES, SHUT_OFF: IS_OFF}
 

@@ -1,8 +1,8 @@
 """
 The table: the handler and the priority of each number of `remote_protocol.x` that is answered.
 
-A number that libvirt has and the simulator has not is refused as a driver without that function
-does; a number that libvirt does not have gets its own "unknown procedure".
+A number that libvirt has and the simulator has not is refused like a function that the driver
+lacks; a number that libvirt does not have gets libvirt's "unknown procedure".
 """
 
 from __future__ import annotations

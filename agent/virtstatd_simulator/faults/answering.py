@@ -1,4 +1,4 @@
-"""Answers the calls of clients: looks procedures up, and lets faults strike."""
+"""Answers the calls of clients: looks up procedures, and applies faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from virtstatd_simulator.wire.xdr import Reader, XdrError
 @dataclass(slots=True)
 class Answering:
     """
-    Answers calls from a host's guests, under the faults that are armed.
+    Answers calls from a host's guests, with the armed faults.
 
     `job_wait_seconds` is how long a call without NOWAIT waits for the job of a guest. `calls`
     counts by procedure.

@@ -2,7 +2,7 @@
 The control socket: faults and changes at run time, one JSON object per line, one answer each.
 
 `{"do": "hang", "count": 2}` is answered by `{"ok": true, "domains": [...]}`, a command that cannot
-be carried out by `{"ok": false, "error": "..."}`. The verbs are in `verbs.py`.
+be executed by `{"ok": false, "error": "..."}`. The verbs are in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHURN_TICK_SECONDS = 0.05
 
 
 class Control:
-    """Carries out commands on a server, its host and the faults of its answers."""
+    """Executes commands on a server, its host and the faults of its answers."""
 
     def __init__(self, server: Server, answering: Answering) -> None:
         self._server = server
@@ -63,7 +63,7 @@ class Control:
         }
 
     async def carry_out(self, command: Json) -> Json:
-        """Carry out one command; raises `CommandError` and has changed nothing then."""
+        """Execute one command; raises `CommandError` without having changed anything."""
         verb, arguments = check_command(command)
         if verb == "hold":
             return await self._hold(**arguments)  # type: ignore[arg-type]  # checked
@@ -80,7 +80,7 @@ class Control:
         return {}
 
     async def close(self) -> None:
-        """Hang up on clients of the control socket, and end the churn and what holds jobs."""
+        """Disconnect clients of the control socket, and end the churn and what holds jobs."""
         self._let_go(list(self._holds))
         tasks = [*self._clients, *([self._churn] if self._churn else [])]
         self._churn = None
@@ -104,7 +104,7 @@ class Control:
         return [guest for guest, _ in zip(found, range(count), strict=False)]
 
     def _each(self, act: Callable[[Guest], None]) -> Callable[[list[str] | None, int], Json]:
-        """Make a verb that changes active guests."""
+        """Create a verb that changes active guests."""
 
         def verb(domains: list[str] | None, count: int) -> Json:
             chosen = self._chosen(domains, count)
@@ -329,7 +329,7 @@ def _false_values(
         if all(field.name != key for field in every):
             raise CommandError(f"key is {shown(key)}, which {guest.name} does not have")
         return {key: value}
-    # a number that moves is hardly one that says how many others there are
+    # a number that moves is not the count of other numbers
     numbers = sorted((f for f in every if f.text is None and f.slot is None), key=lambda f: f.moves)
     chosen = {field.group: field.name for field in numbers if field.group & groups}
     return dict.fromkeys(chosen.values(), value)

@@ -1,4 +1,4 @@
-"""Faults of replies that wait for the next call they apply to."""
+"""Faults of replies, armed until the next call that they apply to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Fault:
     """
     Describes a fault of replies.
 
-    It strikes calls of `procedure` (all when None), `times` times (until it is cleared when None).
-    A slow reply is delayed by `seconds`, a cut one ends after `after_bytes`. Of the guests that are
-    asked for, those with the UUIDs in `domains` vanish, or the first `count` when that is None.
-    `code`, `error_domain` and `message` are the error of a call that fails. An oversize reply is
-    libvirt's refusal to send it, or with `frame` a frame that announces more than the limit.
+    It applies to calls of `procedure` (all if None), `times` times (until it is cleared if None). A
+    slow reply is delayed by `seconds`, a cut one ends after `after_bytes`. Of the guests that are
+    polled, those with the UUIDs in `domains` vanish, or the first `count` if that is None. `code`,
+    `error_domain` and `message` are the error of a call that fails. An oversize reply is libvirt's
+    refusal to send it, or with `frame` a frame that announces more than the limit.
     """
 
     kind: Kind
@@ -35,7 +35,7 @@ class Fault:
 
 
 class Faults:
-    """Holds the faults that are armed."""
+    """The armed faults."""
 
     def __init__(self) -> None:
         self.armed: list[Fault] = []
@@ -45,7 +45,7 @@ class Faults:
         self.armed.append(fault)
 
     def strike(self, procedure: int) -> dict[Kind, Fault]:
-        """Return the faults that a call meets, one of a kind, and count them down."""
+        """Return the armed faults that apply, one of each kind, consuming one use of each."""
         struck: dict[Kind, Fault] = {}
         for fault in self.armed:
             if fault.procedure in (None, procedure):

@@ -21,7 +21,7 @@ from virtstatd_simulator.wire.rpc import MAX_MESSAGE
 
 
 class CommandError(ValueError):
-    """Reports in one sentence what is wrong with a command."""
+    """Reports in one sentence the error of a command."""
 
 
 class Type(Enum):
@@ -54,8 +54,8 @@ class Parameter:
     """
     Describes an argument of a verb.
 
-    `null` is what null is for, where it is allowed; `without` what the default amounts to, where
-    the value alone is not plain.
+    `null` is the meaning of null, if it is allowed; `without` explains the default, if the value
+    alone does not.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Verb:
     parameters: tuple[Parameter, ...] = ()
 
     def checked(self, arguments: Mapping[str, object]) -> dict[str, object]:
-        """Return all arguments, those left out with their defaults; raises `CommandError`."""
+        """Return all arguments, omitted ones with their defaults; raises `CommandError`."""
         known = {each.name: each for each in self.parameters}
         for name in arguments:
             if name not in known:

@@ -1,8 +1,8 @@
 """
 One statistic of a record: its name on the wire, its type, and where its number comes from.
 
-Names alone decide which group a field belongs to and whether it needs the guest's job, so that
-records captured from a real daemon obey the same rules as generated ones.
+Only its name decides which group a field belongs to and whether it needs the guest's job, so that
+records captured from a real daemon follow the same rules as generated ones.
 """
 
 from __future__ import annotations
@@ -161,14 +161,14 @@ def follows(name: str, driver: Driver, type_: int) -> Field:
 
 
 def spoiled(field: Field, value: int | None) -> Field:
-    """Return a field with a value that it cannot have: this one, or NaN when None."""
+    """Return a field with an invalid value: this one, or NaN if None."""
     if value is None:
         return Field(field.name, DOUBLE, math.nan)
     return Field(field.name, LLONG, value)
 
 
 def is_integer(value: object, low: int, high: int) -> TypeGuard[int]:
-    """Return whether a value is an integer of a range; true and false are none."""
+    """Return whether a value is an integer of a range; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -33,7 +33,7 @@ class Guest:
     Describes one domain.
 
     `id` is -1 while it is shut off. It had run for `aged` seconds before `since`; its counters
-    cover both, and stand still while it is paused. With `nova` its metadata are OpenStack's.
+    cover both, and do not change while it is paused. With `nova` its metadata are OpenStack's.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Guest:
         return record
 
     def spoil(self, values: Mapping[str, int | None]) -> None:
-        """Have fields bear these values from now on, None for NaN; without any all are sound."""
+        """Give fields these values from now on, None for NaN; without any, all are valid."""
         self.spoiled = {**self.spoiled, **values} if values else {}
         self._records.clear()
 
@@ -148,7 +148,7 @@ def random_guests(profile: Profile, seed: int) -> Iterator[Guest]:
 
 @dataclass(frozen=True)
 class _Replayed(Flavor):
-    """Gives the record of a captured guest in place of a generated one."""
+    """Returns the record of a captured guest instead of a generated one."""
 
     recorded: tuple[Field, ...] = ()
 

@@ -89,7 +89,7 @@ class Host:
         self._taps += guest.flavor.nics
 
     def find(self, domain: bytes) -> Guest:
-        """Look a guest up by UUID; raises libvirt's error when there is none."""
+        """Look a guest up by UUID; raises libvirt's error if there is none."""
         guest = self.guests.get(domain)
         if guest is None:
             h = domain.hex()
@@ -156,7 +156,7 @@ class Host:
             self.clock, self.epoch = lambda: now, lambda: epoch
 
     def start_time(self) -> None:
-        """Continue the guests' time from where it stands."""
+        """Continue the guests' time from where it stopped."""
         if self._moving is not None:
             clock, self.epoch = self._moving
             behind = clock() - self.clock()
@@ -164,14 +164,14 @@ class Host:
             self._moving = None
 
     def heal(self) -> None:
-        """End what single guests do to calls for statistics: refusals, values that cannot be."""
+        """End the faults of single guests in calls for statistics: refusals and invalid values."""
         self.refusals.clear()
         for guest in self.guests.values():
             if guest.spoiled:
                 guest.spoil({})
 
     def hang(self, guest: Guest) -> None:
-        """Stop a guest's monitor: it answers no more."""
+        """Stop a guest's monitor: it no longer answers."""
         if guest.hung is None:
             guest.hung = asyncio.Event()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-# statistic -> growth per second of a busy vCPU; 0 stands still
+# statistic -> growth per second of a busy vCPU; 0 does not change
 KVM_VCPU: dict[str, int] = {
     "pf_emulate.sum": 0,
     "blocking.cur": 0,
@@ -49,7 +49,7 @@ KVM_VCPU: dict[str, int] = {
     "halt_poll_fail_ns.sum": 21_000_000,
 }
 
-# statistic -> growth per second, or the value of what is no sum
+# statistic -> growth per second, or the value of a statistic that is not a sum
 KVM_VM: dict[str, int] = {
     "pages_4k.cur": 38_120,
     "remote_tlb_flush_requests.sum": 40,

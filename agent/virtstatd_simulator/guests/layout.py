@@ -2,8 +2,8 @@
 Records compiled to bytes: everything that stays the same is packed once, numbers are filled in.
 
 A layout is the record of a flavor for one set of groups; bound to a guest it becomes a `Record`,
-one `struct` whose items alternate between constant bytes and moving numbers. Packing 100 numbers
-is then one list comprehension and one call, whatever the names between them weigh.
+one `struct` whose items alternate between constant bytes and moving numbers. Packing 100 numbers is
+then one list comprehension and one call, independent of the size of the names between them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _compiled(sizes: tuple[int, ...], codes: str) -> struct.Struct:
 
 
 class Record:
-    """Holds one guest's answer to one question, compiled."""
+    """One guest's compiled answer to one query."""
 
     __slots__ = ("_items", "_moving", "_struct", "params", "size")
 

@@ -1,4 +1,4 @@
-"""A guest's limits under libvirt's names: what each is without being set, and how to set one."""
+"""A guest's limits under libvirt's names: the default of each, and how to set one."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 How busy a guest is: counters as closed formulas of its running time.
 
 Every statistic that moves is `base + rate * driver`, where a driver is the integral of some load
-over time. Because the integral has a closed form, a value depends on nothing but the time it is
-asked at: two polls never disagree, and no task has to tick for 10,000 guests.
+over time. Because the integral has a closed form, a value depends only on the time of the query:
+two polls never disagree, and no task has to tick for 10,000 guests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Pattern:
     square: bool = True
 
     def integral(self, seconds: float) -> float:
-        """Return the seconds of full load that `seconds` of running amount to; never falls."""
+        """Return the seconds of full load in `seconds` of running; never falls."""
         rounds, rest = divmod(seconds + self.offset_seconds, self.period_seconds)
         return self.low * seconds + self.high * (
             rounds * self._bump(self.busy_seconds)

@@ -12,9 +12,9 @@ from virtstatd_simulator.wire.rpc import FROM_QEMU, FROM_RPC, RPC, SYSTEM_ERROR,
 @dataclass(slots=True, eq=False)
 class Refusal:
     """
-    Refuses calls for statistics that ask one of some guests for one of some groups.
+    Refuses calls for statistics that include one of some guests and one of some groups.
 
-    It strikes `times` times, until it is cleared when None. With `too_large` the error is libvirt's
+    It applies `times` times, until it is cleared if None. With `too_large` the error is libvirt's
     refusal to send an answer that does not fit into a message.
     """
 

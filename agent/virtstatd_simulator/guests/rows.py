@@ -62,7 +62,7 @@ def kvm(prefix: str, names: dict[str, int]) -> Iterator[Field]:
 
 def limits(disk: str, *, zoned: bool) -> Iterator[Field]:
     """List the limits of a disk, and its latencies over an interval (libvirt 11.10)."""
-    # no two are alike, so that one taken for another is noticed
+    # all values differ, so that a mix-up is noticed
     for name, value in (
         ("request_alignment", 512),
         ("discard_max", 2147483136),

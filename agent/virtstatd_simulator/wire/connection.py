@@ -1,4 +1,4 @@
-"""One client's connection: cuts frames, hands calls on, writes replies and events, pings."""
+"""One client's connection: splits frames, passes calls on, writes replies and events, pings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Frame(NamedTuple):
 
 class Connection(asyncio.Protocol):
     """
-    The daemon's end of a client's connection.
+    The daemon's side of a client's connection.
 
     Calls go to `dispatch`, which answers each by `reply`, now or later. No more is read while
     `MAX_REQUESTS` calls are unanswered, keepalive included: such a client is dropped after 30
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
             self._want(False)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Drop what is queued; calls that run go on, and their answers are thrown away."""
+        """Drop what is queued; running calls continue, and their answers are discarded."""
         self._transport = None
         if self._pinger is not None:
             self._pinger.cancel()
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        """Cut frames and answer them."""
+        """Split frames and answer them."""
         self._frames.feed(data)
         self._read()
 
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._send(_Frame(chunks, answers=True, last=True))
 
     def message(self, procedure: int, payload: bytes) -> None:
-        """Send an event; it is dropped when the client leaves too much unread."""
+        """Send an event; it is dropped if the client leaves too much unread."""
         if self._backlog > MAX_BACKLOG:
             return
         header = Header(rpc.REMOTE_PROGRAM, rpc.REMOTE_VERSION, procedure, rpc.MESSAGE, 1, rpc.OK)
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
             self._writer = loop.create_task(self._write(transport), name="simulator writer")
 
     async def _write(self, transport: asyncio.Transport) -> None:
-        """Write what is queued, never more than the client takes; cancelled when it is gone."""
+        """Write what is queued, never more than the client reads; cancelled when it is gone."""
         while self._outgoing:
             frame = self._outgoing.popleft()
             for chunk in frame.chunks:
@@ -257,11 +257,11 @@ class Connection(asyncio.Protocol):
         self._read()
 
     def close_soon(self) -> None:
-        """Close as soon as what is queued and the next answer are written."""
+        """Close as soon as the queue and the next answer are written."""
         self._closing = True
 
     def close(self) -> None:
-        """Close after what was written already."""
+        """Close after everything written so far has been sent."""
         if self._transport is not None:
             self._transport.close()
 

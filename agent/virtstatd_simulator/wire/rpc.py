@@ -1,8 +1,8 @@
 """
-libvirt's RPC: framing, headers and errors, as `virnetprotocol.x` and `remote_protocol.x` lay down.
+libvirt's RPC: framing, headers and errors, as `virnetprotocol.x` and `remote_protocol.x` define.
 
-A frame is a length (itself included), a header of six words and a payload. The limits are
-libvirt's own, so that a client meets them here where it would meet them there.
+A frame is a length (itself included), a header of six words and a payload. The limits are libvirt's
+own, so that a client reaches them here as with libvirtd.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FRAME = struct.Struct(">IIIiIII")
 
 
 class FrameError(ValueError):
-    """Signals bytes that are no frame; libvirtd hangs up on such a client."""
+    """Signals bytes that are no frame; libvirtd disconnects such a client."""
 
 
 class Header(NamedTuple):
@@ -73,7 +73,7 @@ class Frames:
         self._buffer += blob
 
     def __iter__(self) -> Iterator[tuple[Header, bytes]]:
-        """Take complete frames off the front; raises `FrameError` at a length that cannot be."""
+        """Remove complete frames from the front; raises `FrameError` for an impossible length."""
         return self
 
     def __next__(self) -> tuple[Header, bytes]:

@@ -1,4 +1,4 @@
-"""The daemon's socket: takes connections and hands their calls to the workers."""
+"""The daemon's socket: accepts connections and passes their calls to the workers."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Server:
         self._closed = False
 
     async def open(self) -> None:
-        """Bind the socket, in place of one that a dead process left, and take clients."""
+        """Bind the socket, replacing one that a dead process left, and accept clients."""
         listener = claimed(self.path)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connect, sock=listener, backlog=512)
 
     async def close(self) -> None:
-        """Hang up on every client and remove the socket; a restart that is under way ends, too."""
+        """Disconnect every client and remove the socket; a restart in progress ends too."""
         self._closed = True
         await self._die()
 
@@ -70,9 +70,9 @@ class Server:
 
     async def restart(self, down_seconds: float = 0.0) -> None:
         """
-        Close and open again: connections, callbacks and running calls are gone, guests live on.
+        Close and open again: connections, callbacks and running calls end, guests keep running.
 
-        Raises `RestartError` while another restart is under way, and when the socket cannot be
+        Raises `RestartError` while another restart is in progress, and if the socket cannot be
         bound again: the daemon then stays down until the next restart.
         """
         if self._restarting:
@@ -118,7 +118,7 @@ class Server:
 
 def claimed(path: Path) -> socket.socket:
     """
-    Bind a socket at a path, in place of one that a dead process left.
+    Bind a socket at a path, replacing one that a dead process left.
 
     Raises `OSError` for a file, and for a socket that a living process listens at.
     """

@@ -14,7 +14,7 @@ class Workers:
     """
     Runs jobs, at most `normal + urgent` at once.
 
-    As in libvirtd an ordinary worker takes the oldest job, the others take urgent jobs alone. A job
+    As in libvirtd an ordinary worker takes the oldest job, the others take only urgent jobs. A job
     is called; a coroutine that it returns keeps its worker busy until it ends.
     """
 
@@ -41,7 +41,7 @@ class Workers:
         self.pump()
 
     def pump(self) -> None:
-        """Hand waiting jobs to idle workers."""
+        """Pass waiting jobs to idle workers."""
         while self._queue and not self.paused:
             if self.idle_normal:
                 job, _ = self._queue.popleft()

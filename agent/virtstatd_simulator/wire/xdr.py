@@ -35,7 +35,7 @@ class XdrError(ValueError):
 
 
 def pack_opaque(blob: bytes) -> bytes:
-    """Pack bytes of variable length: how many, themselves, zeros up to a multiple of four."""
+    """Pack bytes of variable length: the length, the bytes, and zeros up to a multiple of four."""
     return pack_uint(len(blob)) + blob + _PADDING[len(blob) % 4]
 
 

@@ -31,6 +31,15 @@ class Tier:
 
 
 @dataclass
+class Kernel:
+    """A collector of the kernel's numbers whose looks cost what the test says."""
+
+    ticker: Ticker
+    cost: float
+    cpu_seconds: float = 0.0
+
+
+@dataclass
 class Host:
     """A host on which time passes as the test wants it; `own` is spent each second besides."""
 
@@ -41,6 +50,7 @@ class Host:
     asking: float = 0.0
     polls: dict[str, int] = field(default_factory=dict)
     blind: Mapping[str, str] = field(default_factory=dict)
+    kernel: Kernel | None = None
 
     def spent(self) -> dict[str, float]:
         """Return everything."""
@@ -52,7 +62,8 @@ class Host:
 
     def budget(self, percent: float, cpus: int = 10) -> Budget:
         """Return a budget on this host."""
-        return Budget(self.tiers, self, percent, structlog.get_logger(), lambda: self.now, cpus)
+        log = structlog.get_logger()
+        return Budget(self.tiers, self, percent, log, lambda: self.now, cpus, self.kernel)
 
     def live(self, budget: Budget, seconds: int) -> float:
         """Let seconds pass, reviewed one by one; return what was spent, as a share of the CPUs."""
@@ -61,6 +72,10 @@ class Host:
         for _ in range(seconds):
             self.now += 1
             self.total += self.own
+            if self.kernel and self.kernel.ticker.due <= self.now:
+                self.kernel.ticker.advance(self.now)
+                self.kernel.cpu_seconds += self.kernel.cost
+                self.total += self.kernel.cost
             for tier in self.tiers:
                 if tier.ticker.due <= self.now:
                     tier.ticker.advance(self.now)
@@ -96,6 +111,50 @@ def test_what_would_cost_too_much_is_held_to_the_budget(
     assert 0.6 * 0.005 < share <= 1.05 * 0.005
     assert there.polls["pulse"] == 240
     assert budget.ratio == pytest.approx(share, rel=0.15)
+
+
+def test_looks_at_the_kernel_are_stretched_last_and_restored_first():
+    """They count; they are stretched for what the tiers at their longest leave, and no further."""
+    there = host(0.01, 0.3, 0.1)
+    there.kernel = Kernel(Ticker("kernel", 1.0, 0.0), 0.02)
+    budget = there.budget(0.3)
+    there.live(budget, 600)
+    assert budget.times > 1, "the tiers are stretched for what the looks cost"
+    assert there.kernel.ticker.seconds == 1
+
+    there.kernel.cost = 0.1
+    there.live(budget, 1200)
+    share = there.live(budget, 1200)
+    assert share <= 1.05 * 0.003
+    assert there.tiers[1].ticker.seconds == 300
+    assert 4 <= there.kernel.ticker.seconds <= 6
+    assert there.polls["pulse"] == 240
+    assert budget.ratio == pytest.approx(share, rel=0.15)
+
+    there.kernel.cost = 0.001
+    seen = []
+    for _ in range(1200):
+        there.live(budget, 1)
+        seen.append((budget.times, budget.looks))
+    assert seen[-1] == (1, 1)
+    assert all(times == 20 for times, looks in seen if looks > 1)
+
+
+@pytest.mark.parametrize(("configured", "longest"), [(0.5, 5.0), (1.0, 10.0), (4.0, 8.0), (60, 60)])
+def test_no_look_is_stretched_beyond_its_bounds(configured: float, longest: float):
+    """Ten times, ten seconds; one that is longer by itself stays as it is."""
+    there = host(0.0, 0.1, 0.0)
+    there.kernel = Kernel(Ticker("kernel", configured, 0.0), 10.0)
+    there.live(there.budget(0.1), 1200)
+    assert there.kernel.ticker.seconds == longest
+
+
+def test_looks_are_stretched_where_nothing_is_polled():
+    """With all tiers off there are still the looks."""
+    there = Host([], kernel=Kernel(Ticker("kernel", 1.0, 0.0), 0.1))
+    budget = there.budget(0.5)
+    there.live(budget, 600)
+    assert there.live(budget, 600) <= 1.05 * 0.005
 
 
 def test_a_cheap_host_is_left_alone():

@@ -55,7 +55,7 @@ async def test_a_new_field_is_on_the_page_without_any_code(tmp_path: Path):
     pages = []
     for known in (catalog.load(), catalog.load(extra)):
         readings = Decoder(known, lambda _: None).readings(make_domain(), record)
-        latest = Latest(lambda: 0.0)
+        latest = Latest(lambda: 0.0, lambda: 0)
         latest.put(Batch("bulk", 0, readings))
         page = await Pages(latest, structlog.get_logger()).get(openmetrics=False)
         pages.append(b"".join(page.plain()).decode())

@@ -9,7 +9,7 @@ from pathlib import Path
 from virtstatd.config.file import load_config, parse_config
 from virtstatd.config.options import options
 from virtstatd.config.plugins import SINKS
-from virtstatd.config.tables import TABLES, OutletOptions, SinkHead
+from virtstatd.config.tables import TABLES, OutletOptions, RouteOptions, SinkHead
 from virtstatd.config.text import BUILT_IN, markdown_tables, reference
 
 
@@ -58,7 +58,9 @@ def test_every_option_is_shown_and_described() -> None:
     for tier in options(TABLES["poll"]):
         shown = set(document["poll"][tier.name])
         assert shown == {option.name for option in options(type(tier.default))}
-    common = {option.name for cls in (SinkHead, OutletOptions) for option in options(cls)}
+    common = {
+        option.name for cls in (SinkHead, RouteOptions, OutletOptions) for option in options(cls)
+    }
     for index, table in enumerate(document["sink"]):
         own = {option.name for option in options(SINKS.find(table["type"]))}
         assert set(table) == own | (common if index == 0 else {"type"})

@@ -1,13 +1,16 @@
 """Line protocol, read back: every number under its tags, whatever the names are."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.wire.influx import carried, of_guests, parsed, wanted
+from virtstatd.formats import line_protocol
 from virtstatd.formats.line_protocol import LineProtocol
+from virtstatd.formats.numbers import NumberTemplate
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch
 
@@ -62,8 +65,9 @@ def test_no_name_can_break_out(name: str, device: str, path: str, value: float, 
     alone = others[frozenset({domain})]
     assert alone.pop("a_d") == 5
     text = path.encode("utf-8", "backslashreplace").decode()
-    assert alone.pop("a_c_info_path") == text.replace("\0", "\ufffd").replace("\1", "\ufffd")
-    device = carried(device).replace("\0", "\ufffd").replace("\1", "\ufffd")
+    marks = str.maketrans(dict.fromkeys("\0\1\2", "\ufffd"))
+    assert alone.pop("a_c_info_path") == text.translate(marks)
+    device = carried(device).translate(marks)
     tags = {domain, ("target_device", device)} if device else {domain}
     if math.isfinite(value):
         assert "a_b" in others[frozenset(tags)]
@@ -83,3 +87,22 @@ def test_what_is_left_out_comes_back():
             if math.isfinite(value)
         }
         assert parsed(text)[0] == ({("g", frozenset()): fields} if fields else {})
+
+
+def test_a_number_that_is_none_compiles_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Whatever numbers a shape's readings lack, its template is compiled once."""
+    compiled: list[object] = []
+
+    def counted(shape: Shape, prefix: str) -> NumberTemplate:
+        compiled.append(shape)
+        return template(shape, prefix)
+
+    template = line_protocol._template
+    monkeypatch.setattr(line_protocol, "_template", counted)
+    encoder = LineProtocol("libvirt_", ())
+    reading = make_batch(1).readings[0]
+    for place in range(len(reading.values)):
+        values = [*map(float, reading.values)]
+        values[place] = math.nan
+        encoder.encode(replace(reading, values=tuple(values)), 0)
+    assert len(compiled) == 1

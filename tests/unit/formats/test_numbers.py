@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtstatd.formats.numbers import NumberTemplate, decimal_text, divisors_of, scaled, varint
+from virtstatd.formats.numbers import (
+    NumberTemplate,
+    decimal_text,
+    divisors_of,
+    plain_template,
+    plain_text,
+    scaled,
+    varint,
+)
 from virtstatd.model import Number, Shape
 from virtstatd.testing import make_shapes
 
@@ -29,6 +38,56 @@ from virtstatd.testing import make_shapes
 def test_numbers(value: Number, exponent: int, text: str):
     """Every kind of number has its exact text."""
     assert decimal_text(value, exponent) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "exponent", "text"),
+    [
+        (True, 0, "1"),
+        (False, -9, "0"),
+        (6_130_068_903, -9, "6.130068903"),
+        (-1, -9, "-0.000000001"),
+        (-1_500_000_000, -9, "-1.500000000"),
+        (5_000_000, -6, "5"),
+        (3, 3, "3000"),
+        (1.5, -9, "0.0000000015"),
+        (1e-7, 0, "0.0000001"),
+        (1e22, 0, "10000000000000000000000"),
+        (0.1, 0, "0.1"),
+        (1e300, -9, "1E+291"),
+        (math.nan, -9, "NaN"),
+        (math.inf, 0, "+Inf"),
+    ],
+)
+def test_numbers_for_people(value: Number, exponent: int, text: str):
+    """No number that somebody could read has an exponent, and none is rounded."""
+    assert plain_text(value, exponent) == text
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-(2**64), 2**64)
+            | st.booleans()
+            | st.floats(allow_nan=False, allow_infinity=False),
+            st.sampled_from([-9, -6, -3, 0, 3]),
+        ),
+        max_size=6,
+    )
+)
+def test_a_line_has_its_number_whatever_the_others_are(row: list[tuple[Number, int]]):
+    """A template renders each number as it is by itself, exactly, at the end of its own line."""
+    values = (*(value for value, _ in row), 77)
+    exponents = [exponent for _, exponent in row]
+    lines = [(f"%s{place} ", "\n") for place in range(len(row))]
+    template = plain_template(lines, exponents, range(len(row)), len(values))
+    found = template.render(values).splitlines()
+    assert found == [
+        f"%s{place} {plain_text(value, exponent)}" for place, (value, exponent) in enumerate(row)
+    ]
+    for line, (value, exponent) in zip(found, row, strict=True):
+        exact = Fraction(Decimal(repr(value)) if isinstance(value, float) else value)
+        assert Fraction(line.split()[1]) == exact * Fraction(10) ** exponent
 
 
 def test_all_integers_and_a_mixture_render_alike_but_for_floats():

@@ -53,7 +53,12 @@ async def test_the_resource_and_the_metrics_are_described():
         (request,) = messages(stub)
     (of_resource,) = request.resource_metrics
     attributes = {each.key: each.value.string_value for each in of_resource.resource.attributes}
-    assert attributes == {"service.name": "virtstatd", "host.name": "n1", "zone": "z"}
+    assert attributes == {
+        "service.name": "virtstatd",
+        "service.instance.id": "n1",
+        "host.name": "n1",
+        "zone": "z",
+    }
     units = {metric.name: metric.unit for metric in of_resource.scope_metrics[0].metrics}
     assert units["libvirt_domain_block_stats_read_bytes"] == "By"
     assert units["libvirt_domain_info_cpu_time_seconds"] == "s"

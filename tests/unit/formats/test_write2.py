@@ -34,7 +34,7 @@ KINDS = {Kind.COUNTER: 1, Kind.GAUGE: 2, Kind.HISTOGRAM: 3, Kind.INFO: 6, Kind.U
 
 def sink(stub: Stub, **options: Any) -> RemoteWrite:
     """Return a sink that writes to the stub."""
-    common: dict[str, Any] = {"job": "j", "instance": "i", "external_labels": {"zone": "z"}}
+    common: dict[str, Any] = {"job": "j", "host": "i", "external_labels": {"zone": "z"}}
     return RemoteWrite(url=f"{stub.url}/write", **common | options)
 
 

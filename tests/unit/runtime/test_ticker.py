@@ -96,6 +96,18 @@ def test_an_interval_that_shrinks_brings_its_deadline_forward(now: float, due: f
     assert (ticker.due, ticker.skipped) == (due + 15, 0)
 
 
+@pytest.mark.parametrize(
+    ("moment", "due"), [(400.0, 400.0), (399.0, 385.0), (385.0, 370.0), (99.0, 100.0)]
+)
+def test_a_deadline_comes_before_what_it_must_not_miss(moment: float, due: float):
+    """It stays on the grid of the configured interval, and is never moved back."""
+    ticker = Ticker("monitor", 15.0, 100.0)
+    ticker.stretch(20, 100.0)
+    ticker.advance(100.0)
+    ticker.before(moment)
+    assert ticker.due == due
+
+
 async def test_a_deadline_brought_forward_is_kept_though_all_are_far_ahead():
     """The wait ends after a configured interval, whatever the stretched one is."""
     ticker = Ticker("monitor", 0.01, 0.0)

@@ -3,20 +3,25 @@
 import asyncio
 import email.utils
 import gzip
+import json
 import resource
 import socket
 import ssl
 import time
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from support.certificates import certificate
+from support.clock import Hands
 from support.http_stub import Stub, answering, scripted
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import http_client, retry_after
+from virtstatd.sending.watched import LOOK_SECONDS
 
 
 async def outcome(stub: Stub) -> BaseException | None:
@@ -122,17 +127,138 @@ async def test_credentials_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     token.write_text("old\n")
     async with answering() as stub:
         access = Access(url=stub.url, token_file="credential:token")
-        async with http_client(access) as client:
+        clock = Hands()
+        async with http_client(access, clock) as client:
             await client.post(stub.url, b"", {})
             token.unlink()
+            clock.now += LOOK_SECONDS
             await client.post(stub.url, b"", {})
             token.write_text("new\n")
+            clock.now += LOOK_SECONDS
             await client.post(stub.url, b"", {})
         access = Access(url=stub.url, username="me", password_file=str(token))
         async with http_client(access) as client:
             await client.post(stub.url, b"", {"X-Other": "1"})
     shown = [each.headers["Authorization"] for each in stub.requests]
     assert shown == ["Bearer old", "Bearer old", "Bearer new", "Basic bWU6bmV3"]
+
+
+async def test_headers_from_files(tmp_path: Path):
+    """A header whose value is a secret is what its file says, and no error shows it."""
+    (tmp_path / "key").write_text("K3y-of-the-service")
+    (tmp_path / "password").write_text("p4ss/word")
+    async with answering() as stub:
+        access = Access(
+            url=f"{stub.url}/x?api_key=in-the-url",
+            username="me",
+            password_file=str(tmp_path / "password"),
+            headers={"X-Tenant": "tenant-one"},
+            header_files={"api-key": str(tmp_path / "key")},
+        )
+        async with http_client(access) as client:
+            await client.post(access.url, b"", {})
+            (received,) = stub.requests
+            assert received.headers["api-key"] == "K3y-of-the-service"
+            pair = received.headers["Authorization"].removeprefix("Basic ")
+            stub.status = 400
+            stub.text = f"{received.headers} p4ss%2Fword in-the-url {received.query}".encode()
+            with pytest.raises(Rejected) as caught:
+                await client.post(access.url, b"", {})
+    shown = str(caught.value)
+    assert "answers 400" in shown
+    assert "(secret)" in shown
+    for secret in ("K3y", "p4ss", "in-the-url", pair.rstrip("="), "tenant-one"):
+        assert secret not in shown
+
+
+async def test_through_a_proxy(tmp_path: Path):
+    """With a proxy every request goes there, with the proxy's own password and nothing else."""
+    (tmp_path / "password").write_text("open")
+    async with answering() as proxy:
+        access = Access(
+            url="http://destination.invalid/write",
+            proxy_url=proxy.url,
+            proxy_username="agent",
+            proxy_password_file=str(tmp_path / "password"),
+        )
+        async with http_client(access) as client:
+            await client.post(access.url, b"body", {})
+    (received,) = proxy.requests
+    assert received.headers["Host"] == "destination.invalid"
+    assert received.headers["Proxy-Authorization"] == "Basic YWdlbnQ6b3Blbg=="
+    assert received.body == b"body"
+
+
+async def test_tokens_of_an_issuer(tmp_path: Path):
+    """A token is asked for once and kept for its life, and asked for again once it is refused."""
+    (tmp_path / "secret").write_text("s3:cret")
+    clock = Hands()
+    async with answering() as issuer, answering() as stub:
+        issuer.status = 200
+        access = Access(
+            url=stub.url,
+            oauth2_url=f"{issuer.url}/token",
+            oauth2_client="my id",
+            oauth2_secret_file=str(tmp_path / "secret"),
+            oauth2_scopes=("write", "more"),
+            oauth2_parameters={"audience": "metrics"},
+        )
+
+        async def shown(number: int) -> str:
+            issuer.text = json.dumps({"access_token": f"t{number}", "expires_in": 100}).encode()
+            stub.requests.clear()
+            await client.post(stub.url, b"", {})
+            return stub.requests[0].headers["Authorization"]
+
+        async with http_client(access, clock) as client:
+            assert await shown(1) == "Bearer t1"
+            assert await shown(2) == "Bearer t1"
+            clock.now += 91
+            assert await shown(3) == "Bearer t3"
+            stub.status = 401
+            with pytest.raises(Denied):
+                await client.post(stub.url, b"", {})
+            stub.status = 204
+            assert await shown(4) == "Bearer t4"
+            clock.now += 91
+            issuer.status, issuer.text = 400, b'{"error": "invalid_client s3%3Acret"}'
+            with pytest.raises(TryLater, match=r"no token, but 400: .*invalid_client \(secret\)"):
+                await client.post(stub.url, b"", {})
+            await issuer.stop()
+            with pytest.raises(TryLater, match="gives no token"):
+                await client.post(stub.url, b"", {})
+            await issuer.start()
+    asked = issuer.requests[0]
+    assert b64decode(asked.headers["Authorization"].removeprefix("Basic ")) == b"my+id:s3%3Acret"
+    assert parse_qs(asked.body.decode()) == {
+        "grant_type": ["client_credentials"],
+        "audience": ["metrics"],
+        "scope": ["write more"],
+    }
+    assert len(issuer.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"headers": {"X-API-Key": "k"}}, "headers: X-API-Key is a secret, which belongs into"),
+        ({"headers": {"Cookie": "k"}}, "headers: Cookie is a secret, which belongs into header_f"),
+        ({"header_files": {"A B": "/f"}}, "headers: a name or a value is not fit"),
+        ({"header_files": {"Authorization": "/f"}, "token_file": "/t"}, "header_files: Authoriz"),
+        ({"oauth2_client": "me"}, "oauth2_client: needs oauth2_url"),
+        ({"oauth2_url": "http://i/"}, "oauth2_url: needs oauth2_client and oauth2_secret_file"),
+        ({"oauth2_url": "ftp://i/"}, "oauth2_url: must begin with http:// or https://"),
+        ({"token_file": "/t", "oauth2_url": "http://i/"}, "token_file: only one of"),
+        ({"proxy_url": "socks5://p"}, "proxy_url: must begin with http:// or https://"),
+        ({"proxy_url": "http://a:b@p"}, "proxy_url: a user or password belongs into"),
+        ({"proxy_username": "me"}, "proxy_username: needs proxy_url"),
+        ({"proxy_url": "http://p", "proxy_username": "me"}, "proxy_password_file: goes together"),
+    ],
+)
+def test_access_that_does_not_fit(options: dict[str, Any], fault: str):
+    """Options that cannot work together are refused by their names."""
+    with pytest.raises(ValueError, match=fault):
+        Access(url="http://h", **options)
 
 
 async def test_a_destination_that_is_away_is_told_in_few_words():

@@ -1,8 +1,10 @@
 """Secrets come from files, and TLS checks who is there."""
 
 import asyncio
+import os
 import shutil
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +13,15 @@ from typing import Any
 import pytest
 
 from support.certificates import certificate
+from support.clock import Hands
 from virtstatd.config.options import options
 from virtstatd.config.plugins import SINKS
 from virtstatd.errors import StartError, TryLater
-from virtstatd.sending.secrets import Secret, path_of, secret
-from virtstatd.sending.tls import TlsFiles
+from virtstatd.sending.paths import path_of
+from virtstatd.sending.redacted import redacted
+from virtstatd.sending.secrets import Secret, opened_secret, secret
+from virtstatd.sending.tls import Context, TlsFiles
+from virtstatd.sending.watched import LOOK_SECONDS, Watched
 from virtstatd.sink import Sink
 from virtstatd.sinks.graphite import Graphite
 from virtstatd.testing import make_batch
@@ -64,9 +70,9 @@ def test_files_that_tls_cannot_use(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("no certificate")
     with pytest.raises(StartError, match="ca_file: cannot use"):
-        TlsFiles(ca_file=str(path)).tls_context(tls=True)
+        TlsFiles(ca_file=str(path)).check_tls_files(tls=True)
     with pytest.raises(StartError, match="certificate_file: cannot use"):
-        TlsFiles(certificate_file=str(path)).tls_context(tls=True)
+        TlsFiles(certificate_file=str(path)).check_tls_files(tls=True)
 
 
 @pytest.mark.parametrize(
@@ -136,23 +142,27 @@ async def test_certificates_that_are_replaced(tmp_path: Path):
         taking(new_server, new[0]) as (after, shown_after),
     ):
         files = TlsFiles(ca_file=str(ca), certificate_file=str(crt), key_file=str(key))
-        context = files.tls_context(tls=True)
-        assert await line_to(before, context, shown_before) == "old"
+        clock = Hands()
+        context = await files.opened_tls(tls=True, clock=clock)
+        assert await line_to(before, context, clock, shown_before) == "old"
         shutil.copy(new[0], crt)  # without its key yet
-        assert await line_to(before, context, shown_before) == "old"
+        assert await line_to(before, context, clock, shown_before) == "old"
         key.unlink()
-        assert await line_to(before, context, shown_before) == "old"
+        assert await line_to(before, context, clock, shown_before) == "old"
         shutil.copy(new[1], key)
         shutil.copy(new_server[0], ca)
-        assert await line_to(after, context, shown_after) == "new"
+        assert await line_to(after, context, clock, shown_after) == "new"
         with pytest.raises(ssl.SSLCertVerificationError):
-            await line_to(before, context, shown_before)
+            await line_to(before, context, clock, shown_before)
 
 
 async def line_to(
-    port: int, context: ssl.SSLContext | None, shown: asyncio.Queue[str]
+    port: int, context: Context | None, clock: Hands, shown: asyncio.Queue[str]
 ) -> str | None:
-    """Send a line over a new connection; return whose certificate the server was shown."""
+    """Send a line over a connection a second later; return whose certificate the server saw."""
+    assert context
+    clock.now += LOOK_SECONDS
+    await context.renewed()
     _, writer = await asyncio.open_connection("localhost", port, ssl=context)
     writer.write(b"line\n")
     name = await shown.get()
@@ -180,17 +190,91 @@ async def taking(
         yield server.sockets[0].getsockname()[1], shown
 
 
-def test_secrets_that_are_replaced(tmp_path: Path):
+async def test_secrets_that_are_replaced(tmp_path: Path):
     """A secret is what its file says when it is needed, or what it said before it was bad."""
     path = tmp_path / "password"
     path.write_text("old")
-    found = Secret(str(path))
-    assert found.read() == "old"
-    path.write_text("two\nlines")
-    assert found.read() == "old"
-    path.write_text("new")
-    assert found.read() == "new"
-    assert Secret("").read() == ""
+    clock = Hands()
+    found = Secret(str(path), clock)
+    assert await found.first() == "old"
+    for content, wanted in (("two\nlines", "old"), ("new", "new"), ("", "new"), ("last", "last")):
+        path.write_text(content)
+        clock.now += LOOK_SECONDS
+        assert await found.read() == wanted
+    assert found.hidden("new and last") == "(secret) and (secret)"
+    assert await (await opened_secret("")).read() == ""
+
+
+async def test_a_secret_is_read_once_a_second_and_when_it_changed(tmp_path: Path):
+    """Many requests cost one look at the file in a second, and reading only where it changed."""
+    path = tmp_path / "password"
+    path.write_text("old")
+    clock, made = Hands(), list[float]()
+    watched = Watched((str(path),), lambda: made.append(clock.now), clock)
+    await watched.first()
+    for second in range(3):
+        clock.now = second * LOOK_SECONDS
+        if second == 2:
+            path.write_text("other")
+        for _ in range(10):
+            await watched.get()
+    assert made == [0.0, 2 * LOOK_SECONDS]
+
+
+async def test_a_file_that_does_not_answer_stops_nothing(tmp_path: Path):
+    """While a file hangs the secret read last is used, and the loop goes on; then it is read."""
+    path = tmp_path / "password"
+    path.write_text("old")
+    clock = Hands()
+    found = Secret(str(path), clock)
+    assert await found.first() == "old"
+    path.unlink()
+    os.mkfifo(path)
+    clock.now += LOOK_SECONDS
+    reading = asyncio.ensure_future(found.read())
+    await asyncio.sleep(0)
+    assert not reading.done()  # on its thread: this test would not be here otherwise
+    assert await reading == "old"
+    assert await found.read() == "old"  # at once: nobody waits for the same look twice
+    with path.open("wb") as pipe:
+        pipe.write(b"new")
+    async with asyncio.timeout(100):
+        while await found.read() != "new":
+            clock.now += LOOK_SECONDS
+            await asyncio.sleep(0.01)
+
+
+async def test_a_file_that_does_not_answer_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A sink whose secret cannot be read in time does not start, and names the file."""
+    path = tmp_path / "password"
+    os.mkfifo(path)
+    monkeypatch.setattr("virtstatd.sending.watched.FIRST_SECONDS", 0.05)
+    with pytest.raises(StartError, match=f"cannot read {path}: no answer"):
+        await opened_secret(str(path))
+    path.open("wb").close()  # so that the thread ends
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        'a/b" +%ü&x',
+        "a%2Fb%22%20%2B%25%C3%BC%26x",
+        "a%2fb%22%20%2b%25%c3%bc%26x",
+        "a/b%22%20%2B%25%C3%BC%26x",
+        "a%2Fb%22+%2B%25%C3%BC%26x",
+        'a/b\\" +%\\u00fc&x',
+        'a\\/b\\" +%\\u00fc&x',
+        "a/b&quot; +%ü&amp;x",
+        b64encode(b'a/b" +%\xc3\xbc&x').decode(),
+        repr({"key": 'a/b" +%ü&x'})[9:-2],
+    ],
+)
+def test_every_form_of_a_secret_is_hidden(form: str):
+    """A secret is hidden as it is, percent-encoded, quoted and in base64."""
+    text = redacted(f"before {form} after", ['a/b" +%ü&x', ""])
+    assert text.rstrip("=") in ("before (secret) after", "before (secret)= after")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a scrape page shows, and for how long."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,14 +24,23 @@ class Shown:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.latest = Latest(self.clock)
+        self.latest = Latest(self.clock, lambda: int(self.clock() * 1e9))
         self.log = structlog.testing.CapturingLogger()
         self.pages = Pages(self.latest, self.log)
 
     def put(self, *readings: Reading, **others: Any) -> None:
         """Let a batch of the source `bulk` arrive."""
-        others = {"source": "bulk", "taken_at": 0, "lifetime_seconds": 20.0, **others}
+        others = {
+            "source": "bulk",
+            "taken_at": int(self.clock() * 1e9),
+            "lifetime_seconds": 20.0,
+            **others,
+        }
         self.latest.put(Batch(readings=readings, **others))
+
+    def put_batch(self, batch: Batch) -> None:
+        """Let a batch arrive as soon as it was taken."""
+        self.latest.put(replace(batch, taken_at=int(self.clock() * 1e9)))
 
     async def text(self) -> str:
         """Return the whole page."""
@@ -73,6 +83,24 @@ async def test_an_old_reading_disappears(shown: Shown):
     await shown.clock.advance(0.1)
     assert await shown.values() == {"d_cpu b": 2}
     await shown.clock.advance(100)
+    assert await shown.text() == ""
+
+
+async def test_a_reading_that_was_late_is_shown_for_what_is_left_of_its_lifetime(shown: Shown):
+    """A lifetime counts from when a reading was taken, however long it waited on its way."""
+    taken_at = int(shown.clock() * 1e9)
+    await shown.clock.advance(15)
+    shown.put(Reading(A, CPU, (1,)), taken_at=taken_at)
+    shown.put(Reading(B, CPU, (1,)), taken_at=taken_at - 10**10)
+    assert await shown.values() == {"d_cpu a": 1}
+    await shown.clock.advance(5)
+    assert await shown.text() == ""
+
+
+async def test_a_wall_clock_that_was_set_back_prolongs_no_lifetime(shown: Shown):
+    """A reading that claims to be of the future is shown for its lifetime and no longer."""
+    shown.put(Reading(A, CPU, (1,)), taken_at=int(shown.clock() * 1e9) + 3600 * 10**9)
+    await shown.clock.advance(20)
     assert await shown.text() == ""
 
 
@@ -158,8 +186,8 @@ async def test_a_renamed_guest_has_one_name(shown: Shown):
 
 async def test_one_family_is_one_block(shown: Shown):
     """Every family has its lines together under one HELP and one TYPE."""
-    shown.latest.put(make_batch(5))
-    shown.latest.put(make_batch(5, source="other", shapes=[CPU]))
+    shown.put_batch(make_batch(5))
+    shown.put_batch(make_batch(5, source="other", shapes=[CPU]))
     text = await shown.text()
     heads = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(heads) == len(set(heads))
@@ -184,7 +212,7 @@ async def test_families_of_one_name_and_two_kinds(shown: Shown):
 
 async def test_lines_are_rendered_once(shown: Shown):
     """A reading that is shown twice is rendered once."""
-    shown.latest.put(make_batch(3))
+    shown.put_batch(make_batch(3))
     await shown.pages.get(openmetrics=False)
     lines = [held.lines for group in shown.latest.together() for held in group]
     shown.put(Reading(None, CPU, (1,)))

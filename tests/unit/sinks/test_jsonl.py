@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -24,7 +24,7 @@ from virtstatd.testing import make_batch, settle
 
 
 @asynccontextmanager
-async def opened(target: object, **options: int) -> AsyncIterator[Send]:
+async def opened(target: object, **options: Any) -> AsyncIterator[Send]:
     """Open a sink for a target."""
     log = structlog.testing.CapturingLogger()
     async with Jsonl(target=str(target), **options).open(Opening("jsonl", log)) as send:
@@ -299,7 +299,7 @@ async def cancelled_in(output: Blocked, threaded: _Threaded, batch: Batch) -> No
 async def test_a_write_that_was_not_waited_for_is_not_repeated():
     """A batch that was written after its sender gave up is not written again."""
     output = Blocked()
-    threaded = _Threaded(output, "t")
+    threaded = _Threaded(output, "t", "")
     first, second = batches(2)
     await cancelled_in(output, threaded, first)
     output.go.set()
@@ -313,7 +313,7 @@ async def test_a_write_that_was_not_waited_for_is_not_repeated():
 async def test_a_write_that_failed_unseen_is_repeated():
     """A batch whose write failed after its sender gave up is written by the next attempt."""
     output = Blocked(TryLater("full"))
-    threaded = _Threaded(output, "t")
+    threaded = _Threaded(output, "t", "")
     (first,) = batches(1)
     await cancelled_in(output, threaded, first)
     output.go.set()
@@ -325,7 +325,7 @@ async def test_a_write_that_failed_unseen_is_repeated():
 async def test_a_stuck_write_is_the_only_one():
     """While one write is stuck no other is queued behind it, however many are tried."""
     output = Blocked()
-    threaded = _Threaded(output, "t")
+    threaded = _Threaded(output, "t", "")
     await cancelled_in(output, threaded, make_batch(1))
     for batch in batches(5):
         sending = asyncio.create_task(threaded.send(batch))

@@ -7,8 +7,10 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ from support.servers import needs
 from virtstatd.errors import StartError
 from virtstatd.sending.address import inherited, split_address
 from virtstatd.serving.listener import ClientLimits, Request, Response, listening, text_response
-from virtstatd.sink import Opening, Send
+from virtstatd.sink import Batch, Opening, Send
 from virtstatd.sinks.prometheus import Prometheus, prefers_openmetrics
 from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes
 
@@ -65,6 +67,11 @@ async def connected(
         writer.transport.abort()
 
 
+def taken_now(batch: Batch) -> Batch:
+    """Return a batch as if it had just been taken."""
+    return replace(batch, taken_at=time.time_ns())
+
+
 async def ask(port: int, raw: bytes) -> bytes:
     """Send bytes and return everything up to the end of the connection."""
     async with connected(port) as (reader, writer):
@@ -90,7 +97,7 @@ async def get(
 
 async def test_a_batch_is_scraped_as_soon_as_it_was_sent():
     """What was sent is on the page, in both formats, and as gzip the same."""
-    batch = hostile_batch()
+    batch = taken_now(hostile_batch())
     async with opened() as (send, port):
         await send(batch)
         status, headers, body = await get(port)
@@ -143,7 +150,7 @@ async def test_the_other_paths():
         assert b'href="/other"' in body
         assert (await get(port, "/-/healthy"))[0] == 200
         assert (await get(port, "/-/ready"))[0] == 503
-        await send(make_batch())
+        await send(taken_now(make_batch()))
         assert (await get(port, "/-/ready"))[0] == 200
         assert (await get(port, "/other?x=1"))[0] == 200
         assert (await get(port, "/metrics"))[0] == 404
@@ -191,7 +198,7 @@ async def test_clients_that_leave_are_no_fault():
     log = structlog.testing.CapturingLogger()
     sink = Prometheus(listen_address="127.0.0.1:0")
     async with sink.open(Opening("prometheus", log)) as send:
-        await send(make_batch(50))
+        await send(taken_now(make_batch(50)))
         port = log.calls[0].kwargs["port"]
         raw = b"GET /metrics HTTP/1.1\r\n\r\n"
         for length in range(len(raw) + 1):
@@ -294,7 +301,7 @@ async def test_when_all_are_at_work_the_next_is_turned_away():
 async def test_two_hundred_scrapes_at_once():
     """Many scrapes together are answered from one page, or turned away; then all is as before."""
     async with opened() as (send, port):
-        await send(make_batch(30))
+        await send(taken_now(make_batch(30)))
         answers = await asyncio.gather(
             *(ask(port, b"GET /metrics HTTP/1.0\r\n\r\n") for _ in range(200))
         )
@@ -307,7 +314,7 @@ async def test_two_hundred_scrapes_at_once():
 async def test_a_large_page_leaves_the_loop_to_others():
     """While 80,000 samples are rendered, compressed and read, the loop turns all the time."""
     shapes = make_shapes(vcpus=60, disks=10, nics=8)
-    batch = make_batch([make_domain(each) for each in range(340)], shapes=shapes)
+    batch = taken_now(make_batch([make_domain(each) for each in range(340)], shapes=shapes))
     assert batch.samples > 75_000
     turns = 0
 
@@ -373,7 +380,7 @@ def has_ipv6() -> bool:
 async def test_ipv6():
     """The page is served at an IPv6 address too."""
     log = structlog.testing.CapturingLogger()
-    batch = make_batch(1)
+    batch = taken_now(make_batch(1))
     async with Prometheus(listen_address="[::1]:0").open(Opening("p", log)) as send:
         await send(batch)
         reader, writer = await asyncio.open_connection("::1", log.calls[0].kwargs["port"])
@@ -440,7 +447,7 @@ def test_sockets_of_others_are_left_alone(environ: dict[str, str]):
 async def test_promtool_has_no_complaint_about_the_page():
     """Prometheus' linter has nothing to say about what the endpoint gives."""
     async with opened() as (send, port):
-        await send(make_batch(5))
+        await send(taken_now(make_batch(5)))
         _, _, body = await get(port)
     linter = await asyncio.create_subprocess_exec(
         "promtool", "check", "metrics", stdin=subprocess.PIPE, stderr=subprocess.PIPE

@@ -35,7 +35,7 @@ def sink(stub: Stub, **options: Any) -> RemoteWrite:
     return RemoteWrite(
         url=f"{stub.url}/write",
         job="j",
-        instance="i",
+        host="i",
         external_labels={"zone": "z"},
         **({"protocol": "1.0"} | options),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from virtstatd.catalog import Catalog
 from virtstatd.hypervisor.processes import LOOK_SECONDS, Processes
@@ -50,6 +51,10 @@ class Verdicts:
         return Reading(domain, shape, values)
 
 
+STOPPED: Final = "its process is stopped"
+STORAGE: Final = "its process waits for storage"
+
+
 class Stalls:
     """
     Find the domains whose processes stand still, before their monitors are asked.
@@ -71,7 +76,7 @@ class Stalls:
         for domain in domains:
             match self._state(domain):
                 case b"T" | b"t":
-                    stalled[domain.uuid] = "its process is stopped"
+                    stalled[domain.uuid] = STOPPED
                 case b"D":
                     waiting.append(domain)
         for _ in range(SIGHTS - 1):
@@ -79,7 +84,7 @@ class Stalls:
                 self._pause(SIGHT_SECONDS)
                 waiting = [domain for domain in waiting if self._state(domain) == b"D"]
         for domain in waiting:
-            stalled[domain.uuid] = "its process waits for storage"
+            stalled[domain.uuid] = STORAGE
         return stalled
 
     def _state(self, domain: Domain) -> bytes:

@@ -10,12 +10,15 @@ pause is over; then they are tried, and pauses grow with each trial that hangs.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.bulk.control import Control, Verdicts, occupied
+from virtstatd.collect.bulk.control import STOPPED, STORAGE, Control, Verdicts, occupied
 from virtstatd.hypervisor.lanes import STUCK_MAX, UNPROVEN_STUCK_MAX
 from virtstatd.model import Domain, Reading
 
@@ -29,18 +32,65 @@ LITTLE: Final = 0.02
 TRIAL_SECONDS: Final = (300.0, 3600.0)
 """First and longest pause before guests that are not known good are tried on the last call."""
 
+ACTIONS: Final = {
+    STOPPED: "unless it was stopped on purpose (a debugger, a snapshot): kill -CONT {pid}",
+    STORAGE: "look at the storage of its disks: virsh domblklist {uuid}; cat /proc/{pid}/stack",
+}
+"""What to do, by reason."""
+
+ACTION: Final = "look at its QEMU and its storage: virsh domcontrol {uuid}; cat /proc/{pid}/stack"
+
 Part = tuple[list[str], bool]
 """Domains to ask for in one call, and whether it may be the last one that hangs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unresponsive:
+    """
+    A domain whose monitor does not answer.
+
+    `since` is in seconds since the epoch: when the monitor was entered, as libvirt says, or else
+    when the domain last answered. `pid` is its process where that can be seen.
+    """
+
+    domain: Domain
+    reason: str
+    since: float
+    pid: int | None
+
+    def values(self) -> dict[str, object]:
+        """Return what the log says of it."""
+        action = ACTIONS.get(self.reason, ACTION)
+        return {
+            "domain": self.domain.name,
+            "uuid": self.domain.uuid,
+            "pid": self.pid,
+            "reason": self.reason,
+            "since": datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds"),
+            "mend": action.format(pid=self.pid or "PID", uuid=self.domain.uuid),
+        }
+
+
 class Monitors:
-    """Remember who answered when, name who does not, and plan whom to ask while calls hang."""
+    """
+    Remember who answered when, name who does not, and plan whom to ask while calls hang.
+
+    `pid_of` finds the process of a domain, None where it cannot be seen.
+    """
 
     def __init__(
-        self, verdicts: Verdicts, log: FilteringBoundLogger, clock: Callable[[], float]
+        self,
+        verdicts: Verdicts,
+        log: FilteringBoundLogger,
+        clock: Callable[[], float],
+        *,
+        pid_of: Callable[[Domain], int | None] = lambda _: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self.unresponsive: dict[str, str] = {}
-        """Who does not answer, and why."""
+        self.unresponsive: dict[str, Unresponsive] = {}
+        """Who does not answer."""
+        self._pid_of = pid_of
+        self._wall = wall
         self._verdicts = verdicts
         self._log = log
         self._clock = clock
@@ -117,19 +167,32 @@ class Monitors:
         self._answered.update(dict.fromkeys(seen, begun))
         verdicts = []
         for uuid, domain in domains.items():
-            reason = stalled.get(uuid, "")
+            reason, seconds = stalled.get(uuid, ""), self._silent(uuid)
             control = partial.get(uuid)
             if control and occupied(control):
-                reason = f"its monitor has not answered for {control[2] / 1000:.0f} s"
+                seconds = control[2] / 1000
+                reason = f"its monitor has not answered for {seconds:.0f} s"
             if reason and uuid not in self.unresponsive:
-                self._log.warning("domain.unresponsive", domain=domain.name, reason=reason)
-                self.unresponsive[uuid] = reason
+                since = self._wall() - seconds
+                found = Unresponsive(domain, reason, since, self._pid_of(domain))
+                self._log.warning("domain.unresponsive", **found.values())
+                self.unresponsive[uuid] = found
             elif not reason and uuid not in partial and uuid in self.unresponsive:
-                self._log.info("domain.responsive", domain=domain.name)
-                del self.unresponsive[uuid]
+                since = self.unresponsive.pop(uuid).since
+                self._log.info(
+                    "domain.responsive",
+                    domain=domain.name,
+                    uuid=uuid,
+                    seconds=round(max(0.0, self._wall() - since), 1),
+                )
             responsive = uuid not in self.unresponsive
             verdicts.append(self._verdicts.reading(domain, control, responsive=responsive))
         return verdicts
+
+    def _silent(self, uuid: str) -> float:
+        """Return how many seconds ago a domain last answered; 0 where it never did."""
+        now = self._clock()
+        return now - self._answered.get(uuid, now)
 
 
 def parts(uuids: Sequence[str], size: int) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """
 The bulk collector: polls the tiers that are due, those that are due together in one call.
 
-    ticker ──▶ poller ──▶ sweep ──▶ lane ──▶ call ──▶ decoder ──▶ batches
+    ticker ──▶ poller ──▶ sweep ──▶ asking ──▶ lane ──▶ call ──▶ decoder ──▶ batches
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collect.tier import Poll, Tier
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Disconnected, VirtstatdError
+from virtstatd.model import Domain
 from virtstatd.runtime.ticker import Ticker, ticks
 from virtstatd.runtime.waiting import STOP_SECONDS, first_of
 
@@ -38,8 +39,9 @@ class Poller:
     Poll each tier at its interval; a tier whose poll is still under way skips its tick.
 
     Tiers that are due together travel in one call, except that what asks no guest's monitor never
-    waits for what does. An interval that was stretched is used all of it: guests are asked by
-    turns, so that the host never pays for all at once.
+    waits for what does. A poll is spread over an interval that was stretched: guests are asked by
+    turns, so that the host never pays for all at once. The first poll after an interval grew is
+    not, since readings that are shown would expire before their turn.
     """
 
     name = "bulk"
@@ -94,7 +96,7 @@ class Poller:
         """Poll everything once; no answer is where libvirt is away or every call failed."""
         poll = Poll(self.tiers, self._clock(), False, emit)
         try:
-            await self._sweep.running(poll)
+            await self._sweep.asking.running(poll)
         except Disconnected as error:
             return Outcome(answered=False, reason=f"libvirt cannot be reached: {error}")
         except VirtstatdError as error:
@@ -108,15 +110,19 @@ class Poller:
 
     def numbers(self) -> Iterator[Row]:
         """Yield what became of the polls."""
-        yield "up", {}, int(bool(self._libvirt) and self._sweep.up)
+        yield "up", {}, int(bool(self._libvirt) and self._sweep.asking.up)
         yield "unknown_fields", {}, len(self._unknown)
-        yield "undecodable_records", {}, self._sweep.undecodable.records
+        yield "undecodable_records", {}, self._sweep.asking.undecodable.records
         yield "refused_domains", {}, self._sweep.exceptions.guests
         for group in self._sweep.exceptions.groups():
             yield "refused_group", {"group": group}, 1
         for tier in self.tiers:
             yield from tier.rows()
         yield from self._health.rows(self.name)
+
+    def unresponsive(self) -> list[str]:
+        """Return the domains whose monitors do not answer, the longest silent first."""
+        return self._sweep.unresponsive()
 
     def ticking(self, now: float) -> bool:
         """Return whether deadlines are still being served."""
@@ -126,10 +132,11 @@ class Poller:
     async def poll(self, tiers: Sequence[Tier], emit: Emit) -> None:
         """Poll some tiers together, now."""
         begun, complete = self._clock(), False
+        for tier in tiers:
+            tier.begin()
         try:
             poll = Poll(tiers, begun, any(tier.monitor for tier in tiers), emit)
-            stretched = any(tier.ticker.stretched for tier in tiers)
-            if poll.monitor and stretched and poll.seconds >= 2 * TURN_SECONDS:
+            if self._spread(poll):
                 complete = await self._by_turns(poll)
             else:
                 complete = await self._sweep.at_once(poll)
@@ -138,28 +145,38 @@ class Poller:
             if complete:
                 for tier in tiers:
                     tier.good_at = begun
-            self._sweep.end(poll)
+            self._sweep.asking.end(poll)
         finally:
             self._health.ended(begun, good=complete)
             for tier in tiers:
-                tier.end()
+                tier.end(begun)
+
+    @staticmethod
+    def _spread(poll: Poll) -> bool:
+        """Tell whether a poll is spread over its interval: no reading may expire meanwhile."""
+        stretched = any(tier.ticker.stretched for tier in poll.tiers)
+        long = poll.seconds >= 2 * TURN_SECONDS
+        kept = all(poll.begun + poll.seconds <= tier.shown_until for tier in poll.tiers)
+        return poll.monitor and stretched and long and kept
 
     async def _by_turns(self, poll: Poll) -> bool:
         """
         Ask for some domains at a time, evenly over the interval in force, until the stop.
 
+        Where the interval grows meanwhile, that is for the next poll; where it shrinks, for this.
         Guests that come meanwhile are asked too, and those that could not be since libvirt was away
         are asked when it is back. Returns whether all were answered.
         """
         with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
-            await self._sweep.running(poll)
+            await self._sweep.asking.running(poll)
         asked: set[str] = set()
-        complete = True
+        complete, seconds = True, poll.seconds
         while not self._stop.is_set():
             async with self._turn:  # polls of other tiers may be spread over the same time
                 now, uuids = self._clock(), self._sweep.in_order()
                 pending = [uuid for uuid in uuids if uuid not in asked]
-                left = max(1, int((poll.begun + poll.seconds - now) / TURN_SECONDS))
+                seconds = min(seconds, poll.seconds)
+                left = max(1, int((poll.begun + seconds - now) / TURN_SECONDS))
                 part = pending[: -(-len(pending) // left)]
                 if part and self._libvirt:
                     lost = poll.tiers[-1].outcomes["disconnected"]
@@ -207,11 +224,18 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
 
     decoder = Decoder(parts.catalog, noticed)
     inventory.on_gone(lambda domain: decoder.forget(domain.uuid))
-    stalls = Stalls(hypervisor.processes) if hypervisor.processes else None
+    processes = hypervisor.processes
+    stalls = Stalls(processes) if processes else None
+
+    def pid_of(domain: Domain) -> int | None:
+        process = processes.of(domain) if processes else None
+        return process.pid if process else None
+
+    monitors = Monitors(Verdicts(parts.catalog), parts.log, time.monotonic, pid_of=pid_of)
     sweep = Sweep(
         hypervisor.lanes,
         BulkCall(inventory, decoder, stalls),
-        Monitors(Verdicts(parts.catalog), parts.log, time.monotonic),
+        monitors,
         Exceptions(parts.log, time.monotonic),
         parts.log,
         slice_domains=hypervisor.slice_domains,

@@ -1,1 +1,1 @@
-"""Descriptions of domains: what their XML and their limits say."""
+"""Descriptions of domains: facts from their XML, and their limits."""

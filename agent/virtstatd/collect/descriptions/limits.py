@@ -1,4 +1,4 @@
-"""What a running domain may use of its host: weights, quotas and limits, as libvirt tells them."""
+"""The weights, quotas and limits of a running domain on its host, as libvirt reports them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from virtstatd.model import Domain, Labels, Number, Reading, Shape
 
 
 LIVE: Final = 1
-"""VIR_DOMAIN_AFFECT_LIVE: what holds for the run, not what the next start will bring."""
+"""VIR_DOMAIN_AFFECT_LIVE: the values of the current run, not those for the next start."""
 
 QUOTA_UNLIMITED: Final = 1 << 44
-"""Microseconds, more than libvirt takes; no quota is 2**64 / 1000 on cgroup v2 and -1 on v1."""
+"""Microseconds, above libvirt's maximum; no quota is 2**64 / 1000 on cgroup v2 and -1 on v1."""
 
 MEMORY_UNLIMITED: Final = (1 << 53) - 4096
-"""KiB; the kernel rounds the largest number that it can write down to pages of up to 64 KiB."""
+"""KiB; the kernel rounds its largest number down to pages of up to 64 KiB."""
 
 NUMA_MODES: Final = ("strict", "preferred", "interleave", "restrictive")
 """virDomainNumatuneMemMode, by number."""
@@ -39,18 +39,18 @@ SHAPES: Final = 1024
 """Kinds of domains that are remembered; each device and set of NUMA nodes makes new ones."""
 
 Parameters = Mapping[str, Mapping[str, Value]]
-"""By the function that told them, since two of them call different things `weight`."""
+"""By the function that reported them, since `weight` differs in meaning between two of them."""
 
 LimitItem = tuple[str, Labels]
 
 
 def parameters(handle: libvirt.virDomain) -> Parameters:
     """
-    Ask libvirt; what this host or this driver does not tell is left out.
+    Read the parameters from libvirt; what this host or this driver does not report is left out.
 
-    None of the calls takes the domain's job or asks its monitor: they read cgroups and what libvirt
-    has in memory (qemu_driver.c), so that a stuck guest answers as well. Raises `libvirtError` when
-    the connection is lost.
+    None of the calls takes the domain's job or queries its monitor: they read cgroups and libvirt's
+    memory (qemu_driver.c), so that they work for a stuck guest too. Raises `libvirtError` if the
+    connection is lost.
     """
     found: dict[str, Mapping[str, Value]] = {}
     for part, ask in (
@@ -68,7 +68,7 @@ def parameters(handle: libvirt.virDomain) -> Parameters:
 
 
 class Tunables:
-    """Turn libvirt's parameters into readings; what is not limited is absent."""
+    """Turn libvirt's parameters into readings; a limit that is not set is absent."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -89,7 +89,7 @@ class Tunables:
 
 
 def _rows(of: Parameters) -> Iterator[tuple[str, Labels, Number]]:
-    """Give what is set, each key's rows together."""
+    """Yield what is set, each key's rows together."""
     scheduler, memory, blkio = (of.get(part, {}) for part in ("scheduler", "memory", "blkio"))
     if shares := _number(scheduler, "cpu_shares"):
         yield "cpu_shares", (), shares
@@ -115,7 +115,7 @@ def _number(of: Mapping[str, Value], name: str) -> Number:
 
 
 def _devices(text: str) -> Iterator[tuple[str, int]]:
-    """Read `/dev/sda,500,/dev/sdb,300`; 0 takes a limit away."""
+    """Read `/dev/sda,500,/dev/sdb,300`; 0 means no limit."""
     tokens = text.split(",")
     for device, number in dict(zip(tokens[::2], tokens[1::2], strict=False)).items():
         if number.isdecimal() and int(number):

@@ -1,4 +1,4 @@
-"""When domains are described: their XML and their limits, read once per change and rarely else."""
+"""Read the XML and the limits of domains, once per change and rarely otherwise."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ from virtstatd.runtime.waiting import first_of
 
 
 EMIT_SECONDS = 60.0
-"""How often the descriptions are sent, changed or not: a reading does not live for ever."""
+"""How often the descriptions are sent, changed or not, because readings expire."""
 
 HELD_SECONDS = 15.0
-"""When a domain is asked again that libvirt could not describe now, unless a call returns first."""
+"""Pause before a domain that could not be described is tried again, unless a call returns."""
 
 HELD_MILLISECONDS = 500
-"""A monitor that has been occupied so long, while calls hang, may be what they hang for."""
+"""While calls hang, a monitor that has been busy for so long may be the reason."""
 
 LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
-"""What the XML says of them; a change by libvirt's own calls shows there."""
+"""The XML elements with limits; a change by libvirt's own calls shows there."""
 
 LIMITS_SECONDS = 0.5
-"""From one domain's limits to the next one's, at the fastest."""
+"""Minimum time between the limits of two domains."""
 
 LIMITS_SHARE = 0.1
 """
-The part of the cost budget that they may take until those of all domains are read.
+The share of the cost budget for reading limits until those of all domains are read.
 
-How long the calls take stands for their cost: libvirtd and we work by turns meanwhile.
+The duration of the calls stands for their cost: either libvirtd or the agent works meanwhile.
 """
 
 LIMITS_AGAIN_SECONDS = 3600.0
-"""When they are read again all the same: others than libvirt write to cgroups too."""
+"""Interval of reading unchanged limits again: other programs than libvirt write to cgroups too."""
 
 TURN_DOMAINS = 10
-"""Asked for in one turn of a lane, which costs more than a call; XML may bring megabytes."""
+"""Domains per turn of a lane; a turn costs more than a call, but XML may have megabytes."""
 
 CHANGES_SECONDS = 1.0
-"""How often changes are sent at most; those that come together travel together."""
+"""Minimum time between two sendings of changes; changes within it are sent together."""
 
 TOGETHER_SECONDS = 15.0
-"""The same of limits alone while more of them wait; XML is read again at multiples of it."""
+"""The same for limits only, while more of them wait; XML is read again at multiples of it."""
 
 AGAIN_SECONDS = 600.0
-"""When a domain's XML is read again at the latest: of a changed memory limit no event tells."""
+"""Maximum time until a domain's XML is read again: no event reports a changed memory limit."""
 
 T = TypeVar("T")
 _Fault = VirtstatdError | Undescribable
@@ -74,9 +74,9 @@ class _Guest:
     """
     What is known of one incarnation.
 
-    `text` is its XML as a hash, `limits` what that says of them; `again_at` is when the XML is read
-    again, `waits` the place in the queue for limits, 0 outside of it. A guest is `held` where
-    libvirt could not describe it now, by the call that hangs for it where there is one.
+    `text` is the hash of its XML, `limits` the XML's elements about them; `again_at` is when the
+    XML is read again, `waits` the place in the queue for limits, 0 outside of it. A guest is `held`
+    if libvirt could not describe it now; `hangs` is the turn whose call hangs for it, if any.
     """
 
     domain: Domain
@@ -93,7 +93,7 @@ class _Guest:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one domain's XML says; no readings where it is the text that is known."""
+    """The content of one domain's XML; no readings if the text is unchanged."""
 
     text: int
     limits: str = ""
@@ -103,10 +103,10 @@ class _Answer:
 @dataclass(slots=True)
 class _Turn:
     """
-    One turn of a lane, filled while it goes on: what precedes a call that hangs is there.
+    One turn of a lane, filled while it runs, so that answers before a call that hangs are kept.
 
-    `asking` is who is asked now; nobody else is once the turn was `given_up`, and `over` says that
-    its last call has returned.
+    `asking` is the domain that is read now; no other follows once the turn was `given_up`, and
+    `over` says that its last call has returned.
     """
 
     answers: dict[str, _Answer | _Fault] = field(default_factory=dict)
@@ -118,15 +118,14 @@ class _Turn:
 
 class DescriptionReader:
     """
-    Read the XML and the limits of each domain once per change, and rarely else; send them.
+    Read the XML and the limits of each domain once per change, and rarely otherwise; send them.
 
-    Some domains at a time and never on the way of a poll: one whose XML cannot be had keeps its
-    numbers. While calls hang in libvirt, those whose monitor may be the reason are not asked, all
-    others are. Limits cost libvirt forty times as much as the XML. So they are read at leisure, the
-    latest change first, and only when the XML says that they have changed, or seldom.
+    Some domains at a time and independently of polls: a domain whose XML cannot be read keeps its
+    numbers. While calls hang in libvirt, domains whose monitor may be the reason are skipped, all
+    others are read. Limits cost libvirt forty times as much as the XML. So they are read slowly,
+    the latest change first, and only if the XML shows a change, or once an hour.
 
-    `allowed` is what monitoring may cost in CPU seconds per second, infinite where there is no
-    budget.
+    `allowed` is what monitoring may cost in CPU seconds per second, infinite without a budget.
     """
 
     name = "descriptions"
@@ -161,7 +160,7 @@ class DescriptionReader:
         self._clock = clock
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
-        """Read and send until `stop`; while libvirt is away, send what is known."""
+        """Read and send until `stop`; while libvirt is unavailable, send what is known."""
         loop = asyncio.get_running_loop()
         self._inventory.on_stale(lambda: loop.call_soon_threadsafe(self._wake.set))
         self._lanes.on_return(self._returned)
@@ -214,13 +213,13 @@ class DescriptionReader:
         return self._sent_at + (TOGETHER_SECONDS if alone else CHANGES_SECONDS)
 
     def _due(self) -> float:
-        """Return when there is something to do, if nobody changes before."""
+        """Return when the next work is due, if no domain changes before."""
         again = min((guest.again_at for guest in self._guests.values()), default=math.inf)
         every = self._all_sent_at + EMIT_SECONDS
         return min(again, every, self._limits_due(), self._changes_due())
 
     async def read_all(self, stop: asyncio.Event) -> None:
-        """Read what has changed, but for what libvirt cannot tell now."""
+        """Read what has changed, except what libvirt cannot report now."""
         while not stop.is_set() and (domains := self._inventory.take_stale(TURN_DOMAINS)):
             guests = {domain.uuid: self._guest(domain) for domain in domains}
             asked = [uuid for uuid, guest in guests.items() if not self._hangs(guest)]
@@ -239,7 +238,7 @@ class DescriptionReader:
     async def _turn(
         self, guests: Mapping[str, _Guest], asked: Sequence[str]
     ) -> tuple[_Turn, VirtstatdError | None]:
-        """Ask for domains; return what there is of the answers, and why there is not more."""
+        """Read domains; return the answers, and the reason if some are missing."""
         begun, failures = self._clock(), self.failures
         turn = _Turn()
         known = {uuid: guests[uuid] for uuid in asked}
@@ -258,7 +257,7 @@ class DescriptionReader:
         return turn, fault
 
     def _interrupted(self, guest: _Guest, turn: _Turn) -> None:
-        """Have a domain asked again: those behind the one that the turn hangs for at once."""
+        """Schedule a domain again: immediately, unless it is the one for which the turn hangs."""
         if guest.domain.uuid == turn.asking:
             guest.hangs = turn
             guest.again_at = self._clock() + HELD_SECONDS
@@ -268,7 +267,7 @@ class DescriptionReader:
     def _read(
         self, turn: _Turn, guests: Mapping[str, _Guest], session: Session, *, careful: bool
     ) -> None:
-        """Ask for the XML of domains, one by one, and read it; runs on a lane."""
+        """Get the XML of domains, one by one, and parse it; runs on a lane."""
         try:
             for uuid, guest in guests.items():
                 if turn.given_up:
@@ -276,7 +275,7 @@ class DescriptionReader:
                 turn.asking = uuid
                 try:
                     handle = session.domain(uuid)
-                    if careful and _is_held(handle):  # libvirt 11 asks the monitor for it
+                    if careful and _is_held(handle):  # libvirt 11 queries the monitor for it
                         turn.held.add(uuid)
                         continue
                     turn.answers[uuid] = self._described(guest, str(handle.XMLDesc(0)))
@@ -290,7 +289,7 @@ class DescriptionReader:
             turn.over = True
 
     def _described(self, guest: _Guest, xml: str) -> _Answer:
-        text = hash(xml)  # keyed anew in each process: no guest's owner finds another of the same
+        text = hash(xml)  # seeded per process: a guest's owner cannot make two texts collide
         if text == guest.text:
             return _Answer(text)
         root = parsed_xml(xml)
@@ -300,9 +299,9 @@ class DescriptionReader:
 
     async def tune(self, stop: asyncio.Event, most: int) -> float:
         """
-        Read the limits of so many domains; where that fails, again when the domain is due.
+        Read the limits of so many domains; if that fails, again when the domain is due.
 
-        Returns for how many seconds that is enough.
+        Returns the seconds until the next ones may be read.
         """
         asked, seconds = 0, 0.0
         while asked < most and not stop.is_set():
@@ -338,7 +337,7 @@ class DescriptionReader:
         return question(session), self._clock() - begun
 
     def send(self, emit: Emit, of: Collection[str] | None = None) -> None:
-        """Send the descriptions as they are known, of all domains or of some."""
+        """Send the known descriptions of all domains or of some."""
         readings = self._inventory.descriptions(of)
         self._news = False
         for guest in self._guests.values():
@@ -366,7 +365,7 @@ class DescriptionReader:
 
     def _take(self, guest: _Guest, answer: _Answer | _Fault) -> None:
         if isinstance(answer, Gone):
-            return  # it has ended, and whoever keeps the inventory finds out
+            return  # it has ended, which the inventory finds out
         self.reads += 1
         due = self._clock() + AGAIN_SECONDS * random.uniform(0.5, 1)  # noqa: S311 - jitter
         guest.again_at = due - due % TOGETHER_SECONDS
@@ -395,25 +394,25 @@ class DescriptionReader:
             self._queue(guest)
 
     def _queue(self, guest: _Guest) -> None:
-        """Have the limits of a domain read, before those of all that wait."""
+        """Queue a domain for reading its limits, before all that wait."""
         self._queued += 1
         guest.waits = self._queued
 
     def _hangs(self, guest: _Guest) -> bool:
-        """Tell whether a call of ours still hangs for a domain."""
+        """Return whether a call of this collector still hangs for a domain."""
         if guest.hangs is not None and guest.hangs.over:
             guest.hangs = None
         return guest.hangs is not None
 
     def _returned(self) -> None:
-        """Ask again for those that were held: a call that hung has returned."""
+        """Schedule held domains again: a call that hung has returned."""
         for guest in self._guests.values():
             if guest.held:
                 guest.again_at = -math.inf
         self._wake.set()
 
     def _look_again(self) -> None:
-        """Ask for what is due, and forget domains that have ended."""
+        """Schedule domains that are due, and forget those that have ended."""
         now = self._clock()
         for uuid, guest in list(self._guests.items()):
             if self._inventory.get(uuid) is not guest.domain:
@@ -426,7 +425,7 @@ class DescriptionReader:
 def _each(
     uuids: Sequence[str], ask: Callable[[libvirt.virDomain], T], session: Session
 ) -> list[T | VirtstatdError]:
-    """Return what each tells, or what libvirt has against it."""
+    """Return for each domain its answer or libvirt's error."""
     answers: list[T | VirtstatdError] = []
     for uuid in uuids:
         try:
@@ -439,10 +438,10 @@ def _each(
 
 
 def _is_held(handle: libvirt.virDomain) -> bool:
-    """Tell whether somebody has waited for a domain's monitor for long, asking no monitor."""
+    """Return whether a client has waited for a domain's monitor for long; queries no monitor."""
     try:
         state, _, milliseconds = handle.controlInfo()
-    except libvirt.libvirtError:  # it has ended, or the driver does not know
+    except libvirt.libvirtError:  # it has ended, or the driver does not support the call
         return False
     return bool(state) and milliseconds >= HELD_MILLISECONDS
 

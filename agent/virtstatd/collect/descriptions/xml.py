@@ -1,4 +1,4 @@
-"""What the XML of a domain says of it and its devices, as `*_info` series."""
+"""The facts in the XML of a domain about it and its devices, as `*_info` series."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from virtstatd.model import Domain, Labels, Reading
 
 
 XML_MAX_BYTES: Final = 1 << 20
-"""A guest's owner may write megabytes of metadata; they are not worth the memory of the host."""
+"""A guest's owner may write megabytes of metadata; that must not cost the host's memory."""
 
 DEPTH_MAX: Final = 512
-"""Elements within each other; libvirt's own parser takes 256, and writes them into its own."""
+"""Nesting depth; libvirt's own parser accepts 256, and embeds the metadata in its own elements."""
 
 _NOVA: Final = re.compile(r"(\{http://openstack\.org/xmlns/libvirt/nova/[^}]*\})instance", re.ASCII)
-"""Nova's element, whatever the version of its name space."""
+"""Nova's element, for any version of its namespace."""
 
 _PLACES: Final = ("file", "dev", "dir", "path", "name")
-"""The attributes of a disk's source that say where the disk is; no source has two of them."""
+"""The attributes of a disk's source with its location; no source has two of them."""
 
 Facts = Iterator[tuple[str, str | None]]
 
@@ -32,14 +32,14 @@ class Undescribable(ValueError):  # noqa: N818 - a property of the XML
 
 
 class Describer:
-    """Turn a domain's XML into readings whose labels say what the domain and its devices are."""
+    """Turns a domain's XML into readings whose labels describe the domain and its devices."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def readings(self, domain: Domain, root: ET.Element) -> tuple[Reading, ...]:
         """Describe a domain; absent facts are absent labels."""
-        borne = dict(domain.labels)  # those are on every series: none may occur twice
+        borne = dict(domain.labels)  # the domain's labels are on every series: none may occur twice
         known = _present(_domain(domain, root))
         rows = [
             ("domain", tuple((name, value) for name, value in known if name not in borne)),
@@ -54,9 +54,9 @@ class Describer:
 
 def parsed_xml(xml: str) -> ET.Element:
     """
-    Parse XML that is not trusted; a tag with a name space is written `{uri}tag`.
+    Parse XML that is not trusted; a tag with a namespace is written `{uri}tag`.
 
-    Raises `Undescribable` where it is too large, too deep, malformed or has a document type, which
+    Raises `Undescribable` if it is too large, too deep, malformed or has a document type, which
     libvirt never writes and an attacker might.
     """
     if len(xml) > XML_MAX_BYTES:
@@ -73,8 +73,8 @@ class _Tree:
     """
     Builds a tree from what expat finds.
 
-    Expat is not asked to resolve name spaces: it refuses a prefix that nobody declared, which
-    libvirt lets a guest's owner write and hands out again.
+    Expat does not resolve namespaces here: it would reject an undeclared prefix, which libvirt lets
+    a guest's owner write and returns unchanged.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ def _disk(disk: ET.Element) -> Facts:
 
 
 def _place(source: ET.Element | None) -> str | None:
-    """Return what tells this source of a disk from those of other disks."""
+    """Return what distinguishes this source of a disk from those of other disks."""
     if source is None:
         return None
     if volume := source.get("volume"):
@@ -159,7 +159,7 @@ def _place(source: ET.Element | None) -> str | None:
 
 
 def _pci(source: ET.Element) -> str | None:
-    """Return where an NVMe disk is on the bus, and which of its controller's, but for the first."""
+    """Return an NVMe disk's place on the bus, and its namespace unless it is the first."""
     address = source.find("address")
     if address is None:
         return None

@@ -1,1 +1,1 @@
-"""Numbers of the host and its local guests that the kernel has."""
+"""Numbers of the host and its local guests, read from the kernel."""

@@ -1,4 +1,4 @@
-"""What the kernel collector may not be able to see on a host, why, and what to do about it."""
+"""What the kernel collector cannot see on some hosts, why, and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ INITIAL: Final = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 
 MENDS: Final = {
     "pid files": "let the agent's user see libvirt's directory of pid files, beside the socket",
-    "processes": "look whether the guests run: their pid files lead to none of their processes",
+    "processes": "check whether the guests run: their pid files lead to none of their processes",
     "run times": "run a kernel with CONFIG_SCHED_INFO",
     "interfaces": "let the agent's user read /proc/PID/net/dev of the guests' processes",
-    RENAMED: "give the interface the name that libvirt knows, or attach it anew",
-    HANGING: "look at what it waits for, /proc/PID/stack; end the guest where that never comes",
+    RENAMED: "give the interface the name that libvirt knows, or attach it again",
+    HANGING: "check what it waits for, /proc/PID/stack; end the guest if that never comes",
     "cgroups": "let libvirt use cgroups: leave its `cgroup_controllers` (qemu.conf) at its default",
     HIDDEN_CGROUPS: "mount the whole of the host's /sys/fs/cgroup where the agent sees it",
 }
-"""By what cannot be seen, where there is but one thing to do about it."""
+"""By what cannot be seen, if it has only one fix."""
 
 _CONTROLLERS: Final = {"cpu time": "cpu", "memory": "memory", "io": "blkio"}
 """By what a guest's cgroup does not count, the controller as /proc/cgroups names it."""
 
 Cause = tuple[bool, str, str]
-"""Whether something is so, what it is, and what to do about it."""
+"""Whether a cause applies, its description, and the fix."""
 
 
 class Bars:
-    """What keeps the agent from seeing, by the facts of its host; looked up when it is said."""
+    """The causes that hide something from the agent on its host; looked up when it is reported."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
 
     def explained(self, what: str, reason: str) -> tuple[str, str]:
-        """Return why something cannot be seen, and what to do, "" where nothing is known."""
+        """Return why something cannot be seen, and the fix, "" if none is known."""
         for holds, why, mend in self._causes(what):
             if holds:
                 return "; ".join(filter(None, (reason, why))), mend
         return reason, MENDS.get(what, "")
 
     def _causes(self, what: str) -> Iterator[Cause]:
-        """Yield what may be the cause, the surest first."""
+        """Yield possible causes, the most certain first."""
         options = self._options()
         if what == "processes":
             yield (

@@ -1,9 +1,9 @@
 """
-A guest's cgroup: where it is, and what its files say.
+A guest's cgroup: its place, and the numbers in its files.
 
-Versions 1 and 2 and a host that has both: each fact comes from version 2 where the guest has a
-group there with the file, and else from the controller of version 1 that has it. A file that is
-not there is a fact that this host does not keep.
+Versions 1 and 2 and a host that has both: each fact comes from version 2 if the guest has a group
+there with the file, otherwise from the controller of version 1 that has it. A missing file is a
+fact that this host does not count.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from virtstatd.runtime.kernel_files import Descriptors, File, Files, Place
 _OWN = re.compile(r"(?:machine-qemu\\x2d|qemu-)(\d+)(?:\\x2d|-)[^/]*\.(?:scope|libvirt-qemu)")
 _WITHIN = re.compile(r"/(?:emulator|vcpu\d+|iothread\d+)$")
 _UNREAD: Final = b"\0"
-"""What no file says."""
+"""The facts that no file has."""
 
 
 class Hierarchies:
     """
     Where the cgroups of this host are.
 
-    What /proc/PID/cgroup says is relative to the agent's own cgroup namespace, "/../.." for what is
-    outside of it, and a mount may show less than the whole, or more than the namespace has: so a
-    group is looked for under its mount's root.
+    Paths in /proc/PID/cgroup are relative to the agent's own cgroup namespace, "/../.." if outside
+    of it, and a mount may show less than the whole, or more than the namespace has: so a group is
+    searched under its mount's root.
     """
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> None:
@@ -48,9 +48,9 @@ class Hierarchies:
 
     def folders(self, text: str, number: int) -> tuple[dict[str, Path], str]:
         """
-        Return the guest's own directories by controller, "" for version 2, and what is not shown.
+        Return the guest's own directories by controller, "" for version 2, and a hidden group.
 
-        `text` is the process' `/proc/PID/cgroup`. A group counts only when its name has libvirt's
+        `text` is the process' `/proc/PID/cgroup`. A group counts only if its name has libvirt's
         number of this run: the name itself is shortened and not unique.
         """
         found: dict[str, Path] = {}
@@ -76,13 +76,13 @@ class Hierarchies:
         return next((path for path in paths if path.is_dir()), None)
 
     def _shown(self, mount: Path, group: str) -> Path | None:
-        """Return where a mount shows a group, None where it does not."""
+        """Return where a mount shows a group, None if it does not."""
         up, parts = _steps(group)
         root_up, root_parts = _steps(self._roots.get(mount.resolve(), "/"))
         if up == root_up and parts[: len(root_parts)] == root_parts:
             folder = mount.joinpath(*parts[len(root_parts) :])
             return folder if folder.is_dir() else None
-        if up < root_up and not root_parts:  # beside the agent's own: its path is not told to it
+        if up < root_up and not root_parts:  # beside the agent's own: the namespace hides its path
             pattern = "/".join([*["*"] * (root_up - up), *map(glob.escape, parts)])
             found = list(mount.glob(pattern))
             return found[0] if len(found) == 1 else None
@@ -130,7 +130,7 @@ class Cgroup:
 
     def read(self) -> dict[Fact, Number]:
         """
-        Return what there is now, the same object as before where nothing has changed.
+        Return the current numbers, the same object as before if nothing has changed.
 
         Raises OSError when the group has gone.
         """
@@ -149,15 +149,16 @@ class Cgroup:
         return whole
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._files.close()
 
 
 def _limited(path: Path, folder: Place, descriptors: Descriptors) -> Iterator[File]:
     """
-    Open what counts the throttling of single vCPUs, where they have a limit.
+    Open the files with the throttling of single vCPUs, if they have a limit.
 
-    Libvirt's `<quota>` limits each vCPU in a group of its own, which the whole does not count.
+    Libvirt's `<quota>` limits each vCPU in a group of its own, whose throttling the guest's group
+    does not count.
     """
     for level in ("", "libvirt/"):  # systemd's scope has the latter
         with suppress(OSError):
@@ -175,7 +176,7 @@ def _has_limit(folder: Place, name: str) -> bool:
 
 
 def _readable(file: File) -> bool:
-    """Tell whether a file can be read: where pressure is switched off it only can be opened."""
+    """Return whether a file can be read: with pressure switched off it can only be opened."""
     try:
         file.read()
     except OSError:

@@ -26,7 +26,8 @@ CGROUP_SOURCE: Final = "local cgroup"
 SUMMARY_SOURCE: Final = "local summary"
 SUMMARY_LIFETIME_SECONDS: Final = 4 * SUMMARY_NANOSECONDS / 1e9
 
-FRESH_INTERVALS, FRESH_SECONDS = 3, 5.0
+FRESH_INTERVALS: Final = 3
+FRESH_SECONDS: Final = 5.0
 """For how many intervals, and how long at least, the kernel's readings stand for libvirt's."""
 
 ONCE_LOOKS: Final = 2
@@ -62,7 +63,7 @@ class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 5.0
     peak_seconds: Annotated[
         float,
-        Meta(description="Time for which the highest share of a second is shown.", ge=1, le=3600),
+        Meta(description="Time for which the highest share of a look is shown.", ge=1, le=3600),
     ] = 60.0
 
     @property
@@ -77,7 +78,9 @@ class KernelCollector:
 
     A look that takes longer than a tick costs the ticks that it holds up, and nothing else: the
     thread waits, the loop does not. What is read at every look is one batch, what is read of the
-    cgroups, a part of the guests at each look, another one with a longer life.
+    cgroups, a part of the guests at each look, another one with a longer life. The first look after
+    the budget has stretched the interval reads the cgroups of all guests, whose last readings would
+    expire before their turn.
     """
 
     name = "kernel"
@@ -88,7 +91,7 @@ class KernelCollector:
         running: Running,
         log: FilteringBoundLogger,
         interval_seconds: float,
-        cgroup_interval_seconds: float,
+        cgroup_looks: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.survey = survey
@@ -96,10 +99,11 @@ class KernelCollector:
         self._log = log
         self._clock = clock
         self._health = Health(clock)
-        self._ticker = Ticker("local", interval_seconds, clock())
-        self._fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * interval_seconds)
-        self._cgroup_fresh_seconds = max(FRESH_SECONDS, FRESH_INTERVALS * cgroup_interval_seconds)
-        self._cpu_seconds = 0.0
+        self.ticker = Ticker(self.name, interval_seconds, clock())
+        self.cpu_seconds = 0.0
+        """What the looks have cost so far."""
+        self._cgroup_looks = cgroup_looks
+        self._last_seconds = interval_seconds
         self._domains = 0
         self._hidden: dict[str, str] = {}
         self._emitted = 0
@@ -112,13 +116,14 @@ class KernelCollector:
         worker = Worker("kernel")
         look: asyncio.Future[None] | None = None
         try:
-            async for _ in ticks([self._ticker], stop, asyncio.Event(), self._clock):
+            async for _ in ticks([self.ticker], stop, asyncio.Event(), self._clock):
                 if look is not None and not look.done():
-                    self._ticker.skip()
+                    self.ticker.skip()
                     continue
                 if look is not None:
                     look.result()  # a fault of ours ends the agent, as everywhere
-                look = worker.submit(self._look(emit, whole=False))
+                whole, self._last_seconds = self._grown, self.ticker.seconds
+                look = worker.submit(self._look(emit, whole=whole))
         finally:
             worker.submit(self.survey.close)
             worker.close()
@@ -142,10 +147,20 @@ class KernelCollector:
     def numbers(self) -> Iterator[Row]:
         """Yield how many guests are read, how often, and at what cost."""
         yield "local_domains", {}, self._domains
-        yield "local_ticks", {}, self._ticker.ticks
-        yield "local_ticks_skipped", {}, self._ticker.skipped
-        yield "local_read_cpu", {}, self._cpu_seconds
+        yield "local_ticks", {}, self.ticker.ticks
+        yield "local_ticks_skipped", {}, self.ticker.skipped
+        yield "local_read_cpu", {}, self.cpu_seconds
+        yield "interval", {"tier": self.name}, self.ticker.seconds
+        yield "configured_interval", {"tier": self.name}, self.ticker.configured
         yield from self._health.rows(self.name)
+
+    @property
+    def _grown(self) -> bool:
+        return self.ticker.seconds > self._last_seconds
+
+    def _fresh_seconds(self, looks: int = 1) -> float:
+        """Return how long readings stand that are taken anew after so many looks."""
+        return max(FRESH_SECONDS, FRESH_INTERVALS * looks * self.ticker.seconds)
 
     def _look(self, emit: Emit, *, whole: bool) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
@@ -160,7 +175,7 @@ class KernelCollector:
     def _take(self, second: Second, begun: float, emit: Emit) -> None:
         """Emit a second, without domains that have ended meanwhile."""
         self._health.ended(begun, good="pid files" not in second.blind)
-        self._cpu_seconds += second.cpu_seconds
+        self.cpu_seconds += second.cpu_seconds
         running = {domain.uuid: domain for domain, _ in self._running()}
 
         def current(readings: list[Reading]) -> tuple[Reading, ...]:
@@ -172,10 +187,10 @@ class KernelCollector:
         self._domains = len({r.domain.uuid for r in readings if r.domain})
         self._emitted += len(readings) + len(second.summaries)
         at = second.taken_at
-        emit(Batch(SOURCE, at, readings, GROUPS, self._fresh_seconds))
+        emit(Batch(SOURCE, at, readings, GROUPS, self._fresh_seconds()))
         if second.cgroups:
-            of = current(second.cgroups)
-            emit(Batch(CGROUP_SOURCE, at, of, CGROUP_GROUPS, self._cgroup_fresh_seconds))
+            of, lifetime = current(second.cgroups), self._fresh_seconds(self._cgroup_looks)
+            emit(Batch(CGROUP_SOURCE, at, of, CGROUP_GROUPS, lifetime))
         if second.summaries:
             of = current(second.summaries)
             emit(Batch(SUMMARY_SOURCE, at, of, SUMMARY_GROUPS, SUMMARY_LIFETIME_SECONDS))
@@ -236,7 +251,7 @@ def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
         running,
         parts.log,
         options.interval_seconds,
-        options.interval_seconds * options.cgroup_looks,
+        options.cgroup_looks,
     )
 
 

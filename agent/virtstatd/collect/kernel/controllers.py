@@ -1,7 +1,7 @@
 """
-The files of a cgroup's controllers: what each counts, and how it is read.
+The files of a cgroup's controllers: what each counts, and how it is parsed.
 
-By the names and the units of version 2; what version 1 has under other names becomes the same.
+Names and units are those of version 2; version 1's numbers are converted to them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fact = tuple[str, str, Labels]
 FactRow = tuple[Fact, Number]
 Parse = Callable[[bytes], list[FactRow]]
 Source = tuple[str, str, Parse]
-"""A file of a controller, what it is for, and how it is read."""
+"""A file of a controller, its facts, and its parser."""
 
 USAGE: Final[Fact] = ("cpu", "time", ())
 
@@ -33,7 +33,7 @@ def _pairs(text: bytes) -> dict[bytes, int]:
 
 
 def _cpu(text: bytes) -> list[FactRow]:
-    """Return CPU time, and throttling where the group can have a limit; microseconds."""
+    """Return CPU time, and throttling if the group can have a limit; microseconds."""
     pairs = _pairs(text)
     rows: list[FactRow] = [
         (USAGE, pairs[b"usage_usec"] * 1000),
@@ -54,7 +54,7 @@ def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[FactRow]:
 
 
 def throttling(text: bytes) -> list[FactRow]:
-    """Return the throttling alone, of a `cpu.stat` of either version."""
+    """Return only the throttling, of a `cpu.stat` of either version."""
     pairs = _pairs(text)
     nanoseconds = pairs.get(b"throttled_usec", 0) * 1000 + pairs.get(b"throttled_time", 0)
     return _throttling(pairs, nanoseconds)
@@ -185,4 +185,4 @@ FILES: Final[tuple[tuple[str, tuple[Source, ...]], ...]] = (
 )
 
 WANTED: Final = frozenset({"cpu time", "memory", "io", "cpu pressure"})
-"""What a guest's cgroup should count; where it does not, that is told."""
+"""The facts that a guest's cgroup should count; if it does not, that is logged."""

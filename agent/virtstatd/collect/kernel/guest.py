@@ -28,16 +28,16 @@ OVERHEAD: Final[Fact] = ("local", "overhead", ())
 _RISING: Final = (OVERHEAD, *THROTTLING)
 
 LOST_LOOKS: Final = 10
-"""After how many looks an interface is missing, and not just being plugged."""
+"""Readings without an interface after which it is missing, and not just being plugged."""
 
 PLACE_NANOSECONDS: Final = 60_000_000_000
-"""How often a guest's cgroup and its devices are looked for anew: limits come and go."""
+"""How often a guest's cgroup and its devices are searched again: limits may change."""
 
 _NO_STATISTICS = "the kernel keeps no scheduler statistics"
 
 
 Made = tuple[tuple[object, ...], Reading]
-"""What a reading was made of, and the reading: it is made anew when something of it changes."""
+"""The inputs of a reading, and the reading: it is made again when an input changes."""
 
 
 class ProcessEnded(Exception):  # noqa: N818 - a state, not a fault
@@ -50,10 +50,10 @@ class ProcessHidden(Exception):  # noqa: N818 - a state, not a fault
 
 class Guest:
     """
-    A guest's process, kept open, and what its seconds were like.
+    A guest's process, kept open, and the numbers of its seconds.
 
-    `turn` is the look, of those between two of its cgroup, at which that is read; `early` says that
-    the process was there before the agent looked. `partition` is None until it is described.
+    `turn` is the reading, in each cycle, at which its cgroup is read; `early` says that the process
+    started before the agent's first reading. `partition` is None until it is described.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Guest:
         self._ended = 0
         self._folders: dict[str, Path] = {}
         self.hidden = ""
-        """A cgroup of the guest's own that no mount shows, empty where all are shown."""
+        """A cgroup of the guest's own that no mount shows, empty if all are shown."""
         self._usage: int | None = None
         self._overhead_before: int | None = None if early else 0
         self._cgroup: Cgroup | None = None
@@ -109,7 +109,7 @@ class Guest:
         self._saturation = Shares(peak_seconds)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._threads.close()
         self._stat.close()
         if self._cgroup:
@@ -117,7 +117,7 @@ class Guest:
 
     def read(self, domain: Domain, now: int) -> Reading:
         """
-        Return the times of the threads and the memory of the process, as they are now.
+        Return the current times of the threads and the memory of the process.
 
         `now` is monotonic, in nanoseconds. Raises `ProcessEnded` or `ProcessHidden`.
         """
@@ -141,7 +141,7 @@ class Guest:
         return self._times_made[1]
 
     def _see(self, text: bytes) -> None:
-        """Take the process' memory from its `stat`, and notice threads that come and go."""
+        """Take the process' memory from its `stat`, and notice threads that start and end."""
         stat = text.rpartition(b")")[2].split(None, _RESIDENT + 1)
         if stat[_STATE] in (b"Z", b"X"):
             raise ProcessEnded
@@ -169,7 +169,7 @@ class Guest:
         )
 
     def describe(self, described: Sequence[Reading]) -> None:
-        """Take note of what the XML says of the guest."""
+        """Store the facts of the guest's XML."""
         if described is not self._described:
             self._described = described
             self.partition = partition_of(described)
@@ -198,10 +198,10 @@ class Guest:
 
     def lost_links(self, devices: Devices, rows: LinkTable) -> Iterator[tuple[str, str]]:
         """
-        Yield the devices that the guest had and the host has under no such name, and why.
+        Yield the guest's devices that the host no longer has under their names, and why.
 
-        Not all that libvirt names has a device of the kernel's: one that was never there is lost
-        only where another one has its guest's address.
+        Not every interface that libvirt names has a kernel device: one that was never there is lost
+        only if another one has its guest's address.
         """
         missing = [name for name in self._nics if name not in rows]
         self._missing = {name: self._missing.get(name, 0) + 1 for name in missing}
@@ -214,7 +214,7 @@ class Guest:
 
     @property
     def use(self) -> Use:
-        """What the guest has used so far; nothing before the first `read`."""
+        """The usage of the guest so far; nothing before the first `read`."""
         if self._known_times is None:
             return Use()
         ran, waited = self._vcpu_times
@@ -227,9 +227,9 @@ class Guest:
 
     def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
         """
-        Return what the guest's cgroup counts, after `read`; None where it has none.
+        Return the numbers of the guest's cgroup, after `read`; None if it has none.
 
-        Raises `ProcessHidden` where there should be one.
+        Raises `ProcessHidden` if there should be one.
         """
         try:
             if self._cgroup is None or now - self._placed_at >= PLACE_NANOSECONDS:
@@ -266,7 +266,7 @@ class Guest:
 
     @property
     def missing(self) -> frozenset[str]:
-        """What the guest's cgroup does not count here."""
+        """The facts that the guest's cgroup does not count here."""
         return self._cgroup.missing if self._cgroup else frozenset()
 
     def storms(self, domain: Domain) -> Reading:
@@ -293,7 +293,9 @@ class Guest:
     def _look(self, count: int) -> None:
         if self._threads.look():
             self._end_vcpus()
-            self._before = None  # threads came or went: the next second counts again
+            self._before = (
+                None  # threads started or ended: shares are counted again from the next reading
+            )
         self._count = count
         roles = self._threads.roles
         if not roles or roles[-1] != EMULATOR:
@@ -304,7 +306,7 @@ class Guest:
             self._shape = self._shapes.times(roles)
 
     def _end_vcpus(self) -> None:
-        """Remember how long those vCPUs ran that are gone: their cgroup still counts it."""
+        """Remember how long removed vCPUs ran: the cgroup still counts it."""
         if self._before is not None:
             former = [role for role in self._roles if role[0] == "vcpu"]
             left = set(self._threads.roles)
@@ -318,7 +320,7 @@ class Guest:
             self._look(self._count)
             run, delay = self._threads.times()
         if not run or not run[-1]:
-            # a kernel without scheduler statistics says "0 0 0" of every thread
+            # a kernel without scheduler statistics has "0 0 0" for every thread
             raise ProcessHidden(_NO_STATISTICS)
         return run, delay
 

@@ -2,8 +2,8 @@
 Counters of the guests' network interfaces: all of them in one pass over the kernel's table.
 
 `/proc/PID/net/dev` of a guest's QEMU has the interfaces of the network namespace that the guest is
-in, whichever namespace the agent is in. What kind of device an interface is says sysfs, which shows
-one namespace: the agent's own, or the one of the guest's own mounts where the agent may look there.
+in, whichever namespace the agent is in. The kind of an interface's device is read from sysfs, which
+shows one namespace: the agent's own, or that of the guest's mounts if the agent may read there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from virtstatd.runtime.kernel_files import Folder
 
 
 Link = tuple[bytes, bool]
-"""An interface's name on the host, and whether the host sees it as the guest does."""
+"""An interface's name on the host, and whether the host counts its direction as the guest does."""
 
 LinkTable = Mapping[bytes, bytes]
 """The rows of the kernel's table by the interfaces' names."""
@@ -29,17 +29,17 @@ KEYS = tuple(f"{way}.{what}" for way in ("rx", "tx") for what in ("bytes", "pkts
 _INFO = "libvirt_domain_interface_stats_info"
 _RECEIVED = (0, 1, 2, 3)
 _SENT = (8, 9, 10, 11)
-_SWAPPED = (*_SENT, *_RECEIVED)  # what a tap receives, its guest has sent
+_SWAPPED = (*_SENT, *_RECEIVED)  # what a tap receives, its guest sent
 _SHARED = (*_RECEIVED, *_SENT)
 
 _OF_A_GUEST: Final = {"tun_flags": False, "macvtap": True, "ipvtap": True}
-"""By an entry of a device's directory in sysfs, whether the host sees it as its guest does."""
+"""By an entry of a device's directory in sysfs, whether directions are those of the guest."""
 
 _NO_DEVICES: Final = frozenset({"bonding_masters"})
-"""What is in the directory of devices and is none."""
+"""Entries in the directory of devices that are no devices."""
 
 _TAPS_OWN: Final = "fe"
-"""How the address of a tap begins, which libvirt makes of its guest's."""
+"""Prefix of the address of a tap, which libvirt derives from its guest's."""
 
 
 def nics_of(described: Sequence[Reading]) -> dict[bytes, str]:
@@ -65,10 +65,10 @@ class Devices:
 
     def links(self, folder: Folder, names: Collection[bytes], rows: LinkTable) -> tuple[Link, ...]:
         """
-        Return those of a guest's interfaces that are its own devices, and how each is seen.
+        Return the guest's interfaces that are its own devices, and the direction of each.
 
-        What is in the table and cannot be seen in sysfs, or is no device that a guest is behind, is
-        left out: nothing is guessed.
+        An interface in the table that cannot be seen in sysfs, or is no device of a guest, is left
+        out: nothing is guessed.
         """
         found: list[Link] = []
         for name in names:
@@ -79,7 +79,7 @@ class Devices:
         return tuple(found)
 
     def renamed(self, folder: Folder, address: str) -> str:
-        """Return the device that has a guest's address, "" where there is none or it is unseen."""
+        """Return the device that has a guest's address, "" if there is none or it is hidden."""
         if not address or not self._is_ours(folder):
             return ""
         with suppress(OSError):
@@ -100,7 +100,7 @@ class Devices:
         return ()
 
     def _is_ours(self, folder: Folder) -> bool:
-        """Tell whether a guest is in the agent's network namespace: its table is the same file."""
+        """Return whether a guest is in the agent's network namespace: the tables are one file."""
         with suppress(OSError):
             return folder.inode("net/dev") == self._table.stat().st_ino
         return False

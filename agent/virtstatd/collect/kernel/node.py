@@ -1,8 +1,7 @@
 """
 The host's own numbers: each CPU with steal and guest time, memory, NUMA nodes, load, pressure.
 
-Libvirt has some of them too, by one call per CPU and without the time that was stolen from the
-host itself.
+Libvirt has some of them too, but by one call per CPU and without the host's own steal time.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ MODES: Final = (
     "guest",
     "guest_nice",
 )
-"""The columns of /proc/stat; user time includes guest time, as the kernel has it."""
+"""The columns of /proc/stat; user time includes guest time, as in the kernel."""
 
 UNSTEADY: Final = frozenset({"idle", "iowait"})
-"""The modes that the kernel lets go back (proc(5)), though time does not."""
+"""The modes whose time can decrease in the kernel (proc(5))."""
 
 FALL_NANOSECONDS: Final = 3_000_000_000
-"""One that falls by this or more has begun anew: the CPU was switched off and on."""
+"""A time that falls by this or more was reset: the CPU went offline and online."""
 
 MEMORY: Final = {
     "MemTotal": "memory_total",
@@ -57,7 +56,7 @@ _NODE: Final = re.compile(r"node(\d+)")
 
 
 class Node:
-    """Reads the host, and says what it does not show."""
+    """Reads the host's numbers, and reports which are missing."""
 
     def __init__(self, proc: Path, devices: Path = Path("/sys")) -> None:
         self._proc = proc
@@ -65,7 +64,7 @@ class Node:
         self._highest: dict[tuple[str, str], int] = {}
 
     def read(self) -> tuple[list[FactRow], dict[str, str]]:
-        """Return the facts that there are, those of one family together, and what is missing."""
+        """Return the existing facts, those of one family together, and the missing ones."""
         rows: list[FactRow] = []
         blind: dict[str, str] = {}
         parts: dict[str, Callable[[], Iterator[FactRow]]] = {
@@ -95,7 +94,7 @@ class Node:
                     yield ("node", "cpu", labels), spent
 
     def _steady(self, of: tuple[str, str], spent: int) -> int:
-        """Return the highest so far, where a number went back by less than makes a new counter."""
+        """Return the highest value so far if a number fell by less than a reset."""
         if 0 < self._highest.get(of, 0) - spent < FALL_NANOSECONDS:
             return self._highest[of]
         self._highest[of] = spent

@@ -1,9 +1,9 @@
 """
 Partitions: libvirt's resource groups, each with its own cgroup and the sums of its guests.
 
-A guest in `/prod/db` is in the second group below the root, whatever libvirt or systemd call the
-directories: `prod.partition/db.partition`, or `prod.slice/prod-db.slice`. So the levels are found
-from the guest upwards, and nothing is guessed from names.
+A guest in `/prod/db` is in the second group below the root, under any names of the directories:
+`prod.partition/db.partition` by libvirt, or `prod.slice/prod-db.slice` by systemd. So the levels
+are found from the guest upwards, and not from names.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from virtstatd.runtime.kernel_files import Descriptors
 
 DEFAULT: Final = "/machine"
 UNLIMITED_V1: Final = 1 << 62
-"""What version 1 says where there is no limit on memory: the highest page of 63 bits."""
+"""The value of version 1 without a memory limit: the highest page of 63 bits."""
 
 _INFO: Final = "libvirt_domain_info"
 
 
 def partition_of(described: Sequence[Reading]) -> str | None:
     """
-    Return the partition that a domain's description names, libvirt's default where it names none.
+    Return the partition in a domain's description, libvirt's default if it has none.
 
-    A domain that is not described yet may be in any: None.
+    Returns None for a domain that is not described yet, which may be in any.
     """
     for reading in described:
         for series in reading.shape.series:
@@ -43,13 +43,13 @@ def partition_of(described: Sequence[Reading]) -> str | None:
 
 
 def levels(partition: str) -> list[str]:
-    """Return a partition and those that it is in, the outermost first."""
+    """Return a partition and those that contain it, the outermost first."""
     parts = [part for part in partition.split("/") if part]
     return ["/" + "/".join(parts[: at + 1]) for at in range(len(parts))]
 
 
 Counted = tuple[str, int]
-"""A counter of a guest: the catalog's key, and whose it is where there are several."""
+"""A counter of a guest: the catalog's key, and the vCPU if there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Use:
     """
     What one guest used: its cgroup's directories by controller, counters and gauges.
 
-    Counters are given by the catalog's key and by vCPU, whose thread may be plugged anew. What is
-    not known of it is left out.
+    Counters are by the catalog's key and by vCPU, whose thread may be unplugged and plugged again.
+    Unknown values are left out.
     """
 
     folders: Mapping[str, Path] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Use:
 
 
 UNSEEN: Final = Use()
-"""What a guest used that cannot be seen."""
+"""The usage of a guest that cannot be seen."""
 
 
 @dataclass(slots=True)
@@ -75,8 +75,8 @@ class Partition:
     """
     One level of the tree.
 
-    `sums` are those of its guests and of all below, by the catalog's key; one that no guest has a
-    number for is absent. `rows` and `limits` are its own cgroup's.
+    `sums` are those of its guests and of all below, by the catalog's key; a key without a number
+    from any guest is absent. `rows` and `limits` are its own cgroup's.
     """
 
     path: str
@@ -90,9 +90,9 @@ class Partitions:
     """
     The tree of the partitions that guests are in.
 
-    Its counters are growth since `began`, in ticks since the host's start as proc_pid_stat(5) has
-    them: of a process that was there before, from its first numbers on. So they begin at zero with
-    the agent, as a counter does, and nothing that a guest does later makes one fall.
+    Its counters are growth since `began`, in ticks since the host's start as in proc_pid_stat(5);
+    for a process that started earlier, since its first numbers. So they begin at zero with the
+    agent, as a counter does, and no event of a guest makes one fall.
     """
 
     def __init__(self, began: int) -> None:
@@ -101,11 +101,11 @@ class Partitions:
         self._grown: dict[str, Counter[str]] = {}
 
     def began_before(self, process: Process) -> bool:
-        """Return whether a process was there before the agent looked."""
+        """Return whether a process started before the agent's first reading."""
         return process.started < self._began
 
     def count(self, process: Process, partition: str, counters: Mapping[Counted, int]) -> None:
-        """Add to a partition, and to those that it is in, what a guest used since the last time."""
+        """Add the usage of a guest since the last call to a partition and those that contain it."""
         _, before = self._before.setdefault((process.pid, process.started), (process, {}))
         grown: Counter[str] = Counter()
         for counted, number in counters.items():
@@ -116,7 +116,7 @@ class Partitions:
             self._grown.setdefault(path, Counter()).update(grown)
 
     def forget(self, seen: Collection[Process]) -> None:
-        """Forget processes that have ended; one that is only not seen now is counted on later."""
+        """Forget processes that have ended; one that is only hidden now is counted again later."""
         there = {(process.pid, process.started) for process in seen}
         for key in self._before.keys() - there:
             try:
@@ -151,7 +151,7 @@ class Partitions:
 
 
 def fill(partition: Partition) -> None:
-    """Read a partition's own cgroup: what it used, and the limits that it has."""
+    """Read a partition's own cgroup: its usage, and its limits."""
     cgroup = Cgroup(partition.folders, Descriptors(1 << 10))
     try:
         with suppress(OSError, ValueError, LookupError):
@@ -163,7 +163,7 @@ def fill(partition: Partition) -> None:
 
 
 def rows_of(partition: Partition) -> Iterator[FactRow]:
-    """Return all that is known of a partition, under the catalog's keys for partitions."""
+    """Return all known numbers of a partition, under the catalog's keys for partitions."""
     named = (("partition", partition.path),)
     for key, total in partition.sums.items():
         yield ("partition", key, named), total

@@ -19,11 +19,11 @@ SUMMARY_GROUPS = frozenset({"local_storm", "node", "partition"})
 
 
 KINDS = 1024
-"""Kinds of cgroups that are remembered; each disk of the host makes new ones."""
+"""Number of kinds of cgroups that are remembered; each disk of the host makes new ones."""
 
 
 class Shapes:
-    """Shapes by what the guests have; a fact that libvirt reports too has libvirt's series."""
+    """Shapes by the facts of the guests; a fact that libvirt reports too has libvirt's series."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -65,14 +65,14 @@ class Shapes:
         )
 
     def _facts(self, facts: tuple[Fact, ...], group: str) -> tuple[tuple[int, ...], Shape]:
-        """Return the order in which facts make a shape, and the shape."""
+        """Return the order of the facts in a shape, and the shape."""
         families = {fact[:2]: at for at, fact in reversed(list(enumerate(facts)))}
         order = tuple(sorted(range(len(facts)), key=lambda at: (families[facts[at][:2]], at)))
         series = [self._catalog.series(*facts[at]) for at in order]
         return order, self._catalog.shape(group, series)
 
     def links(self, names: Sequence[str]) -> Shape:
-        """Return the shape of the counters of these interfaces: one after another per counter."""
+        """Return the shape of the counters of these interfaces: all interfaces per counter."""
         devices = [{"target_device": name} for name in names]
         keys = [f"{{target_device}}.{key}" for key in KEYS]
         return self._catalog.shape(

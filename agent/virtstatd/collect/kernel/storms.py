@@ -1,9 +1,9 @@
 """
-What averages hide: how much of each second the vCPUs of a guest waited for a CPU, and ran.
+What averages hide: the shares of each second, or longer interval, that vCPUs waited or ran.
 
-Every vCPU's share of every second is one observation of a histogram that only grows, so a scraper
-that comes once a minute still sees that there was a bad second. The highest share is kept for a
-while, so that it can be seen how bad it was.
+Every vCPU's share of the time between two readings is one observation of a histogram that only
+grows, so that a scrape once a minute still sees that there was a bad second. The highest share is
+kept for a while, to show how bad it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from virtstatd.model import Number
 
 
 BOUNDS = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7", "0.9")
-"""Upper bounds of the buckets: shares of a second."""
+"""Upper bounds of the buckets."""
 
 _FLOATS = tuple(float(bound) for bound in BOUNDS)
 

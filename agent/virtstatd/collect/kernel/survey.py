@@ -1,4 +1,4 @@
-"""One look at every guest of the host: finds them, reads them, and says what cannot be seen."""
+"""One reading of every guest of the host: finds them, reads them, and reports what is hidden."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from virtstatd.runtime.kernel_files import Descriptors, Folder
 
 
 SUMMARY_NANOSECONDS = 5_000_000_000
-"""How often histograms and peaks are given: they are made for those who come rarely."""
+"""How often histograms and peaks are emitted: they are made for infrequent scrapes."""
 
 UNSEEN_LOOKS = 5
-"""After how many looks the guests are hidden, and not just starting or ending."""
+"""Readings without guests after which they are hidden, and not just starting or ending."""
 
 Described = tuple[Domain, Sequence[Reading]]
 Running = Callable[[], Sequence[Described]]
-"""The running domains and what their descriptions say."""
+"""The running domains and their descriptions."""
 
 Begun = Callable[[Domain, int], Domain | None]
-"""Takes note of when a run's process started; returns the run, None where it is another's."""
+"""Records when a run's process started; returns the run, None if it is another's."""
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -50,11 +50,11 @@ Seen = tuple[Guest, Domain]
 @dataclass(slots=True)
 class Second:
     """
-    What one look brought; `taken_at` is Unix time in nanoseconds before it.
+    The result of one reading; `taken_at` is Unix time in nanoseconds before it.
 
     `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
-    cannot be seen, `lost` by the guest and the device that it had; `hanging` are the pid files of
-    processes that the kernel does not let be looked at, by pid.
+    cannot be seen, `lost` by the guest and the device that it had; `hanging` are, by pid, the pid
+    files of processes whose files the kernel does not return.
     """
 
     taken_at: int
@@ -71,8 +71,8 @@ class Survey:
     """
     Reads all guests one after another; made for a thread of its own, since procfs can stall.
 
-    A guest's cgroup has more files than all else together, and most of them are counters: they are
-    read at every `cgroup_looks`th look, another part of the guests at each.
+    A guest's cgroup has more files than the rest together, and most of them are counters: they are
+    read at every `cgroup_looks`th reading, for another part of the guests at each.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Survey:
         self._summed_at = -SUMMARY_NANOSECONDS
 
     def look(self, *, whole: bool = False) -> Second:
-        """Read everything once; with `whole` every guest's cgroup as well."""
+        """Read everything once; with `whole` also every guest's cgroup."""
         began = time.thread_time()
         second = Second(time.time_ns())
         running = self._known = {known[0].uuid: known for known in self._running()}
@@ -154,7 +154,7 @@ class Survey:
         self._partitions.clear()
 
     def _find(self, second: Second, *, expected: bool) -> None:
-        """Find the processes; where libvirt says that there are some, tell when none is seen."""
+        """Find the processes; if libvirt reports guests, note when none is visible."""
         self._processes.look()
         second.hanging = self._processes.hanging
         if self._processes.error and expected:  # before libvirt's first answer there are none
@@ -214,7 +214,7 @@ class Survey:
         second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def partitions(self) -> dict[str, Partition]:
-        """Return the partitions of the guests that run, as they are now."""
+        """Return the current partitions of the running guests."""
         guests: list[tuple[str, Use]] = []
         for domain, described in self._known.values():
             if (partition := partition_of(described)) is not None:
@@ -235,7 +235,7 @@ class Survey:
             second.summaries.append(Reading(None, shape, tuple(rows[at][1] for at in order)))
 
     def _forget(self) -> None:
-        """Close the files of guests whose processes are gone, and count what they used last."""
+        """Close the files of guests whose processes have ended, and count their last usage."""
         found = self._processes.found
         for pid in [p for p, g in self._guests.items() if found.get(p) is not g.process]:
             guest = self._guests.pop(pid)
@@ -255,7 +255,7 @@ class Survey:
 
     @staticmethod
     def _rows(folders: Sequence[Folder], second: Second) -> LinkTable:
-        """Return the kernel's table as the first guest sees it that has not ended."""
+        """Return the kernel's table as seen by the first guest that has not ended."""
         for folder in folders:
             try:
                 return link_table(folder.read_whole("net/dev"))

@@ -1,7 +1,7 @@
 """
-What the threads of a QEMU are for, and how long each ran and waited for a CPU.
+The roles of a QEMU process's threads, and how long each ran and waited for a CPU.
 
-`/proc/PID/task/TID/schedstat` has both in nanoseconds, whatever the kernel's tick is.
+`/proc/PID/task/TID/schedstat` has both in nanoseconds, independent of the kernel's tick.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ ThreadTimes = tuple[list[int], list[int]]
 """How long each thread ran, and how long each waited, in nanoseconds."""
 
 ThreadRole = tuple[str, int]
-"""What a thread does and for which vCPU or iothread; the main loop is `EMULATOR`."""
+"""A thread's role, and its vCPU or iothread; the main loop is `EMULATOR`."""
 
 EMULATOR: ThreadRole = ("emulator", 0)
 
 SIGHTS = 3
-"""After how many looks a thread's name is believed: QEMU names its threads after their start."""
+"""Readings until a thread's name is final: QEMU names its threads after their start."""
 
 _NUMBERS: Final = 3
-"""In a row: time run, time waited, times run."""
+"""The columns: time run, time waited, number of times run."""
 
 # as QEMU names them: "CPU 0/KVM", "CPU 0/TCG", "IO iothread1"
 _NAME = re.compile(rb"(?:(CPU) (\d{1,5})/|(IO) iothread(\d{1,5})$)")
@@ -48,7 +48,7 @@ class Threads:
 
     def look(self) -> bool:
         """
-        Find threads that came and forget those that went; return whether there were any.
+        Find new threads and forget ended ones; return whether there were any.
 
         Raises OSError when the process has ended.
         """
@@ -92,7 +92,7 @@ class Threads:
 
     def times(self) -> ThreadTimes:
         """
-        Return the times in the order of `roles`, the same objects as before where none changed.
+        Return the times in the order of `roles`, the same objects as before if none changed.
 
         Raises OSError when one of the threads has ended.
         """
@@ -105,7 +105,7 @@ class Threads:
         return self._times
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all files."""
         for file in self._files.values():
             file.close()
         self._files, self._read = {}, Files(())

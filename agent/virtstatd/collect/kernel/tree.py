@@ -1,4 +1,4 @@
-"""The tree of partitions as text: what each level uses, against what it may."""
+"""The tree of partitions as text: the usage of each level against its limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_text(
     """
     Return a row per partition, children indented below their parents.
 
-    `cpu` are CPUs used in the time between the two looks, `steal` CPUs that were waited for. A
+    `cpu` is CPUs used in the time between the two readings, `steal` CPUs that were waited for. A
     limit that is not set is a dash.
     """
     rows = []
@@ -54,7 +54,7 @@ def _values(partition: Partition, *, limits: bool = False) -> dict[str, Number]:
 
 
 def _grown(key: str, now: Mapping[str, Number], before: Mapping[str, Number]) -> Number | None:
-    """Return how much a number grew between two looks, None where it is not known."""
+    """Return how much a number grew between two readings, None if it is not known."""
     number = now.get(key)
     return None if number is None else number - before.get(key, number)
 

@@ -1,11 +1,14 @@
 """Tiers, slices and second questions, against lanes that answer what the test says."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import structlog
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
@@ -168,7 +171,13 @@ class World:
             for g in groups
         ]
         log = structlog.get_logger()
-        self.monitors = Monitors(VERDICTS, log, lambda: self.now)
+        self.monitors = Monitors(
+            VERDICTS,
+            log,
+            lambda: self.now,
+            pid_of=lambda domain: 1000 + int(domain.uuid[1:]),
+            wall=lambda: 1000.0,
+        )
         self.sweep = Sweep(
             self,  # type: ignore[arg-type]
             self,
@@ -257,28 +266,19 @@ async def test_a_fault_of_one_tiers_groups_costs_that_tier_alone():
     assert all(batch.groups == {"state"} for batch in world.batches)
 
 
-async def test_an_answer_too_large_is_asked_in_halves():
-    """Slices halve until libvirt can answer; nobody is lost."""
-    world = World(40)
-    poller = world.poller("block", size=20)
+@pytest.mark.parametrize(
+    ("domain_count", "slice_domains", "most"),
+    [pytest.param(40, 20, 6, id="a slice"), pytest.param(8, 10, 4, id="the call for all")],
+)
+async def test_an_answer_too_large_is_polled_in_halves(
+    domain_count: int, slice_domains: int, most: int
+):
+    """A call for a slice, or for all domains at once, is halved until libvirt can answer."""
+    world = World(domain_count)
+    poller = world.poller("block", size=slice_domains)
 
     def trouble(_: int, uuids: list[str] | None) -> None:
-        if uuids is None or len(uuids) > 6:
-            raise Oversize("too large")
-
-    world.trouble = trouble
-    await poller.poll(poller.tiers, world.batches.append)
-
-    assert domains(world.batches, "block") == set(world.everybody)
-
-
-async def test_few_but_huge_domains_are_asked_in_halves_too():
-    """The call for everybody falls back to slices when its answer is too large."""
-    world = World(8)
-    poller = world.poller("block")
-
-    def trouble(_: int, uuids: list[str] | None) -> None:
-        if uuids is None or len(uuids) > 4:
+        if uuids is None or len(uuids) > most:
             raise Oversize("too large")
 
     world.trouble = trouble
@@ -292,18 +292,18 @@ async def test_up_means_that_the_last_call_succeeded():
     world = World(2)
     poller = world.poller("state")
     await poller.poll(poller.tiers, world.batches.append)
-    up = [world.sweep.up]
+    up = [world.sweep.asking.up]
 
     def trouble(*_: object) -> None:
         raise Disconnected("gone")
 
     world.trouble = trouble
     await poller.poll(poller.tiers, world.batches.append)
-    up.append(world.sweep.up)
+    up.append(world.sweep.asking.up)
     assert poller.tiers[0].outcomes["disconnected"] == 2
     world.trouble = lambda *_: None
     await poller.poll(poller.tiers, world.batches.append)
-    assert [*up, world.sweep.up] == [True, False, True]
+    assert [*up, world.sweep.asking.up] == [True, False, True]
 
 
 @pytest.mark.parametrize("troubles", [[Disconnected], [Disconnected, Overdue, Disconnected]])
@@ -353,7 +353,7 @@ async def test_who_is_refused_costs_nobody_else(size: int, culprits: list[str]):
             assert domains(world.batches, "vm") == set(world.everybody) - set(culprits)
     said = [(each["event"], each["uuid"], each["groups"]) for each in logs]
     assert sorted(said) == [("domain.refused", uuid, ["vm"]) for uuid in culprits]
-    assert world.sweep.up
+    assert world.sweep.asking.up
     world.asked.clear()
     await poller.poll(poller.tiers, world.batches.append)
     sizes = [len(uuids or []) for _, uuids in world.asked]
@@ -499,7 +499,7 @@ async def test_what_everybody_is_refused_is_the_drivers():
     assert asked <= 80
     assert [bits for bits, _ in world.asked] == [BITS["block"]] * 6
     assert [(each["event"], each["groups"]) for each in logs] == [("group.refused", ["vm"])]
-    assert world.sweep.up
+    assert world.sweep.asking.up
 
 
 async def test_a_driver_without_the_bulk_call_still_says_who_runs_in_which_state():
@@ -512,7 +512,7 @@ async def test_a_driver_without_the_bulk_call_still_says_who_runs_in_which_state
     world.batches.clear()
     await poller.poll(poller.tiers, world.batches.append)
     assert domains(world.batches, "state") == set(world.everybody)
-    assert world.sweep.up
+    assert world.sweep.asking.up
 
 
 async def test_one_record_that_is_too_large_leaves_the_slices_as_they_are():
@@ -646,7 +646,7 @@ async def test_what_cannot_be_decoded_is_named_once_until_it_can():
         ("domain.undecodable", "u001"),
         ("domain.decodable", "u001"),
     ]
-    assert world.sweep.undecodable.records == 2
+    assert world.sweep.asking.undecodable.records == 2
 
 
 async def test_a_call_that_hangs_names_nobody_who_was_answered():
@@ -829,7 +829,16 @@ async def test_a_stuck_guest_is_named_once_and_its_return_once():
         world.stepped_over = set()
         await poller.poll(poller.tiers, world.batches.append)
 
-    assert [each["event"] for each in logs] == ["domain.unresponsive", "domain.responsive"]
+    stuck, back = logs
+    assert (stuck["event"], back["event"]) == ("domain.unresponsive", "domain.responsive")
+    assert {key: stuck[key] for key in ("domain", "uuid", "pid")} == {
+        "domain": "u001",
+        "uuid": "u001",
+        "pid": 1001,
+    }
+    assert stuck["since"] == "1970-01-01T00:16:31+00:00", "9 s before, as libvirt says"
+    assert stuck["mend"].endswith("virsh domcontrol u001; cat /proc/1001/stack")
+    assert back["seconds"] == 9.0
     verdicts = [
         reading.values[-1]
         for batch in world.batches
@@ -849,7 +858,27 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     assert domains(world.batches, "block") == {"u000", "u002"}
     assert domains(world.batches, "control") == {"u000", "u001", "u002"}
     assert world.batches[0].groups == {"block", "control"}
-    assert world.monitors.unresponsive == {"u001": "its process is stopped"}
+    found = world.monitors.unresponsive["u001"]
+    assert (found.reason, found.since) == ("its process is stopped", 1000.0)
+    assert "kill -CONT 1001" in str(found.values()["mend"])
+    assert poller.unresponsive() == ["u001"]
+
+
+async def test_who_stands_still_has_not_answered_since_the_last_answer():
+    """`since` is when a guest last answered, where libvirt does not say; the longest is first."""
+    world = World(3)
+    poller = world.poller("block")
+    await poller.poll(poller.tiers, world.batches.append)
+    world.stalled = {"u002": "its process waits for storage"}
+    world.now += 7.0
+    await poller.poll(poller.tiers, world.batches.append)
+    world.stalled["u001"] = "its process is stopped"
+    world.now += 5.0
+    await poller.poll(poller.tiers, world.batches.append)
+
+    since = {uuid: each.since for uuid, each in world.monitors.unresponsive.items()}
+    assert since == {"u002": 993.0, "u001": 995.0}
+    assert poller.unresponsive() == ["u002", "u001"]
 
 
 async def test_the_size_that_fits_is_remembered():
@@ -875,7 +904,7 @@ async def test_a_call_may_last_half_an_interval_at_most():
     world = World(2)
     poller = world.poller("block")
     poller.tiers[0].ticker.seconds = 1.6
-    world.sweep._deadline = 5.0
+    world.sweep.asking._deadline = 5.0
     await poller.poll(poller.tiers, world.batches.append)
     poller.tiers[0].ticker.seconds = 6.0
     await poller.poll(poller.tiers, world.batches.append)
@@ -983,6 +1012,60 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
     await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
 
     assert [len(each) for each in spread.turns] == [3, 9]
+
+
+@settings(deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.0, 25.0])), max_size=60),
+    first=st.booleans(),
+)
+@example(changes=[(11, 0.0), (9, 0.0), (17, 25.0)], first=False)
+async def test_no_reading_expires_before_the_next_whatever_the_interval_becomes(
+    changes: list[tuple[int, float]], first: bool
+):
+    """Every guest is read again while its last is current, though intervals change, calls last."""
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(9)
+        spread = Spread(world, patch)
+        ticker, until = spread.tier.ticker, dict.fromkeys(world.everybody, math.inf)
+        ticker.stretch(1 if first else 12, 0.0)
+        pending = iter(changes)
+
+        def meanwhile(turn: int) -> None:
+            times, lasted = next(pending, (round(ticker.seconds / ticker.configured), 0.0))
+            ticker.stretch(times, world.now)
+            world.now += lasted if turn else 0.0
+            if world.now >= ticker.due:  # its poll is under way
+                ticker.advance(world.now)
+                ticker.skip()
+
+        def emit(batch: Batch) -> None:
+            for uuid in domains([batch], "block"):
+                assert world.now <= until[uuid], "its last reading had expired"
+                until[uuid] = world.now + batch.lifetime_seconds
+
+        spread.meanwhile = meanwhile
+        for _ in range(40):
+            world.now = max(world.now, ticker.due)
+            ticker.advance(world.now)
+            meanwhile(0)
+            await spread.poller.poll(spread.poller.tiers, emit)
+
+
+async def test_the_first_poll_after_an_interval_grew_asks_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What is shown was said to be current for two short intervals; the next poll is spread."""
+    spread = Spread(World(8), monkeypatch)
+    tier = spread.tier
+    tier.ticker.stretch(1, 0.0)
+    for times, turns in ((1, [8]), (12, [8]), (12, [2] * 4), (13, [2] * 4), (26, [8])):
+        tier.ticker.stretch(times, spread.world.now)
+        spread.world.asked.clear()
+        spread.world.now = tier.ticker.due
+        tier.ticker.advance(spread.world.now)
+        await spread.poller.poll(spread.poller.tiers, spread.world.batches.append)
+        assert [len(each) or 8 for each in spread.turns] == turns
 
 
 async def test_the_end_does_not_wait_for_turns():

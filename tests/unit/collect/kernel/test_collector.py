@@ -52,6 +52,7 @@ class Scene:
         self.running = [(VM, ())]
         self.closed = threading.Event()
         self.log = Log()
+        self.wholes: list[bool] = []
         self.looking = look
         self.bars = Bars()
         shapes = Shapes(catalog)
@@ -59,7 +60,7 @@ class Scene:
         survey: Any = self
         log: Any = self.log
         self.emit = OneSource([self.take], log)
-        self.lane = KernelCollector(survey, lambda: self.running, log, 0.01, 5.0)
+        self.lane = KernelCollector(survey, lambda: self.running, log, 0.01, 500)
 
     def run(self, stop: asyncio.Event) -> Coroutine[None, None, None]:
         """Run the collector."""
@@ -67,7 +68,7 @@ class Scene:
 
     def look(self, *, whole: bool) -> Second:
         """Look as the test says."""
-        assert not whole
+        self.wholes.append(whole)
         return self.looking()
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ async def test_a_look_that_hangs_holds_up_nothing_but_looks(catalog: Catalog):
     scene, stop = Scene(catalog, look), asyncio.Event()
     async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
         tasks.create_task(scene.run(stop))
-        while scene.lane._ticker.skipped < 5:
+        while scene.lane.ticker.skipped < 5:
             await asyncio.sleep(0)
         assert hangs.is_set()
         assert not scene.sent
@@ -124,6 +125,26 @@ async def test_a_domain_that_ended_meanwhile_is_not_sent(catalog: Catalog):
         await scene.looks(len(scene.sent) + 1)
         assert scene.domains() == []
         stop.set()
+
+
+async def test_a_look_at_a_stretched_interval_reads_all_that_would_expire(catalog: Catalog):
+    """The first look after the interval grew reads every cgroup; lifetimes are those in force."""
+    _, shape = Shapes(catalog).facts((("cpu", "time", ()),), "local_cgroup")
+    scene = Scene(catalog, lambda: Second(1, cgroups=[Reading(VM, shape, (1,))]))
+    stop = asyncio.Event()
+    async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
+        tasks.create_task(scene.run(stop))
+        await scene.looks(3)
+        before = len(scene.wholes)
+        assert not any(scene.wholes)
+        scene.lane.ticker.stretch(2, scene.lane.ticker.due)
+        scene.sent.clear()
+        await scene.looks(3)
+        stop.set()
+
+    assert scene.wholes[before:].count(True) == 1
+    lifetimes = {batch.source: batch.lifetime_seconds for batch in scene.sent}
+    assert lifetimes == {"local": 5.0, "local cgroup": 3 * 500 * 0.02}
 
 
 async def test_cgroups_are_current_for_longer(catalog: Catalog):

@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 
 from support.agent import running
+from support.command import virtstatd
 from support.simulator import simulated
 from virtstatd.pipeline.promises import PROMISES
-
-
-def virtstatd(*args: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, *python, "-m", "virtstatd", *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ ARROWS: dict[str, set[str]] = {
         "hypervisor",
         "model",
         "pipeline",
+        "pipeline/spool",
         "runtime",
         "sending",
         "service",

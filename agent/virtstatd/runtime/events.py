@@ -205,6 +205,11 @@ EVENTS: Final[dict[str, Event]] = {
         "The spool's disk is full or broken; batches wait in memory.",
         "Free space on the disk of the state directory, or repair it.",
     ),
+    "spool.orphaned": Event(
+        "warning",
+        "Batches wait on disk for a sink that is not configured, or has no spool any more.",
+        "`virtstatd spool drain` sends them through another sink, `remove` deletes them.",
+    ),
     "spool.recovered": Event("info", "Batches of an earlier run were found on disk."),
     "spool.refused": Event(
         "error",

@@ -26,7 +26,7 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
-from virtstatd.service.sending import draining, open_outlet, routed
+from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
 
 
@@ -66,6 +66,13 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
             await open_outlet(sinks, each, config, log, control.sockets) for each in config.sinks
         ]
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
+        for orphan in await asyncio.to_thread(orphaned_spools, config):
+            log.warning(
+                "spool.orphaned",
+                name=orphan.name,
+                batches=orphan.waiting.batches if orphan.waiting else None,
+                disk_bytes=orphan.disk_bytes,
+            )
         passing = OneSource(routes, log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)

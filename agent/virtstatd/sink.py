@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
+from virtstatd.serving.routes import Routes
 
 
 __all__ = [
@@ -50,13 +51,15 @@ class Opening:
     """
     What the agent hands to a sink that opens: its name in the configuration and its log.
 
-    A sink that listens puts its socket into `sockets`, under its own name: it stays open while the
-    agent restarts with a changed configuration.
+    A sink that shows something by HTTP adds it to `routes`, for the agent's own listener. One that
+    listens itself puts its socket into `sockets`, under its own name: it stays open while the agent
+    restarts with a changed configuration.
     """
 
     name: str
     log: FilteringBoundLogger
     sockets: dict[str, socket.socket] = field(default_factory=dict)
+    routes: Routes = field(default_factory=Routes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.formats.postgres_rows import PostgresRows
 from virtstatd.formats.prometheus_text import TextTemplates, label_text
+from virtstatd.formats.statsd import StatsdGauges
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Batch
@@ -36,6 +37,7 @@ GUESTS = 300
 ROUNDS = 8
 MILLION = 1e6
 REQUEST_READINGS = 150
+DATAGRAM_BYTES = 1432
 EXTERNAL = (("instance", "host1.example.org"), ("job", "virtstatd"))
 
 Encode = Callable[[Batch], bytes]
@@ -104,6 +106,12 @@ def postgres() -> Encode:
     return lambda batch: b"".join(rows.of(batch))
 
 
+def statsd() -> Encode:
+    """Render the datagrams of StatsD."""
+    gauges = StatsdGauges("", "host1.example.org")
+    return lambda batch: b"".join(gauges.datagrams(batch, DATAGRAM_BYTES))
+
+
 def snappy(body: bytes) -> bytes:
     """Compress as remote write does."""
     return bytes(cramjam.snappy.compress_raw(body))
@@ -132,6 +140,7 @@ def rows() -> Iterable[tuple[str, Encode]]:
     yield "text", text()
     yield "jsonl", json_lines()
     yield "postgres", postgres()
+    yield "statsd", statsd()
     for name, encode, compress in (
         ("remote_write 1.0", remote_write(WriteEncoder(EXTERNAL)), snappy),
         ("remote_write 2.0", remote_write(Write2Encoder(EXTERNAL)), snappy),

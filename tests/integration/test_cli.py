@@ -318,7 +318,7 @@ def test_sighup_begins_anew_on_the_same_socket(tmp_path: Path):
         assert agent.address == address
         agent.wait_for(lambda: agent.value("virtstatd_interval_seconds", tier="pulse") == 2)
         assert agent.pid == pid
-        assert [e["port"] for e in agent.events("scrape.listening")] == [int(address[17:])] * 2
+        assert [e["port"] for e in agent.events("web.listening")] == [int(address[17:])] * 2
         assert agent.stop() == 0
 
 

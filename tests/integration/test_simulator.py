@@ -19,6 +19,8 @@ from support.simulator import (
     virsh,
     wire,
 )
+from virtstatd.errors import StartError
+from virtstatd_simulator import Simulator
 from virtstatd_simulator.wire.rpc import MAX_PAYLOAD
 from virtstatd_simulator.wire.xdr import pack_uint
 
@@ -254,6 +256,30 @@ async def test_captured_records_come_back_byte_by_byte(tmp_path: Path) -> None:
         for record in listed
     }
     assert ids == {record["name"]: record["id"] for record in listed}
+
+
+def test_a_captured_description_comes_back_as_it_is(tmp_path: Path) -> None:
+    """A guest that was captured with its XML is described by it, one without by what it has."""
+    xml = "<domain type='kvm'><name>odd</name><x:y xmlns:x='urn:x'><![CDATA[<&]]></x:y></domain>\n"
+    entries = [
+        {"name": name, "uuid": number * 32, "id": int(number), "params": []} | more
+        for number, name, more in (("1", "odd", {"xml": xml}), ("2", "plain", {}))
+    ]
+    replay = tmp_path / "records.json"
+    replay.write_text(json.dumps(entries))
+    with simulated(tmp_path, "--domains=0", f"--replay={replay}") as host, python(host.uri) as ask:
+        assert ask("c.lookupByName('odd').XMLDesc()") == xml
+        assert "<name>plain</name>" in ask("c.lookupByName('plain').XMLDesc()")
+
+
+async def test_a_captured_description_is_a_text(tmp_path: Path) -> None:
+    """What is none is refused with the guest's name."""
+    replay = tmp_path / "records.json"
+    entry = {"name": "odd", "uuid": "1" * 32, "id": 1, "params": [], "xml": 7}
+    replay.write_text(json.dumps([entry]))
+    with pytest.raises(StartError, match="the xml of odd is no text"):
+        async with Simulator(socket=tmp_path / "socket", domains=0, replay=replay):
+            pass
 
 
 @pytest.mark.parametrize(("extra", "fits"), [(0, True), (1, False)])

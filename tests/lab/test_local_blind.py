@@ -30,6 +30,12 @@ BECOME_NOBODY = (
 MACHINES_OWN = {"host NUMA nodes", "host huge pages", "memory", "io", "cpu pressure"}
 LOOKS = 13
 GUESTS = 4
+OVERHEAD = "libvirt_domain_overhead_seconds_total"
+# An agent that is the first process of a PID namespace of its own, and who hands it its end on.
+FIRST = (
+    """sh -c 'mount -t proc proc /proc && exec "$@"' sh "$@" &"""
+    " trap 'kill $!' TERM; wait $!; trap - TERM; wait $!"
+)
 PRESSURE = Path("/proc/pressure/cpu").exists()
 if not PRESSURE:  # a kernel that was built or booted without it
     del HIDDEN["pressure"]
@@ -104,3 +110,43 @@ def test_what_is_hidden_is_said_once_and_the_rest_is_given(private_lab: Lab):
             assert ("libvirt_node_pressure_some_seconds_total" in page) == (
                 PRESSURE and name not in ("host", "pressure")
             ), name
+
+
+def test_in_a_container_the_namespace_is_named(private_lab: Lab):
+    """Cgroups are found where a mount shows them; else, and for processes, it is said what bars."""
+    with Lab() as other, ExitStack() as stack:
+        enter = ("nsenter", "--target", other.inside()[2], "--cgroup")
+        kinds = {
+            "cgroup": (*enter, "--"),
+            "cgroup and mounts": (*enter, "--mount", "--"),
+            "pid": (
+                *("unshare", "--mount", "--pid", "--propagation", "private"),
+                *("sh", "-c", FIRST, "sh"),
+            ),
+        }
+        agents = {}
+        for name, inside_it in kinds.items():
+            folder = private_lab.directory / f"agent, {name}"
+            folder.mkdir()
+            agents[name] = stack.enter_context(
+                running(folder, private_lab.uri_readonly, local=True, look=0.5, inside=inside_it)
+            )
+        said = {}
+        for name, agent in agents.items():
+            agent.wait_for(partial(described, agent))
+            agent.wait_for(partial(later, agent, LOOKS))
+            said[name] = missed(agent)
+        pages = {name: agent.page() for name, agent in agents.items()}
+    assert said["cgroup"] == {}
+    assert {name: OVERHEAD in page for name, page in pages.items()} == {
+        "cgroup": True,
+        "cgroup and mounts": False,
+        "pid": False,
+    }
+    for name, what, space, option in (
+        ("cgroup and mounts", "hidden cgroups", "cgroup", "--cgroupns=host"),
+        ("pid", "processes", "PID", "--pid=host"),
+    ):
+        assert said[name].keys() == {what}
+        assert f"in a {space} namespace of its own" in str(said[name][what]["reason"])
+        assert option in str(said[name][what]["mend"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -181,3 +183,31 @@ def asked(answered: Callable[[], Waits], count: int) -> Waits:
         waits += answered().seconds
         time.sleep(0.1)
     return Waits(waits)
+
+
+def test_a_pid_file_proves_nothing(private_lab: Lab, tmp_path: Path):
+    """One that leads to another process, stopped as it is, says nothing of its healthy guest."""
+    names = set(private_lab.names())
+    stopped = private_lab.spawn("sleep", "1000")
+    os.kill(stopped, signal.SIGSTOP)
+    files = {
+        name: private_lab.directory / f"run/qemu/{name}.pid" for name in ("guest-1", "guest-2")
+    }
+    kept = {name: file.read_text() for name, file in files.items()}
+    try:
+        files["guest-1"].write_text(str(stopped))
+        files["guest-2"].write_text(str(private_lab.qemu_pid("guest-3")))
+        with (
+            private_lab.stuck("guest-3"),
+            running(tmp_path, private_lab.uri_readonly, local=True) as agent,
+        ):
+            agent.wait_for(lambda: shown(agent, READ) == names - {"guest-3"})
+            begun = polls(agent)
+            agent.wait_for(lambda: polls(agent, since=begun) >= 5)
+            assert shown(agent, READ) == names - {"guest-3"}
+            unresponsive = agent.events("domain.unresponsive")
+            assert [line["domain"] for line in unresponsive] == ["guest-3"]
+            assert [responsive(agent, each) for each in sorted(names)] == [1, 1, 1, 0]
+    finally:
+        for name, file in files.items():
+            file.write_text(kept[name])

@@ -75,8 +75,8 @@ class Agent:
     @property
     def address(self) -> str:
         """Where the page is, once it is."""
-        self.wait_for(lambda: self.events("scrape.listening"))
-        return f"http://127.0.0.1:{self.events('scrape.listening')[0]['port']}"
+        self.wait_for(lambda: self.events("web.listening"))
+        return f"http://127.0.0.1:{self.events('web.listening')[0]['port']}"
 
     def page(self, accept: str = "text/plain") -> str:
         """Return the page as a scraper sees it."""

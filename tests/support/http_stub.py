@@ -35,6 +35,8 @@ class Stub(Moody):
     tls: ssl.SSLContext | None = None
     requests: list[Received] = field(default_factory=list)
     port: int = 0
+    raw: bool = False
+    """Whether bodies are kept as they came, compressed."""
 
     def __post_init__(self) -> None:
         self._runner: web.AppRunner | None = None
@@ -50,7 +52,9 @@ class Stub(Moody):
         """Listen, at the same port as before."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{rest:.*}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0, access_log=None)
+        self._runner = web.AppRunner(
+            app, shutdown_timeout=0, access_log=None, auto_decompress=not self.raw
+        )
         await self._runner.setup()
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -107,9 +111,9 @@ class Stub(Moody):
 
 
 @asynccontextmanager
-async def answering(tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
+async def answering(tls: ssl.SSLContext | None = None, *, raw: bool = False) -> AsyncIterator[Stub]:
     """Run a stub."""
-    stub = Stub(tls=tls)
+    stub = Stub(tls=tls, raw=raw)
     await stub.start()
     try:
         yield stub

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from support.servers import needs
+from virtstatd.service import web
 
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "virtstatd.service"
+SOCKET = SYSTEMD / "virtstatd.socket"
 DROP_INS = sorted(SYSTEMD.glob("drop-ins/*.conf"))
 EXECUTABLE = "/opt/virtstatd/bin/virtstatd"
 
@@ -51,6 +53,17 @@ def test_systemd_accepts_every_line(installed: Path):
     verified = analyze("verify", "--man=no", installed)
     remarks = [line for line in verified.stderr.splitlines() if UNIT.name in line]  # not of others
     assert (verified.returncode, remarks) == (0, [])
+
+
+def test_the_socket_is_the_one_that_the_agent_looks_for(tmp_path: Path):
+    """The socket's unit passes too, and has the name by which the agent takes the socket over."""
+    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace(EXECUTABLE, "/bin/true"))
+    unit = tmp_path / SOCKET.name
+    unit.write_text(SOCKET.read_text())
+    verified = analyze("verify", "--man=no", unit)
+    remarks = [line for line in verified.stderr.splitlines() if SOCKET.name in line]
+    assert (verified.returncode, remarks) == (0, [])
+    assert settings(SOCKET.read_text())["FileDescriptorName"] == [web.UNIT]
 
 
 def test_an_unknown_directive_would_be_noticed(installed: Path):

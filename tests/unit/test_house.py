@@ -77,7 +77,7 @@ ARROWS: dict[str, set[str]] = {
         "sink",
         "virtstatd",
     },
-    "config": {"collect/bulk", "collect/parts", "collector", "errors", "sink"},
+    "config": {"collect/bulk", "collect/parts", "collector", "errors", "serving", "sink"},
     "errors": set(),
     "formats": {"model"},
     "hypervisor": {"collector", "errors", "model", "runtime"},
@@ -102,13 +102,15 @@ ARROWS: dict[str, set[str]] = {
         "pipeline/spool",
         "runtime",
         "sending",
+        "serving",
         "sink",
         "virtstatd",
     },
-    "serving": {"formats", "model", "runtime"},
-    "sink": {"errors", "model"},
+    "serving": {"errors", "formats", "model", "runtime", "sending"},
+    "sink": {"errors", "model", "serving"},
     "sinks": {
         "archive",
+        "catalog",
         "config",
         "errors",
         "formats",
@@ -146,7 +148,7 @@ NEVER = {
 
 FORMATS_IMPORT = {
     *("__future__", "collections", "dataclasses", "datetime", "decimal", "fractions", "functools"),
-    *("itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
+    *("hashlib", "itertools", "json", "math", "operator", "re", "struct", "typing", "weakref"),
     "opentelemetry",
 }
 """What formats are made of: no event loop, no file, no socket, no clock of the host."""

@@ -269,6 +269,14 @@ def demo(domains: int, listen_address: str) -> None:
         fail(f"virtstatd demo: {error}", 1)
 
 
+@main.command()
+def password() -> None:
+    """Read a password and print its hash, for `users` of the table `[web]`."""
+    from virtstatd.serving.passwords import made
+
+    click.echo(made(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)))
+
+
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulate(arguments: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from virtstatd.pipeline.outlet import Outlet
 from virtstatd.pipeline.spool.backlog import Backlog, backlogs
 from virtstatd.pipeline.spool.files import SpoolFiles
 from virtstatd.service.sending import draining, open_outlet, spool_root, users_of_spools
+from virtstatd.serving.routes import Routes
 
 
 TURN_SECONDS = 0.2
@@ -68,7 +69,7 @@ async def drained(
     files = SpoolFiles()
     files.close(_locked(files, backlog.directory))
     async with AsyncExitStack() as stack:
-        outlet = await open_outlet(stack, sink, config, log, {}, spool=backlog.directory)
+        outlet = await open_outlet(stack, sink, config, log, {}, Routes(), spool=backlog.directory)
         async with draining([outlet], 1.0):
             until = time.monotonic() + seconds
             # a person waits, and nothing else runs

@@ -21,6 +21,7 @@ from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.config import plugged
 from virtstatd.config.kinds import OWN_NAMES
 from virtstatd.config.options import Fault, build, faults_of_value, nearest, options, shown, unknown
+from virtstatd.config.places import WebAddress, places_of
 from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
 from virtstatd.config.tables import (
@@ -33,6 +34,7 @@ from virtstatd.config.tables import (
 )
 from virtstatd.config.toml_lines import Path, line_of, parsed, text_of
 from virtstatd.errors import ConfigError
+from virtstatd.serving.options import WebOptions
 
 
 __all__ = [
@@ -61,6 +63,8 @@ class Config(Struct, frozen=True, kw_only=True):
     labels: LabelsOptions = LabelsOptions()
     agent: AgentOptions = AgentOptions()
     log: LogOptions = LogOptions()
+    web: WebOptions = WebOptions()
+    places: tuple[WebAddress, ...] = ()
     collect: Mapping[str, Any]
     sinks: tuple[SinkConfig, ...] = ()
     collectors: tuple[CollectorConfig, ...] = ()
@@ -131,12 +135,18 @@ def parse_config(
     tables: dict[str, Any] = {
         name: build(cls, _inner(document, name)) for name, cls in TABLES.items()
     }
+    written = bool(_inner(document, "web"))
+    places = places_of(tables["web"], [each.sink for each in found], faults, written=written)
+    if faults:
+        raise ConfigError(_located(lines, faults, file))
     return Config(
         hypervisor=tables.pop("hypervisor"),
         budget=tables.pop("budget"),
         labels=tables.pop("labels"),
         agent=tables.pop("agent"),
         log=tables.pop("log"),
+        web=tables.pop("web"),
+        places=places,
         collect=tables,
         sinks=tuple(found),
         collectors=tuple(others),

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from virtstatd.config.kinds import KINDS
+from virtstatd.serving.options import WebOptions
 
 
 NAME_TITLE: Final = "1 to 64 letters, digits, dots, dashes and underscores"
@@ -250,6 +251,7 @@ TABLES: Final[dict[str, type]] = {
     **{kind.table: kind.options for kind in KINDS if kind.options is not None},
     "budget": BudgetOptions,
     "labels": LabelsOptions,
+    "web": WebOptions,
     "agent": AgentOptions,
     "log": LogOptions,
 }

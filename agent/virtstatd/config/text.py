@@ -28,6 +28,7 @@ BUILT_IN: Final = (
     "otlp",
     "influx",
     "influx_udp",
+    "http",
     "graphite",
     "statsd",
     "textfile",

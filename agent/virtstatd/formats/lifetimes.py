@@ -8,7 +8,8 @@ answered, or when nothing new came within the lifetime of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from virtstatd.model import Batch, Domain, Labels, Reading, Series
@@ -52,7 +53,7 @@ class Plan:
     readings: tuple[Reading, ...]
     ended: tuple[EndedSeries, ...]
     changes: dict[str | None, dict[GroupKey, SentGroup]]
-    marks: dict[tuple[str | None, GroupKey], int]
+    marks: dict[tuple[Labels, GroupKey], int]
     milliseconds: int
 
 
@@ -61,12 +62,15 @@ class Undo:
     """What was held of the domains in a plan, and their marks, before it was settled."""
 
     held: dict[str | None, dict[GroupKey, SentGroup]]
-    marks: dict[tuple[str | None, GroupKey], int | None]
+    marks: dict[tuple[Labels, GroupKey], int | None]
 
 
 class Staleness:
     """
     Compare batches with what a receiver has, and find the series that ended.
+
+    A receiver knows series by their labels, and so do the marks: a domain that was built anew under
+    the name of another one goes on with its series.
 
     `plan` changes nothing, and may be called again with the same batch; `settle` follows when the
     receiver has it, or when it is on its way, and `undo` when it did not arrive.
@@ -74,7 +78,7 @@ class Staleness:
 
     def __init__(self) -> None:
         self._held: dict[str | None, dict[GroupKey, SentGroup]] = {}
-        self._marks: dict[tuple[str | None, GroupKey], int] = {}
+        self._marks: dict[tuple[Labels, GroupKey], int] = {}
         self._earliest_end = 1 << 63
 
     def plan(self, batch: Batch) -> Plan:
@@ -87,15 +91,16 @@ class Staleness:
         for reading in batch.readings:
             domain = reading.domain
             uuid = domain.uuid if domain else None
+            labels = domain.labels if domain else ()
             key = source, reading.shape.group
             # A poll may have begun before the event that its domain ended. What would follow the
             # mark with an earlier time makes the receiver refuse the whole request.
-            if self._marks and self._marks.get((uuid, key), -1) >= now:
+            if self._marks and self._marks.get((labels, key), -1) >= now:
                 continue
             readings.append(reading)
             changes.setdefault(uuid, {})[key] = SentGroup(
                 domain.id if domain else None,
-                domain.labels if domain else (),
+                labels,
                 reading.shape.series,
                 now,
                 until,
@@ -168,7 +173,7 @@ class Staleness:
         now: int,
     ) -> Plan:
         ended: list[EndedSeries] = []
-        marks: dict[tuple[str | None, GroupKey], int] = {}
+        marks: dict[tuple[Labels, GroupKey], int] = {}
         for uuid, held in after.items():
             before = self._held.get(uuid, {})
             dropped = [
@@ -180,14 +185,34 @@ class Staleness:
             ]
             if not dropped:
                 continue
-            current = {(each.labels, series) for each in held.values() for series in each.series}
+            others = self._of_others(uuid, {each.labels for _, each in dropped}, after)
+            current = {
+                (each.labels, series)
+                for each in (*held.values(), *others)
+                for series in each.series
+            }
             for key, each in dropped:
                 series = tuple(s for s in each.series if (each.labels, s) not in current)
                 if series:
                     mark = max(now, each.sent + 1)
                     ended.append(EndedSeries(each.labels, series, mark))
-                    marks[uuid, key] = mark
+                    marks[each.labels, key] = mark
         return Plan(readings, tuple(ended), after, marks, now)
+
+    def _of_others(
+        self,
+        uuid: str | None,
+        labels: Collection[Labels],
+        after: Mapping[str | None, dict[GroupKey, SentGroup]],
+    ) -> list[SentGroup]:
+        """Return what other domains will hold under these labels."""
+        return [
+            each
+            for other, held in ChainMap(dict(after), self._held).items()
+            if other != uuid
+            for each in held.values()
+            if each.labels in labels
+        ]
 
 
 class Runs:

@@ -17,13 +17,15 @@ meant. They become `␊` and a wide backslash, U+FF3C; all else arrives as it is
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from weakref import WeakKeyDictionary
 
+from virtstatd.formats.chunks import Chunk
 from virtstatd.formats.naming import DEVICES, label_name, labels_of, name_of, visible
 from virtstatd.formats.numbers import NumberTemplate, decimal_text
-from virtstatd.model import Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.model import Batch, Kind, Labels, Number, Reading, Series, Shape
 
 
 _DOMAIN = "\0"
@@ -41,30 +43,51 @@ class LineProtocol:
 
     def __init__(self, prefix: str, tags: Labels) -> None:
         self._prefix = prefix
-        self._tags = dict(tags)
-        self._templates: WeakKeyDictionary[Shape, NumberTemplate] = WeakKeyDictionary()
+        self._tags = {label_name(name): text for name, text in tags}
+        self._names = frozenset(self._tags)
+        self._templates: WeakKeyDictionary[Shape, dict[frozenset[str], NumberTemplate]] = (
+            WeakKeyDictionary()
+        )
+
+    def items(self, batch: Batch) -> list[Chunk]:
+        """Return the chunks of a batch."""
+        return [
+            (len(reading.values), functools.partial(self.encode, reading, batch.taken_at))
+            for reading in batch.readings
+        ]
 
     def encode(self, reading: Reading, taken_at: int) -> bytes:
         """Return the lines of a reading; `taken_at` is in nanoseconds."""
         text = self._rendered(reading).replace(_TIME, f" {taken_at}\n")
-        return text.replace(_DOMAIN, self._domain(reading)).encode()
+        return text.replace(_DOMAIN, _domain(reading)).encode()
 
     def lines(self, reading: Reading, taken_at: int) -> list[bytes]:
         """Return the lines of a reading one by one; a text in them may hold line feeds."""
-        domain = self._domain(reading)
+        domain = _domain(reading)
         *lines, _ = self._rendered(reading).split(_TIME)
         return [f"{line.replace(_DOMAIN, domain)} {taken_at}\n".encode() for line in lines]
 
     def _rendered(self, reading: Reading) -> str:
-        template = self._templates.get(reading.shape)
+        labels = reading.domain.labels if reading.domain else ()
+        hidden = self._names & _names(labels)  # the domain's own values stand
+        templates = self._templates.get(reading.shape)
+        if templates is None:
+            templates = self._templates[reading.shape] = {}
+        template = templates.get(hidden)
         if template is None:
-            template = self._templates[reading.shape] = _template(reading.shape, self._prefix)
+            own = {name: text for name, text in self._tags.items() if name not in hidden}
+            template = templates[hidden] = _template(reading.shape, self._prefix, own)
         text = template.render(reading.values, _number)
         return _whole(text) if _LEFT_OUT in text else text
 
-    def _domain(self, reading: Reading) -> str:
-        labels = dict(reading.domain.labels) if reading.domain else {}
-        return tags({**self._tags, **labels})
+
+@functools.lru_cache(maxsize=4096)
+def _names(labels: Labels) -> frozenset[str]:
+    return frozenset([label_name(name) for name, _ in labels])
+
+
+def _domain(reading: Reading) -> str:
+    return tags(dict(reading.domain.labels)) if reading.domain else ""
 
 
 def _number(value: Number, exponent: int) -> str:
@@ -77,8 +100,8 @@ def _whole(text: str) -> str:
     return _TIME.join([line for line in lines if not line.endswith(" ")])
 
 
-def _template(shape: Shape, prefix: str) -> NumberTemplate:
-    """Compile the lines of a shape."""
+def _template(shape: Shape, prefix: str, common: dict[str, str]) -> NumberTemplate:
+    """Compile the lines of a shape; of `common` tags a line has those that its series has not."""
     lines: dict[tuple[str, int], dict[str, int | str]] = {}
     for index, series in enumerate(shape.series):
         name = field_name(series)
@@ -92,7 +115,9 @@ def _template(shape: Shape, prefix: str) -> NumberTemplate:
         else:
             own = dict(labels_of(series))
             members = {name: index}
-        place = tags(own).translate(_MARKS)
+        held = {label_name(name) for name in own}
+        before = tags({name: text for name, text in common.items() if name not in held})
+        place = f"{before.translate(_MARKS)}{_DOMAIN}{tags(own).translate(_MARKS)}"
         row = 0  # a field that is there already begins a line of its own
         while members.keys() & lines.get((place, row), {}).keys():
             row += 1
@@ -103,7 +128,7 @@ def _template(shape: Shape, prefix: str) -> NumberTemplate:
     order: list[int] = []
     exponents: list[int] = []
     for (place, _), fields in lines.items():
-        head = f"{measurement}{_DOMAIN}{place} ".replace("%", "%%")
+        head = f"{measurement}{place} ".replace("%", "%%")
         for name, value in fields.items():
             if isinstance(value, str):
                 text = f"{head}{name}={value.translate(_MARKS).replace('%', '%%')}"

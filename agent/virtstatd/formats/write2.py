@@ -2,10 +2,11 @@
 Remote write 2.0 without an object per number; 2.0-rc.4 is what it follows.
 
 In this version texts are written once per request, in a table of symbols, and series refer to them
-by number. LabelNames, help, units and the sink's own labels are the beginning of the table of every
-request, so that what refers to them is compiled once per shape. The values of other labels have
-numbers of their own in each request, always written in as many bytes, and are filled in once per
-request and shape. A reading is one call of `struct` then.
+by number. Names, help, units, the sink's own labels and the short values of others are the
+beginning of the table of every request, so that what refers to them is compiled once per shape, and
+filled in again only when a shape's next reading is another domain's. Long values, and those beyond
+a limit, have numbers of their own in each request, always written in as many bytes. A reading is
+one call of `struct` then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from virtstatd.formats.naming import label_name, visible_bytes
 from virtstatd.formats.numbers import Divisors, scaled
 from virtstatd.formats.write1 import STALE, TIME, time_field
 from virtstatd.formats.write2_template import (
+    START,
     LabelNames,
     Vocabulary,
     Write2Template,
@@ -32,7 +34,8 @@ from virtstatd.model import Labels, Number, Shape
 VOCABULARY = 4096
 """Most symbols that requests begin with; above that they are collected again from none."""
 
-_START = b"\x18"
+CALLS = 10_000
+"""Calls after which values are collected again from none, where some found no room."""
 
 
 class SymbolTable:
@@ -41,31 +44,24 @@ class SymbolTable:
     def __init__(self, first: int) -> None:
         self._next = first
         self._references: dict[bytes, bytes] = {}
-        self._filled: dict[Write2Template, list[bytes | Number]] = {}
+        self._filled: set[Write2Template] = set()
 
     def reference(self, text: bytes) -> bytes:
-        """Return a reference to a symbol, always of three bytes: varints may have leading zeros."""
+        """Return a reference to a symbol, always of three bytes."""
         found = self._references.get(text)
         if found is None:
-            number = self._next
+            found = self._references[text] = _long(self._next)
             self._next += 1
-            found = bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
-            self._references[text] = found
         return found
 
-    def filled(self, template: Write2Template) -> list[bytes | Number]:
-        """Return the arguments of a template with this request's references filled in."""
-        arguments = self._filled.get(template)
-        if arguments is None:
-            arguments = self._filled[template] = list(template.arguments)
+    def fill(self, template: Write2Template) -> None:
+        """Fill this request's references into a template that has any."""
+        if template.dynamic and template not in self._filled:
+            self._filled.add(template)
             own = [self.reference(text) for text in template.symbols]
-            pieces = [
-                b"".join([part if isinstance(part, bytes) else own[part] for part in piece])
-                for piece in template.pieces
-            ]
-            for place, which in template.dynamic:
-                arguments[place :: template.stride] = [pieces[number] for number in which]
-        return arguments
+            for place, piece in template.dynamic:
+                parts = [part if isinstance(part, bytes) else own[part] for part in piece]
+                template.arguments[place] = b"".join(parts)
 
     def symbols(self) -> bytes:
         """Return the encoded symbols, to be put behind the vocabulary."""
@@ -96,6 +92,7 @@ class Write2Encoder:
                 self._encode,
                 template,
                 labels,
+                self._references(labels),
                 reading.values,
                 template.divisors,
                 plan.milliseconds,
@@ -106,7 +103,14 @@ class Write2Encoder:
             template = self._compiled(Shape("", ended.series), _names(ended.labels), started=False)
             marks = (STALE,) * len(ended.series)  # not scaled, which would change their bits
             encode = functools.partial(
-                self._encode, template, ended.labels, marks, None, ended.milliseconds, 0
+                self._encode,
+                template,
+                ended.labels,
+                self._references(ended.labels),
+                marks,
+                None,
+                ended.milliseconds,
+                0,
             )
             items.append((len(marks), encode))
         return items
@@ -116,12 +120,16 @@ class Write2Encoder:
         own = self._table.symbols() if self._table else b""
         self._table = None
         request = b"".join((self._vocabulary.symbols(), own, *series))
-        if len(self._vocabulary) > VOCABULARY:
+        self._calls += 1
+        crowded = self._vocabulary.full and self._calls > CALLS
+        if crowded or len(self._vocabulary) > VOCABULARY:
             self._forget()
         return request
 
     def _forget(self) -> None:
+        self._calls = 0
         self._vocabulary = Vocabulary()
+        self._known: dict[Labels, tuple[bytes | None, ...]] = {}
         self._templates: WeakKeyDictionary[Shape, dict[tuple[object, ...], Write2Template]] = (
             WeakKeyDictionary()
         )
@@ -130,6 +138,7 @@ class Write2Encoder:
         self,
         template: Write2Template,
         labels: Labels,
+        references: Sequence[bytes | None],
         values: Sequence[Number],
         divisors: Divisors | None,
         milliseconds: int,
@@ -137,19 +146,28 @@ class Write2Encoder:
     ) -> bytes:
         if self._table is None:
             self._table = SymbolTable(len(self._vocabulary))
-        arguments = self._table.filled(template)
-        stride = template.stride
+        self._table.fill(template)
+        arguments, stride = template.arguments, template.stride
         count = len(values)
-        for place, text in enumerate(_values(labels)):
-            arguments[2 * place + 1 :: stride] = [self._table.reference(text)] * count
-        time = time_field(TIME, milliseconds)
-        times = [time] * count
-        if start:
-            both = time + time_field(_START, start)
-            times = [both if each else time for each in template.starting]
-        arguments[stride - 2 :: stride] = scaled(values, divisors)
-        arguments[stride - 1 :: stride] = times
+        if template.filled != (labels, start):
+            for place, known in enumerate(references):
+                found = known or self._table.reference(_values(labels)[place])
+                arguments[2 * place + 1 :: stride] = [found] * count
+            arguments[stride - 1 :: stride] = [time_field(START, start)] * count
+            template.filled = None if None in references else (labels, start)
+        arguments[stride - 3 :: stride] = scaled(values, divisors)
+        arguments[stride - 2 :: stride] = [time_field(TIME, milliseconds)] * count
         return template.layout.pack(*arguments)
+
+    def _references(self, labels: Labels) -> tuple[bytes | None, ...]:
+        """Return the references of a domain's values, None for those that a request has itself."""
+        found = self._known.get(labels)
+        if found is None:
+            numbers = [self._vocabulary.value(text) for text in _values(labels)]
+            found = tuple(None if number is None else _long(number) for number in numbers)
+            if None not in found:
+                self._known[labels] = found
+        return found
 
     def _template(self, shape: Shape, labels: Labels, *, started: bool) -> Write2Template:
         templates = self._templates.get(shape)
@@ -177,3 +195,8 @@ def _values(labels: Labels) -> tuple[bytes, ...]:
     """Return the values of a domain's labels in the order of their names."""
     named = {label_name(name): value for name, value in labels}
     return tuple(visible_bytes(value) for _, value in sorted(named.items()) if value)
+
+
+def _long(number: int) -> bytes:
+    """Return a number in three bytes: varints may have leading zeros."""
+    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))

@@ -10,10 +10,17 @@ from typing import NamedTuple
 from virtstatd.formats.naming import visible_bytes
 from virtstatd.formats.numbers import Divisors, divisors_of, varint
 from virtstatd.formats.write1 import TIME_BYTES, labels_in, shared
-from virtstatd.model import Field, Kind, Series, Shape
+from virtstatd.model import Field, Kind, Labels, Number, Series, Shape
 
 
 REFERENCE_BYTES = 3
+START = b"\x18"
+
+VALUES = 1024
+"""Most values of labels that are in every request; those of the next are in their own."""
+
+VALUE_BYTES = 32
+"""Longest value that is in every request."""
 
 _TYPES = {Kind.COUNTER: 1, Kind.GAUGE: 2, Kind.HISTOGRAM: 3, Kind.INFO: 6, Kind.UNKNOWN: 0}
 _COUNTING = (Kind.COUNTER, Kind.HISTOGRAM)
@@ -33,46 +40,61 @@ class Vocabulary:
     """The symbols that every request begins with; new ones are added at the end."""
 
     def __init__(self) -> None:
-        self._references = {b"": b"\0"}  # the protocol wants the empty symbol first
+        self._numbers = {b"": 0}  # the protocol wants the empty symbol first
         self._symbols: list[bytes] = []
+        self._values = 0
 
     def __len__(self) -> int:
-        return len(self._references)
+        return len(self._numbers)
 
     def reference(self, text: str) -> bytes:
         """Return the reference of a text, which never changes."""
-        key = visible_bytes(text)
-        found = self._references.get(key)
-        if found is None:
-            found = self._references[key] = varint(len(self._references))
+        return varint(self.number(visible_bytes(text)))
+
+    @property
+    def full(self) -> bool:
+        """Whether no more values have a reference that never changes."""
+        return self._values >= VALUES
+
+    def value(self, text: bytes) -> int | None:
+        """Return the number of a label's value that every request has, None for any other."""
+        found = self._numbers.get(text)
+        if found is None and not self.full and len(text) <= VALUE_BYTES:
+            self._values += 1
+            found = self.number(text)
         return found
+
+    def number(self, text: bytes) -> int:
+        """Return the number of a text, which never changes."""
+        return self._numbers.setdefault(text, len(self._numbers))
 
     def symbols(self) -> bytes:
         """Return the encoded symbols."""
-        for text in list(self._references)[len(self._symbols) :]:
+        for text in list(self._numbers)[len(self._symbols) :]:
             self._symbols.append(symbol(text))
         return b"".join(self._symbols)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Write2Template:
     """
     The series of a shape with holes for references, numbers and times.
 
-    `arguments` are what `layout` packs: for each series `stride` of them, the last two the number
-    and the times. Before them are, at even places, what refers to the labels of the series: those
-    in `pieces` need the request's numbers of the shape's own `symbols`, and stand where `dynamic`
-    says; at odd places are the values of the domain's labels.
+    `arguments` are what `layout` packs, and are filled in anew for each reading where they differ
+    from the one before: for each series `stride` of them, the last three the number, the time and
+    when a counter began. Before them are, at even places, what refers to the labels of the series:
+    those in `dynamic`, each with its place, need the request's numbers of the shape's own
+    `symbols`; at odd places are the values of the domain's labels. `filled` are the domain's labels
+    and the start that are filled in, None where that holds for one request alone.
     """
 
     layout: Struct
-    arguments: tuple[bytes, ...]
+    arguments: list[bytes | Number]
     stride: int
     symbols: tuple[bytes, ...]
-    pieces: tuple[References, ...]
-    dynamic: tuple[tuple[int, tuple[int, ...]], ...]
+    dynamic: tuple[tuple[int, References], ...]
     divisors: Divisors | None
-    starting: tuple[bool, ...]
+    filled: tuple[Labels, int] | None = None
 
 
 def write2_template(
@@ -90,10 +112,8 @@ def write2_template(
     for series in shape.series:
         pieces = _pieces(series, names, external, vocabulary, symbols)
         references = sum(map(_size, pieces)) + REFERENCE_BYTES * len(names.valued)
-        timed = 1 + TIME_BYTES
-        if started and series.field.kind in _COUNTING:
-            timed *= 2
-        sample = 1 + 8 + timed
+        start = 1 + TIME_BYTES if started and series.field.kind in _COUNTING else 0
+        sample = 1 + 8 + 1 + TIME_BYTES + start
         tail = _metadata(series.field, vocabulary) + b"\x12" + varint(sample)
         head = b"\x0a" + varint(references)
         head = b"\x2a" + varint(len(head) + references + len(tail) + sample) + head
@@ -101,31 +121,30 @@ def write2_template(
         rows.append([*pieces, (tail + b"\x09",)])
         *sizes, last = map(_size, rows[-1])
         between = f"s{REFERENCE_BYTES}s".join(map(str, sizes))
-        layout.append(f"{between}s{last}sd{timed}s")
-    distinct: dict[References, int] = {}
-    dynamic: list[tuple[int, tuple[int, ...]]] = []
-    for number, column in enumerate(zip(*rows, strict=True)):
-        if any(isinstance(part, int) for piece in column for part in piece):
-            which = tuple(distinct.setdefault(piece, len(distinct)) for piece in column)
-            dynamic.append((2 * number, which))
+        layout.append(f"{between}s{last}sd{1 + TIME_BYTES}s{start}s")
+    stride = 2 * len(names.valued) + 5
+    dynamic = [
+        (stride * row + 2 * column, piece)
+        for row, pieces in enumerate(rows)
+        for column, piece in enumerate(pieces)
+        if any(isinstance(part, int) for part in piece)
+    ]
     return Write2Template(
         Struct(f"<{''.join(layout)}"),
-        tuple(argument for row in rows for argument in _arguments(row)),
-        2 * len(names.valued) + 4,
+        [argument for row in rows for argument in _arguments(row)],
+        stride,
         tuple(symbols),
-        tuple(distinct),
         tuple(dynamic),
         divisors_of(shape),
-        tuple(series.field.kind in _COUNTING for series in shape.series),
     )
 
 
-def _arguments(row: list[References]) -> Iterator[bytes]:
-    """Yield the pieces of a series with holes after all but the last two, and two at the end."""
+def _arguments(row: list[References]) -> Iterator[bytes | Number]:
+    """Yield the pieces of a series with holes after all but the last two, and three at the end."""
     *pieces, before, tail = row
     for piece in pieces:
         yield from (_static(piece), b"")
-    yield from (_static(before), _static(tail), b"", b"")
+    yield from (_static(before), _static(tail), b"", b"", b"")
 
 
 def _pieces(
@@ -137,16 +156,20 @@ def _pieces(
 ) -> list[References]:
     """Return the references of a series' labels, cut where the domain's values go."""
     own = labels_in(series)
+    common = series.field.kind is not Kind.INFO  # those are paths and addresses of one guest
     pieces: list[list[bytes | int]] = [[] for _ in range(len(names.valued) + 1)]
     for name, value in sorted({**external, **own}.items()):
         if name in names.every or not value:
             continue
         piece = pieces[sum(each < name for each in names.valued)]
         piece.append(vocabulary.reference(name))
-        if name in own and name != "__name__":
-            piece.append(symbols.setdefault(visible_bytes(value), len(symbols)))
-        else:
+        text = visible_bytes(value)
+        if name not in own or name == "__name__":
             piece.append(vocabulary.reference(value))
+        elif (number := vocabulary.value(text) if common else None) is not None:
+            piece.append(varint(number))
+        else:
+            piece.append(symbols.setdefault(text, len(symbols)))
     for piece, name in zip(pieces, names.valued, strict=False):
         piece.append(vocabulary.reference(name))
     return [_merged(piece) for piece in pieces]

@@ -91,7 +91,7 @@ class Wanted:
         return self == Wanted()
 
 
-class Route:
+class SinkRoute:
     """Pass on to an outlet what is wanted of each batch."""
 
     def __init__(

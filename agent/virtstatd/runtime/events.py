@@ -117,6 +117,11 @@ EVENTS: Final[dict[str, Event]] = {
     "file.unrotated": Event(
         "warning", "A file could not be rotated.", "Check the permissions of its directory."
     ),
+    "file.unwritten": Event(
+        "warning",
+        "What was refused could not be kept in the file for it.",
+        "Make room, or let the agent's user write there.",
+    ),
     "group.answered": Event("info", "The hypervisor returns these groups again."),
     "group.refused": Event(
         "warning",
@@ -160,7 +165,6 @@ EVENTS: Final[dict[str, Event]] = {
         "Check for `domain.unresponsive` at the same time; otherwise check libvirt's log.",
     ),
     "poll.recovered": Event("info", "The tier's calls are answered again."),
-    "scrape.listening": Event("info", "The page can be scraped at this address."),
     "sink.abandoned": Event(
         "error",
         "At shutdown `batches` could not be delivered and are lost.",
@@ -217,5 +221,24 @@ EVENTS: Final[dict[str, Event]] = {
         "Do what `reason` says.",
     ),
     "spool.regained": Event("info", "The spool's disk works again."),
+    "web.crashed": Event(
+        "error", "An answer to a client failed by a fault of the agent's.", "Report it."
+    ),
+    "web.crowded": Event(
+        "warning",
+        "No more connections can be accepted for the moment; `reason` is the kernel's.",
+        "Raise `LimitNOFILE=` of the unit.",
+    ),
+    "web.exposed": Event(
+        "warning",
+        "Other machines reach this address and nobody has to log in: metrics alone are shown.",
+        "Add users or certificates to the table `[web]`, or `open = true`.",
+    ),
+    "web.listening": Event("info", "The agent listens at this address; `paths` are shown there."),
+    "web.stale": Event(
+        "warning",
+        "Files of the table `[web]` cannot be used; what was read before stays in force.",
+        "Fix what `reason` names.",
+    ),
     "write.negotiated": Event("info", "The receiver supports this version of remote write."),
 }

@@ -14,6 +14,7 @@ from virtstatd.errors import PortInUse, StartError
 
 BACKLOG = 128
 LAST_PORT = 65535
+NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 FIRST_INHERITED = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 
 
@@ -59,8 +60,10 @@ async def bound(address: str) -> socket.socket:
     host, port = split_address(address)
     loop = asyncio.get_running_loop()
     try:
+        if not host:
+            return _bound_everywhere(port, listen=True)
         places = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         return _bound(places[0][0], places[0][4], listen=True)
     except OSError as error:
@@ -71,17 +74,31 @@ def check_port(address: str) -> None:
     """Raise StartError where `bound` would, without ever listening; looking it up may block."""
     host, port = split_address(address)
     try:
-        places = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        if not host:
+            _bound_everywhere(port, listen=False).close()
+            return
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         _bound(places[0][0], places[0][4], listen=False).close()
     except OSError as error:
         raise _cannot_listen(address, error) from error
 
 
+def _bound_everywhere(port: int, *, listen: bool) -> socket.socket:
+    """Bind every address of both IP versions, or of the one that this host has."""
+    try:
+        return _bound(socket.AF_INET6, ("::", port), listen=listen)
+    except OSError as error:
+        if error.errno not in NO_IPV6:
+            raise
+    return _bound(socket.AF_INET, ("0.0.0.0", port), listen=listen)  # noqa: S104 - as asked for
+
+
 def _bound(family: int, place: object, *, listen: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        if family == socket.AF_INET6:
+            everywhere = isinstance(place, tuple) and place[0] == "::"
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not everywhere)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)  # type: ignore[arg-type]
         if listen:

@@ -28,6 +28,7 @@ from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
+from virtstatd.service.web import Web
 
 
 CLOSE_SECONDS = 1.0
@@ -62,9 +63,12 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         watch = Watch(notify, control, up)
         if notify.wanted:
             await sinks.enter_async_context(watch.going_on())
+        web = Web(config, log)
         outlets = [
-            await open_outlet(sinks, each, config, log, control.sockets) for each in config.sinks
+            await open_outlet(sinks, each, config, log, control.sockets, web.routes)
+            for each in config.sinks
         ]
+        await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
         for orphan in await asyncio.to_thread(orphaned_spools, config):
             log.warning(
@@ -73,7 +77,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
                 batches=orphan.waiting.batches if orphan.waiting else None,
                 disk_bytes=orphan.disk_bytes,
             )
-        passing = OneSource(routes, log)
+        passing = OneSource([*routes, web.seen], log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 

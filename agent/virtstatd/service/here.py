@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path as FilePath
 from typing import Final
 
 from virtstatd.config.file import Config, SinkConfig
 from virtstatd.config.options import Fault, options
+from virtstatd.config.places import WebAddress
+from virtstatd.config.toml_lines import Path
 from virtstatd.errors import PortInUse, StartError
 from virtstatd.runtime.worker import Worker
+from virtstatd.sending.address import check_port
 from virtstatd.service.sending import spool_directory
+from virtstatd.service.web import EXPOSED, activated, exposed, is_reached_at
+from virtstatd.serving.options import WebOptions
+from virtstatd.serving.settings import read_settings
 
 
 HERE_SECONDS: Final = 30.0
@@ -47,36 +55,49 @@ async def found_here(
     `ours` says whether the running agent listens at a port. `outside` is for a process that is not
     the service: systemd passes credentials and the state directory only to the service.
     """
-    workers = [Worker(f"check {each.name}") for each in config.sinks]
-    asked = [
-        worker.submit(_asking(each, config))
-        for worker, each in zip(workers, config.sinks, strict=True)
-    ]
+    exposures: list[Fault] = []
+    asked = [*_asked_sinks(config), *_asked_web(config, exposures)]
+    workers = [Worker(f"check {each.name}") for each in asked]
+    answers = [worker.submit(each.ask) for worker, each in zip(workers, asked, strict=True)]
     for worker in workers:
         worker.close()
-    if asked:
-        await asyncio.wait(asked, timeout=seconds)
+    if answers:
+        await asyncio.wait(answers, timeout=seconds)
     found = FoundHere([], [])
-    for index, (each, answer) in enumerate(zip(config.sinks, asked, strict=True)):
+    for each, answer in zip(asked, answers, strict=True):
         if not answer.done():
             text = f"could not be checked within {seconds:g} s; see what hangs"
-            found.faults.append(Fault(("sink", index), text))
+            found.faults.append(Fault(each.path, text))
         elif error := answer.exception():
-            fault = _fault(index, each, error)
+            fault = _fault(each, error)
             if isinstance(error, PortInUse) and ours(error):
                 if outside:
                     found.notes.append(Fault(fault.path, IN_USE))
-            elif outside and _for_the_service(each, config, fault):
+            elif outside and each.for_the_service(str(fault.path[-1])):
                 found.notes.append(fault)
             else:
                 found.faults.append(fault)
+    if outside:
+        found.notes.extend(exposures)
     return found
 
 
 def is_virtstatd(taken: PortInUse) -> bool:
-    """Return whether the listener at a port is an agent, which identifies itself."""
+    """Return whether the listener at a port is an agent, which identifies itself to anyone."""
     host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(taken.host, taken.host)  # noqa: S104
-    connection = http.client.HTTPConnection(host, taken.port, timeout=PROBE_SECONDS)
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing is sent that matters
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    return any(
+        _says_so(connection)
+        for connection in (
+            http.client.HTTPConnection(host, taken.port, timeout=PROBE_SECONDS),
+            http.client.HTTPSConnection(host, taken.port, timeout=PROBE_SECONDS, context=anybody),
+        )
+    )
+
+
+def _says_so(connection: http.client.HTTPConnection) -> bool:
     try:
         connection.request("GET", "/-/healthy")
         return connection.getresponse().read(100).startswith(b"virtstatd ")
@@ -84,6 +105,70 @@ def is_virtstatd(taken: PortInUse) -> bool:
         return False
     finally:
         connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One part of the configuration that is asked whether it could work here."""
+
+    name: str
+    path: Path
+    options: frozenset[str]
+    ask: Callable[[], None]
+    for_the_service: Callable[[str], bool]
+
+
+def _asked_sinks(config: Config) -> Iterator[_Asked]:
+    for index, each in enumerate(config.sinks):
+        yield _Asked(
+            each.name,
+            ("sink", index),
+            frozenset(_names(each)),
+            _asking(each, config),
+            partial(_for_the_service, each, config),
+        )
+
+
+def _asked_web(config: Config, shown: list[Fault]) -> Iterator[_Asked]:
+    """Ask for each address and for the files of the table; `shown` gets what strangers see."""
+    for place in config.places:
+        *path, option = place.option
+        if not (place.main and activated()):
+            yield _Asked(
+                place.address,
+                tuple(path),
+                frozenset({str(option)}),
+                partial(_check_place, place),
+                lambda _: False,
+            )
+    if config.places:
+        web = config.web
+
+        def ask() -> None:
+            settings, _ = read_settings(web)
+            shown.extend(
+                Fault(place.option, EXPOSED)
+                for place in config.places
+                if exposed(web, settings, reached=is_reached_at(place.address))
+            )
+
+        yield _Asked(
+            "web",
+            ("web",),
+            frozenset(each.name for each in options(WebOptions)),
+            ask,
+            lambda option: CREDENTIAL in str(getattr(web, option, "")),
+        )
+
+
+def _check_place(place: WebAddress) -> None:
+    option = place.option[-1]
+    try:
+        check_port(place.address)
+    except PortInUse as error:
+        raise PortInUse(f"{option}: {error}", error.host, error.port) from error
+    except StartError as error:
+        raise StartError(f"{option}: {error}") from error
 
 
 def _asking(each: SinkConfig, config: Config) -> Callable[[], None]:
@@ -97,7 +182,7 @@ def _asking(each: SinkConfig, config: Config) -> Callable[[], None]:
     return ask
 
 
-def _check_spool(directory: Path) -> None:
+def _check_spool(directory: FilePath) -> None:
     """Raise StartError unless a directory is writable, or can be created."""
     there = directory
     while not there.exists() and there != there.parent:
@@ -107,14 +192,14 @@ def _check_spool(directory: Path) -> None:
         raise StartError(f"spool_bytes: cannot write {directory}; {fix}")
 
 
-def _fault(index: int, each: SinkConfig, error: BaseException) -> Fault:
+def _fault(each: _Asked, error: BaseException) -> Fault:
     text = str(error) or type(error).__name__
     if not isinstance(error, StartError):  # a plug-in is not our code
         text = f"cannot be checked: {type(error).__name__}: {error}"
     option, colon, rest = text.partition(": ")
-    if colon and option in {*_names(each)}:
-        return Fault(("sink", index, option), rest)
-    return Fault(("sink", index), text)
+    if colon and option in each.options:
+        return Fault((*each.path, option), rest)
+    return Fault(each.path, text)
 
 
 def _names(each: SinkConfig) -> Iterator[str]:
@@ -123,9 +208,8 @@ def _names(each: SinkConfig) -> Iterator[str]:
         yield option.name
 
 
-def _for_the_service(each: SinkConfig, config: Config, fault: Fault) -> bool:
-    """Return whether a fault is about what systemd passes only to the service."""
-    option = str(fault.path[-1])
+def _for_the_service(each: SinkConfig, config: Config, option: str) -> bool:
+    """Return whether an option is about what systemd passes only to the service."""
     if option == "spool_bytes":
         return not config.agent.state_directory and "STATE_DIRECTORY" not in os.environ
     given = getattr(each.sink, option, "")

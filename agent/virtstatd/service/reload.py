@@ -32,6 +32,7 @@ from virtstatd.sending.address import FIRST_INHERITED
 from virtstatd.service.here import HERE_SECONDS, found_here
 from virtstatd.service.notify import Notify
 from virtstatd.service.signals import Signals
+from virtstatd.service.web import socket_names
 
 
 HANDED_OVER: Final = "VIRTSTATD_HANDED_OVER"
@@ -50,7 +51,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the agent ended; the configurations for its next run, if any, and its sockets by sink."""
+    """How the agent ended; the configurations for its next run, if any, and its sockets by name."""
 
     why: Ending
     accepted: Loaded | None
@@ -125,9 +126,10 @@ class RunControl:
         if faults := (await found_here(new.config, self._listens_at)).faults:
             return new.located(faults)
         before = {each.name: each.sink for each in self._running.config.sinks}
-        for each in new.config.sinks:
-            if each.name in self.sockets and before.get(each.name) == each.sink:
-                self._kept[each.name] = os.dup(self.sockets[each.name].fileno())
+        kept = [each.name for each in new.config.sinks if before.get(each.name) == each.sink]
+        for name in (*kept, *socket_names(new.config.places)):
+            if name in self.sockets:
+                self._kept[name] = os.dup(self.sockets[name].fileno())
         self._accepted = new
         return []
 

@@ -19,10 +19,11 @@ from virtstatd.errors import StartError
 from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
-from virtstatd.pipeline.routes import Route, Wanted
+from virtstatd.pipeline.routes import SinkRoute, Wanted
 from virtstatd.pipeline.spool.backlog import Backlog, backlogs
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
+from virtstatd.serving.routes import Routes
 from virtstatd.sink import Opening, Send, Sink
 
 
@@ -39,6 +40,7 @@ async def open_outlet(
     config: Config,
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
+    routes: Routes,
     *,
     spool: Path | None = None,
 ) -> Outlet:
@@ -48,7 +50,7 @@ async def open_outlet(
     The queue is on disk where `spool` says so, or the sink's own options.
     """
     bound = log.bind(sink=each.name)
-    opening = Opening(each.name, bound, sockets)
+    opening = Opening(each.name, bound, sockets, routes)
     send = await stack.enter_async_context(contained(each.sink, opening))
     return Outlet(
         each.name,
@@ -77,7 +79,7 @@ def routed(each: SinkConfig, outlet: Outlet) -> Emit:
         labels=options.labels,
         interval_seconds=options.interval_seconds,
     )
-    return outlet.offer if wanted.everything else Route(wanted, outlet.offer, metric_name)
+    return outlet.offer if wanted.everything else SinkRoute(wanted, outlet.offer, metric_name)
 
 
 def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger, *, spooled: bool) -> Queue:
@@ -154,7 +156,7 @@ async def draining(
             yield
         finally:
             for route in routes:
-                if isinstance(route, Route):
+                if isinstance(route, SinkRoute):
                     route.flush()
             for outlet in outlets:
                 outlet.close()

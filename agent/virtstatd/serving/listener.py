@@ -1,29 +1,51 @@
 """
-A small HTTP/1.1 server for a scrape endpoint, with bounds for every client.
+A small HTTP/1.1 server, with and without TLS, with bounds for every client.
 
-It answers GET and HEAD and reads no bodies. Every wait has a bound; when all connections are in
-use, the one that has been waiting the longest for its client makes room.
+It answers GET and HEAD and reads no bodies. Every wait has a bound. When all connections are in
+use, one that waits for its client makes room, or one whose client does not read; no client address
+holds more than its share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import ipaddress
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from email.utils import formatdate
+from dataclasses import dataclass
+from enum import Enum
 from http import HTTPStatus
+from itertools import chain
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.serving.http import (
+    Refusal,
+    Request,
+    Respond,
+    Response,
+    parse_request,
+    status_and_headers,
+)
 
-HEADER_BYTES = 16384
-UNSENT_BYTES = 65536
-FULL = (
+
+HEADER_BYTES: Final = 16384
+UNSENT_BYTES: Final = 65536
+KERNEL_BYTES: Final = 131072
+"""What the kernel keeps for a client that does not read; it takes twice as much for itself."""
+
+ACCEPTED_AT_ONCE: Final = 32
+FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
+NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+GetContext = Callable[[], Awaitable[ssl.SSLContext | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,217 +53,341 @@ class ClientLimits:
     """Bounds for clients: number of connections, and seconds for each phase."""
 
     connections: int = 64
+    connections_per_client: int = 32
     request_seconds: float = 10.0
     idle_seconds: float = 90.0  # between requests; Prometheus keeps its connection
-    write_seconds: float = 30.0
+    stall_seconds: float = 5.0  # for a client that reads nothing
+    write_seconds: float = 60.0
     linger_seconds: float = 1.0
-    grace_seconds: float = 0.25  # a new connection is not cut off sooner
+    grace_seconds: float = 0.25  # no connection is cut off sooner to make room for its like
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request without a body; names of headers are in lower case."""
+class State(Enum):
+    """Who has to do the next step on a connection."""
 
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    keep: bool
+    WAITING = "the client has to ask"
+    WORKING = "an answer is made"
+    SENDING = "the client has to read"
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer of known length, whose body is taken piece by piece as the client reads."""
+class Held:
+    """One connection: who has the next step, and since when that is so without any progress."""
 
-    body: Iterable[bytes]
-    length: int
-    content_type: str = "text/plain; charset=utf-8"
-    status: HTTPStatus = HTTPStatus.OK
-    headers: Mapping[str, str] = field(default_factory=dict)
+    __slots__ = ("client", "given_away", "peer", "since", "sock", "state", "task", "transport")
+
+    def __init__(self, sock: socket.socket, peer: str, now: float) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.client = client_of(peer)
+        self.state = State.WAITING
+        self.since = now
+        self.given_away = False  # the socket, to a transport
+        self.transport: asyncio.Transport | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+        else:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            if not self.given_away:
+                self.sock.close()
+        if self.task is not None:
+            self.task.cancel()
 
 
-Respond = Callable[[Request], Awaitable[Response]]
+def client_of(peer: str) -> str:
+    """Return what counts as one client: an address, of IPv6 its network of 64 bits."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv4Address):
+        return peer
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return peer if address.is_loopback else str(int(address) >> 64)
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a fault of ours
-    """An error response that ends the connection."""
+class Connections:
+    """All connections of the listeners of one agent, and who makes room for whom."""
 
-    def __init__(self, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status.phrase)
-        self.response = text_response(status.phrase, status, headers)
+    def __init__(self, log: FilteringBoundLogger, limits: ClientLimits | None = None) -> None:
+        self.log = log
+        self.limits = limits or ClientLimits()
+        self.refused = 0
+        self.evicted = 0
+        self._held: dict[str, dict[Held, None]] = {}  # by client, the oldest first
+        self._count = 0
 
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return self._count
 
-def text_response(
-    line: str, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a response of one line of text."""
-    body = f"{line}\n".encode()
-    return Response((body,), len(body), status=status, headers=headers or {})
+    def admitted(self, held: Held) -> bool:
+        """Count a new connection in, after another one made room if need be."""
+        own = self._held.get(held.client, {})
+        if len(own) >= self.limits.connections_per_client:
+            room = self._evict(own, held.since - self.limits.grace_seconds)
+        elif self._count >= self.limits.connections:
+            most = max(self._held.values(), key=len)
+            # a client that holds more than others has no grace before them
+            room = (len(most) > len(own) + 1 and self._evict(most, held.since)) or self._evict(
+                chain.from_iterable(self._held.values()), held.since - self.limits.grace_seconds
+            )
+        else:
+            room = True
+        if not room:
+            self.refused += 1
+            return False
+        self._held.setdefault(held.client, {})[held] = None
+        self._count += 1
+        return True
+
+    def forget(self, held: Held) -> None:
+        """Count a connection out; does nothing for one that made room before."""
+        own = self._held.get(held.client, {})
+        if held in own:
+            del own[held]
+            self._count -= 1
+            if not own:
+                del self._held[held.client]
+
+    def _evict(self, among: Iterable[Held], before: float) -> bool:
+        """Cut off who has made no progress since `before`, first those that have not even asked."""
+        stale = [each for each in among if each.since <= before]
+        for state in (State.WAITING, State.SENDING):
+            those = [each for each in stale if each.state is state]
+            if those:
+                victim = min(those, key=lambda each: each.since)
+                self.forget(victim)
+                victim.cut()
+                self.evicted += 1
+                return True
+        return False
 
 
 @asynccontextmanager
 async def listening(
     sock: socket.socket,
     answer: Respond,
-    log: FilteringBoundLogger,
-    limits: ClientLimits | None = None,
+    connections: Connections,
+    tls: GetContext | None = None,
 ) -> AsyncIterator[None]:
-    """Answer the requests of a listening socket within the block, and close it at the end."""
-    connections = _Connections(answer, log, limits or ClientLimits())
-    server = await asyncio.start_server(connections.accept, sock=sock, limit=HEADER_BYTES)
+    """
+    Answer the requests of a listening socket within the block, and close it at the end.
+
+    `tls` returns the context of the next connection, None for none.
+    """
+    server = _Server(sock, answer, connections, tls)
+    server.start()
     try:
         yield
     finally:
-        server.close()
-        await connections.close()
-        await server.wait_closed()
+        await server.close()
 
 
-class _Connections:
-    """All connections of one listener, and which of them wait for their client."""
+class _Server:
+    """One listening socket and what came of it."""
 
-    def __init__(self, answer: Respond, log: FilteringBoundLogger, limits: ClientLimits) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        answer: Respond,
+        connections: Connections,
+        tls: GetContext | None,
+    ) -> None:
+        self._sock = sock
         self._answer = answer
-        self._log = log
-        self._limits = limits
-        self._open: set[asyncio.StreamWriter] = set()
-        self._waiting: dict[asyncio.StreamWriter, float] = {}  # since when, the longest first
+        self._connections = connections
+        self._limits = connections.limits
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
 
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a new connection, or turn it away at once and without a task."""
-        if len(self._open) >= self._limits.connections and not self._make_room():
-            writer.write(FULL)
-            writer.close()
-            return
-        self._open.add(writer)
-        task = asyncio.create_task(self._serve(reader, writer), name="scrape")
-        self._tasks.add(task)
-        task.add_done_callback(lambda task: self._forget(task, writer))
+    def start(self) -> None:
+        """Accept from now on."""
+        self._again = None
+        self._sock.setblocking(False)
+        self._loop.add_reader(self._sock.fileno(), self._accept)
 
     async def close(self) -> None:
-        """Close all connections at once."""
+        """Accept no more and close all connections at once."""
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
-        try:
-            await self._converse(reader, writer)
-            await self._closed(writer)
-        except Refusal as refusal:
-            await self._refuse(reader, writer, refusal)
-        except (OSError, EOFError, TimeoutError):
-            pass  # the client went away or was too slow
-        except Exception:  # noqa: BLE001 - not even our own fault may end the agent
-            self._log.exception("scrape.crashed")
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, place = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in NO_ROOM:  # the queue stays full, and would be looked at for ever
+                    self._loop.remove_reader(self._sock.fileno())
+                    self._again = self._loop.call_later(1.0, self.start)
+                    self._connections.log.warning("web.crowded", reason=error.strerror)
+                    return
+                continue  # the client went away again
+            sock.setblocking(False)
+            self._take(sock, str(place[0]) if place else "")
 
-    def _forget(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+    def _take(self, sock: socket.socket, peer: str) -> None:
+        held = Held(sock, peer, self._loop.time())
+        if not self._connections.admitted(held):
+            if self._tls is None:
+                with suppress(OSError):
+                    sock.send(FULL)
+            sock.close()
+            return
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        held.task = asyncio.create_task(self._serve(held), name="web client")
+        self._tasks.add(held.task)
+        held.task.add_done_callback(lambda task: self._done(task, held))
+
+    def _done(self, task: asyncio.Task[None], held: Held) -> None:
         """Clear up after a connection's task, which may have been cancelled before it began."""
         self._tasks.discard(task)
-        self._open.discard(writer)
-        self._waiting.pop(writer, None)
-        writer.transport.abort()  # does nothing to what is closed already
+        self._connections.forget(held)
+        held.task = None
+        held.cut()  # does nothing to what is closed already
 
-    def _make_room(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        for writer, since in self._waiting.items():
-            if now - since < self._limits.grace_seconds:
-                return False
-            del self._waiting[writer]
-            self._open.discard(writer)
-            writer.transport.abort()
-            return True
-        return False
+    async def _serve(self, held: Held) -> None:
+        try:
+            reader, writer = await self._opened(held)
+            try:
+                await self._converse(held, reader, writer)
+                await self._closed(writer)
+            except Refusal as refusal:
+                await self._refuse(held, reader, writer, refusal)
+        except (OSError, EOFError, TimeoutError):
+            pass  # the client went away, was too slow, or speaks no TLS
+        except Exception as error:
+            self._connections.log.error("web.crashed", exc_info=error)  # noqa: TRY400 - of the table
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _opened(self, held: Held) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = await self._tls() if self._tls else None
+        reader = asyncio.StreamReader(limit=HEADER_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        seconds = self._limits.request_seconds
+        bounds = {"ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": 1.0} if context else {}
+        held.given_away = True
+        transport, _ = await self._loop.connect_accepted_socket(
+            lambda: protocol, held.sock, ssl=context, **bounds
+        )
+        held.transport = transport
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        return reader, writer
+
+    async def _converse(
+        self, held: Held, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        names = certificate_names(writer.get_extra_info("peercert"))
         patience = self._limits.request_seconds
         while True:
-            self._waiting[writer] = asyncio.get_running_loop().time()
-            request = parse_request(await self._head(reader, patience))
-            self._waiting.pop(writer, None)
-            await self._send(writer, await self._answer(request), request)
+            held.state, held.since = State.WAITING, self._loop.time()
+            head = await self._head(reader, patience)
+            held.state, held.since = State.WORKING, self._loop.time()
+            request = parse_request(head, held.peer, names)
+            await self._send(held, writer, await self._answer(request), request)
             if not request.keep:
                 return
             patience = self._limits.idle_seconds
 
     async def _head(self, reader: asyncio.StreamReader, patience: float) -> bytes:
         """Read up to the blank line; the deadline of the request begins with its first byte."""
+        async with asyncio.timeout(patience):
+            first = await reader.readexactly(1)
         try:
-            async with asyncio.timeout(patience):
-                first = await reader.readexactly(1)
             async with asyncio.timeout(self._limits.request_seconds):
-                return first + await reader.readuntil(b"\r\n\r\n")
+                head = first if first == b"\n" else first + await reader.readuntil(b"\n")
+                while not head.strip(b"\r\n"):  # one empty line may come first, RFC 9112, 2.2
+                    if len(head) > 2:  # noqa: PLR2004 - CR and LF
+                        raise Refusal(HTTPStatus.BAD_REQUEST)
+                    head += await reader.readuntil(b"\n")
+                head = head.lstrip(b"\r\n")
+                while (line := await reader.readuntil(b"\n")) not in (b"\r\n", b"\n"):
+                    head += line
+                    if len(head) > HEADER_BYTES:
+                        raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return head
         except asyncio.LimitOverrunError as error:
             raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from error
 
     async def _send(
-        self, writer: asyncio.StreamWriter, response: Response, request: Request | None
+        self,
+        held: Held,
+        writer: asyncio.StreamWriter,
+        response: Response,
+        request: Request | None,
     ) -> None:
+        held.state, held.since = State.SENDING, self._loop.time()
         async with asyncio.timeout(self._limits.write_seconds):
-            writer.write(_status_and_headers(response, keep=request is not None and request.keep))
+            writer.write(status_and_headers(response, keep=request is not None and request.keep))
             if request is None or request.method != "HEAD":
                 for piece in response.body:
                     writer.write(piece)
-                    await writer.drain()
+                    await self._drained(held, writer)
                     await asyncio.sleep(0)  # a client that reads fast must not keep the loop
+            writer.transport.set_write_buffer_limits(high=1)  # with 0, TLS would wait for ever
+            await self._drained(held, writer)
+            writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    async def _drained(self, held: Held, writer: asyncio.StreamWriter) -> None:
+        """Wait until the client has read, which is progress; one that reads nothing is cut off."""
+        async with asyncio.timeout(self._limits.stall_seconds):
             await writer.drain()
+        held.since = self._loop.time()
 
     async def _closed(self, writer: asyncio.StreamWriter) -> None:
         """Close when the client has read everything, or cut it off."""
-        async with asyncio.timeout(self._limits.write_seconds):
+        async with asyncio.timeout(self._limits.stall_seconds):
             writer.close()
             await writer.wait_closed()
 
     async def _refuse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Refusal
+        self,
+        held: Held,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        refusal: Refusal,
     ) -> None:
         """Answer with an error, and let the client read it: a reset would take it away."""
         with suppress(OSError, TimeoutError):
-            await self._send(writer, refusal.response, None)
-            writer.write_eof()
+            await self._send(held, writer, refusal.response, None)
+            held.state = State.WAITING
+            if writer.can_write_eof():
+                writer.write_eof()
             async with asyncio.timeout(self._limits.linger_seconds):
                 while await reader.read(HEADER_BYTES):
                     pass
 
 
-def parse_request(head: bytes) -> Request:
-    """Read the first line and the headers; raise Refusal on what is not plain HTTP/1."""
-    first, *lines = head[:-4].decode("latin-1").split("\r\n")
-    try:
-        method, target, version = first.split(" ")
-    except ValueError:
-        raise Refusal(HTTPStatus.BAD_REQUEST) from None
-    if version not in ("HTTP/1.0", "HTTP/1.1"):
-        known = version.startswith("HTTP/")
-        raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if known else HTTPStatus.BAD_REQUEST)
-    if method not in ("GET", "HEAD"):
-        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
-            raise Refusal(HTTPStatus.BAD_REQUEST)
-        name, value = name.lower(), value.strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if target.startswith("http://"):  # the form for proxies, RFC 9112 section 3.2.2
-        target = "/" + target[7:].partition("/")[2]
-    wish = headers.get("connection", "").lower()
-    keep = wish != "close" if version == "HTTP/1.1" else wish == "keep-alive"
-    return Request(method, target.partition("?")[0], headers, keep)
+def certificate_names(certificate: object) -> frozenset[str]:
+    """Return the common name and the alternative names of a client's certificate, if any."""
+    if not isinstance(certificate, dict):
+        return frozenset()
+    common = (
+        value
+        for part in certificate.get("subject", ())
+        for key, value in part
+        if key == "commonName"
+    )
+    others = (value for _, value in certificate.get("subjectAltName", ()))
+    return frozenset({*common, *others, ANY_CERTIFICATE})
 
 
-def _status_and_headers(response: Response, *, keep: bool) -> bytes:
-    lines = {
-        "Date": formatdate(usegmt=True),
-        "Content-Type": response.content_type,
-        "Content-Length": str(response.length),
-        "X-Content-Type-Options": "nosniff",
-        "Connection": "keep-alive" if keep else "close",
-        **response.headers,
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n{head}\r\n".encode()
+ANY_CERTIFICATE: Final = "*certificate*"
+"""Among the names of a client that has shown a certificate, even one that names nobody."""

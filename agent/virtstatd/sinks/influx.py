@@ -17,8 +17,13 @@ from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.requests import post_together
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
+from virtstatd.sinks.own_names import check_names
 
+
+KEPT = ("host", "time", "_field", "_measurement")
+"""Tags that InfluxDB does not take, and the one that `host` sets."""
 
 Prefix = Annotated[
     str, Meta(description="Begins the name of every measurement; the group follows.")
@@ -59,6 +64,7 @@ class Influx(Named, Access):
             raise ValueError("url: what follows the path is made of the other options")
         if not self.bucket and not self.database:
             raise ValueError("database: one of database and bucket must be given")
+        check_names("tags", self.tags, KEPT)
 
     @property
     def trains(self) -> Trains:
@@ -92,13 +98,7 @@ class Influx(Named, Access):
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
             async def send(*batches: Batch) -> None:
-                encoder = lines()
-                body = b"".join(
-                    encoder.encode(reading, batch.taken_at)
-                    for batch in batches
-                    for reading in batch.readings
-                )
-                await post(body, sum(batch.samples for batch in batches))
+                await post_together(batches, lines().items, b"".join, post, lambda _: None)
 
             yield send
 

@@ -16,7 +16,8 @@ from virtstatd.sending.address import check_server
 from virtstatd.sending.datagrams import Datagrams
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send
-from virtstatd.sinks.influx import Prefix, Tags, influx_lines
+from virtstatd.sinks.influx import KEPT, Prefix, Tags, influx_lines
+from virtstatd.sinks.own_names import check_names
 
 
 SHOWN_CHARACTERS = 100
@@ -40,6 +41,7 @@ class InfluxUdp(Named):
 
     def __post_init__(self) -> None:
         check_server("address", self.address)
+        check_names("tags", self.tags, KEPT)
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:

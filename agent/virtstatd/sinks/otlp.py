@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -19,11 +19,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from virtstatd import __version__
 from virtstatd.config.plugins import PIP
 from virtstatd.formats.lifetimes import Runs
-from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.formats.otlp import OtlpEncoder, Points
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
+from virtstatd.sending.requests import post_together
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Trains
 
 
@@ -78,46 +79,18 @@ class Otlp(Named, Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        encoders = ByHost(self.host, self._encoder)
-        runs = Runs()
+        encoders = ByHost(self.host, lambda host: OtlpBatches(host, self.resource_attributes))
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.shown_url)
 
+            async def post(body: bytes, _: int) -> None:
+                check_partial_success(await export(body))
+
             async def send(*batches: Batch) -> None:
                 encoder = encoders()
-                encoded = [
-                    encoder.encode(
-                        reading.shape,
-                        reading.domain.labels if reading.domain else (),
-                        reading.values,
-                        runs.began(reading.domain, batch),
-                        batch.taken_at,
-                    )
-                    for batch in batches
-                    for reading in batch.readings
-                ]
-                answered = False
-                try:
-                    if encoded:
-                        check_partial_success(await export(encoder.request(encoded)))
-                    answered = True
-                except Rejected:
-                    answered = True
-                    raise
-                finally:
-                    for batch in batches if answered else ():
-                        runs.settle(batch)
+                await post_together(batches, encoder.items, encoder.join, post, encoder.settle)
 
             yield send
-
-    def _encoder(self, host: str) -> OtlpEncoder:
-        attributes = {
-            "service.name": "virtstatd",
-            "service.instance.id": host,
-            "host.name": host,
-            **self.resource_attributes,
-        }
-        return OtlpEncoder(tuple(attributes.items()), __version__)
 
     @asynccontextmanager
     async def _exporting(self) -> AsyncIterator[Export]:
@@ -138,6 +111,42 @@ class Otlp(Named, Access):
                     return await client.post(self.url, packed, headers)
 
                 yield export
+
+
+class OtlpBatches:
+    """The data points of batches under one resource, and when each guest's run began."""
+
+    def __init__(self, host: str, attributes: Mapping[str, str]) -> None:
+        resource = {
+            "service.name": "virtstatd",
+            "service.instance.id": host,
+            "host.name": host,
+            **attributes,
+        }
+        self._encoder = OtlpEncoder(tuple(resource.items()), __version__)
+        self._runs = Runs()
+        self.join = self._encoder.request
+
+    def items(self, batch: Batch) -> list[tuple[int, Callable[[], list[Points]]]]:
+        """Return what encodes each reading, with its number of samples."""
+        return [
+            (
+                len(reading.values),
+                functools.partial(
+                    self._encoder.encode,
+                    reading.shape,
+                    reading.domain.labels if reading.domain else (),
+                    reading.values,
+                    self._runs.began(reading.domain, batch),
+                    batch.taken_at,
+                ),
+            )
+            for reading in batch.readings
+        ]
+
+    def settle(self, batch: Batch) -> None:
+        """Take in a batch that is done with."""
+        self._runs.settle(batch)
 
 
 def check_partial_success(answer: bytes) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from virtstatd.errors import PortInUse, StartError
 from virtstatd.runtime.clock import boottime
-from virtstatd.sending.address import bound, check_port, inherited, split_address
+from virtstatd.sending.address import split_address
+from virtstatd.serving.http import Request, Response
 from virtstatd.serving.latest import Latest
-from virtstatd.serving.listener import Request, Response, listening, text_response
 from virtstatd.serving.page import Pages
+from virtstatd.serving.routes import Route
 from virtstatd.sink import Batch, Delivery, Opening, Send
 
 
@@ -25,6 +24,7 @@ CONTENT_TYPES = {
     True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8",
     False: f"{TEXT}; version=0.0.4; charset=utf-8",
 }
+RESERVED = ("/-/", "/api/")
 FRONT = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -40,70 +40,57 @@ class Prometheus:
     """Serve the latest readings for scrapes, in text format 0.0.4 or OpenMetrics 1.0."""
 
     listen_address: Annotated[
-        str, Meta(description="Address and port to listen at; `:9766` is every address.")
-    ] = "127.0.0.1:9766"
-    path: Annotated[str, Meta(description="Path of the page.", pattern="^/[A-Za-z0-9._~/-]*$")] = (
-        "/metrics"
-    )
+        str,
+        Meta(
+            description="Address and port of the page, where it is not to be that of the table"
+            " `[web]`, whose other options count here too."
+        ),
+    ] = ""
+    path: Annotated[
+        str, Meta(description="Path of the page.", pattern=r"^/[A-Za-z0-9._~/-]*\Z")
+    ] = "/metrics"
 
     delivery: ClassVar[Delivery] = "latest"
 
     def __post_init__(self) -> None:
-        try:
-            split_address(self.listen_address)
-        except ValueError as error:
-            raise ValueError(f"listen_address: {error}") from None
+        if self.listen_address:
+            try:
+                split_address(self.listen_address)
+            except ValueError as error:
+                raise ValueError(f"listen_address: {error}") from None
+        if self.path.startswith(RESERVED):
+            raise ValueError(f"path: {' and '.join(RESERVED)} are the agent's own")
 
-    def check_here(self) -> None:
-        """Raise StartError where nothing can listen at the address."""
-        try:
-            check_port(self.listen_address)
-        except PortInUse as error:
-            raise PortInUse(f"listen_address: {error}", error.host, error.port) from error
-        except StartError as error:
-            raise StartError(f"listen_address: {error}") from error
+    def shown_at(self) -> tuple[str, str]:
+        """Return the address, empty for that of the table `[web]`, and the path."""
+        return self.listen_address, self.path
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
-        """Listen; a batch is on the page as soon as `send` returns."""
+        """Show the page; a batch is on it as soon as `send` returns."""
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)
 
         async def send(batch: Batch) -> None:
             latest.put(batch)
 
-        async def answer(request: Request) -> Response:
-            if request.path == self.path:
-                return await _page(pages, request)
-            match request.path:
-                case "/":
-                    body = FRONT.format(path=self.path).encode()
-                    return Response((body,), len(body), "text/html; charset=utf-8")
-                case "/-/healthy":
-                    return text_response("virtstatd is running.")
-                case "/-/ready" if latest.version:
-                    return text_response("virtstatd has numbers.")
-                case "/-/ready":
-                    return text_response("Nothing was polled yet.", HTTPStatus.SERVICE_UNAVAILABLE)
-            return text_response(f"Not here; see {self.path}", HTTPStatus.NOT_FOUND)
+        async def page(request: Request) -> Response:
+            return await _page(pages, request)
 
-        try:
-            sock = inherited(opening.name) or await bound(self.listen_address)
-        except OSError as error:
-            raise StartError(
-                f"the socket that was handed over for {opening.name} cannot be used: {error}"
-            ) from error
-        opening.sockets[opening.name] = sock
-        async with listening(sock, answer, opening.log):
-            host, port = sock.getsockname()[:2]
-            opening.log.info("scrape.listening", host=host, port=port, path=self.path)
-            yield send
+        async def front(_: Request) -> Response:
+            body = FRONT.format(path=self.path).encode()
+            return Response((body,), len(body), "text/html; charset=utf-8")
+
+        opening.routes.add(self.listen_address, Route(self.path, page))
+        if self.path != "/":
+            opening.routes.add(self.listen_address, Route("/", front, private=True))
+        yield send
 
 
 async def _page(pages: Pages, request: Request) -> Response:
     openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
     page = await pages.get(openmetrics=openmetrics)
-    headers = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
+    headers = {"Vary": "Accept, Accept-Encoding"}
     kind = CONTENT_TYPES[openmetrics]
     if weight(request.headers.get("accept-encoding", ""), "gzip"):
         headers["Content-Encoding"] = "gzip"

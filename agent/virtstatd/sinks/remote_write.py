@@ -27,6 +27,7 @@ from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
+from virtstatd.sinks.own_names import check_names
 
 
 Version = Literal["1.0", "2.0"]
@@ -83,6 +84,7 @@ class RemoteWrite(Named, Access):
         for name in self.external_labels:
             if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name == "__name__":
                 raise ValueError(f"external_labels: {name!r} is no name of a label")
+        check_names("external_labels", self.external_labels)
         if self.host and "instance" in self.external_labels:
             raise ValueError("external_labels: `instance` is what host says already")
 

@@ -34,6 +34,7 @@ class Guest:
 
     `id` is -1 while it is shut off. It had run for `aged` seconds before `since`; its counters
     cover both, and do not change while it is paused. With `nova` its metadata are OpenStack's.
+    `xml` is the description of one that was captured, in place of what its flavor says.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Guest:
     load: Load
     nova: bool = False
     owner: str = ""
+    xml: str = ""
     persistent: bool = False
     id: int = -1
     state: int = SHUT_OFF
@@ -162,7 +164,7 @@ def replayed_guests(path: Path) -> Iterator[Guest]:
     Read guests that were captured from a real daemon; their values do not move.
 
     The file is a JSON list of `{name, uuid, id, params: [[field, type, value], ...]}`, types by
-    libvirt's numbers. Raises `ValueError` for anything else.
+    libvirt's numbers; `xml` may be the guest's description. Raises `ValueError` for anything else.
     """
     try:
         for entry in json.loads(path.read_text()):
@@ -170,12 +172,16 @@ def replayed_guests(path: Path) -> Iterator[Guest]:
             strange = [f.name for f in fields if not f.has_group]
             if strange:
                 raise ValueError(f"{path}: {strange[0]} belongs to no group of statistics")
+            xml = entry.get("xml", "")
+            if not isinstance(xml, str):
+                raise ValueError(f"{path}: the xml of {entry['name']} is no text")  # noqa: TRY004
             state = next((int(f.base) for f in fields if f.name == "state.state"), RUNNING)
             yield Guest(
                 name=entry["name"],
                 uuid=uuid.UUID(entry["uuid"]).bytes,
                 flavor=_Replayed(recorded=fields),
                 load=random_load(random.Random(0)),  # noqa: S311 - not for secrets
+                xml=xml,
                 id=entry["id"],
                 state=state,
                 persistent=state == SHUT_OFF,

@@ -94,7 +94,9 @@ def _numa(guest: Guest) -> list[str]:
 
 
 def domain_xml(guest: Guest, *, inactive: bool) -> str:
-    """Write the description of a guest."""
+    """Write the description of a guest, or return the one that was captured."""
+    if guest.xml:
+        return guest.xml
     live = guest.active and not inactive
     flavor = guest.flavor
     kib = flavor.memory_mib * 1024

@@ -89,8 +89,10 @@ def test_the_defaults_need_no_file() -> None:
     ]
     assert config == Config(
         sinks=config.sinks,
+        places=config.places,
         collect={name: TABLES[name]() for name in ("poll", "cpu_stats", "local")},
     )
+    assert [place.address for place in config.places] == ["127.0.0.1:9766"]
     poll = config.collect["poll"]
     tiers = (poll.pulse, poll.monitor, poll.extra)
     assert [tier.bits for tier in tiers] == [1 | 16 | 64 | 256, 2 | 4 | 8 | 32, 128 | 512 | 1024]

@@ -122,7 +122,7 @@ def test_options_are_documented():
             assert option.default
             assert option.description.endswith(".")
     by_name = {option.name: option for option in sinks.documented(Prometheus)}
-    assert by_name["listen_address"].default == '"127.0.0.1:9766"'
+    assert by_name["path"].default == '"/metrics"'
 
 
 @pytest.mark.parametrize("extra", ["two-words", "two_words"])

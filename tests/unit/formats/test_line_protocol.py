@@ -93,9 +93,9 @@ def test_a_number_that_is_none_compiles_nothing(monkeypatch: pytest.MonkeyPatch)
     """Whatever numbers a shape's readings lack, its template is compiled once."""
     compiled: list[object] = []
 
-    def counted(shape: Shape, prefix: str) -> NumberTemplate:
+    def counted(shape: Shape, prefix: str, common: dict[str, str]) -> NumberTemplate:
         compiled.append(shape)
-        return template(shape, prefix)
+        return template(shape, prefix, common)
 
     template = line_protocol._template
     monkeypatch.setattr(line_protocol, "_template", counted)
@@ -106,3 +106,22 @@ def test_a_number_that_is_none_compiles_nothing(monkeypatch: pytest.MonkeyPatch)
         values[place] = math.nan
         encoder.encode(replace(reading, values=tuple(values)), 0)
     assert len(compiled) == 1
+
+
+def test_a_tag_that_a_series_has_itself_is_there_once():
+    """Of a tag of the configuration and one of the series or the guest the latter stands."""
+    field = Field("a", "b", Kind.GAUGE, "", "")
+    shape = Shape("g", (Series(field, (("state", "running"),)), Series(field, (("vcpu", "0"),))))
+    guest = Domain("u", "n", 1, (("domain", "web"), ("project", "own")))
+    common = (("host", "n1"), ("state", "bavaria"), ("project", "all"), ("zone", "z"))
+    lines = LineProtocol("", common)
+    for domain, project in ((guest, "own"), (None, "all")):
+        text = lines.encode(Reading(domain, shape, (1, 2)), 7).decode()
+        found = [
+            dict(tag.split("=") for tag in line.split(" ")[0].split(",")[1:])
+            for line in text.splitlines()
+        ]
+        whose = {"domain": "web"} if domain else {}
+        both = {"host": "n1", "project": project, "zone": "z", **whose}
+        assert found == [{**both, "state": "running"}, {**both, "state": "bavaria", "vcpu": "0"}]
+        assert text.count("project=") == text.count("zone=") == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from virtstatd.catalog import load, profiles
 from virtstatd.formats.naming import metric_name, name_of
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
-from virtstatd.pipeline.routes import LABEL_MAX, Globs, Route, Wanted
+from virtstatd.pipeline.routes import LABEL_MAX, Globs, SinkRoute, Wanted
 from virtstatd.testing import make_batch, make_domain, make_shapes
 
 
@@ -28,7 +28,7 @@ class Way:
     def __init__(self, wanted: Wanted) -> None:
         self.now = 0.0
         self.batches: list[Batch] = []
-        self.route = Route(wanted, self.batches.append, metric_name, lambda: self.now)
+        self.route = SinkRoute(wanted, self.batches.append, metric_name, lambda: self.now)
 
     @property
     def samples(self) -> list[Sample]:

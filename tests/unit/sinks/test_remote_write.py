@@ -156,6 +156,24 @@ async def test_an_equal_shape_ends_nothing():
         assert marked(stub) == {}
 
 
+async def test_a_domain_built_anew_under_its_name_goes_on():
+    """A receiver knows it by its labels: nothing is before a mark, and what is fed has none."""
+    old, new = make_domain(0, "web"), make_domain(1, "web")
+    gone = Batch("inventory", TAKEN_AT + 5_000_000, (), gone=(old,))
+    async with answering() as stub, sink(stub).open(opening()) as send:
+        await send(make_batch([old]))
+        await send(gone)
+        marks = marked(stub)
+        assert marks.keys() == wanted(make_batch([old]).readings).keys()
+        stub.requests.clear()
+        await send(at(make_batch([new]), 0))  # its poll began before the end was found out
+        assert not stub.requests
+        await send(at(make_batch([new]), 1))
+        await send(at(make_batch([old]), 2))
+        await send(replace(gone, taken_at=TAKEN_AT + 3 * 10**9))
+        assert marked(stub) == {}
+
+
 async def test_a_renamed_domain_is_marked_under_its_old_name():
     """New labels are new series; the old ones end."""
     old, new = make_domain(0, "old"), make_domain(0, "new")

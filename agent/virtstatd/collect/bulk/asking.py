@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.bulk.answer import BALLOON, BLOCK, POLLED, Answer
-from virtstatd.collect.bulk.control import occupied
+from virtstatd.collect.bulk.control import OK, occupied
 from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import deadline
 from virtstatd.collect.bulk.undecodable import Undecodable
@@ -153,11 +153,11 @@ class Asking:
         self._take(poll, uuids, answer, bits)
         return answer
 
-    def lacks(self, uuids: set[str], bits: int) -> set[str]:
-        """Take note of domains that lack groups though nobody holds them; return all of them."""
-        for uuid in uuids:
-            self._lacking[uuid] = bits & (BALLOON | BLOCK)
-        return set(self._lacking)
+    def lacks(self, poll: Poll, uuids: set[str]) -> None:
+        """Take note of domains that are built so that they lack something: nobody holds them."""
+        self._lacking |= dict.fromkeys(uuids, poll.bits & (BALLOON | BLOCK))
+        for tier in poll.tiers:
+            tier.stepped_over -= uuids
 
     def end(self, poll: Poll) -> None:
         """Judge a poll that has ended: whether libvirt is there, and what fails."""
@@ -232,11 +232,12 @@ class Asking:
         """Pass on what a call brought, a batch for each tier that asked for any of it."""
         self.undecodable.judge(answer.undecodable, answer.seen - answer.partial.keys(), bits)
         for uuid in self._lacking.keys() & answer.seen:
-            if uuid in answer.partial:
-                del answer.partial[uuid]
-            elif self._lacking[uuid] & ~bits == 0:  # it only seemed so
-                del self._lacking[uuid]
-        idle = {uuid for uuid, control in answer.partial.items() if control and not control[0]}
+            if uuid not in answer.partial:
+                if self._lacking[uuid] & ~bits == 0:  # it only seemed so
+                    del self._lacking[uuid]
+            elif (control := answer.partial[uuid]) is None or control[0] == OK:
+                del answer.partial[uuid]  # else it is held, whatever it lacks anyway
+        idle = {uuid for uuid, control in answer.partial.items() if control and control[0] == OK}
         poll.found.held |= {u for u, c in answer.partial.items() if c is None or not occupied(c)}
         poll.found.idle |= idle
         verdicts: Sequence[Reading] = ()

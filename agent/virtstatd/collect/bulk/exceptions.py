@@ -9,7 +9,8 @@ are too large together is asked for one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,6 +60,8 @@ class Exceptions:
         self._guests: dict[str, _Guest] = {}
         self._groups: dict[int, _Refusal] = {}
         self._granted = 0
+        self._unreported: dict[str, int] = {}
+        self._searches = 0
         self.found = 0
         """How often a guest was found that is refused something which others are not."""
 
@@ -81,6 +84,7 @@ class Exceptions:
         """Forget everything: another libvirt may have come."""
         self._guests.clear()
         self._groups.clear()
+        self._unreported.clear()
         self._granted = 0
 
     def asked(self, bits: int) -> int:
@@ -147,7 +151,7 @@ class Exceptions:
         if self._granted & bit or refused < max(1, min(ALL_REFUSED, running)):
             return False
         if bit not in self._groups:
-            self._log.warning("group.refused", groups=_names(bit), reason=reason)
+            self._unreported[reason] = self._unreported.get(reason, 0) | bit
         self._refuse(self._groups, bit)
         for uuid, guest in list(self._guests.items()):
             guest.groups.pop(bit, None)  # it is nothing of the guest's
@@ -159,10 +163,28 @@ class Exceptions:
         self._granted |= bits
         for bit in [bit for bit in self._groups if bits & bit]:
             del self._groups[bit]
-            self._log.info("group.answered", groups=_names(bit))
+            if bit & sum(self._unreported.values()):
+                self._unreported = {why: of & ~bit for why, of in self._unreported.items()}
+            else:
+                self._log.info("group.answered", groups=_names(bit))
 
-    def report(self) -> None:
-        """Name the guests that were found since the last time, each with all its groups."""
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        """Have what is found in this block reported once nobody searches: half of it is none."""
+        self._searches += 1
+        try:
+            yield
+        finally:
+            self._searches -= 1
+            if not self._searches:
+                self._report()
+
+    def _report(self) -> None:
+        """Name the groups and the guests that were found since the last time, each guest once."""
+        for reason, bits in self._unreported.items():
+            if bits:
+                self._log.warning("group.refused", groups=_names(bits), reason=reason)
+        self._unreported.clear()
         for uuid, guest in self._guests.items():
             if guest.groups and not guest.reported:
                 guest.reported = True

@@ -33,6 +33,9 @@ from virtstatd.runtime.waiting import STOP_SECONDS, first_of
 TURN_SECONDS: Final = 15.0
 """From one turn to the next where a poll is spread over its interval."""
 
+LATE_SECONDS: Final = 25.0
+"""How much later than planned a turn may be: a call before it, of any tier, takes its time."""
+
 
 class Poller:
     """
@@ -93,7 +96,11 @@ class Poller:
                     task.cancel()
 
     async def once(self, emit: Emit) -> Outcome:
-        """Poll everything once; no answer is where libvirt is away or every call failed."""
+        """
+        Poll everything once.
+
+        No answer is where libvirt is away, every call failed, or the driver has no statistics.
+        """
         poll = Poll(self.tiers, self._clock(), False, emit)
         try:
             await self._sweep.asking.running(poll)
@@ -104,7 +111,8 @@ class Poller:
         listed = self.tiers[-1].outcomes["ok"]
         for together in self._together(self.tiers):
             await self.poll(together, emit)
-        if sum(tier.outcomes["ok"] for tier in self.tiers) > listed:
+        had = any(self._sweep.exceptions.asked(tier.bits) for tier in self.tiers)
+        if had and sum(tier.outcomes["ok"] for tier in self.tiers) > listed:
             return Outcome()
         return Outcome(answered=False, reason="libvirt answered no bulk call")
 
@@ -171,12 +179,15 @@ class Poller:
             await self._sweep.asking.running(poll)
         asked: set[str] = set()
         complete, seconds = True, poll.seconds
+        shown_until = min(tier.shown_until for tier in poll.tiers)
         while not self._stop.is_set():
             async with self._turn:  # polls of other tiers may be spread over the same time
                 now, uuids = self._clock(), self._sweep.in_order()
                 pending = [uuid for uuid in uuids if uuid not in asked]
                 seconds = min(seconds, poll.seconds)
                 left = max(1, int((poll.begun + seconds - now) / TURN_SECONDS))
+                if now + TURN_SECONDS + LATE_SECONDS > shown_until:
+                    left = 1  # what is shown of the others might expire before their turn
                 part = pending[: -(-len(pending) // left)]
                 if part and self._libvirt:
                     lost = poll.tiers[-1].outcomes["disconnected"]

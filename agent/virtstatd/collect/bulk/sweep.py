@@ -68,6 +68,7 @@ class Sweep:
         self._monitors = monitors
         self._most = slice_domains
         self._slices: dict[int, tuple[int, float]] = {}
+        self._idle: dict[int, set[str]] = {}
         self._clock = clock
         self._sleep = sleep
 
@@ -75,6 +76,7 @@ class Sweep:
         """Take note that libvirt is away; another one may come."""
         self.exceptions.reset()
         self._slices.clear()
+        self._idle.clear()
         self.asking.lost()
 
     def in_order(self) -> list[str]:
@@ -110,13 +112,13 @@ class Sweep:
     async def _each(self, poll: Poll, uuids: list[str]) -> bool:
         """Ask for domains in slices, but for those that are asked by themselves."""
         complete = True
-        if bits := self.exceptions.asked(poll.bits):
-            together, alone = self.exceptions.lists(uuids, bits)
-            for some, those in together.items():
-                complete &= await self._in_slices(poll, those, some)
-            for uuid, some in alone:
-                complete &= await self._narrowed(poll, [uuid], some)
-        self.exceptions.report()
+        with self.exceptions.searching():
+            if bits := self.exceptions.asked(poll.bits):
+                together, alone = self.exceptions.lists(uuids, bits)
+                for some, those in together.items():
+                    complete &= await self._in_slices(poll, those, some)
+                for uuid, some in alone:
+                    complete &= await self._narrowed(poll, [uuid], some)
         return complete
 
     def unresponsive(self) -> list[str]:
@@ -266,18 +268,20 @@ class Sweep:
         """
         Ask once more for guests whose monitors were held for a moment, by a call of others.
 
-        Those that are stepped over at every poll, though nobody holds them, are built so.
+        Those that are stepped over a second time, though nobody holds them, are built so.
         """
         found = poll.found
         always = set[str].intersection(*(tier.partial for tier in poll.tiers))
         uuids, idle = sorted(found.held - always), found.idle
         found.held, found.idle = set(), set()
-        if not uuids or poll.seconds < AGAIN_INTERVAL_SECONDS:
+        if poll.seconds < AGAIN_INTERVAL_SECONDS:
+            self.asking.lacks(poll, idle & self._idle.get(poll.bits, set()))
+            self._idle[poll.bits] = idle
+            return True
+        if not uuids:
             return True
         await self._sleep(AGAIN_SECONDS)
         complete = await self._each(poll, uuids)
-        lacking = self.asking.lacks(idle & found.idle, poll.bits)
-        for tier in poll.tiers:
-            tier.stepped_over -= lacking
+        self.asking.lacks(poll, idle & found.idle)
         found.held, found.idle = set(), set()
         return complete

@@ -621,6 +621,53 @@ async def test_who_only_seemed_to_lack_something_is_asked_again_later():
     assert world.pauses == [1.0, 1.0]
 
 
+async def test_what_all_are_refused_is_one_line_though_tiers_are_polled_side_by_side():
+    """Nobody is named for what is the driver's, while one poll is over and another still looks."""
+    world = World(3)
+    poller = world.poller("state", "block", "vm")
+
+    def trouble(*_: object) -> None:
+        raise Refused("no such call")
+
+    world.trouble = trouble
+    with capture_logs() as logs:
+        await asyncio.gather(
+            *(poller.poll(t, world.batches.append) for t in poller._together(poller.tiers))
+        )
+    assert [(each["event"], each["groups"]) for each in logs] == [
+        ("group.refused", ["state", "block", "vm"])
+    ]
+    assert domains(world.batches, "state") == set(world.everybody)
+
+
+async def test_who_is_built_so_that_something_lacks_is_named_when_it_hangs():
+    """What it lacks anyway is no reason to overlook that its monitor is held."""
+    world = World(12)
+    poller = world.poller("block")
+    world.idle = {"u003"}
+    await poller.poll(poller.tiers, world.batches.append)
+    assert poller.tiers[0].partial == set()
+    world.idle, world.stepped_over = set(), {"u003"}
+    await poller.poll(poller.tiers, world.batches.append)
+    assert poller.tiers[0].partial == {"u003"}
+    assert poller.unresponsive() == ["u003"]
+
+
+async def test_who_is_built_so_that_something_lacks_is_found_at_short_intervals_too():
+    """There the next poll is the second question, and nobody is asked in between."""
+    world = World(12)
+    poller = world.poller("block")
+    poller.tiers[0].ticker = Ticker("block", 1.0, 0.0)
+    world.idle = {"u003"}
+    lacking = []
+    for _ in range(3):
+        await poller.poll(poller.tiers, world.batches.append)
+        lacking.append(set(poller.tiers[0].partial))
+    assert lacking == [{"u003"}, set(), set()]
+    assert world.pauses == []
+    assert len(world.asked) == 3 * 2
+
+
 async def test_who_was_held_is_asked_again_within_a_poll_that_is_spread(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -1015,6 +1062,7 @@ async def test_an_interval_that_shrinks_ends_the_spreading(monkeypatch: pytest.M
 
 
 @settings(deadline=None)
+@example(changes=[(5, 0.0), (8, 0.0), (14, 0.0), (14, 25.0), (1, 25.0)], first=False)
 @given(
     changes=st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.0, 25.0])), max_size=60),
     first=st.booleans(),

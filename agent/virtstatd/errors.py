@@ -53,11 +53,15 @@ class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the b
     The destination will never take this batch; sending it again is pointless.
 
     `samples` is how many of it were refused if the destination has the others; None is all.
+    `atomic` says that it has none of it because of a part, which is searched for and lost alone.
     """
 
-    def __init__(self, reason: str = "rejected", samples: int | None = None) -> None:
+    def __init__(
+        self, reason: str = "rejected", samples: int | None = None, *, atomic: bool = False
+    ) -> None:
         super().__init__(reason)
         self.samples = samples
+        self.atomic = atomic
 
 
 class TooLarge(Rejected):
@@ -68,8 +72,7 @@ class Denied(Rejected):
     """
     The destination refuses the credentials or the address, not the batch (HTTP 401, 403, 404).
 
-    The batch is lost nevertheless, since some destinations answer so because of its content; the
-    other batches wait before one is tried again.
+    The batch is tried again after a while, since credentials and addresses are put right.
     """
 
 

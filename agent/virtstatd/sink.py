@@ -38,6 +38,7 @@ __all__ = [
     "Sink",
     "StartError",
     "TooLarge",
+    "Trains",
     "TryLater",
 ]
 
@@ -61,6 +62,18 @@ class Opening:
     routes: Routes = field(default_factory=Routes)
 
 
+@dataclass(frozen=True, slots=True)
+class Trains:
+    """
+    How much a sink takes at once: `samples` in one call, and so many calls at once as `lanes`.
+
+    Calls at the same time have no guest in common.
+    """
+
+    samples: int
+    lanes: int = 1
+
+
 class Sink(Protocol):
     """
     Send now or raise. The outlet in front of it buffers, batches, times out and retries.
@@ -71,6 +84,12 @@ class Sink(Protocol):
     fix if the sink cannot work at all (a port in use); a destination that is merely unavailable is
     reported by `send`. A sink whose destinations refuse old samples has their maximum age in a
     class variable `max_age_seconds`.
+
+    A sink that can put several batches into one request has an attribute `trains`, of that class.
+    Its `send` takes any number of batches, `async def send(*batches)`, which are delivered or
+    refused together, in their order. The outlet fills requests with what waits, cuts batches that
+    are larger, and makes both smaller where the destination says `TooLarge`. Without `trains` each
+    call has one batch, whole unless it had to be cut.
     """
 
     delivery: ClassVar[Delivery]

@@ -192,7 +192,6 @@ async def test_wrappers(wrapper: Any, unwrapped: Callable[[bytes], list[object]]
         sink = Http(url=stub.url, wrapper=wrapper, host="n1", index="virt", request_samples=100)
         async with sink.open(opening()) as send:
             await send(batch)
-    assert len(stub.requests) > 1
     assert {each.headers["Content-Type"] for each in stub.requests} == {kind}
     lines = b"".join(Lines("n1").pieces(batch)).splitlines()
     found = [each for request in stub.requests for each in unwrapped(body(request))]

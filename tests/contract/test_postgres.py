@@ -106,8 +106,9 @@ async def test_what_the_database_refuses(server: Server, tmp_path: Path, passwor
         with pytest.raises(TryLater, match='"virtstatd_samples" does not exist'):
             await send(make_batch(1))
     async with replace(sink, create_table=True).open(opening()) as send:
-        with pytest.raises(Rejected, match="table virtstatd_samples: "):
+        with pytest.raises(Rejected, match="table virtstatd_samples: ") as refused:
             await send(Batch("bulk", 0, (*make_batch(1).readings, *batch.readings)))
+        assert refused.value.atomic
         assert await query(server, "SELECT * FROM virtstatd_samples") == []
         await send(make_batch(1))
     async with replace(sink, password_file=str(wrong)).open(opening()) as send:

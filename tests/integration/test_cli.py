@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 
 from support.agent import running
+from support.command import virtstatd
 from support.simulator import simulated
 from virtstatd.pipeline.promises import PROMISES
-
-
-def virtstatd(*args: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [sys.executable, *python, "-m", "virtstatd", *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -87,6 +77,18 @@ def test_a_good_file_is_called_good(file: Path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert PROMISES["memory"].text in done.stdout
+    assert "at 50 ms an answer it carries 20 batches a second, one at a time\n" in done.stdout
+
+
+def test_check_says_what_each_sink_can_carry(file: Path):
+    """`check` says how much a sink carries where answers take 50 ms, of those that push."""
+    file.write_text(
+        "[[sink]]\ntype = 'influx'\nrequest_samples = 1000\n[[sink]]\ntype = 'prometheus'\n"
+    )
+    done = virtstatd("check", str(file))
+
+    assert done.stdout.count("at 50 ms an answer it carries") == 1
+    assert "at 50 ms an answer it carries 160000 samples a second at most\n" in done.stdout
 
 
 def test_check_takes_the_file_as_it_comes(file: Path):

@@ -170,7 +170,7 @@ def reached(agent: Agent, family: str, least: dict[str, float]) -> bool:
 async def test_servers_that_are_killed_have_everything_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domains: int, seconds: int
 ):
-    """All servers are killed and come back: nothing lacks, order is kept, one batch comes twice."""
+    """All servers are killed and come back: nothing lacks, order is kept, one train comes twice."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     async with AsyncExitStack() as stack:
@@ -201,12 +201,10 @@ async def test_servers_that_are_killed_have_everything_in_the_end(
 
         for name, place in places.items():
             found = await place.found()
-            largest = 0
             for batch in batches:
                 wanted = place.wanted(batch)
-                largest = max(largest, wanted.total())
                 missing = [item for item, count in wanted.items() if found[item] < count]
                 assert not missing, name
             doubled = sum(count - 1 for count in found.values())
-            assert doubled <= largest, name
+            assert max(found.values()) <= 2, name
             print(f"{name}: {found.total()} items, {doubled} doubled")

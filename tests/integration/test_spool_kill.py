@@ -62,10 +62,10 @@ class Life:
 
 
 class Destination:
-    """Remember what arrives, and in which order; a batch is known by its request."""
+    """Remember the lines that arrive, and in which order; no two are alike."""
 
     def __init__(self, stub: Stub) -> None:
-        self.bodies: set[bytes] = set()
+        self.lines: set[bytes] = set()
         self.lives: list[Life] = []
         self.up = True
         stub.decide = self._receive
@@ -75,7 +75,7 @@ class Destination:
         life.first = life.first or time.monotonic()
         if not self.up:
             return 503
-        self.bodies.add(request.body)
+        self.lines.update(request.body.splitlines())
         life.taken.append(request.body)
         return 204
 
@@ -85,17 +85,17 @@ class Destination:
         latest: dict[bytes, int] = {}
         doubled = 0
         for life in self.lives:
-            again = before.intersection(life.taken)
-            assert again <= set(life.taken[:1])
-            assert max(Counter(life.taken).values(), default=1) == 1
+            lines = [line for body in life.taken for line in body.splitlines()]
+            again = before.intersection(lines)
+            assert again <= {line for body in life.taken[:1] for line in body.splitlines()}
+            assert max(Counter(lines).values(), default=1) == 1
             doubled += len(again)
-            for body in life.taken:
-                for line in body.splitlines():
-                    series, taken_at = line.split(b" ", 1)[0], time_of(line)
-                    assert latest.get(series, 0) < taken_at or body in again
-                    latest[series] = taken_at
-            before.update(life.taken)
-        print(f"{kills} kills, {len(before)} batches, {doubled} doubled")
+            for line in lines:
+                series, taken_at = line.split(b" ", 1)[0], time_of(line)
+                assert latest.get(series, 0) < taken_at or line in again
+                latest[series] = taken_at
+            before.update(lines)
+        print(f"{kills} kills, {len(before)} lines, {doubled} doubled")
 
 
 def state_of(folder: Path) -> Path:
@@ -109,24 +109,25 @@ def time_of(line: bytes) -> int:
 
 
 def on_disk(folder: Path) -> list[bytes]:
-    """Return the requests that a spool holds which nobody uses now, without changing it."""
+    """Return the lines that a spool holds which nobody uses now, without changing it."""
     copy = folder / "copy"
     shutil.copytree(state_of(folder), copy)
     lines = LineProtocol("libvirt_", (("host", socket.gethostname()),))
     try:
         spool = Spool(copy, capacity=1 << 30, keep_free=(0, 0))
         spool.open()
-        found, at = [], spool.settled
+        found: list[bytes] = []
+        at = spool.settled
         while (one := spool.read(at, spool.end)) is not None:
             assert one.position == at, "a batch is damaged"
             at = one.after
-            encoded = [lines.encode(each, one.batch.taken_at) for each in one.batch.readings]
-            found.append(b"".join(encoded))
+            for each in one.batch.readings:
+                found += lines.encode(each, one.batch.taken_at).splitlines()
         assert at == spool.end
         spool.close()
     finally:
         shutil.rmtree(copy)
-    return [body for body in found if body]
+    return found
 
 
 def written(lines: Path) -> set[int]:
@@ -172,27 +173,27 @@ async def killed(folder: Path, host: Simulated, kills: int, seed: int) -> None:
                 life.killed = time.time()
                 await asyncio.to_thread(agent.stop)
             await asyncio.sleep(0.05)  # what was under way
-            accepted |= {*seen.bodies, *await asyncio.to_thread(on_disk, folder)}
+            accepted |= {*seen.lines, *await asyncio.to_thread(on_disk, folder)}
         seen.up = True
         seen.lives.append(Life(time.monotonic()))
         agent = await asyncio.to_thread(start, folder, host.uri, stub.url)
         try:
             await asyncio.to_thread(
-                agent.wait_for, lambda: seen.lives[-1].first and accepted <= seen.bodies
+                agent.wait_for, lambda: seen.lives[-1].first and accepted <= seen.lines
             )
         finally:
             assert await asyncio.to_thread(agent.stop) == 0
         assert on_disk(folder) == []
     seen.check(kills)
     moments = [life.killed for life in seen.lives]
-    times = {time_of(line) for body in seen.bodies for line in body.splitlines()}
+    times = {time_of(line) for line in seen.lines}
     for taken_at in written(folder / "lines") - times:
         assert any(0 <= each - taken_at / 1e9 < UNWRITTEN_SECONDS for each in moments)
     print("first request after", [round((each.first or 0) - each.begun, 2) for each in seen.lives])
 
 
 async def test_a_killed_agent_loses_nothing_that_was_accepted(tmp_path: Path):
-    """Every batch that the spool took in arrives, in order, at most one of a life a second time."""
+    """Every batch that the spool took in arrives, in order, at most one request of a life again."""
     with simulated(tmp_path, "--domains=3") as host:
         await killed(tmp_path, host, 5, 1)
 

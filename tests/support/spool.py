@@ -85,7 +85,7 @@ class Subject:
         self.clock = clock
         self.accepted = Tally()
         self.delivered = Tally()
-        self.taken: Batch | None = None
+        self.taken: list[Batch] = []
         self.times: list[int] = []
         self.offered = 0
 
@@ -100,15 +100,15 @@ class Subject:
     async def deliver(self) -> int | None:
         """Take and settle a batch; return its time."""
         async with asyncio.timeout(100):
-            batch = await self.queue.take()
-            self.taken = batch
+            self.taken = await self.queue.take()
             self.check()
-            if batch is None:
+            if not self.taken:
                 return None
-            self.taken = None
+            (batch,) = self.taken
+            self.taken = []
             self.delivered.add(batch)
             self.times.append(batch.taken_at)
-            await self.queue.settle(batch)
+            await self.queue.settle(1)
             self.check()
             return batch.taken_at
 
@@ -116,8 +116,8 @@ class Subject:
         """Hold the books against each other."""
         queue = self.queue
         underway = Tally()
-        if self.taken:
-            underway.add(self.taken)
+        for batch in self.taken:
+            underway.add(batch)
         dropped = sum(queue.dropped.values(), Tally())
         accounted = self.delivered + dropped + queue.waiting + underway + (lost or Tally())
         assert self.accepted + queue.recovered == accounted
@@ -159,7 +159,11 @@ async def queued(
         if isinstance(files, Moody):
             files.running.set()
         queue.close()
-    gone = await queue.finish()
+    end = await queue.finish()
+    subject.taken = [batch for batch in subject.taken if batch not in end.taken]
+    gone = end.waiting + Tally()
+    for batch in end.taken:
+        gone.add(batch)
     subject.check(gone)
     assert lost is None or gone.batches == lost
     assert queue.waiting == queue.kept

@@ -120,7 +120,8 @@ def _carries(value: object, depth: int = 3) -> bool:
         case Reading():
             return value.shape.group in GROUPS
         case Piece() | Underway():
-            return _carries(getattr(value, "batch", None))
+            parts = [*getattr(value, "shares", ()), *getattr(value, "parcels", ())]
+            return any(_carries(each.batch) for each in parts)
         case list() | tuple() if depth:
             return any(_carries(each, depth - 1) for each in value[:4])
     return False

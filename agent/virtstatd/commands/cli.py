@@ -29,6 +29,7 @@ from virtstatd.pipeline.routes import Globs
 from virtstatd.runtime import logs
 from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
+from virtstatd.sink import Sink, Trains
 
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 CONFIG_EXIT = 78
 """EX_CONFIG of sysexits.h: the unit does not restart on it."""
+
+ANSWERS_PER_SECOND = 20
+"""Of a destination that takes 50 ms for each."""
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -143,7 +147,9 @@ def check(path: Path | None, file: Path | None) -> None:
     Ports, secrets, certificates and directories are checked as the user who runs this; nothing is
     changed.
     """
+    from virtstatd.commands.spools import described
     from virtstatd.service.here import found_here, is_virtstatd
+    from virtstatd.service.sending import orphaned_spools
 
     if path and file:
         raise click.UsageError("name the file once")
@@ -154,6 +160,8 @@ def check(path: Path | None, file: Path | None) -> None:
     click.echo(f"{read.name}: good; sinks:")
     for each in read.config.sinks:
         click.echo(f"    {each.name} ({each.delivery}): {PROMISES[each.delivery].text}")
+        if each.delivery in ("memory", "spool"):
+            click.echo(f"        {ceiling(each.sink)}")
     if read.config.collectors:
         names = ", ".join(f"{each.name} ({each.type})" for each in read.config.collectors)
         click.echo(f"collectors of other packages: {names}")
@@ -164,6 +172,11 @@ def check(path: Path | None, file: Path | None) -> None:
     click.echo(f"    {shown}")
     for note in read.located([*found.notes, *unmatched(read.config.sinks)]):
         click.echo(f"note: {note}")
+    for orphan in orphaned_spools(read.config):
+        text = (
+            f"note: spool {orphan.directory}: {described(orphan)}, for no sink that is configured"
+        )
+        click.echo(f"{text}; see `virtstatd spool`")
 
 
 def unmatched(sinks: Iterable[SinkConfig]) -> Iterator[Fault]:
@@ -324,6 +337,72 @@ def sinks(name: str | None) -> None:
         for option in options_of(sink):
             default = "required" if option.required else f"default {option.default!r}"
             click.echo(f"    {option.name}: {noun(option.kind)}, {default}. {option.description}")
+
+
+@main.group()
+def spool() -> None:
+    """Look after what waits on disk for sinks."""
+
+
+@spool.command(name="list")
+@config_option
+def list_spools(path: Path | None) -> None:
+    """Print what waits in each spool, and which of them no sink will send."""
+    from virtstatd.commands.spools import listed
+
+    for line in listed(loaded(path).config):
+        click.echo(line)
+
+
+@spool.command()
+@config_option
+@click.argument("name")
+def remove(path: Path | None, name: str) -> None:
+    """Remove the spool NAME, and all that waits in it."""
+    from virtstatd.commands.spools import removed
+
+    config = loaded(path).config
+    try:
+        click.echo(f"removed {name}: {removed(config, name)}")
+    except StartError as error:
+        fail(str(error), 1)
+
+
+@spool.command()
+@config_option
+@click.argument("name")
+@click.option("--to", default="", help="Sink that sends it; without it, the one of that name.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="Time after which what is left stays on disk.",
+)
+def drain(path: Path | None, name: str, to: str, seconds: float) -> None:
+    """Send what waits in the spool NAME; end with 1 where some is left."""
+    from virtstatd.commands.spools import drained
+
+    config = loaded(path).config
+    with logs.opened("warning", config.log.format) as opened:
+        try:
+            outlet = on_loop(lambda: drained(config, name, to or name, seconds, opened.log))
+        except StartError as error:
+            fail(str(error), 1)
+    lost = sum(each.samples for each in (*outlet.lost.values(), *outlet.dropped.values()))
+    sent, left = outlet.delivered, outlet.waiting
+    click.echo(f"{sent.batches} batches of {sent.samples} samples sent, {lost} samples lost")
+    if left.batches:
+        fail(f"{left.batches} batches are left", 1)
+
+
+def ceiling(sink: Sink) -> str:
+    """Say what a sink carries at most where each answer takes 50 ms."""
+    trains: Trains | None = getattr(sink, "trains", None)
+    if trains is None:
+        return f"at 50 ms an answer it carries {ANSWERS_PER_SECOND} batches a second, one at a time"
+    samples = ANSWERS_PER_SECOND * trains.samples * trains.lanes
+    return f"at 50 ms an answer it carries {samples} samples a second at most"
 
 
 def loaded(path: Path | None) -> Loaded:

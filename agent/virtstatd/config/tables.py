@@ -129,6 +129,14 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             le=604800,
         ),
     ] = 0.0
+    catch_up_bytes_per_second: Annotated[
+        int,
+        Meta(
+            description="Most bytes a second, as `buffer_bytes` counts them, while what waits is"
+            " older than two intervals; 0 is as fast as the destination takes them.",
+            ge=0,
+        ),
+    ] = 0
     spool_bytes: Annotated[
         int,
         Meta(

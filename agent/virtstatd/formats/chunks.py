@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-
-from virtstatd.model import Batch
+from collections.abc import Callable, Iterable, Iterator
 
 
 Chunk = tuple[int, Callable[[], bytes]]
 """A number of samples, and what encodes them."""
-
-
-def batch_key(batch: Batch) -> Hashable:
-    """Return what only the same batch, or part of one, has; it keeps no shape alive."""
-    readings = [(each.domain and each.domain.uuid, id(each.shape)) for each in batch.readings]
-    return batch.source, batch.taken_at, hash(tuple(readings))
 
 
 def packed(texts: Iterable[bytes], limit: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ answered, or when nothing new came within the lifetime of its batch.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from virtstatd.model import Batch, Domain, Labels, Reading, Series
@@ -57,6 +57,14 @@ class Plan:
     milliseconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What was held of the domains in a plan, and their marks, before it was settled."""
+
+    held: dict[str | None, dict[GroupKey, SentGroup]]
+    marks: dict[tuple[Labels, GroupKey], int | None]
+
+
 class Staleness:
     """
     Compare batches with what a receiver has, and find the series that ended.
@@ -65,7 +73,7 @@ class Staleness:
     the name of another one goes on with its series.
 
     `plan` changes nothing, and may be called again with the same batch; `settle` follows when the
-    receiver has it.
+    receiver has it, or when it is on its way, and `undo` when it did not arrive.
     """
 
     def __init__(self) -> None:
@@ -100,8 +108,12 @@ class Staleness:
         after = self._after(batch, changes, now)
         return self._compared(tuple(readings), after, now)
 
-    def settle(self, plan: Plan) -> None:
-        """Note that the receiver has everything in a plan."""
+    def settle(self, plan: Plan) -> Undo:
+        """Note that the receiver has everything in a plan; return what `undo` takes back."""
+        before = Undo(
+            {uuid: self._held.get(uuid, {}) for uuid in plan.changes},
+            {key: self._marks.get(key) for key in plan.marks},
+        )
         for uuid, held in plan.changes.items():
             if held:
                 self._held[uuid] = held
@@ -116,6 +128,21 @@ class Staleness:
             self._earliest_end = min(ends, default=1 << 63)
             old = plan.milliseconds - MARKS_KEPT_MS
             self._marks = {key: mark for key, mark in self._marks.items() if mark > old}
+        return before
+
+    def undo(self, settled: Sequence[Undo]) -> None:
+        """Take back what was settled, in this order, since the receiver does not have it."""
+        for each in reversed(settled):
+            for uuid, held in each.held.items():
+                self._held.pop(uuid, None)
+                if held:
+                    self._held[uuid] = held
+                    ends = (group.until for group in held.values())
+                    self._earliest_end = min(self._earliest_end, *ends)
+            for key, mark in each.marks.items():
+                self._marks.pop(key, None)
+                if mark is not None:
+                    self._marks[key] = mark
 
     def _after(
         self, batch: Batch, new: dict[str | None, dict[GroupKey, SentGroup]], now: int

@@ -51,14 +51,13 @@ class LineProtocol:
 
     def items(self, batch: Batch) -> list[Chunk]:
         """Return the chunks of a batch."""
-        return [self.item(reading, batch.taken_at) for reading in batch.readings]
-
-    def item(self, reading: Reading, taken_at: int) -> Chunk:
-        """Return a chunk that encodes a reading; `taken_at` is in nanoseconds."""
-        return len(reading.values), functools.partial(self.encode, reading, taken_at)
+        return [
+            (len(reading.values), functools.partial(self.encode, reading, batch.taken_at))
+            for reading in batch.readings
+        ]
 
     def encode(self, reading: Reading, taken_at: int) -> bytes:
-        """Return the lines of a reading."""
+        """Return the lines of a reading; `taken_at` is in nanoseconds."""
         text = self._rendered(reading).replace(_TIME, f" {taken_at}\n")
         return text.replace(_DOMAIN, _domain(reading)).encode()
 

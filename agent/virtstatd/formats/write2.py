@@ -84,10 +84,6 @@ class Write2Encoder:
         counters in milliseconds, 0 where unknown.
         """
         self._table = None
-        self._calls += 1
-        crowded = self._vocabulary.full and self._calls > CALLS
-        if crowded or len(self._vocabulary) > VOCABULARY:
-            self._forget()
         items: list[Chunk] = []
         for reading, start in zip(plan.readings, starts, strict=True):
             labels = reading.domain.labels if reading.domain else ()
@@ -123,7 +119,12 @@ class Write2Encoder:
         """Return the request that holds all these time series, and begin another."""
         own = self._table.symbols() if self._table else b""
         self._table = None
-        return b"".join((self._vocabulary.symbols(), own, *series))
+        request = b"".join((self._vocabulary.symbols(), own, *series))
+        self._calls += 1
+        crowded = self._vocabulary.full and self._calls > CALLS
+        if crowded or len(self._vocabulary) > VOCABULARY:
+            self._forget()
+        return request
 
     def _forget(self) -> None:
         self._calls = 0

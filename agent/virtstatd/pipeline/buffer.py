@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from virtstatd.model import Batch
 
@@ -42,9 +42,20 @@ class Tally:
         )
 
 
+Linger = Callable[[], Awaitable[None]]
+"""Waits for more batches to share a request."""
+
+
+class Lost(NamedTuple):
+    """What ends with the process: a sum of what waited, and the batches that were taken."""
+
+    waiting: Tally
+    taken: Sequence[Batch]
+
+
 class Queue(Protocol):
     """
-    What waits in front of a sink, oldest first; one task takes, and settles before it takes again.
+    What waits in front of a sink, oldest first; one task takes trains of batches.
 
     Of all that was offered or recovered, each batch is in `waiting`, in `dropped`, or was taken.
     A batch that was taken belongs to the taker: it is no longer in `waiting` or `kept`, and never
@@ -60,24 +71,29 @@ class Queue(Protocol):
         """Add a batch, on the event loop; never waits, never raises."""
         ...
 
-    async def take(self) -> Batch | None:
-        """Return the oldest waiting batch, or wait for one; None once closed and empty."""
+    async def take(self, samples: int = 0, linger: Linger | None = None) -> list[Batch]:
+        """
+        Return the oldest waiting batches, so many samples at most but one batch at least.
+
+        Waits for the first one, then as long as `linger` does; returns nothing once closed and
+        empty.
+        """
         ...
 
-    async def settle(self, batch: Batch) -> None:
-        """Forget the batch taken last, which is delivered or lost."""
+    async def settle(self, count: int) -> None:
+        """Forget so many of the oldest that were taken, which are delivered or lost."""
         ...
 
     def close(self) -> None:
         """End the stream: nothing is offered after this."""
         ...
 
-    async def finish(self) -> Tally:
+    async def finish(self) -> Lost:
         """
         Write to disk what can be written; the last call on a queue.
 
-        What is on disk stays in `waiting`. The rest is lost with the process and returned: batches
-        that waited, and the one that was taken and not settled, unless they are on disk.
+        What is on disk stays in `waiting`, or taken. The rest is lost with the process, and
+        returned.
         """
         ...
 
@@ -121,7 +137,7 @@ class Buffer:
         self._capacity = capacity
         self._batches: deque[Batch] = deque()
         self._waiting = Tally()
-        self._taken: Batch | None = None
+        self._taken: deque[Batch] = deque()
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -147,32 +163,40 @@ class Buffer:
             self.dropped["memory"].add(self._pop())
         self._changed.set()
 
-    async def take(self) -> Batch | None:
-        """Return the oldest waiting batch, or wait for one; None once closed and empty."""
+    async def take(self, samples: int = 0, linger: Linger | None = None) -> list[Batch]:
+        """Return the oldest batches up to a size, or wait; nothing once closed and empty."""
+        idle = not self._batches
         while not self._batches:
             if self._closed:
-                return None
+                return []
             self._changed.clear()
             await self._changed.wait()
-        self._taken = self._pop()
-        return self._taken
+        if idle and linger is not None:
+            await linger()
+        train = [self._pop()]
+        room = samples - train[0].samples
+        while self._batches and self._batches[0].samples <= room:
+            train.append(self._pop())
+            room -= train[-1].samples
+        self._taken.extend(train)
+        return train
 
-    async def settle(self, batch: Batch) -> None:  # noqa: ARG002 - there is one
-        """Forget the batch taken last, which is delivered or lost."""
-        self._taken = None
+    async def settle(self, count: int) -> None:
+        """Forget so many of the oldest that were taken, which are delivered or lost."""
+        for _ in range(count):
+            self._taken.popleft()
 
     def close(self) -> None:
         """End the stream: nothing is offered after this."""
         self._closed = True
         self._changed.set()
 
-    async def finish(self) -> Tally:
+    async def finish(self) -> Lost:
         """Return what is lost with the process: everything."""
-        lost, self._waiting = self._waiting, Tally()
-        if self._taken is not None:
-            lost.add(self._taken)
+        lost = Lost(self._waiting, tuple(self._taken))
+        self._waiting = Tally()
         self._batches.clear()
-        self._taken = None
+        self._taken.clear()
         return lost
 
     def _pop(self) -> Batch:

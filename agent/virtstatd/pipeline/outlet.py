@@ -1,10 +1,10 @@
 """
 The runner in front of a sink: queue, deadline, retries, counters, isolation.
 
-    offer ──▶ queue ──▶ attempt ──▶ delivered
-                │          │ TryLater, too slow: again, later
-                ▼          ▼
-             dropped      lost (rejected, denied, poison, too old, broken, shutdown)
+    offer ──▶ queue ──▶ train ──▶ requests ──▶ delivered
+                │                  │ TryLater, Denied, too slow: again, later
+                ▼                  ▼
+             dropped             lost (rejected, poison, too old, broken, shutdown)
 
     accepted = delivered + dropped + lost + waiting, at every moment, in batches, samples and bytes.
 """
@@ -12,9 +12,14 @@ The runner in front of a sink: queue, deadline, retries, counters, isolation.
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -23,37 +28,61 @@ from virtstatd.collector import Histogram, Row
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import Queue, Tally
-from virtstatd.pipeline.delivery import Attempts, Piece, Underway, outcome_of
-from virtstatd.pipeline.pieces import Splitter, key_of, keys_of
+from virtstatd.pipeline.delivery import OUTCOMES, Attempts, Piece, SendTrain, Underway, outcome_of
+from virtstatd.pipeline.pace import Ages, Lag, RequestSize
+from virtstatd.pipeline.pieces import Splitter, UnitKey, key_of, keys_of
 from virtstatd.pipeline.retry import (
     ALONE_FAILURES,
+    DENIED_AGE_SECONDS,
     DENIED_SECONDS,
-    Ages,
+    FRUITLESS_SECONDS,
     Backoff,
     Guard,
     Poison,
 )
-from virtstatd.sink import Delivery, Send
+from virtstatd.pipeline.search import Search
+from virtstatd.sink import Delivery, Trains
 
 
-LOSSES = ("rejected", "denied", "poison", "expired", "error", "shutdown")
+LOSSES = ("rejected", "poison", "expired", "error", "shutdown")
 LAG_BUCKETS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 3600.0, 86400.0)
+
+LINGER_SECONDS: Final = 0.2
+"""Longest wait for more, where a request would be half empty."""
+
+TRAIN_REQUESTS: Final = 4
+"""Least number of requests that a train may fill."""
 
 FINISH_SECONDS = 3.0
 """What the queue gets to write at the end what it can keep."""
 
+UNLIMITED: Final = Trains(sys.maxsize)
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """Pieces that are sent one after the other."""
+
+    pieces: deque[Piece]
+    attempts: Attempts
+    guard: Guard
+    backoff: Backoff = field(default_factory=Backoff)
+    wait: float = 0.0
+    """Seconds until the next attempt."""
+
 
 class Outlet:
     """
-    Deliver batches to one sink, one at a time and in order, whatever the sink does.
+    Deliver batches to one sink, in order for every guest, whatever the sink does.
 
+    A sink with `trains` gets as much at once as waits and it takes, any other a batch at a time.
     Nothing that a sink raises, and no time that it takes, is felt by anybody else.
     """
 
     def __init__(
         self,
         name: str,
-        send: Send,
+        send: SendTrain,
         log: FilteringBoundLogger,
         clock: Callable[[], float],
         queue: Queue,
@@ -61,6 +90,8 @@ class Outlet:
         attempt_seconds: float,
         max_age_seconds: float,
         delivery: Delivery = "memory",
+        trains: Trains | None = None,
+        catch_up_bytes_per_second: int = 0,
         wall: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], Coroutine[None, None, None]] = asyncio.sleep,
     ) -> None:
@@ -71,18 +102,29 @@ class Outlet:
         self.lost = {reason: Tally() for reason in LOSSES}
         self.lags = [0] * (len(LAG_BUCKETS) + 1)
         self.lag_seconds = 0.0
-        self._attempts = Attempts(name, send, attempt_seconds)
+        self.attempts = dict.fromkeys(OUTCOMES, 0)
+        """How often the sink was asked, by outcome."""
+        self._trains = trains or UNLIMITED
+        self._size = RequestSize(self._trains.samples)
+        self._attempts = [
+            Attempts(name, send, attempt_seconds, self.attempts) for _ in range(self._trains.lanes)
+        ]
         self._log = log
         self._clock = clock
         self._sleep = sleep
         self._max_age = max_age_seconds
+        self._catch_up_bytes = catch_up_bytes_per_second
         self._ages = Ages(clock, wall)
+        self._lag = Lag(clock, log)
         self._splitter = Splitter()
         self._poison = Poison(clock)
         self._offered = Tally()
         self._underway: Underway | None = None
+        self._denied_at = -math.inf
         self._denied_until = 0.0
+        self._search_after = 0.0
         self._closing = asyncio.Event()
+        self._full = asyncio.Event()
         self._state = ""  # or what the last attempt came to, until one succeeds
 
     @property
@@ -105,11 +147,6 @@ class Outlet:
     def buffer_bytes(self) -> int:
         """The memory of what waits, by estimate."""
         return self.queue.bytes
-
-    @property
-    def attempts(self) -> Mapping[str, int]:
-        """How often the sink was asked, by outcome."""
-        return self._attempts.counts
 
     @property
     def failing(self) -> bool:
@@ -149,122 +186,252 @@ class Outlet:
         self._ages.look()
         self._offered.add(batch)
         self.queue.offer(batch)
+        if self.queue.waiting.samples >= self._size.samples:
+            self._full.set()
 
     def close(self) -> None:
         """Say that nothing more will be offered: `run` ends once the queue is empty."""
         self._closing.set()
         self.queue.close()
 
+    @property
+    def _most(self) -> int:
+        """The samples of a train: several requests, so that few of them are not full."""
+        return self._size.samples * max(TRAIN_REQUESTS, 2 * self._trains.lanes)
+
     async def run(self) -> None:
         """Deliver until `close` and the end of the queue; what is left then is kept or lost."""
         try:
-            while await self._circuit() and (batch := await self.queue.take()) is not None:
-                self._underway = Underway(batch, self._splitter, self.delivered, self.lost)
-                if not await self._deliver(self._underway):
+            while train := await self._taken():
+                begun = self._clock()
+                it = Underway(train, self._splitter, self.delivered, self.lost, self._ended)
+                self._underway = it
+                if not await self._deliver(it):
                     break
                 self._underway = None
-                await self.queue.settle(batch)
+                late = self._late(train)
+                self._lag.sent(late, self.accepted.samples, self.delivered.samples)
+                if late:
+                    await self._spare(train, begun)
         finally:
             await self._finish()
 
-    async def _circuit(self) -> bool:
-        """Wait while it is open; False when that is to the end."""
-        while (seconds := self._denied_until - self._clock()) > 0:
-            await self._pause(seconds)
-            if self._closing.is_set():
-                return False
-        return True
+    async def _taken(self) -> list[Batch]:
+        """Take what waits; after a wait for the first of it, also what comes a moment later."""
+        if self._trains is UNLIMITED:
+            return await self.queue.take(0)
+        self._full.clear()
+        return await self.queue.take(self._most, self._linger)
+
+    async def _linger(self) -> None:
+        if self.queue.waiting.samples < self._size.samples:
+            await self._pause(LINGER_SECONDS, self._full)
+
+    def _late(self, train: list[Batch]) -> float:
+        """Return the age of what was sent later than two intervals, 0 where none was."""
+        ages = ((self._ages.seconds(each.taken_at), each.lifetime_seconds) for each in train)
+        return max((age for age, most in ages if age > most), default=0.0)
+
+    async def _spare(self, train: list[Batch], begun: float) -> None:
+        """Wait so long that what is late goes out as slowly as the configuration says."""
+        if self._catch_up_bytes:
+            wanted = sum(batch.bytes for batch in train) / self._catch_up_bytes
+            if (left := begun + wanted - self._clock()) > 0:
+                await self._pause(left)
 
     async def _deliver(self, it: Underway) -> bool:
-        """Try until all of it is delivered or lost; False when it is left for the queue to keep."""
+        """Deliver or lose all of a train; False when some is left for the queue to keep."""
         known = self._poison.keys
-        it.part(known)
-        guard = Guard(self._clock, armed=bool(known))
-        backoff = Backoff()
-        wait = 0.0
-        while it.pieces:
-            if self._ages.seconds(it.batch.taken_at) + wait > self._max_age:
-                it.lose_rest("expired")
-                break
-            if wait:
-                await self._pause(wait)
-            piece = it.pieces.popleft()
-            error = await self._attempts.send(piece.batch, patient=not self._closing.is_set())
+        lanes: list[_Lane] = []
+        for pieces, attempts in zip(
+            it.lanes(self._size.samples, self._trains.lanes), self._attempts, strict=False
+        ):
+            if apart := it.set_apart(pieces, known):
+                if self._poison.trial():
+                    pieces.append(apart)
+                else:
+                    it.lose("poison", [apart])
+            lanes.append(_Lane(pieces, attempts, Guard(self._clock, armed=bool(known))))
+        if len(lanes) == 1:
+            return await self._carry(it, lanes[0])
+        async with asyncio.TaskGroup() as tasks:
+            carrying = [
+                tasks.create_task(self._carry(it, lane), name=f"lane {self.name}") for lane in lanes
+            ]
+        return all(each.result() for each in carrying)
+
+    async def _carry(self, it: Underway, lane: _Lane) -> bool:
+        """Try until all pieces are delivered or lost; False when some are left to the queue."""
+        while self._young(it, lane):
+            if not await self._waited(lane):
+                return False
+            piece = lane.pieces.popleft()
+            error = await lane.attempts.send(piece.batches, patient=not self._closing.is_set())
             # an empty batch that is accepted proves nothing: not every sink sends one
-            told = error or piece.batch.readings
-            if told and not (guard.suspicious or piece.known or isinstance(error, TooLarge)):
+            told = error or any(batch.readings for batch in piece.batches)
+            searched = self._searched(error)
+            quiet = lane.guard.suspicious or piece.known or searched
+            if told and not (quiet or isinstance(error, TooLarge)):
                 self._turn(error)
-            wait = 0.0
             if error is None:
-                it.got(piece)
-                guard.passed(piece.batch.samples)
-                backoff.reset()
-                self._poison.forget(keys_of(piece.batch) if piece.known else ())
-            elif not isinstance(error, TryLater):
-                self._failed(error, piece, it)
-            elif not self._closing.is_set():
-                wait = backoff.seconds(error.after_seconds)
-                if self._put_back(piece, it, guard, error):
-                    wait = 0.0
+                self._got(piece, lane, it)
+            elif searched:
+                await self._search(error, piece, lane, it)
+            elif not (isinstance(error, TryLater | Denied) and self._closing.is_set()):
+                self._failed(error, piece, lane, it)
             elif self.delivery == "spool":  # while draining nothing is tried twice
                 return False
             else:
-                it.lose_rest("shutdown", piece)
-        self._settle(it, guard)
+                it.lose("shutdown", [piece, *lane.pieces])
+                lane.pieces.clear()
+            if ended := it.settled():
+                await self.queue.settle(ended)
+        self._found(lane.guard)
         return True
 
-    def _failed(self, error: Exception, piece: Piece, it: Underway) -> None:
-        """Do with a piece what its failure asks for, where that is not to wait."""
+    async def _waited(self, lane: _Lane) -> bool:
+        """Wait as long as the last failure asks for; False when that is to the end."""
+        wait, lane.wait = max(lane.wait, self._denied_until - self._clock()), 0.0
+        if wait > 0:
+            await self._pause(wait)
+        return not (self._closing.is_set() and self.circuit_open)
+
+    def _young(self, it: Underway, lane: _Lane) -> bool:
+        """Lose what will be too old after the wait; return whether anything is left."""
+        for piece in lane.pieces:
+            old = [share for share in piece.shares if self._too_old(share.batch, lane.wait)]
+            if old:
+                it.lose_shares("expired", old)
+                piece.shares = [share for share in piece.shares if share not in old]
+        while lane.pieces and not lane.pieces[0].shares:
+            lane.pieces.popleft()
+        return bool(lane.pieces)
+
+    def _too_old(self, batch: Batch, wait: float) -> bool:
+        age, most = self._ages.seconds(batch.taken_at), self._max_age
+        if self.delivery == "spool" and age >= self._clock() - self._denied_at:
+            most = max(most, DENIED_AGE_SECONDS)
+        return age + wait > most
+
+    def _searched(self, error: Exception | None) -> bool:
+        """Return whether to search for what is to blame for a failure."""
+        atomic = isinstance(error, Rejected) and error.atomic
+        return atomic and self._clock() >= self._search_after
+
+    async def _search(
+        self, error: Exception | None, piece: Piece, lane: _Lane, it: Underway
+    ) -> None:
+        """Search for what a destination refuses; what fails otherwise meanwhile ends the search."""
+        search = Search(it, piece, self._poison)
+        steps = search.steps()
+        refused = True
+        with suppress(StopIteration):
+            attempt = next(steps)
+            while True:
+                failure = await lane.attempts.send(attempt.batches, patient=True)
+                refused = isinstance(failure, Rejected) and failure.atomic
+                if not (refused or failure is None):
+                    lane.pieces.extendleft(reversed(search.left))
+                    self._failed(failure, attempt, lane, it)
+                    break
+                if not refused:
+                    self._got(attempt, lane, it)
+                attempt = steps.send(not refused)
+        if search.accepted:
+            self._turn(None)
+        elif refused and not piece.known:
+            self._search_after = self._clock() + FRUITLESS_SECONDS
+            self._turn(error)
+        self._name(search.found, str(error))
+
+    def _got(self, piece: Piece, lane: _Lane, it: Underway) -> None:
+        """Count a piece that was accepted, and learn from it."""
+        self._search_after = 0.0
+        self._size.taken(piece.samples)
+        it.got(piece)
+        lane.guard.passed(piece.samples)
+        lane.backoff.reset()
+        for batch in piece.batches if piece.known else ():
+            self._poison.forget(keys_of(batch))
+
+    def _failed(self, error: Exception, piece: Piece, lane: _Lane, it: Underway) -> None:
+        """Do with a piece what its failure asks for."""
         match error:
-            case TooLarge(samples=None) if halves := it.halves(piece):
-                it.pieces.extendleft(reversed(halves))
+            case TryLater():
+                self._lag.failed()
+                wait = lane.backoff.seconds(error.after_seconds)
+                if not self._put_back(piece, lane, it, error):
+                    lane.wait = wait
+            case TooLarge(samples=None):
+                self._size.refused(piece.samples)
+                if halves := it.halves(piece):
+                    lane.pieces.extendleft(reversed(halves))
+                    if self._trains is not UNLIMITED:
+                        it.repack(lane.pieces, self._size.samples)
+                else:
+                    self._turn(error)
+                    it.lose("rejected", [piece])
             case Denied():
-                self._denied_until = self._clock() + DENIED_SECONDS
-                it.lose_rest("denied", piece)
+                self._lag.failed()
+                self._denied_at = self._clock()
+                self._denied_until = self._denied_at + DENIED_SECONDS
+                # what a destination dislikes in a batch is denied by some: it is searched for
+                self._put_back(piece, lane, it, TryLater(str(error), 0.0, answered=True))
             case Rejected(samples=int(refused)):
                 it.got(piece, refused)
             case Rejected():
                 self._turn(error)
-                it.lose("rejected", piece)
+                it.lose("rejected", [piece])
             case _:
-                it.lose("error", piece)
+                it.lose("error", [piece])
 
-    def _put_back(self, piece: Piece, it: Underway, guard: Guard, error: TryLater) -> bool:
+    def _put_back(self, piece: Piece, lane: _Lane, it: Underway, error: TryLater) -> bool:
         """Put a piece back, or its halves, or nothing of it; return whether to go on at once."""
         if not error.answered:
-            it.pieces.appendleft(piece)
+            lane.pieces.appendleft(piece)
             return False
         piece.failures += 1
-        moved = guard.failed()
+        moved = lane.guard.failed()
         if piece.known:
-            it.lose("poison", piece)
-        elif not guard.suspicious:
-            it.pieces.appendleft(piece)
+            it.lose("poison", [piece])
+        elif not lane.guard.suspicious:
+            lane.pieces.appendleft(piece)
         elif halves := it.halves(piece):
-            it.pieces.extend(halves)
-        elif guard.proven and piece.failures >= ALONE_FAILURES and (key := key_of(piece.batch)):
-            it.lose("poison", piece)
+            lane.pieces.extend(halves)
+        elif not (lane.guard.proven and piece.failures >= ALONE_FAILURES):
+            lane.pieces.append(piece)
+        elif key := key_of(piece.batches[0]):
+            it.lose("poison", [piece])
             self._poison.add(key)
-            guard.found.append(key)
+            lane.guard.found.append(key)
         else:
-            it.pieces.append(piece)
+            lane.pieces.append(piece)
         return moved and error.after_seconds is None
 
-    def _settle(self, it: Underway, guard: Guard) -> None:
-        it.settle()
-        if it.delivered:
-            seconds = self._ages.seconds(it.batch.taken_at)
+    def _ended(self, batch: Batch, delivered: bool) -> None:  # noqa: FBT001 - of a callback
+        """Count how long a batch took from being taken to being delivered."""
+        if delivered:
+            seconds = self._ages.seconds(batch.taken_at)
             self.lags[bisect_left(LAG_BUCKETS, seconds)] += 1
             self.lag_seconds += seconds
-            if guard.suspicious:
-                self._turn(None)
-        if guard.found:
-            (_, series), *others = guard.found
+
+    def _found(self, guard: Guard) -> None:
+        """Log what the search for refused series has found."""
+        if guard.suspicious and guard.proven:
+            self._turn(None)
+        self._name(guard.found, "answered with errors")
+
+    def _name(self, found: Sequence[UnitKey], reason: str) -> None:
+        """Log which series a destination does not take."""
+        if found:
+            (uuid, series), *others = found
             self._log.error(
                 "sink.poisoned",
+                uuid=uuid,
                 series=series.field.family,
                 labels=dict(series.labels),
                 others=len(others),
+                reason=reason,
             )
 
     def _turn(self, error: Exception | None) -> None:
@@ -284,10 +451,15 @@ class Outlet:
             self._log.warning("sink.failing", outcome=outcome, reason=reason, exc_info=trace)
             self._state = outcome
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not once nothing more comes."""
+    async def _pause(self, seconds: float, *events: asyncio.Event) -> None:
+        """Wait, but not once nothing more comes, or any of some events is there."""
         waits = [
-            asyncio.ensure_future(each) for each in (self._sleep(seconds), self._closing.wait())
+            asyncio.ensure_future(each)
+            for each in (
+                self._sleep(seconds),
+                self._closing.wait(),
+                *(event.wait() for event in events),
+            )
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -297,25 +469,17 @@ class Outlet:
 
     async def _finish(self) -> None:
         """Let the queue keep what it can, and count the rest as lost."""
-        before = self._inside
         try:
             async with asyncio.timeout(FINISH_SECONDS):
                 lost = await self.queue.finish()
         except TimeoutError:
             self._log.error("sink.unfinished", batches=self.waiting.batches)
             return
-        if (it := self._underway) is not None and lost.batches + self._inside > before:
-            # the queue lost all of the batch, it knows nothing of pieces that were delivered
-            lost = lost - Tally(1, it.batch.samples, it.batch.bytes) + it.left
-            self._underway = None
-        self.lost["shutdown"] += lost
-        if lost.batches:
-            self._log.error("sink.abandoned", batches=lost.batches)
+        gone = lost.waiting + Tally()
+        if self._underway is not None:  # the queue knows nothing of parts that were delivered
+            gone += self._underway.dropped(lost.taken)
+        self.lost["shutdown"] += gone
+        if gone.batches:
+            self._log.error("sink.abandoned", batches=gone.batches)
         if self.waiting.batches:
             self._log.info("sink.kept", batches=self.waiting.batches)
-
-    @property
-    def _inside(self) -> int:
-        """How many of the offered batches the queue has or has forgotten, but the one taken."""
-        forgotten = sum(each.batches for each in self.queue.dropped.values())
-        return self.queue.waiting.batches + forgotten - self.queue.recovered.batches

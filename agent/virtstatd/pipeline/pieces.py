@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from virtstatd.model import Batch, Reading, Series, Shape
+from virtstatd.model import Batch, Domain, Reading, Series, Shape
 
 
 UnitKey = tuple[str | None, Series]
@@ -38,6 +39,44 @@ class Splitter:
         last = replace(batch, readings=(), groups=frozenset(), piece=cut)
         return (*(parts or (replace(batch, gone=(), piece=cut),)), last)
 
+    def head(self, batch: Batch, samples: int) -> tuple[Batch, Batch] | None:
+        """Cut between two guests so that the first part has so many samples at most, if it can."""
+        guests = list(_by_guest(batch).values())
+        sums = list(accumulate(_samples(of) for of in guests))
+        at = sum(each <= samples for each in sums)
+        if not 0 < at < len(guests):
+            return None
+        first, rest = (
+            tuple(each for of in part for each in of) for part in (guests[:at], guests[at:])
+        )
+        whole = replace(batch, piece=batch.piece or "/")
+        return replace(whole, readings=first, gone=()), replace(whole, readings=rest)
+
+    def shards(self, batch: Batch, lane_of: Callable[[str | None], int]) -> list[tuple[int, Batch]]:
+        """Cut by guest, of which each has a lane; a batch of one lane stays whole."""
+        readings: dict[int, list[Reading]] = {}
+        for reading in batch.readings:
+            uuid = reading.domain.uuid if reading.domain else None
+            readings.setdefault(lane_of(uuid), []).append(reading)
+        gone: dict[int, list[Domain]] = {}
+        for domain in batch.gone:
+            gone.setdefault(lane_of(domain.uuid), []).append(domain)
+        numbers = sorted({*readings, *gone})
+        if len(numbers) <= 1:
+            return [(numbers[0] if numbers else 0, batch)]
+        return [
+            (
+                number,
+                replace(
+                    batch,
+                    readings=tuple(readings.get(number, ())),
+                    gone=tuple(gone.get(number, ())),
+                    piece=batch.piece or "/",
+                ),
+            )
+            for number in numbers
+        ]
+
     def without(self, batch: Batch, bad: Collection[UnitKey]) -> tuple[Batch, Batch | None]:
         """Return the batch without the units whose keys are bad, and the bad ones, None if none."""
         uuids = {uuid for uuid, _ in bad}
@@ -64,10 +103,7 @@ class Splitter:
         return replace(batch, readings=tuple(good)), some
 
     def _readings(self, batch: Batch) -> tuple[Batch, ...]:
-        domains: dict[str | None, list[Reading]] = {}
-        for reading in batch.readings:
-            uuid = reading.domain.uuid if reading.domain else None
-            domains.setdefault(uuid, []).append(reading)
+        domains = _by_guest(batch)
         if len(domains) > 1:
             return tuple(
                 replace(
@@ -147,13 +183,45 @@ def key_of(batch: Batch) -> UnitKey | None:
     return next(keys_of(batch), None)
 
 
+def dealt(batches: Sequence[Batch], lanes: int) -> dict[str | None, int]:
+    """Deal the guests of some batches to lanes, each to the one with the fewest samples so far."""
+    sizes: dict[str | None, int] = {}
+    for batch in batches:
+        for domain in batch.gone:
+            sizes.setdefault(domain.uuid, 0)
+        for reading in batch.readings:
+            uuid = reading.domain.uuid if reading.domain else None
+            sizes[uuid] = sizes.get(uuid, 0) + len(reading.values)
+    loads = [(0, lane) for lane in range(lanes)]
+    found: dict[str | None, int] = {}
+    for uuid in sorted(sizes, key=lambda each: -sizes[each]):
+        load, lane = loads[0]
+        found[uuid] = lane
+        heapq.heapreplace(loads, (load + sizes[uuid], lane))
+    return found
+
+
+def _by_guest(batch: Batch) -> dict[str | None, list[Reading]]:
+    """Return the readings of each guest by its UUID, of the host by None."""
+    guests: dict[str | None, list[Reading]] = {}
+    for reading in batch.readings:
+        uuid = reading.domain.uuid if reading.domain else None
+        guests.setdefault(uuid, []).append(reading)
+    return guests
+
+
 def _samples(readings: Sequence[Reading]) -> int:
     return sum(len(reading.values) for reading in readings)
 
 
 def _halved(items: Sequence[T], size: Callable[[T], int]) -> tuple[Sequence[T], Sequence[T]]:
-    """Cut two items or more at half of the samples; neither side is empty."""
-    sums = list(accumulate(size(item) for item in items))
-    at = next(at for at, before in enumerate(sums, 1) if 2 * before >= sums[-1])
-    at = min(max(at, 1), len(items) - 1)
+    """Cut two items or more at half of the samples."""
+    at = halved([size(item) for item in items])
     return items[:at], items[at:]
+
+
+def halved(sizes: Sequence[int]) -> int:
+    """Return where to cut two sizes or more at half of their sum; neither side is empty."""
+    sums = list(accumulate(sizes))
+    at = next(at for at, before in enumerate(sums, 1) if 2 * before >= sums[-1])
+    return min(max(at, 1), len(sizes) - 1)

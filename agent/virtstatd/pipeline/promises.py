@@ -34,7 +34,7 @@ PROMISES: Final[dict[Delivery, Promise]] = {
         "delivered at least once, in order, across restarts and kills of the agent, while the batch"
         " is neither older than `max_age_seconds` nor pushed out of `spool_bytes`; across a power"
         " cut all but what `spool_sync` leaves unsynced; a disk that fails makes it memory until it"
-        " is back; at most one batch is doubled",
+        " is back; at most what was under way is doubled",
         (
             "integration/test_outlet_spool.py::test_a_destination_that_is_away_loses_nothing",
             "integration/test_outage.py::test_servers_that_are_killed_have_everything_in_the_end",

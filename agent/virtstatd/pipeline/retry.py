@@ -1,4 +1,4 @@
-"""Retry pauses, the suspicion that a series is refused, and the age of batches."""
+"""Retry pauses, and the suspicion that a series is refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ RETRY_AFTER_MAX_SECONDS = 300.0
 """Longest pause that a destination may ask for."""
 
 DENIED_SECONDS = 30.0
-"""Pause after a batch was lost to refused credentials; the others wait."""
+"""Pause after refused credentials or a wrong address."""
 
 SUSPECT_FAILURES, SUSPECT_SECONDS = 8, 300.0
 """Answered failures, and least seconds since the first, until the batch is suspected."""
+
+DENIED_AGE_SECONDS = 86400.0
+"""Age up to which nothing on disk is given up for having waited for better credentials."""
 
 ALONE_FAILURES = 3
 """Failures of a series alone, while others of its batch get through, until it is lost."""
@@ -26,7 +29,11 @@ ALONE_FAILURES = 3
 POISON_SECONDS = 3600.0
 """Time for which a refused series is remembered."""
 
-STEP_SECONDS = 1.0
+TRIAL_SECONDS = 60.0
+"""Pause between two trials whether refused series are accepted now."""
+
+FRUITLESS_SECONDS = 60.0
+"""Pause after a search in which the destination refused everything."""
 
 
 class Backoff:
@@ -94,6 +101,7 @@ class Poison:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until: dict[UnitKey, float] = {}
+        self._trial_at = 0.0
 
     @property
     def keys(self) -> frozenset[UnitKey]:
@@ -102,43 +110,19 @@ class Poison:
         self._until = {key: until for key, until in self._until.items() if until > now}
         return frozenset(self._until)
 
+    def trial(self) -> bool:
+        """Return whether to try refused series now, which is seldom."""
+        if self._clock() < self._trial_at:
+            return False
+        self._trial_at = self._clock() + TRIAL_SECONDS
+        return True
+
     def add(self, key: UnitKey) -> None:
         """Remember a key for `POISON_SECONDS`."""
+        self._trial_at = self._clock() + TRIAL_SECONDS
         self._until[key] = self._clock() + POISON_SECONDS
 
     def forget(self, keys: Iterable[UnitKey]) -> None:
         """Forget keys that were accepted."""
         for key in keys:
             self._until.pop(key, None)
-
-
-class Ages:
-    """
-    The age of batches by their wall-clock time, corrected for steps of the clock.
-
-    A step forward does not age batches that were there before it. After a step back, batches seem
-    younger and wait longer: too long is better than lost.
-    """
-
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], int]) -> None:
-        self._clock = clock
-        self._wall = wall
-        self._before = wall() / 1e9
-        self._offset = self._before - clock()
-        self._steps: list[tuple[float, float]] = []
-
-    def seconds(self, taken_at: int) -> float:
-        """Return the age in seconds of a batch taken at a Unix time in nanoseconds."""
-        self.look()
-        steps = sum(step for before, step in self._steps if taken_at / 1e9 <= before)
-        return max(0.0, self._before - taken_at / 1e9 - steps)
-
-    def look(self) -> None:
-        """Notice a step of the clock; to be called with every batch."""
-        now = self._wall() / 1e9
-        offset = now - self._clock()
-        if offset - self._offset > STEP_SECONDS:
-            self._steps.append((self._before, offset - self._offset))
-            del self._steps[:-8]
-        self._before = now
-        self._offset = offset

@@ -170,6 +170,7 @@ EVENTS: Final[dict[str, Event]] = {
         "At shutdown `batches` could not be delivered and are lost.",
         "Set `spool_bytes` if that must not happen.",
     ),
+    "sink.caught_up": Event("info", "The destination accepts batches in time again."),
     "sink.close_failed": Event("warning", "The sink did not close in time, or raised."),
     "sink.denied": Event(
         "error",
@@ -182,6 +183,11 @@ EVENTS: Final[dict[str, Event]] = {
         "Check the destination.",
     ),
     "sink.kept": Event("info", "At shutdown `batches` are kept on disk for the next start."),
+    "sink.lagging": Event(
+        "warning",
+        "Batches are sent more than two intervals late, although nothing fails.",
+        "Compare the rates in and out; see what slows the destination, or raise `request_samples`.",
+    ),
     "sink.poisoned": Event(
         "error",
         "The destination cannot accept this series; only this series is lost.",
@@ -202,6 +208,11 @@ EVENTS: Final[dict[str, Event]] = {
         "error",
         "The spool's disk is full or broken; batches wait in memory.",
         "Free space on the disk of the state directory, or repair it.",
+    ),
+    "spool.orphaned": Event(
+        "warning",
+        "Batches wait on disk for a sink that is not configured, or has no spool any more.",
+        "`virtstatd spool drain` sends them through another sink, `remove` deletes them.",
     ),
     "spool.recovered": Event("info", "Batches of an earlier run were found on disk."),
     "spool.refused": Event(

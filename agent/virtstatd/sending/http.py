@@ -5,9 +5,10 @@ The HTTP client of the sinks that push: TLS, credentials, and what each status m
 |---|---|
 | none: network error, timeout | `TryLater` |
 | 408, 429, 5xx but 501 and 505 | `TryLater`, with what Retry-After said; 5xx are `answered` |
-| 413 | `TooLarge`: `Requests` halves the request |
-| 401, 403, 404 | `Denied` |
-| anything else but 2xx, redirects included | `Rejected` |
+| 413 | `TooLarge`: the outlet halves the request |
+| 401, 403, 404, 405, 407, 410, redirects | `Denied` |
+| 400, 422 | `Rejected`, of which a part may be to blame (`atomic`) |
+| anything else but 2xx | `Rejected` |
 
 Answers are bounded: 64 KiB are read within two seconds, and nothing is decompressed.
 """
@@ -35,6 +36,9 @@ from virtstatd.sending.tls import Context
 
 
 CONNECT_SECONDS = 3.0
+LANES = 8
+"""Requests that one sink may have under way at once."""
+
 BODY_SECONDS = 2.0
 """Bound for reading a body: the status decides, the body only adds text to the log."""
 
@@ -43,7 +47,8 @@ READ_BYTES = 16384
 SHOWN_BYTES = 256
 
 _LATER = frozenset(range(500, 600)) - {501, 505} | {408, 429}
-_DENIED = frozenset({401, 403, 404})
+_DENIED = frozenset({401, 403, 404, 405, 407, 410, *range(300, 400)})
+_ATOMIC = frozenset({400, 422})
 _CONTROL = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -123,7 +128,9 @@ class HttpClient:
             return TryLater(reason, wait, answered=answered)
         if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge(reason)
-        return Denied(reason) if response.status in _DENIED else Rejected(reason)
+        if response.status in _DENIED:
+            return Denied(reason)
+        return Rejected(reason, atomic=response.status in _ATOMIC)
 
 
 @asynccontextmanager
@@ -135,7 +142,7 @@ async def http_client(
     async with (
         opened_credentials(access, clock) as credentials,
         aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=2, ssl=context or True),
+            connector=aiohttp.TCPConnector(limit=LANES, ssl=context or True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"virtstatd/{__version__}", "Accept-Encoding": "identity"},

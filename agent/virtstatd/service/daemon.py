@@ -26,7 +26,7 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
-from virtstatd.service.sending import draining, open_outlet, routed
+from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
 from virtstatd.service.web import Web
 
@@ -70,6 +70,13 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         ]
         await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
+        for orphan in await asyncio.to_thread(orphaned_spools, config):
+            log.warning(
+                "spool.orphaned",
+                name=orphan.name,
+                batches=orphan.waiting.batches if orphan.waiting else None,
+                disk_bytes=orphan.disk_bytes,
+            )
         passing = OneSource([*routes, web.seen], log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)

@@ -20,11 +20,15 @@ from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.buffer import Buffer, Queue
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.pipeline.routes import SinkRoute, Wanted
+from virtstatd.pipeline.spool.backlog import Backlog, backlogs
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.queue import Spooled
 from virtstatd.serving.routes import Routes
 from virtstatd.sink import Opening, Send, Sink
 
+
+SPOOL_BYTES = 1 << 40
+"""Limit of a spool that is only read."""
 
 CLOSE_SECONDS = 1.0
 """Time for a sink to close; a slower one ends with the process."""
@@ -37,8 +41,14 @@ async def open_outlet(
     log: FilteringBoundLogger,
     sockets: dict[str, socket.socket],
     routes: Routes,
+    *,
+    spool: Path | None = None,
 ) -> Outlet:
-    """Open a sink, and put an outlet with its queue in front of it; `stack` closes the sink."""
+    """
+    Open a sink, and put an outlet with its queue in front of it; `stack` closes the sink.
+
+    The queue is on disk where `spool` says so, or the sink's own options.
+    """
     bound = log.bind(sink=each.name)
     opening = Opening(each.name, bound, sockets, routes)
     send = await stack.enter_async_context(contained(each.sink, opening))
@@ -47,8 +57,10 @@ async def open_outlet(
         send,
         bound,
         time.monotonic,
-        _queue(each, spool_directory(each, config), bound),
-        delivery=each.delivery,
+        _queue(each, spool or spool_directory(each, config), bound, spooled=spool is not None),
+        delivery="spool" if spool else each.delivery,
+        trains=getattr(each.sink, "trains", None),
+        catch_up_bytes_per_second=each.outlet.catch_up_bytes_per_second,
         attempt_seconds=each.outlet.attempt_seconds,
         max_age_seconds=each.max_age_seconds,
     )
@@ -70,12 +82,12 @@ def routed(each: SinkConfig, outlet: Outlet) -> Emit:
     return outlet.offer if wanted.everything else SinkRoute(wanted, outlet.offer, metric_name)
 
 
-def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger) -> Queue:
+def _queue(each: SinkConfig, directory: Path, log: FilteringBoundLogger, *, spooled: bool) -> Queue:
     """Return the queue in front of a sink; a spool opens later, and may fail to open."""
     options = each.outlet
-    if not options.spool_bytes:
+    if not (options.spool_bytes or spooled):
         return Buffer(options.buffer_bytes)
-    spool = Spool(directory, capacity=options.spool_bytes, sync=options.spool_sync)
+    spool = Spool(directory, capacity=options.spool_bytes or SPOOL_BYTES, sync=options.spool_sync)
     return Spooled(spool, log, time.monotonic, capacity=options.buffer_bytes)
 
 
@@ -87,7 +99,23 @@ def state_directory(config: Config) -> Path:
 
 def spool_directory(each: SinkConfig, config: Config) -> Path:
     """Return the directory of a sink's spool."""
-    return state_directory(config) / "spool" / each.name
+    return spool_root(config) / each.name
+
+
+def spool_root(config: Config) -> Path:
+    """Return where the spools of all sinks are."""
+    return state_directory(config) / "spool"
+
+
+def users_of_spools(config: Config) -> set[str]:
+    """Return the names of the sinks that have a spool."""
+    return {each.name for each in config.sinks if each.outlet.spool_bytes}
+
+
+def orphaned_spools(config: Config) -> list[Backlog]:
+    """Return the spools with batches that no sink will send: it was renamed, or has none now."""
+    used = users_of_spools(config)
+    return [each for each in backlogs(spool_root(config)) if not (each.name in used or each.empty)]
 
 
 @asynccontextmanager

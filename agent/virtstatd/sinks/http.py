@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -30,17 +30,16 @@ from msgspec import Meta
 
 from virtstatd.config.plugins import PIP
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
-from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.documents import DocumentEncoder
 from virtstatd.formats.timed_text import TimedText
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.dead_letters import dead_letters
 from virtstatd.sending.files import check_writable
-from virtstatd.sending.http import HttpAnswer, http_client
+from virtstatd.sending.http import LANES, HttpAnswer, http_client
 from virtstatd.sending.named import ByHost, Named
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sending.requests import post_together
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 from virtstatd.sinks.influx import KEPT, influx_lines, refused_lines
 from virtstatd.sinks.own_names import check_names
 
@@ -76,15 +75,10 @@ class HttpFormat(Generic[T]):
     settle: Callable[[Batch], None] = lambda _: None
 
     async def send(
-        self, requests: Requests, batch: Batch, post: Callable[[bytes, int], Awaitable[None]]
+        self, batches: Sequence[Batch], post: Callable[[bytes, int], Awaitable[None]]
     ) -> None:
-        """Send a batch in as many requests as it needs."""
-        try:
-            await requests.send(batch_key(batch), self.items(batch), self.join, post)
-        except Rejected:
-            self.settle(batch)
-            raise
-        self.settle(batch)
+        """Send batches in one request."""
+        await post_together(batches, self.items, self.join, post, self.settle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +153,15 @@ class Http(Named, Access):
             except StartError as error:
                 raise StartError(f"dead_letter_file: {error}") from error
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
         formats = ByHost(self.host, self._format)
-        requests = Requests(self.request_samples)
         headers = {"Content-Type": self._type()}
         if self.compress != "none":
             headers["Content-Encoding"] = self.compress
@@ -186,10 +184,12 @@ class Http(Named, Access):
                 except Rejected as error:
                     if bury and not isinstance(error, TooLarge | Denied):
                         await bury(str(error), error.samples or samples, body)
+                        # what is kept is lost: it is not searched for a part to blame
+                        raise Rejected(str(error), error.samples) from error
                     raise
 
-            async def send(batch: Batch) -> None:
-                await formats().send(requests, batch, post)
+            async def send(*batches: Batch) -> None:
+                await formats().send(batches, post)
 
             yield send
 

@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.line_protocol import LineProtocol
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import http_client
+from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sending.requests import post_together
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 from virtstatd.sinks.own_names import check_names
 
 
@@ -67,13 +66,17 @@ class Influx(Named, Access):
             raise ValueError("database: one of database and bucket must be given")
         check_names("tags", self.tags, KEPT)
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
         lines = ByHost(
             self.host, lambda host: influx_lines(self.measurement_prefix, host, self.tags)
         )
-        requests = Requests(self.request_samples)
         url = self.write_url()
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self.compress:
@@ -94,8 +97,8 @@ class Influx(Named, Access):
                 lines = body.count(b"\n")
                 raise Rejected(str(answer.fault), -(-samples * min(refused, lines) // lines))
 
-            async def send(batch: Batch) -> None:
-                await requests.send(batch_key(batch), lines().items(batch), b"".join, post)
+            async def send(*batches: Batch) -> None:
+                await post_together(batches, lines().items, b"".join, post, lambda _: None)
 
             yield send
 

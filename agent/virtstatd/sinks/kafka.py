@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Annotated, ClassVar, Literal, Protocol, cast
 
 import aiokafka  # type: ignore[import-untyped]
@@ -30,7 +30,7 @@ from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.secrets import Login, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 REQUEST_SECONDS = 5.0
@@ -107,6 +107,7 @@ class Kafka(Named, Login, Tls):
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:
         if not self.brokers:
@@ -142,12 +143,14 @@ class Kafka(Named, Login, Tls):
         link = KeptConnection(connect, _stop, lambda _: True, CLOSE_SECONDS)
         lines = ByHost(self.host, _HostLines)
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 if context:
                     await context.renewed()  # the library connects when it likes
                 async with link.held() as producer:
-                    await self._produce(producer, lines().messages(batch, self.message_bytes))
+                    encoder = lines()
+                    every = (encoder.messages(each, self.message_bytes) for each in batches)
+                    await self._produce(producer, chain.from_iterable(every))
             except DENIED as error:
                 raise Denied(password.hidden(f"topic {self.topic}: {reason_of(error)}")) from error
             except (errors.KafkaError, OSError) as error:

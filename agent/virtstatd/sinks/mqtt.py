@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, ClassVar
 
 import aiomqtt
@@ -34,7 +34,7 @@ from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.secrets import Login, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 ANSWER_SECONDS = 3.0
@@ -67,6 +67,7 @@ class Mqtt(Named, Login, Tls):
     ] = False
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(2_000)
 
     def __post_init__(self) -> None:
         check_server("address", self.address)
@@ -98,10 +99,10 @@ class Mqtt(Named, Login, Tls):
         messages = ByHost(self.host, lambda host: _Messages(self.topic, host, retain=self.retain))
         link = KeptConnection(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as session:
-                    await session.publish(messages().of(batch))
+                    await session.publish(chain.from_iterable(map(messages().of, batches)))
             except (aiomqtt.MqttError, OSError) as error:
                 refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
                 wait = FIX_SECONDS if refused else None

@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
@@ -42,7 +43,7 @@ from virtstatd.sending.paths import FILE
 from virtstatd.sending.secrets import Login, credentials_text, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sending.watched import Watched
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 CONNECT_SECONDS = 3
@@ -85,6 +86,7 @@ class Nats(Named, Login, Tls):
     ] = ""
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(5_000)
 
     def __post_init__(self) -> None:
         if not self.servers:
@@ -145,10 +147,12 @@ class Nats(Named, Login, Tls):
         messages = ByHost(self.host, lambda host: _Messages(self.subject, host))
         link = KeptConnection(connect, _Connection.close, _Connection.alive)
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as connection:
-                    await connection.publish(messages().of(batch, connection.limit), self.stream)
+                    encoder = messages()
+                    every = (encoder.of(batch, connection.limit) for batch in batches)
+                    await connection.publish(chain.from_iterable(every), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except BadRequestError as error:

@@ -18,15 +18,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from virtstatd import __version__
 from virtstatd.config.plugins import PIP
-from virtstatd.formats.chunks import batch_key
 from virtstatd.formats.lifetimes import Runs
 from virtstatd.formats.otlp import OtlpEncoder, Points
 from virtstatd.runtime.compress import gzipped
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import http_client
+from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send
+from virtstatd.sending.requests import post_together
+from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Trains
 
 
 SHOWN_CHARACTERS = 256
@@ -72,25 +71,24 @@ class Otlp(Named, Access):
                     f" {PIP} install 'virtstatd[otlp-grpc]'"
                 )
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        batches = ByHost(self.host, lambda host: OtlpBatches(host, self.resource_attributes))
-        requests = Requests(self.request_samples)
+        encoders = ByHost(self.host, lambda host: OtlpBatches(host, self.resource_attributes))
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.shown_url)
 
             async def post(body: bytes, _: int) -> None:
                 check_partial_success(await export(body))
 
-            async def send(batch: Batch) -> None:
-                encoder = batches()
-                try:
-                    await requests.send(batch_key(batch), encoder.items(batch), encoder.join, post)
-                except Rejected:
-                    encoder.settle(batch)
-                    raise
-                encoder.settle(batch)
+            async def send(*batches: Batch) -> None:
+                encoder = encoders()
+                await post_together(batches, encoder.items, encoder.join, post, encoder.settle)
 
             yield send
 

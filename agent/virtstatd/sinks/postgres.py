@@ -15,6 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, ClassVar, Literal, Protocol, cast
 
 import asyncpg  # type: ignore[import-untyped]
@@ -35,7 +36,7 @@ from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.postgres_url import Database, DatabaseHost
 from virtstatd.sending.secrets import PasswordFile, check_secret, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
 CONNECT_SECONDS = 5.0
@@ -137,6 +138,7 @@ class Postgres(Named, Tls):
     password_file: PasswordFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
+    trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:
         Database.of(self.url)
@@ -169,7 +171,7 @@ class Postgres(Named, Tls):
             lambda each: not each.is_closed(),
         )
 
-        async def send(batch: Batch) -> None:
+        async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as connection:
                     try:
@@ -177,11 +179,12 @@ class Postgres(Named, Tls):
                             table,
                             schema_name=schema or None,
                             columns=COLUMNS,
-                            source=_pieces(rows(), batch),
+                            source=_pieces(rows(), batches),
                         )
                     except UNFIT as error:
                         if not _lacks_partition(error):
-                            raise Rejected(f"table {self.table}: {_reason(error)}") from error
+                            reason = f"table {self.table}: {_reason(error)}"
+                            raise Rejected(reason, atomic=True) from error
                         raise
             except AWAY as error:
                 reason = password.hidden(f"{hosts.name}: {_reason(error)}")
@@ -268,8 +271,8 @@ class _Hosts:
         raise fault
 
 
-async def _pieces(rows: PostgresRows, batch: Batch) -> AsyncIterator[bytes]:
-    for piece in packed(rows.of(batch), PIECE_BYTES):
+async def _pieces(rows: PostgresRows, batches: Sequence[Batch]) -> AsyncIterator[bytes]:
+    for piece in packed(chain.from_iterable(map(rows.of, batches)), PIECE_BYTES):
         yield piece
         await asyncio.sleep(0)
 

@@ -8,7 +8,7 @@ which say the kind, help and unit of series as well, and when counters began.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,20 +19,20 @@ from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.chunks import batch_key
-from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness
+from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness, Undo
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import HttpAnswer, HttpClient, http_client
+from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
 from virtstatd.sending.named import ByHost, Named
-from virtstatd.sending.requests import Requests
-from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 from virtstatd.sinks.own_names import check_names
 
 
 Version = Literal["1.0", "2.0"]
+_Planned = tuple[Plan, list[int]]
+"""What to write of a batch, and when the counters of its readings began."""
 
 HEADERS = {
     "Content-Type": "application/x-protobuf",
@@ -88,6 +88,11 @@ class RemoteWrite(Named, Access):
         if self.host and "instance" in self.external_labels:
             raise ValueError("external_labels: `instance` is what host says already")
 
+    @property
+    def trains(self) -> Trains:
+        """The size of a request, and how many are under way at once when much waits."""
+        return Trains(self.request_samples, LANES)
+
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
@@ -113,44 +118,52 @@ class RemoteWriter:
         self._encoders = ByHost(options.host, lambda host: _encoders(options, host))
         self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
         self._logged: Version | None = None
-        self._requests = Requests(options.request_samples)
         self._staleness = Staleness()
         self._runs = Runs()
 
-    async def send(self, batch: Batch) -> None:
-        """Write the samples, then the stale markers, which matter less."""
-        plan = self._staleness.plan(batch)
-        starts = [
-            max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)
-            for reading in plan.readings
-        ]
+    async def send(self, *batches: Batch) -> None:
+        """Write each batch's samples, then its stale markers, which matter less."""
+        planned: list[_Planned] = []
+        undone: list[Undo] = []
+        for batch in batches:
+            plan = self._staleness.plan(batch)
+            starts = [
+                max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)
+                for reading in plan.readings
+            ]
+            planned.append((plan, starts))
+            undone.append(self._staleness.settle(plan))  # the next batch follows on it
         try:
-            await self._write(batch, plan, starts)
-        except Denied:
+            await self._write(planned)
+        except BaseException as error:
+            # a receiver that refuses some has the rest, and needs markers when that ends
+            if isinstance(error, Rejected) and not (error.atomic or isinstance(error, Denied)):
+                self._settle(batches)
+            else:
+                self._staleness.undo(undone)
             raise
-        except Rejected:  # the receiver may have the rest, and needs markers when it ends
-            self._settle(batch, plan)
-            raise
-        self._settle(batch, plan)
+        self._settle(batches)
 
-    def _settle(self, batch: Batch, plan: Plan) -> None:
-        self._staleness.settle(plan)
-        self._runs.settle(batch)
+    def _settle(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self._runs.settle(batch)
 
-    async def _write(self, batch: Batch, plan: Plan, starts: list[int]) -> None:
+    async def _write(self, planned: list[_Planned]) -> None:
         try:
-            await self._speaking(batch, plan, starts)
+            await self._speaking(planned)
         except _NotUnderstoodError as error:
             self._older(str(error))
-            await self._speaking(batch, plan, starts)
+            await self._speaking(planned)
 
-    async def _speaking(self, batch: Batch, plan: Plan, starts: list[int]) -> None:
+    async def _speaking(self, planned: list[_Planned]) -> None:
         if self._spoken is None:
             await self._choose()
         encoder = self._encoders()[self._spoken or "1.0"]
         post = self._post2 if self._spoken == "2.0" else self._post
-        items = encoder.items(plan, starts)
-        await self._requests.send(batch_key(batch), items, encoder.request, post)
+        items = [item for plan, starts in planned for item in encoder.items(plan, starts)]
+        if items:
+            body = encoder.request([encode() for _, encode in items])
+            await post(body, sum(count for count, _ in items))
 
     async def _choose(self) -> None:
         """Ask the receiver with an empty request of version 2.0."""

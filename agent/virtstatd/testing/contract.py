@@ -10,6 +10,7 @@ async def test_my_sink():
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import random
 import threading
@@ -26,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.config.options import options
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch, Shape
-from virtstatd.sink import Delivery, Opening, Send, Sink
+from virtstatd.sink import Delivery, Opening, Send, Sink, Trains
 from virtstatd.testing.batches import hostile_batch, make_batch, make_shapes
 from virtstatd.testing.clock import settle
 
@@ -66,6 +67,7 @@ async def check_sink(
     await _check_class(make_sink)
     await _check_never_sent(make_sink)
     await _check_twice(make_sink, received)
+    await _check_trains(make_sink, received)
     await _check_odd_batches(make_sink)
     await _check_nothing_kept(make_sink)
     await _check_cancelled(make_sink)
@@ -124,6 +126,19 @@ async def _check_twice(make_sink: MakeSink, received: Received | None) -> None:
                 await _sent(send, make_batch(3, base=base))
                 if received:
                     _require(await received() != before, "send returns after delivery")
+
+
+async def _check_trains(make_sink: MakeSink, received: Received | None) -> None:
+    """Take several batches in one call, where the sink has `trains`."""
+    sink = make_sink()
+    if not isinstance(getattr(sink, "trains", None), Trains):
+        return
+    async with sink.open(opening()) as send:
+        before = await received() if received else None
+        batches = [make_batch(3, base=base) for base in (3000, 4000)]
+        await _sent(functools.partial(send, *batches[:-1]), batches[-1])
+        if received:
+            _require(await received() != before, "send returns after delivery of a train")
 
 
 async def _check_odd_batches(make_sink: MakeSink) -> None:

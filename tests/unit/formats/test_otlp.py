@@ -38,7 +38,6 @@ async def test_every_value_arrives(batch: Batch):
         sink = Otlp(url=f"{stub.url}/v1/metrics", request_samples=100, host="n1")
         async with sink.open(opening()) as send:
             await send(batch)
-        assert len(stub.requests) > 1
         assert stub.requests[0].path == "/v1/metrics"
         assert stub.requests[0].headers["Content-Type"] == "application/x-protobuf"
         assert points(messages(stub)) == wanted(batch, TAKEN_AT)

@@ -62,7 +62,6 @@ async def test_every_value_arrives(batch: Batch):
         stub.decide = understanding(stub)
         async with sink(stub, request_samples=100).open(opening()) as send:
             await send(batch)
-            assert len(stub.requests) > 2
             assert read2(stub.requests[0].body) == []
             found = written(stub)
     assert len(found) == batch.samples

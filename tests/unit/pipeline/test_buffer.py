@@ -15,19 +15,12 @@ def batch(domains: int) -> Batch:
     return make_batch(domains=domains)
 
 
-async def took(buffer: Buffer) -> Batch:
-    """Return the oldest."""
-    taken = await buffer.take()
-    assert taken is not None
-    return taken
-
-
 async def everything(buffer: Buffer) -> list[Batch]:
     """Take until the end."""
     taken = []
-    while (one := await buffer.take()) is not None:
-        taken.append(one)
-        await buffer.settle(one)
+    while train := await buffer.take():
+        taken += train
+        await buffer.settle(len(train))
     return taken
 
 
@@ -74,9 +67,40 @@ async def test_what_is_lost_at_the_end_is_returned():
     buffer = Buffer(1 << 30)
     for size in range(4):
         buffer.offer(batch(size))
-    await buffer.settle(await took(buffer))
-    await took(buffer)
+    await buffer.settle(len(await buffer.take()))
+    taken = await buffer.take()
 
     lost = await buffer.finish()
-    assert lost == Tally(3, sum(batch(n).samples for n in (1, 2, 3)), lost.bytes)
+    assert list(lost.taken) == taken
+    assert [each.samples for each in taken] == [batch(1).samples]
+    assert lost.waiting == Tally(2, batch(2).samples + batch(3).samples, lost.waiting.bytes)
     assert buffer.waiting == Tally()
+
+
+async def test_a_train_is_as_much_as_waits_and_fits():
+    """A train has the oldest batches up to a size; one that is larger by itself goes alone."""
+    buffer = Buffer(1 << 30)
+    for size in (3, 1, 1, 5, 1):
+        buffer.offer(batch(size))
+    unit = batch(1).samples
+    trains = [await buffer.take(4 * unit) for _ in range(3)]
+    assert [[each.samples // unit for each in train] for train in trains] == [[3, 1], [1], [5]]
+    await buffer.settle(4)
+    assert buffer.waiting.batches == 1
+
+
+async def test_only_the_first_of_a_train_is_lingered_for():
+    """What comes to an idle sink waits for more; what waits already does not."""
+    buffer = Buffer(1 << 30)
+    lingered = 0
+
+    async def linger() -> None:
+        nonlocal lingered
+        lingered += 1
+        buffer.offer(batch(2))
+
+    buffer.offer(batch(1))
+    assert len(await buffer.take(1 << 20, linger)) == 1
+    asyncio.get_running_loop().call_soon(buffer.offer, batch(1))
+    assert len(await buffer.take(1 << 20, linger)) == 2
+    assert lingered == 1

@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from base64 import b64decode
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -20,16 +19,9 @@ from support.certificates import certificate
 from support.clock import Hands
 from support.http_stub import Stub, answering, scripted
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
-from virtstatd.formats.chunks import batch_key
-from virtstatd.model import Batch
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import http_client, retry_after
-from virtstatd.sending.requests import Requests
 from virtstatd.sending.watched import LOOK_SECONDS
-from virtstatd.testing import make_batch
-
-
-KEY = batch_key(Batch("bulk", 0, ()))
 
 
 async def outcome(stub: Stub) -> BaseException | None:
@@ -47,13 +39,15 @@ async def outcome(stub: Stub) -> BaseException | None:
     [
         (200, None),
         (204, None),
-        (301, Rejected),
+        (301, Denied),
         (400, Rejected),
         (401, Denied),
         (403, Denied),
         (404, Denied),
+        (405, Denied),
+        (407, Denied),
         (408, TryLater),
-        (410, Rejected),
+        (410, Denied),
         (413, TooLarge),
         (415, Rejected),
         (422, Rejected),
@@ -78,6 +72,8 @@ async def test_each_status(status: int, raised: type[Exception] | None):
         assert f"answers {status}: because" in str(error)
     if isinstance(error, TryLater):
         assert error.answered == (status >= 500)
+    if isinstance(error, Rejected):
+        assert error.atomic == (status in (400, 422))
 
 
 @pytest.mark.parametrize(
@@ -462,118 +458,3 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, monkeypatch: pytest
             with pytest.raises(TryLater):
                 await client.post(stub.url, b"", {})
     assert len(stub.requests) == 1
-
-
-async def test_too_large_is_halved():
-    """A 413 halves the request, and those after it; only what cannot be halved is lost."""
-    bodies: list[bytes] = []
-
-    async def post(body: bytes, _: int) -> None:
-        if len(body) > 3 or b"X" in body:
-            raise TooLarge("413")
-        bodies.append(body)
-
-    requests = Requests(100)
-    items = [(1, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d", b"e", b"f")]
-    await requests.send(KEY, items, b"".join, post)
-    assert bodies == [b"abc", b"def"]
-    await requests.send(KEY, items, b"".join, post)
-    assert bodies[2:] == [b"abc", b"def"]
-    bodies.clear()
-    with pytest.raises(Rejected) as caught:
-        await requests.send(KEY, [(1, lambda: b"X"), *items], b"".join, post)
-    assert caught.value.samples == 1
-    assert b"".join(bodies) == b"abcdef"
-
-
-async def test_a_rejected_request_takes_no_other_with_it():
-    """What was rejected is told at the end with its sum, when all others have been delivered."""
-    bodies: list[bytes] = []
-    faults = {b"b": Rejected("bad"), b"d": Rejected("some", 2)}
-
-    async def post(body: bytes, samples: int) -> None:
-        assert samples == 5
-        if fault := faults.get(body):
-            raise fault
-        bodies.append(body)
-
-    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c", b"d")]
-    with pytest.raises(Rejected, match="some") as caught:
-        await Requests(5).send(KEY, items, b"".join, post)
-    assert caught.value.samples == 7
-    assert bodies == [b"a", b"c"]
-    with pytest.raises(Rejected, match="bad") as caught:
-        await Requests(5).send(KEY, items[1:2], b"".join, post)
-    assert caught.value.samples is None
-
-
-async def test_denied_ends_a_batch():
-    """Who is not let in does not try the rest of the batch; the next one begins anew."""
-    bodies: list[bytes] = []
-    faults: list[BaseException] = [Denied("who are you?")]
-
-    async def post(body: bytes, _: int) -> None:
-        bodies.append(body)
-        if faults:
-            raise faults.pop()
-
-    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b")]
-    requests = Requests(5)
-    with pytest.raises(Denied):
-        await requests.send(KEY, items, b"".join, post)
-    assert bodies == [b"a"]
-    await requests.send(KEY, items, b"".join, post)
-    assert bodies == [b"a", b"a", b"b"]
-
-
-async def test_the_other_half_is_another_batch():
-    """What was done of one half of a batch is not taken as done of the other."""
-    batch = make_batch(4)
-    half = len(batch.readings) // 2
-    halves = [
-        replace(batch, readings=each) for each in (batch.readings[:half], batch.readings[half:])
-    ]
-    assert halves[0].samples == halves[1].samples
-    bodies: list[bytes] = []
-
-    async def post(body: bytes, _: int) -> None:
-        if body == b"b" and len(bodies) == 1:
-            raise TryLater("away")
-        bodies.append(body)
-
-    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
-    requests = Requests(5)
-    with pytest.raises(TryLater):
-        await requests.send(batch_key(halves[0]), items, b"".join, post)
-    await requests.send(batch_key(halves[1]), items, b"".join, post)
-    assert bodies == [b"a", b"a", b"b", b"c"]
-
-
-async def test_an_interrupted_batch_goes_on_where_it_was():
-    """What was delivered before a fault is not sent again; another batch begins anew."""
-    bodies: list[bytes] = []
-    faults: list[BaseException] = [TryLater("away"), asyncio.CancelledError(), Rejected("bad")]
-
-    async def post(body: bytes, _: int) -> None:
-        if body == b"b" and faults:
-            raise faults.pop(0)
-        bodies.append(body)
-
-    items = [(5, lambda piece=piece: piece) for piece in (b"a", b"b", b"c")]
-    requests = Requests(5)
-    with pytest.raises(TryLater):
-        await requests.send(KEY, items, b"".join, post)
-    with pytest.raises(asyncio.CancelledError):
-        await requests.send(KEY, items, b"".join, post)
-    assert bodies == [b"a"]
-    with pytest.raises(Rejected) as caught:
-        await requests.send(KEY, items, b"".join, post)
-    assert caught.value.samples == 5
-    assert bodies == [b"a", b"c"]
-    await requests.send(KEY, items, b"".join, post)
-    assert bodies == [b"a", b"c", b"a", b"b", b"c"]
-    faults.append(TryLater("away"))
-    with pytest.raises(TryLater):
-        await requests.send(KEY, items, b"".join, post)
-    await requests.send(batch_key(Batch("bulk", 1, ())), items, b"".join, post)
-    assert bodies[5:] == [b"a", b"a", b"b", b"c"]

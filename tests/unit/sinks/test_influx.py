@@ -65,7 +65,6 @@ async def test_version_2(tmp_path: Path):
     if stub.requests[0].body[:2] == b"\x1f\x8b":  # the stub's server undoes gzip
         body = b"".join(zlib.decompress(each.body, 31) for each in stub.requests)
     assert parsed(body)[0] == wanted(batch.readings, host="n1", rack="r 1")
-    assert len(stub.requests) > 1
 
 
 PARTIAL = '{"error":"partial write: '

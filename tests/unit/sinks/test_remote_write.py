@@ -66,7 +66,6 @@ async def test_every_value_arrives(batch: Batch):
     async with answering() as stub:
         async with sink(stub, request_samples=100).open(opening()) as send:
             await send(batch)
-        assert len(stub.requests) > 1
         found = [each for request in stub.requests for each in read(request.body)]
     for labels, _, time in found:
         assert [name for name, _ in labels] == sorted({name for name, _ in labels})
@@ -238,39 +237,13 @@ async def test_marks_follow_what_was_refused_in_part():
     guest = batch.readings[0].domain
     assert guest
     async with answering() as stub, sink(stub).open(opening()) as send:
-        stub.status = 400
+        stub.status = 501
         with pytest.raises(Rejected):
             await send(batch)
         stub.status = 204
         await send(Batch("inventory", TAKEN_AT + SECOND, (), gone=(guest,)))
         gone = [each for each in batch.readings if each.domain is guest]
         assert marked(stub).keys() == wanted(gone).keys()
-
-
-async def test_413_halves_until_it_fits():
-    """A receiver that takes small requests only gets everything, in small requests."""
-    batch = make_batch(20)
-    async with answering() as stub, sink(stub).open(opening()) as send:
-        stub.decide = lambda request: 413 if len(request.body) > 2500 else 204
-        await send(batch)
-        found = [each for request in stub.requests for each in read(request.body)]
-    assert len(found) == batch.samples
-
-
-async def test_one_bad_request_does_not_take_the_others_with_it():
-    """Of a batch in several requests, the ones that are good arrive."""
-    batch = make_batch(20)
-    async with answering() as stub, sink(stub, request_samples=100).open(opening()) as send:
-        refused = []
-
-        def decide(_: object) -> int:
-            refused.append(1)
-            return 400 if len(refused) == 1 else 204
-
-        stub.decide = decide
-        with pytest.raises(Rejected):
-            await send(batch)
-        assert len(refused) == len(stub.requests) + 1 > 2
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ async def test_when_all_are_at_work_the_next_is_turned_away():
 async def test_those_who_do_not_read_or_ask_make_room(raw: bytes):
     """However many clients neither read nor ask, another one is answered in time."""
     limits = ClientLimits(
-        connections=8, connections_per_client=8, grace_seconds=0, stall_seconds=1000
+        connections=8, connections_per_client=8, own_grace_seconds=0, stall_seconds=1000
     )
     async with served(limits, b"x" * 3_000_000) as (port, connections), asyncio.timeout(20):
         with silent_clients(port, 40, raw):
@@ -201,7 +201,11 @@ async def test_those_who_do_not_read_or_ask_make_room(raw: bytes):
 async def test_one_client_takes_no_more_than_its_share():
     """A client that holds all it may makes room for itself; one of another address has its own."""
     limits = ClientLimits(
-        connections=12, connections_per_client=8, grace_seconds=1000, stall_seconds=1000
+        connections=12,
+        connections_per_client=8,
+        grace_seconds=1000,
+        own_grace_seconds=1000,
+        stall_seconds=1000,
     )
     async with served(limits) as (port, connections), asyncio.timeout(20):
         with silent_clients(port, 20, b""):
@@ -278,7 +282,7 @@ async def test_over_tls_all_is_the_same(tmp_path: Path):
 
     trusting = ssl.create_default_context(cafile=files[0])
     limits = ClientLimits(
-        connections=8, connections_per_client=8, grace_seconds=0, stall_seconds=1000
+        connections=8, connections_per_client=8, own_grace_seconds=0, stall_seconds=1000
     )
     body = b"x" * 3_000_000
     async with served(limits, body, tls=context) as (port, connections), asyncio.timeout(20):

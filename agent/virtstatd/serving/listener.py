@@ -60,7 +60,7 @@ class ClientLimits:
     write_seconds: float = 60.0
     linger_seconds: float = 1.0
     grace_seconds: float = 0.25  # no connection is cut off sooner to make room for another client
-    own_grace_seconds: float = 0.02  # nor for the same one: 1,600 connections a second leave room
+    own_grace_seconds: float = 0.02  # nor for the same one, unless it has not even asked
 
 
 class State(Enum):
@@ -85,6 +85,13 @@ class Held:
         self.given_away = False  # the socket, to a transport
         self.transport: asyncio.Transport | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def has_asked(self) -> bool:
+        """Tell whether bytes of the client wait to be read."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -131,13 +138,14 @@ class Connections:
         """Count a new connection in, after another one made room if need be."""
         own = self._held.get(held.client, {})
         if len(own) >= self.limits.connections_per_client:
-            room = self._evict(own, held.since - self.limits.own_grace_seconds)
+            room = self._evict(own, held.since - self.limits.own_grace_seconds, held.since)
         elif self._count >= self.limits.connections:
             most = max(self._held.values(), key=len)
             # a client that holds more than others has no grace before them
-            room = (len(most) > len(own) + 1 and self._evict(most, held.since)) or self._evict(
-                chain.from_iterable(self._held.values()), held.since - self.limits.grace_seconds
-            )
+            early = held.since - self.limits.grace_seconds
+            room = (
+                len(most) > len(own) + 1 and self._evict(most, held.since, held.since)
+            ) or self._evict(chain.from_iterable(self._held.values()), early, early)
         else:
             room = True
         if not room:
@@ -156,18 +164,30 @@ class Connections:
             if not own:
                 del self._held[held.client]
 
-    def _evict(self, among: Iterable[Held], before: float) -> bool:
-        """Cut off who has made no progress since `before`, first those that have not even asked."""
-        stale = [each for each in among if each.since <= before]
-        for state in (State.WAITING, State.SENDING):
-            those = [each for each in stale if each.state is state]
-            if those:
-                victim = min(those, key=lambda each: each.since)
-                self.forget(victim)
-                victim.cut()
-                self.evicted += 1
-                return True
-        return False
+    def _evict(self, among: Iterable[Held], before: float, silent_before: float) -> bool:
+        """
+        Cut off the connection without progress for the longest, if it has had none since `before`.
+
+        First go those from which nothing has come since `silent_before`, and that are not answered:
+        what a client has asked for may have waited for the loop and not for the client.
+        """
+        idle = sorted(
+            (each for each in among if each.state is not State.WORKING),
+            key=lambda each: (each.state is State.SENDING, each.since),
+        )
+        silent = (
+            each
+            for each in idle
+            if each.state is State.WAITING and each.since <= silent_before and not each.has_asked()
+        )
+        stale = (each for each in idle if each.since <= before)
+        victim = next(chain(silent, stale), None)
+        if victim is None:
+            return False
+        self.forget(victim)
+        victim.cut()
+        self.evicted += 1
+        return True
 
 
 @asynccontextmanager

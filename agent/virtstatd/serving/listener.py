@@ -39,6 +39,13 @@ KERNEL_BYTES: Final = 131072
 """What the kernel keeps for a client that does not read; it takes twice as much for itself."""
 
 ACCEPTED_AT_ONCE: Final = 32
+WAITING_AT_ONCE: Final = 256
+WAITING_SECONDS: Final = 1.0
+"""How many connections, and how long, wait for one that makes room, before they are refused."""
+
+TURN_SECONDS: Final = 0.01
+"""Between two looks at who has to make room for those that wait."""
+
 FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -74,7 +81,9 @@ class State(Enum):
 class Held:
     """One connection: who has the next step, and since when that is so without any progress."""
 
-    __slots__ = ("client", "given_away", "peer", "since", "sock", "state", "task", "transport")
+    __slots__ = (
+        *("client", "given_away", "heard", "peer", "since", "sock", "state", "task", "transport"),
+    )
 
     def __init__(self, sock: socket.socket, peer: str, now: float) -> None:
         self.sock = sock
@@ -83,13 +92,14 @@ class Held:
         self.state = State.WAITING
         self.since = now
         self.given_away = False  # the socket, to a transport
+        self.heard = False  # bytes that were read and not answered yet
         self.transport: asyncio.Transport | None = None
         self.task: asyncio.Task[None] | None = None
 
     def has_asked(self) -> bool:
-        """Tell whether bytes of the client wait to be read."""
+        """Tell whether bytes of the client wait to be read or answered."""
         try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return self.heard or bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
             return False
 
@@ -134,26 +144,25 @@ class Connections:
         """Return how many are open."""
         return self._count
 
-    def admitted(self, held: Held) -> bool:
-        """Count a new connection in, after another one made room if need be."""
+    def admitted(self, held: Held, now: float) -> bool:
+        """Count a connection in, after another one made room if need be, and if one can."""
         own = self._held.get(held.client, {})
         if len(own) >= self.limits.connections_per_client:
-            room = self._evict(own, held.since - self.limits.own_grace_seconds, held.since)
+            room = self._evict(own, now - self.limits.own_grace_seconds, now)
         elif self._count >= self.limits.connections:
             most = max(self._held.values(), key=len)
             # a client that holds more than others has no grace before them
-            early = held.since - self.limits.grace_seconds
-            room = (
-                len(most) > len(own) + 1 and self._evict(most, held.since, held.since)
-            ) or self._evict(chain.from_iterable(self._held.values()), early, early)
+            early = now - self.limits.grace_seconds
+            room = (len(most) > len(own) + 1 and self._evict(most, now, now)) or self._evict(
+                chain.from_iterable(self._held.values()), early, early
+            )
         else:
             room = True
-        if not room:
-            self.refused += 1
-            return False
-        self._held.setdefault(held.client, {})[held] = None
-        self._count += 1
-        return True
+        if room:
+            held.since = now
+            self._held.setdefault(held.client, {})[held] = None
+            self._count += 1
+        return room
 
     def forget(self, held: Held) -> None:
         """Count a connection out; does nothing for one that made room before."""
@@ -228,6 +237,8 @@ class _Server:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
+        self._waiting: list[Held] = []
+        self._turn: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Accept from now on."""
@@ -237,8 +248,11 @@ class _Server:
 
     async def close(self) -> None:
         """Accept no more and close all connections at once."""
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._turn):
+            if timer is not None:
+                timer.cancel()
+        for held in self._waiting:
+            held.cut()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         for task in self._tasks:
@@ -263,16 +277,47 @@ class _Server:
             self._take(sock, str(place[0]) if place else "")
 
     def _take(self, sock: socket.socket, peer: str) -> None:
-        held = Held(sock, peer, self._loop.time())
-        if not self._connections.admitted(held):
-            if self._tls is None:
-                with suppress(OSError):
-                    sock.send(FULL)
-            sock.close()
-            return
+        now = self._loop.time()
+        held = Held(sock, peer, now)
+        if self._connections.admitted(held, now):
+            self._begin(held)
+        elif len(self._waiting) < WAITING_AT_ONCE:
+            self._waiting.append(held)
+            if self._turn is None:
+                self._turn = self._loop.call_later(TURN_SECONDS, self._take_waiting)
+        else:
+            self._refuse_at_once(held)
+
+    def _take_waiting(self) -> None:
+        """Begin with those that wait, in their order, as far as there is room now."""
+        self._turn = None
+        now = self._loop.time()
+        waiting, self._waiting = self._waiting, []
+        full: set[str] = set()
+        for held in waiting:
+            if held.client not in full and self._connections.admitted(held, now):
+                self._begin(held)
+            elif now - held.since > WAITING_SECONDS:
+                self._refuse_at_once(held)
+            else:
+                full.add(held.client)
+                self._waiting.append(held)
+        if self._waiting:
+            self._turn = self._loop.call_later(TURN_SECONDS, self._take_waiting)
+
+    def _refuse_at_once(self, held: Held) -> None:
+        self._connections.refused += 1
+        if self._tls is None:
+            with suppress(OSError):
+                held.sock.recv(HEADER_BYTES)  # closing on unread bytes would take the answer away
+            with suppress(OSError):
+                held.sock.send(FULL)
+        held.sock.close()
+
+    def _begin(self, held: Held) -> None:
         with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            held.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         held.task = asyncio.create_task(self._serve(held), name="web client")
         self._tasks.add(held.task)
         held.task.add_done_callback(lambda task: self._done(task, held))
@@ -300,7 +345,7 @@ class _Server:
     async def _opened(self, held: Held) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = await self._tls() if self._tls else None
         reader = asyncio.StreamReader(limit=HEADER_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
+        protocol = _HeardProtocol(reader, held)
         seconds = self._limits.request_seconds
         bounds = {"ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": 1.0} if context else {}
         held.given_away = True
@@ -318,7 +363,7 @@ class _Server:
         names = certificate_names(writer.get_extra_info("peercert"))
         patience = self._limits.request_seconds
         while True:
-            held.state, held.since = State.WAITING, self._loop.time()
+            held.state, held.since, held.heard = State.WAITING, self._loop.time(), False
             head = await self._head(reader, patience)
             held.state, held.since = State.WORKING, self._loop.time()
             request = parse_request(head, held.peer, names)
@@ -394,6 +439,19 @@ class _Server:
             async with asyncio.timeout(self._limits.linger_seconds):
                 while await reader.read(HEADER_BYTES):
                     pass
+
+
+class _HeardProtocol(asyncio.StreamReaderProtocol):
+    """Notes that a client has said something, before anybody gets to read it."""
+
+    def __init__(self, reader: asyncio.StreamReader, held: Held) -> None:
+        super().__init__(reader)
+        self._held_connection = held
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        self._held_connection.heard = True
+        super().data_received(data)
 
 
 def certificate_names(certificate: object) -> frozenset[str]:

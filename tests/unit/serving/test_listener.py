@@ -162,8 +162,8 @@ async def test_half_open_connections_make_room():
             writer.transport.abort()
 
 
-async def test_when_all_are_at_work_the_next_is_turned_away():
-    """Beyond the limit a connection gets 503 at once, and those before it are served."""
+async def test_when_all_are_at_work_the_next_waits_for_its_turn():
+    """Beyond the limit a connection waits a second, then gets 503; those before it are served."""
     go = asyncio.Event()
     at_work = asyncio.Semaphore(0)
 
@@ -252,15 +252,14 @@ def test_who_has_asked_goes_last():
     theirs.send(b"G")
     asked, silent = Held(ours, "a", 0.999), held("a", 1.0)
     new, refused = held("a", 1.0, State.WORKING), held("a", 1.0)
-    assert connections.admitted(asked)
-    assert connections.admitted(silent)
-    assert connections.admitted(new)
+    assert connections.admitted(asked, 0.999)
+    assert connections.admitted(silent, 1.0)
+    assert connections.admitted(new, 1.0)
     assert silent.sock.fileno() < 0
-    assert not connections.admitted(refused)
-    later = held("a", 1.1)
-    assert connections.admitted(later)
+    assert not connections.admitted(refused, 1.0)
+    assert connections.admitted(refused, 1.1)
     assert ours.fileno() < 0
-    for each in (new, refused, later):
+    for each in (new, refused):
         each.cut()
     theirs.close()
 
@@ -281,17 +280,17 @@ def test_who_makes_room():
     early, late = held("c", 2.0), held("d", 3.0)
     everybody = [reading, working, early, late]
     for each in everybody:
-        assert connections.admitted(each)
+        assert connections.admitted(each, each.since)
     gone = []
     for number in range(3):
         new = held(f"n{number}", 10.0, State.WORKING)
-        assert connections.admitted(new)
+        assert connections.admitted(new, 10.0)
         everybody.append(new)
         gone += [each for each in everybody if each.sock.fileno() < 0 and each not in gone]
     last = held("z", 20.0)
     assert gone == [early, late, reading]
-    assert not connections.admitted(last)
-    assert (connections.evicted, connections.refused) == (3, 1)
+    assert not connections.admitted(last, 20.0)
+    assert connections.evicted == 3
     for each in (*everybody, last):
         each.cut()
 

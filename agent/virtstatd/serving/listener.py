@@ -13,7 +13,8 @@ import errno
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -34,7 +35,8 @@ from virtstatd.serving.http import (
 
 
 HEADER_BYTES: Final = 16384
-UNSENT_BYTES: Final = 65536
+PIECE_BYTES: Final = 16384
+UNSENT_BYTES: Final = 16384
 KERNEL_BYTES: Final = 131072
 """What the kernel keeps for a client that does not read; it takes twice as much for itself."""
 
@@ -50,6 +52,9 @@ FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
+RECEIVED: Final = slice(128, 136)
+"""`tcpi_bytes_received` of the kernel's `struct tcp_info`."""
+
 NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 GetContext = Callable[[], Awaitable[ssl.SSLContext | None]]
@@ -82,7 +87,8 @@ class Held:
     """One connection: who has the next step, and since when that is so without any progress."""
 
     __slots__ = (
-        *("client", "given_away", "heard", "peer", "since", "sock", "state", "task", "transport"),
+        *("answered", "client", "given_away", "peer", "since", "sock", "state", "task"),
+        "transport",
     )
 
     def __init__(self, sock: socket.socket, peer: str, now: float) -> None:
@@ -92,16 +98,21 @@ class Held:
         self.state = State.WAITING
         self.since = now
         self.given_away = False  # the socket, to a transport
-        self.heard = False  # bytes that were read and not answered yet
+        self.answered = 0  # bytes of the client that are answered
         self.transport: asyncio.Transport | None = None
         self.task: asyncio.Task[None] | None = None
 
     def has_asked(self) -> bool:
         """Tell whether bytes of the client wait to be read or answered."""
+        return self.received() > self.answered
+
+    def received(self) -> int:
+        """Return how many bytes have come from the client, read or not, as the kernel counts."""
         try:
-            return self.heard or bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            counts = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
         except OSError:
-            return False
+            return 0
+        return int.from_bytes(counts[RECEIVED], sys.byteorder)
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -345,7 +356,7 @@ class _Server:
     async def _opened(self, held: Held) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = await self._tls() if self._tls else None
         reader = asyncio.StreamReader(limit=HEADER_BYTES)
-        protocol = _HeardProtocol(reader, held)
+        protocol = asyncio.StreamReaderProtocol(reader)
         seconds = self._limits.request_seconds
         bounds = {"ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": 1.0} if context else {}
         held.given_away = True
@@ -363,7 +374,7 @@ class _Server:
         names = certificate_names(writer.get_extra_info("peercert"))
         patience = self._limits.request_seconds
         while True:
-            held.state, held.since, held.heard = State.WAITING, self._loop.time(), False
+            held.state, held.since = State.WAITING, self._loop.time()
             head = await self._head(reader, patience)
             held.state, held.since = State.WORKING, self._loop.time()
             request = parse_request(head, held.peer, names)
@@ -371,6 +382,7 @@ class _Server:
             if not request.keep:
                 return
             patience = self._limits.idle_seconds
+            held.answered = held.received()
 
     async def _head(self, reader: asyncio.StreamReader, patience: float) -> bytes:
         """Read up to the blank line; the deadline of the request begins with its first byte."""
@@ -403,7 +415,7 @@ class _Server:
         async with asyncio.timeout(self._limits.write_seconds):
             writer.write(status_and_headers(response, keep=request is not None and request.keep))
             if request is None or request.method != "HEAD":
-                for piece in response.body:
+                for piece in pieces_of(response.body):
                     writer.write(piece)
                     await self._drained(held, writer)
                     await asyncio.sleep(0)  # a client that reads fast must not keep the loop
@@ -441,17 +453,11 @@ class _Server:
                     pass
 
 
-class _HeardProtocol(asyncio.StreamReaderProtocol):
-    """Notes that a client has said something, before anybody gets to read it."""
-
-    def __init__(self, reader: asyncio.StreamReader, held: Held) -> None:
-        super().__init__(reader)
-        self._held_connection = held
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come."""
-        self._held_connection.heard = True
-        super().data_received(data)
+def pieces_of(body: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a body in pieces that are small: a client that does not read holds one."""
+    for piece in body:
+        for start in range(0, len(piece), PIECE_BYTES):
+            yield piece[start : start + PIECE_BYTES]
 
 
 def certificate_names(certificate: object) -> frozenset[str]:

@@ -248,8 +248,11 @@ def test_who_has_asked_goes_last():
     """Of one client's connections those go that have sent nothing; else a new one is refused."""
     log = structlog.testing.CapturingLogger()
     connections = Connections(log, ClientLimits(connections_per_client=2))
-    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
     theirs.send(b"G")
+    assert ours.recv(1) == b"G"  # read by the loop, and answered by nobody yet
     asked, silent = Held(ours, "a", 0.999), held("a", 1.0)
     new, refused = held("a", 1.0, State.WORKING), held("a", 1.0)
     assert connections.admitted(asked, 0.999)

@@ -14,9 +14,9 @@ import ipaddress
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from itertools import chain
@@ -378,7 +378,10 @@ class _Server:
             head = await self._head(reader, patience)
             held.state, held.since = State.WORKING, self._loop.time()
             request = parse_request(head, held.peer, names)
-            await self._send(held, writer, await self._answer(request), request)
+            response = await self._answer(request)
+            if response.length is None:
+                request = replace(request, keep=False)
+            await self._send(held, writer, response, request)
             if not request.keep:
                 return
             patience = self._limits.idle_seconds
@@ -412,9 +415,14 @@ class _Server:
         request: Request | None,
     ) -> None:
         held.state, held.since = State.SENDING, self._loop.time()
-        async with asyncio.timeout(self._limits.write_seconds):
+        async with asyncio.timeout(self._limits.write_seconds) as limit:
             writer.write(status_and_headers(response, keep=request is not None and request.keep))
-            if request is None or request.method != "HEAD":
+            if isinstance(response.body, AsyncGenerator):
+                limit.reschedule(None)  # a stream has no end, and a client that reads is let be
+                async with aclosing(response.body) as body:
+                    if request is None or request.method != "HEAD":
+                        await self._stream(held, writer, body)
+            elif request is None or request.method != "HEAD":
                 for piece in pieces_of(response.body):
                     writer.write(piece)
                     await self._drained(held, writer)
@@ -422,6 +430,19 @@ class _Server:
             writer.transport.set_write_buffer_limits(high=1)  # with 0, TLS would wait for ever
             await self._drained(held, writer)
             writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    async def _stream(
+        self, held: Held, writer: asyncio.StreamWriter, body: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Send what is made when it is made; in between the connection may make room."""
+        held.answered = held.received()
+        await self._drained(held, writer)
+        held.state = State.WAITING
+        async for piece in body:
+            held.state = State.SENDING
+            writer.write(piece)
+            await self._drained(held, writer)
+            held.state = State.WAITING
 
     async def _drained(self, held: Held, writer: asyncio.StreamWriter) -> None:
         """Wait until the client has read, which is progress; one that reads nothing is cut off."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import ssl
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import cast
@@ -34,6 +35,40 @@ async def test_one_connection_serves_many():
     assert text.count("HTTP/1.1 200 OK") == 3
     assert text.index("/a\n") < text.index("/b\n")
     assert text.endswith("\r\n\r\n")
+
+
+async def test_a_stream_comes_as_it_is_made():
+    """Each event arrives when it is made; the stream ends with its client, or to make room."""
+    more: asyncio.Queue[bytes] = asyncio.Queue()
+    ended = asyncio.Event()
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield await more.get()
+        finally:
+            ended.set()
+
+    async def answer(_: Request) -> Response:
+        return Response(events(), None, "text/event-stream")
+
+    limits = ClientLimits(connections_per_client=1, write_seconds=0.001)
+    async with (
+        served(limits, respond=answer) as (port, connections),
+        asyncio.timeout(100),
+        connected(port) as (reader, writer),
+    ):
+        writer.write(ASKS)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Connection: close" in head
+        assert b"Content-Length" not in head
+        for number in range(3):
+            more.put_nowait(b"data: %d\n\n" % number)
+            assert await reader.readuntil(b"\n\n") == b"data: %d\n\n" % number
+        assert not ended.is_set()
+        assert (await ask(port, ASKS.replace(b"GET", b"HEAD"))).startswith(b"HTTP/1.1 200 ")
+        await ended.wait()
+        assert connections.evicted == 1
 
 
 @pytest.mark.parametrize(

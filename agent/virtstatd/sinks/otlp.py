@@ -23,7 +23,7 @@ from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.lifetimes import EndedSeries, Runs, Staleness
 from virtstatd.formats.otlp import OtlpEncoder, Points
 from virtstatd.model import Reading
-from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import http_client
 from virtstatd.sending.named import ByHost, Named
@@ -63,7 +63,7 @@ class Otlp(Named, Access):
         Meta(description="Send a point without a value for each series that has ended."),
     ] = False
     request_samples: Annotated[
-        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+        int, Meta(description="Samples in one request.", ge=100, le=20_000)
     ] = 5000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
 
@@ -127,7 +127,7 @@ class Otlp(Named, Access):
             async with http_client(self) as client:
 
                 async def export(body: bytes) -> bytes:
-                    packed = gzipped(body) if self.compress else body
+                    packed = await compressed(body) if self.compress else body
                     return await client.post(self.url, packed, headers)
 
                 yield export

@@ -105,7 +105,8 @@ class Http(Named, Access):
         Literal["none", "array", "clickhouse", "opensearch", "loki", "splunk"],
         Meta(
             description="What is around documents: none (lines), an array, rows of numbers for"
-            " ClickHouse's JSONEachRow, or an API of OpenSearch, Loki or Splunk."
+            " ClickHouse's JSONEachRow, or an API of OpenSearch, Loki or Splunk, which are untried:"
+            " they ran against stubs alone."
         ),
     ] = "none"
     index: Annotated[

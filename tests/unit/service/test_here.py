@@ -271,14 +271,18 @@ async def test_what_systemd_hands_over_is_a_note_from_outside(
     token: dict[str, object] = {"type": "influx", "token_file": "credential:token"}
     missing: dict[str, object] = {"type": "influx", "token_file": "{here}/none"}
     spool: dict[str, object] = {"type": "influx", "spool_bytes": 1 << 20}
-    read = written(here, token, missing, spool)
+    header: dict[str, object] = {"type": "influx", "header_files.api-key": "credential:key"}
+    read = written(here, token, missing, spool, header)
     config = replace_state(read.config, "")
     found = await found_here(config, nobody, outside=True)
     assert [fault.path for fault in found.faults] == [
         ("sink", 1, "token_file"),
         ("sink", 2, "spool_bytes"),  # systemd says where: it can be judged
     ]
-    assert [note.path for note in found.notes] == [("sink", 0, "token_file")]
+    assert [note.path for note in found.notes] == [
+        ("sink", 0, "token_file"),
+        ("sink", 3, "header_files"),
+    ]
 
     monkeypatch.delenv("STATE_DIRECTORY")
     found = await found_here(replace_state(config, "/dev/null/state"), nobody, outside=True)

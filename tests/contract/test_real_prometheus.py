@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from support.ports import free_port
 from support.servers import asked, needs, serving
-from virtstatd.sink import Batch, Opening
-from virtstatd.sinks.prometheus import Prometheus
+from support.web import opened
+from virtstatd.sink import Batch
 from virtstatd.testing import hostile_batch
 
 
@@ -54,12 +52,12 @@ def without_namesakes(batch: Batch) -> Batch:
 
 async def test_prometheus_reads_every_sample(tmp_path: Path):
     """Prometheus scrapes with `up 1`, and has as many series as the batch, names unharmed."""
-    log = structlog.testing.CapturingLogger()
     batch = without_namesakes(hostile_batch())
-    async with Prometheus(listen_address="127.0.0.1:0").open(Opening("p", log)) as send:
-        await send(batch)
+    page = "[[sink]]\ntype = 'prometheus'\nlisten_address = '127.0.0.1:0'\n"
+    async with opened(page) as it:
+        await it.send(batch)
         async with (
-            prometheus(tmp_path, log.calls[0].kwargs["port"]) as port,
+            prometheus(tmp_path, it.port) as port,
             asyncio.timeout(100),
         ):
             found: list[dict[str, Any]] = []

@@ -178,9 +178,11 @@ def test_an_agent_that_runs_for_long_grows_by_nothing(tmp_path: Path):
         assert agent.value("virtstatd_missing_domains", tier="monitor") == 0
         assert receiver.taken > len(descriptors)
         last = pss(agent)
-    grown, error = slope(sizes)
-    print(f"{len(descriptors)} steady minutes, descriptors {min(descriptors)}-{max(descriptors)}")
-    print(f"PSS {last / 2**20:.1f} MiB, grows by {grown / 2**20:.2f} ± {error / 2**20:.2f} MiB/h")
+        grown, error = slope(sizes)
+        print(
+            f"{len(descriptors)} steady minutes, {min(descriptors)}-{max(descriptors)} files open"
+        )
+        print(f"PSS {last / 2**20:.1f} MiB, grows {grown / 2**20:.2f} ± {error / 2**20:.2f} MiB/h")
     assert max(descriptors) - descriptors[0] <= 2
     assert descriptors[0] - min(descriptors) <= 2
     assert grown < 2**20

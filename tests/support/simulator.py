@@ -154,7 +154,8 @@ def simulated(folder: Path, *options: str) -> Iterator[Simulated]:
         yield simulator
     finally:
         complaints = simulator.close()
-    assert (simulator.process.returncode, complaints) == (0, "")
+    code = simulator.process.returncode
+    assert (code, complaints) == (0, ""), f"ended with {code}: {complaints[-2000:]}"
     assert not simulator.socket.exists()
 
 

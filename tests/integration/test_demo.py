@@ -105,7 +105,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
         code, said = refused(f"--listen-address=127.0.0.1:{port}", cwd=tmp_path)
     assert code == 1
     assert re.fullmatch(
-        rf"virtstatd demo: sink prometheus: cannot listen at 127.0.0.1:{port}:"
+        rf"virtstatd demo: cannot listen at 127.0.0.1:{port}:"
         r" the port is in use; .*\n",
         said,
     )

@@ -268,7 +268,9 @@ def demo(domains: int, listen_address: str) -> None:
     try:
         demonstrate(domains, listen_address)
     except StartError as error:
-        fail(f"virtstatd demo: {error}", 1)
+        # the demo has no file, and one address
+        reason = str(error).removeprefix("sink[0].listen_address: ")
+        fail(f"virtstatd demo: {reason}", 1)
 
 
 @main.command()

@@ -71,8 +71,8 @@ class ClientLimits:
     stall_seconds: float = 5.0  # for a client that reads nothing
     write_seconds: float = 60.0
     linger_seconds: float = 1.0
-    grace_seconds: float = 0.25  # no connection is cut off sooner to make room for another client
-    own_grace_seconds: float = 0.02  # nor for the same one, unless it has not even asked
+    grace_seconds: float = 0.25  # for a client to read or ask before it makes room
+    brief_grace_seconds: float = 0.02  # the same for one that has all that it may have
 
 
 class State(Enum):
@@ -158,15 +158,16 @@ class Connections:
     def admitted(self, held: Held, now: float) -> bool:
         """Count a connection in, after another one made room if need be, and if one can."""
         own = self._held.get(held.client, {})
+        brief = now - self.limits.brief_grace_seconds
+        early = now - self.limits.grace_seconds
         if len(own) >= self.limits.connections_per_client:
-            room = self._evict(own, now - self.limits.own_grace_seconds, now)
+            room = self._evict(own, now, brief, early)
         elif self._count >= self.limits.connections:
             most = max(self._held.values(), key=len)
-            # a client that holds more than others has no grace before them
-            early = now - self.limits.grace_seconds
-            room = (len(most) > len(own) + 1 and self._evict(most, now, now)) or self._evict(
-                chain.from_iterable(self._held.values()), early, early
-            )
+            room = (
+                # a client that holds more than others has next to no grace before them
+                len(most) > len(own) + 1 and self._evict(most, now, brief, brief)
+            ) or self._evict(chain.from_iterable(self._held.values()), early, early, early)
         else:
             room = True
         if room:
@@ -184,24 +185,23 @@ class Connections:
             if not own:
                 del self._held[held.client]
 
-    def _evict(self, among: Iterable[Held], before: float, silent_before: float) -> bool:
+    def _evict(self, among: Iterable[Held], silent: float, asked: float, sending: float) -> bool:
         """
-        Cut off the connection without progress for the longest, if it has had none since `before`.
+        Cut off the connection without progress for the longest, if there is one.
 
-        First go those from which nothing has come since `silent_before`, and that are not answered:
-        what a client has asked for may have waited for the loop and not for the client.
+        First go those that have sent nothing since their last answer, if that is before `silent`;
+        what others have sent, before `asked`, may have waited for the loop and not for the client.
+        Last go those that have read nothing since `sending`.
         """
-        idle = sorted(
-            (each for each in among if each.state is not State.WORKING),
-            key=lambda each: (each.state is State.SENDING, each.since),
+        idle = sorted(among, key=lambda each: each.since)
+        waiting = [each for each in idle if each.state is State.WAITING]
+        reading = (each for each in idle if each.state is State.SENDING and each.since <= sending)
+        victims = chain(
+            (each for each in waiting if each.since <= silent and not each.has_asked()),
+            (each for each in waiting if each.since <= asked),
+            reading,
         )
-        silent = (
-            each
-            for each in idle
-            if each.state is State.WAITING and each.since <= silent_before and not each.has_asked()
-        )
-        stale = (each for each in idle if each.since <= before)
-        victim = next(chain(silent, stale), None)
+        victim = next(victims, None)
         if victim is None:
             return False
         self.forget(victim)

@@ -18,6 +18,13 @@ from virtstatd.serving.http import Request, Response, text_response
 from virtstatd.serving.listener import ClientLimits, Connections, Held, State, client_of
 
 
+EIGHT = ClientLimits(
+    connections=8,
+    connections_per_client=8,
+    grace_seconds=0,
+    brief_grace_seconds=0,
+    stall_seconds=1000,
+)
 ASKS = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -222,10 +229,7 @@ async def test_when_all_are_at_work_the_next_waits_for_its_turn():
 @pytest.mark.parametrize("raw", [ASKS, b"GET / HT", b""], ids=["asks", "drips", "silent"])
 async def test_those_who_do_not_read_or_ask_make_room(raw: bytes):
     """However many clients neither read nor ask, another one is answered in time."""
-    limits = ClientLimits(
-        connections=8, connections_per_client=8, own_grace_seconds=0, stall_seconds=1000
-    )
-    async with served(limits, b"x" * 3_000_000) as (port, connections), asyncio.timeout(20):
+    async with served(EIGHT, b"x" * 3_000_000) as (port, connections), asyncio.timeout(200):
         with silent_clients(port, 40, raw):
             for _ in range(20):
                 assert len((await get(port))[2]) == 3_000_000
@@ -263,10 +267,10 @@ async def test_one_client_takes_no_more_than_its_share():
         connections=12,
         connections_per_client=8,
         grace_seconds=1000,
-        own_grace_seconds=1000,
+        brief_grace_seconds=1000,
         stall_seconds=1000,
     )
-    async with served(limits) as (port, connections), asyncio.timeout(20):
+    async with served(limits) as (port, connections), asyncio.timeout(200):
         with silent_clients(port, 20, b""):
             assert (await get(port, source="127.0.0.2"))[0] == 200
             assert (await get(port))[0] == 200  # in place of one of its own
@@ -363,11 +367,8 @@ async def test_over_tls_all_is_the_same(tmp_path: Path):
         return server
 
     trusting = ssl.create_default_context(cafile=files[0])
-    limits = ClientLimits(
-        connections=8, connections_per_client=8, own_grace_seconds=0, stall_seconds=1000
-    )
     body = b"x" * 3_000_000
-    async with served(limits, body, tls=context) as (port, connections), asyncio.timeout(20):
+    async with served(EIGHT, body, tls=context) as (port, connections), asyncio.timeout(200):
         with silent_clients(port, 20, b"\x16\x03"), silent_clients(port, 20, ASKS):
             for _ in range(5):
                 assert (await get(port, tls=trusting))[2] == body

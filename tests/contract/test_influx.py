@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.influxdb import influxdb
-from support.servers import asked, fetched, free_port, needs
+from support.ports import free_port
+from support.servers import asked, fetched, needs
 from support.wire.influx import Rows, of_guests, wanted
 from virtstatd.sink import Denied, Rejected
 from virtstatd.sinks.influx import Influx

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import platform
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import pytest
 from support.certificates import certificate
 from support.mosquitto import broker, client
 from support.servers import Server, needs, place
-from virtstatd.errors import Denied, TryLater
+from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.words import word
-from virtstatd.model import Batch
-from virtstatd.sinks.mqtt import Mqtt
-from virtstatd.testing import check_sink, hostile_batch, make_batch
+from virtstatd.model import Batch, Reading, Series, Shape
+from virtstatd.sinks.mqtt import FORGET_NS, Mqtt, _Messages
+from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_domain
 from virtstatd.testing.contract import opening
 
 
@@ -177,6 +178,58 @@ async def test_a_client_certificate_that_is_replaced(tmp_path: Path):
     gc.collect()
 
 
+async def test_version_3_1_1():
+    """An older broker gets the same messages by MQTT 3.1.1, and a wrong login is for later."""
+    batch = make_batch(3)
+    async with broker() as (running, _), client(running) as reader:
+        await reader.subscribe("virtstatd/#", qos=2)
+        async with Mqtt(address=address(running), protocol="3.1.1").open(opening()) as send:
+            await send(batch)
+        assert sorted(await received(reader, len(batch.readings))) == sorted(expected(batch))
+    async with (
+        broker("password_file /dev/null\nallow_anonymous false\n") as (running, _),
+        Mqtt(address=address(running), protocol="3.1.1").open(opening()) as send,
+    ):
+        with pytest.raises(TryLater, match="Not authorized") as caught:
+            await send(batch)
+    assert caught.value.after_seconds == 30
+
+
+async def test_a_broker_that_takes_small_packets():
+    """Readings come in packets of whole lines; one line that is too large is lost and named."""
+    batch = make_batch(3)
+    first = batch.readings[0]
+    series = Series(first.shape.series[0].field, (("x", "y" * 3000),))
+    wide = Reading(first.domain, Shape("wide", (series,)), (1,))
+    more = replace(batch, readings=(wide, *batch.readings))
+    async with broker("max_packet_size 2000\n") as (running, _), client(running) as reader:
+        await reader.subscribe("virtstatd/#", qos=2)
+        async with Mqtt(address=address(running)).open(opening()) as send:
+            with pytest.raises(Rejected, match="/wide: a line is larger than the broker") as caught:
+                await send(more)
+            assert caught.value.samples == 1
+            await send(batch)
+        wanted = Counter(line for _, text in expected(batch) for line in text.splitlines())
+        found: Counter[bytes] = Counter()
+        while sum(found.values()) < 2 * sum(wanted.values()):
+            ((_, payload),) = await received(reader, 1)
+            assert len(payload) <= 2000
+            found.update(payload.splitlines())
+    assert found == wanted + wanted
+
+
+def test_guests_that_never_ended_are_forgotten():
+    """The topics of guests whose end was never delivered are forgotten after an hour."""
+    messages = _Messages("{uuid}/{group}", "h", retain=True)
+    for number in range(3):
+        batch = make_batch([make_domain(number)], taken_at=TAKEN_AT + number * (FORGET_NS // 4))
+        assert len(list(messages.of(batch, 1 << 20))) == len(batch.readings)
+    assert len(messages._retained) == 3
+    late = make_batch([make_domain(9)], taken_at=TAKEN_AT + 3 * FORGET_NS)
+    list(messages.of(late, 1 << 20))
+    assert {domain.uuid for domain in messages._retained} == {make_domain(9).uuid}
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
@@ -187,6 +240,7 @@ async def test_a_client_certificate_that_is_replaced(tmp_path: Path):
         ({"topic": "a/{vm}"}, r"topic: unknown \{vm\}"),
         ({"username": "u"}, "password_file: username and"),
         ({"ca_file": "/a"}, "ca_file: needs tls"),
+        ({"retain": True, "protocol": "3.1.1"}, "retain: needs protocol = 5"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], fault: str):

@@ -195,6 +195,23 @@ async def test_a_line_that_is_too_long_loses_only_itself():
     assert 0 < len(lines) < len(text)
 
 
+async def test_what_a_stream_refuses_loses_only_itself():
+    """Of a batch the stream has all messages but those that exceed its limit, which are named."""
+    batch = hostile_batch()
+    async with server() as (running, _), stream(running, max_msg_size=800) as js:
+        async with Nats(servers=(url(running),), stream="VIRT").open(opening()) as send:
+            with pytest.raises(Rejected, match=r"virtstatd.*: the stream refuses") as caught:
+                await send(batch)
+            assert caught.value.samples
+            assert 0 < caught.value.samples < batch.samples
+        found = sorted(data for _, data in await stored(js))
+    # the mark of duplicates counts as well, so that near the limit either may be
+    texts = [text.encode() for _, text in Lines(platform.node()).readings(batch)]
+    assert set(found) >= {text for text in texts if len(text) < 600}
+    assert set(found) <= {text for text in texts if len(text) <= 800}
+    assert len(found) < len(texts)
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

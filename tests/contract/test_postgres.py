@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from support.expectations import numbers
+from support.ports import free_port
 from support.postgres import PASSWORD, database, files, key_of, query, ready, url, visible
-from support.servers import Server, free_port
+from support.servers import Server
 from virtstatd.errors import Rejected, TryLater
 from virtstatd.model import Batch
 from virtstatd.sending.link import FIX_SECONDS

@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from support.servers import asked, free_port, needs, serving
+from support.ports import free_port
+from support.servers import asked, needs, serving
 from virtstatd.sink import Batch, Opening
 from virtstatd.sinks.prometheus import Prometheus
 from virtstatd.testing import hostile_batch

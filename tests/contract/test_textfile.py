@@ -15,7 +15,8 @@ import structlog
 
 from support.expectations import numbers
 from support.node_exporter import collected, key_of
-from support.servers import free_port, moved, needs, serving
+from support.ports import free_port
+from support.servers import moved, needs, serving
 from virtstatd.errors import StartError
 from virtstatd.model import Batch
 from virtstatd.runtime.worker import Worker

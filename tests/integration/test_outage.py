@@ -20,11 +20,12 @@ from support.expectations import numbers
 from support.nats_server import server as nats_server
 from support.nats_server import stored, stream
 from support.nats_server import url as nats_url
+from support.ports import free_port
 from support.postgres import PASSWORD, database, files, key_of, query, visible
 from support.postgres import url as postgres_url
 from support.prometheus import prometheus_command
 from support.recorder import recording
-from support.servers import Server, asked, free_port, needs, serving
+from support.servers import Server, asked, needs, serving
 from support.simulator import simulated
 from support.wire import remote_write
 from virtstatd.formats.json_lines import Lines

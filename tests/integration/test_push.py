@@ -13,7 +13,8 @@ from support.agent import Agent
 from support.agent import running as running_agent
 from support.grpc_stub import receiving
 from support.http_stub import answering
-from support.servers import asked, free_port, needs, serving
+from support.ports import free_port
+from support.servers import asked, needs, serving
 from support.simulator import Simulated, simulated
 from support.wire.otlp import points
 from support.wire.remote_write import read, read2, understanding, version

@@ -13,7 +13,8 @@ import pytest
 
 from support.agent import Agent
 from support.manager import Manager, managing, until_held
-from support.service import HANGS, PAGE, Service, free_port, service
+from support.ports import free_port
+from support.service import HANGS, PAGE, Service, service
 from support.simulator import Simulated, simulated
 from virtstatd.service.signals import MEANINGLESS
 

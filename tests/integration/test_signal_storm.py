@@ -14,7 +14,8 @@ import pytest
 
 from support.agent import Agent
 from support.manager import until_held
-from support.service import HANGS, PAGE, Service, free_port
+from support.ports import free_port
+from support.service import HANGS, PAGE, Service
 from support.simulator import Simulated, simulated
 from virtstatd.service.signals import MEANINGLESS
 

@@ -15,7 +15,8 @@ from prometheus_client.openmetrics.parser import (
 
 from lab.support.hypervisor import Lab
 from support.agent import parsed, running
-from support.servers import asked, free_port, serving
+from support.ports import free_port
+from support.servers import asked, serving
 
 
 SCRAPE = """

@@ -38,11 +38,12 @@ from support.nats_server import url as nats_url
 from support.node_exporter import collected, shown
 from support.node_exporter import key_of as page_key
 from support.parquet import found_by_duckdb, settled, source_of
+from support.ports import free_port
 from support.postgres import PASSWORD, database, files, key_of, query, visible
 from support.postgres import url as postgres_url
 from support.prometheus import prometheus, victoria
 from support.recorder import recording
-from support.servers import asked, fetched, free_port, serving
+from support.servers import asked, fetched, serving
 from support.statsd import GAUGE
 from support.wire import influx as influx_rows
 from support.wire import remote_write as write_request

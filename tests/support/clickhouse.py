@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.servers import fetched, free_port, serving
+from support.ports import free_port
+from support.servers import fetched, serving
 
 
 CONFIG = """

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -17,16 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from support.ports import free_port
+
 
 MODULE = (sys.executable, "-m", "virtstatd")
 COUNTER = "libvirt_domain_info_cpu_time_seconds_total"
-
-
-def free_port() -> int:
-    """Return a port of this moment that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def at_the_terminal() -> None:

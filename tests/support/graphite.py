@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.servers import Server, free_port, place, serving
+from support.ports import free_port
+from support.servers import Server, place, serving
 from virtstatd.formats.words import word
 from virtstatd.model import Labels, Reading
 

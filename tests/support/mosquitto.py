@@ -6,7 +6,8 @@ from pathlib import Path
 
 import aiomqtt
 
-from support.servers import Server, free_port, place, serving
+from support.ports import free_port
+from support.servers import Server, place, serving
 
 
 CONFIG = """

@@ -7,7 +7,8 @@ from typing import Any
 
 import nats
 
-from support.servers import Server, free_port, place, serving
+from support.ports import free_port
+from support.servers import Server, place, serving
 
 
 @asynccontextmanager

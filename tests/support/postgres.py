@@ -12,7 +12,8 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 
-from support.servers import START_SECONDS, Server, dying_with_us, free_port, place, serving
+from support.ports import free_port
+from support.servers import START_SECONDS, Server, dying_with_us, place, serving
 
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.servers import free_port, serving
+from support.ports import free_port
+from support.servers import serving
 
 
 def prometheus_command(directory: Path, url: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import urllib.error
@@ -27,13 +26,6 @@ END_SECONDS = 100.0
 def needs(*programs: str) -> pytest.MarkDecorator:
     """Have a test fail with a clear message where a program is not installed."""
     return pytest.mark.needs(*programs)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def dying_with_us(command: Sequence[str], user: str | None = None) -> list[str]:

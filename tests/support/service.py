@@ -11,6 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from support.agent import Agent, parsed
+from support.ports import free_port
 from support.simulator import Simulated
 
 
@@ -39,13 +40,6 @@ type = "influx"
 url = "http://127.0.0.1:{port}"
 attempt_seconds = 100
 """
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Service:

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -154,7 +155,8 @@ def check(path: Path | None, file: Path | None) -> None:
     if path and file:
         raise click.UsageError("name the file once")
     read = loaded(path or file)
-    found = on_loop(lambda: found_here(read.config, is_virtstatd, outside=True))
+    ours = partial(is_virtstatd, web=read.config.web)
+    found = on_loop(lambda: found_here(read.config, ours, outside=True))
     if found.faults:
         fail("\n".join(read.located(found.faults)), CONFIG_EXIT)
     click.echo(f"{read.name}: good; sinks:")

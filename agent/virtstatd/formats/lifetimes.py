@@ -16,6 +16,8 @@ from virtstatd.model import Batch, Domain, Labels, Reading, Series
 
 
 MILLISECOND = 1_000_000
+HOUR = 3600 * 10**9
+DAY = 24 * HOUR
 MARKS_KEPT_MS = 600_000
 
 GroupKey = tuple[str, str]
@@ -221,11 +223,14 @@ class Runs:
 
     The beginning is also *witnessed* when the domain was not there before, so that its counters
     were at zero then: another run of it is known, or everything that ran at the first batch has
-    long been seen.
+    long been seen. A domain from which nothing came for a day is forgotten: the news of its end may
+    have been lost.
     """
 
     def __init__(self) -> None:
         self._began: dict[str | None, tuple[int, int, bool]] = {}
+        self._seen: dict[str | None, int] = {}
+        self._forgot_at = 0
         self._complete_at: int | None = None
 
     def began(self, domain: Domain | None, batch: Batch) -> int:
@@ -242,6 +247,12 @@ class Runs:
         for domain in batch.gone:
             if self._began.get(domain.uuid, (None,))[0] == domain.id:
                 del self._began[domain.uuid]
+                self._seen.pop(domain.uuid, None)
+        if batch.taken_at - self._forgot_at > HOUR:
+            self._forgot_at = batch.taken_at
+            oldest = batch.taken_at - DAY
+            self._seen = {uuid: seen for uuid, seen in self._seen.items() if seen >= oldest}
+            self._began = {uuid: self._began[uuid] for uuid in self._seen}
 
     def _known(self, domain: Domain | None, batch: Batch) -> tuple[int, int, bool]:
         if self._complete_at is None:
@@ -251,4 +262,6 @@ class Runs:
         if known is None or known[0] != run:
             new = known is not None or batch.taken_at > self._complete_at
             known = self._began[uuid] = run, batch.taken_at, new and domain is not None
+        if batch.taken_at - self._seen.get(uuid, 0) > HOUR:
+            self._seen[uuid] = batch.taken_at
         return known

@@ -18,9 +18,16 @@ from struct import Struct, pack
 from weakref import WeakKeyDictionary
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    DataPointFlags,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+)
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from virtstatd.formats.lifetimes import EndedSeries
 from virtstatd.formats.naming import family_name, visible
 from virtstatd.formats.numbers import Divisors, divisor, varint
 from virtstatd.model import Field, Kind, Labels, Number, Shape
@@ -46,6 +53,7 @@ _NUMBER_ATTRIBUTE, _HISTOGRAM_ATTRIBUTE = b"\x3a", b"\x4a"
 _START, _TIME, _DOUBLE = b"\x11", b"\x19", b"\x21"
 _COUNT, _TOTAL, _BUCKETS, _BOUNDS = b"\x21", b"\x29", b"\x32", b"\x3a"
 _CUMULATIVE = b"\x10" + bytes([AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE])
+_DELTA = b"\x10" + bytes([AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA])
 _MONOTONIC = b"\x18\x01"
 _GAUGE_BYTES = 2 * 9
 _COUNTER_BYTES = 3 * 9
@@ -140,10 +148,12 @@ class OtlpEncoder:
     """
     Encode readings, with templates for all shapes that are alive, and put them together.
 
-    `attributes` are the resource's, `version` is the scope's.
+    `attributes` are the resource's, `version` is the scope's. `delta` says that counters are growth
+    since their start time.
     """
 
-    def __init__(self, attributes: Labels, version: str) -> None:
+    def __init__(self, attributes: Labels, version: str, *, delta: bool = False) -> None:
+        self._temporality = _DELTA if delta else _CUMULATIVE
         self._templates: WeakKeyDictionary[Shape, dict[int, OtlpTemplate]] = WeakKeyDictionary()
         self._heads: dict[Field, OtlpHead] = {}
         resource = Resource(attributes=[_attribute(*each) for each in attributes])
@@ -164,6 +174,21 @@ class OtlpEncoder:
         if template is None:
             template = templates[size] = self._compiled(shape, size)
         return template.encode(domain, values, start, time)
+
+    def encode_ended(self, ended: EndedSeries) -> list[Points]:
+        """Return a data point without a value for each series that ended."""
+        time = ended.milliseconds * 1_000_000
+        points: dict[tuple[Field, Labels], Points] = {}
+        for series in ended.series:
+            attributes = [_attribute(*each) for each in (*series.base_labels, *ended.labels)]
+            point = (HistogramDataPoint if series.part else NumberDataPoint)(
+                attributes=attributes,
+                time_unix_nano=time,
+                flags=DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK,
+            )
+            packed = _member(_POINT, point.SerializeToString())
+            points[series.field, series.base_labels] = self._head(series.field), packed
+        return list(points.values())
 
     def request(self, readings: Iterable[list[Points]]) -> bytes:
         """Return the request that holds all these data points, each metric once."""
@@ -226,19 +251,19 @@ class OtlpEncoder:
     def _head(self, of: Field) -> OtlpHead:
         head = self._heads.get(of)
         if head is None:
-            head = self._heads[of] = _head(of)
+            head = self._heads[of] = _head(of, self._temporality)
         return head
 
 
-def _head(of: Field) -> OtlpHead:
+def _head(of: Field, temporality: bytes) -> OtlpHead:
     name = family_name(of) + ("_info" if of.kind is Kind.INFO else "")
     unit = UNITS.get(of.unit, f"{{{of.unit}}}" if of.unit else "")
     metric = Metric(name=name, description=visible(of.help), unit=unit).SerializeToString()
     match of.kind:
         case Kind.COUNTER:
-            return OtlpHead(metric, _SUM, _CUMULATIVE + _MONOTONIC)
+            return OtlpHead(metric, _SUM, temporality + _MONOTONIC)
         case Kind.HISTOGRAM:
-            return OtlpHead(metric, _HISTOGRAM, _CUMULATIVE)
+            return OtlpHead(metric, _HISTOGRAM, temporality)
         case _:
             return OtlpHead(metric, _GAUGE, b"")
 

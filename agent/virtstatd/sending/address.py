@@ -12,7 +12,7 @@ from contextlib import suppress
 from virtstatd.errors import PortInUse, StartError
 
 
-BACKLOG = 128
+BACKLOG = 1024
 LAST_PORT = 65535
 NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 FIRST_INHERITED = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)

@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from virtstatd import __version__
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
 from virtstatd.sending.credentials import Credentials, opened_credentials
 from virtstatd.sending.dialing import dialed
@@ -115,7 +115,7 @@ class GrpcClient:
         headers = [*self._head]
         if compress:
             headers.append(("grpc-encoding", "gzip"))
-            message = gzipped(message)
+            message = await compressed(message)
         own = await self._credentials.headers()
         ours = {name for name, _ in headers}
         headers += [(name.lower(), text) for name, text in own.items() if name.lower() not in ours]

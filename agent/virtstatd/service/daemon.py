@@ -87,7 +87,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
             yield "clock_steps", {}, clocks.steps
             yield "log_dropped", {}, logs.dropped
 
-        numbers = [own, passing.numbers, *(outlet.numbers for outlet in outlets)]
+        numbers = [own, web.numbers, passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
             draining(outlets, drain_seconds, routes),
             collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ HERE_SECONDS: Final = 30.0
 IN_USE: Final = "an agent listens here already, which is fine where that one takes this file"
 
 PROBE_SECONDS: Final = 5.0
+PEM_END: Final = "-----END CERTIFICATE-----"
 CREDENTIAL: Final = "credential:"
 
 
@@ -82,19 +84,41 @@ async def found_here(
     return found
 
 
-def is_virtstatd(taken: PortInUse) -> bool:
-    """Return whether the listener at a port is an agent, which identifies itself to anyone."""
+def is_virtstatd(taken: PortInUse, web: WebOptions | None = None) -> bool:
+    """
+    Return whether the listener at a port is an agent, which identifies itself to anyone.
+
+    One that wants a certificate of its clients is known by its own, the one that `web` names.
+    """
     host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(taken.host, taken.host)  # noqa: S104
     anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing is sent that matters
     anybody.check_hostname = False
     anybody.verify_mode = ssl.CERT_NONE
-    return any(
-        _says_so(connection)
-        for connection in (
-            http.client.HTTPConnection(host, taken.port, timeout=PROBE_SECONDS),
-            http.client.HTTPSConnection(host, taken.port, timeout=PROBE_SECONDS, context=anybody),
+    return (
+        _says_so(http.client.HTTPConnection(host, taken.port, timeout=PROBE_SECONDS))
+        or _says_so(
+            http.client.HTTPSConnection(host, taken.port, timeout=PROBE_SECONDS, context=anybody)
         )
+        or (web is not None and _shows(host, taken.port, anybody, web))
     )
+
+
+def _shows(host: str, port: int, anybody: ssl.SSLContext, web: WebOptions) -> bool:
+    """Return whether a listener has the certificate of the configuration."""
+    try:
+        settings, _ = read_settings(web)
+        if settings.certificate is None:
+            return False
+        text = settings.certificate.read_text(encoding="ascii")
+        _, begin, rest = text.partition("-----BEGIN CERTIFICATE-----")
+        wanted = ssl.PEM_cert_to_DER_cert(begin + rest.partition("-----END")[0] + PEM_END)
+        with (
+            socket.create_connection((host, port), PROBE_SECONDS) as plain,
+            anybody.wrap_socket(plain) as encrypted,
+        ):
+            return encrypted.getpeercert(binary_form=True) == wanted
+    except (OSError, ValueError, StartError):
+        return False
 
 
 def _says_so(connection: http.client.HTTPConnection) -> bool:

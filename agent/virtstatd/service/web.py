@@ -12,6 +12,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.collector import Row
 from virtstatd.config.file import Config
 from virtstatd.config.places import WebAddress
 from virtstatd.errors import StartError
@@ -55,6 +56,13 @@ class Web:
     def seen(self, _: Batch) -> None:
         """Take note that there are numbers."""
         self.ready = True
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield the numbers of the listeners, where there are any."""
+        if self._places:
+            yield "web_connections", {}, len(self._connections)
+            yield "web_evicted", {}, self._connections.evicted
+            yield "web_refused", {}, self._connections.refused
 
     @asynccontextmanager
     async def listening(self, sockets: MutableMapping[str, socket.socket]) -> AsyncIterator[None]:

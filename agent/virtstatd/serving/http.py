@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -44,10 +44,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer of known length, whose body is taken piece by piece as the client reads."""
+    """
+    An answer, whose body is taken piece by piece as the client reads.
 
-    body: Iterable[bytes]
-    length: int
+    One without a length is a stream of events, which comes as it is made and ends the connection.
+    """
+
+    body: Iterable[bytes] | AsyncGenerator[bytes, None]
+    length: int | None
     content_type: str = "text/plain; charset=utf-8"
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +137,7 @@ def status_and_headers(response: Response, *, keep: bool) -> bytes:
     lines = {
         "Date": formatdate(usegmt=True),
         "Content-Type": response.content_type,
-        "Content-Length": str(response.length),
+        **({} if response.length is None else {"Content-Length": str(response.length)}),
         "Connection": "keep-alive" if keep else "close",
         **SECURITY,
         **response.headers,

@@ -13,9 +13,10 @@ import errno
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from itertools import chain
@@ -34,15 +35,26 @@ from virtstatd.serving.http import (
 
 
 HEADER_BYTES: Final = 16384
-UNSENT_BYTES: Final = 65536
+PIECE_BYTES: Final = 16384
+UNSENT_BYTES: Final = 16384
 KERNEL_BYTES: Final = 131072
 """What the kernel keeps for a client that does not read; it takes twice as much for itself."""
 
 ACCEPTED_AT_ONCE: Final = 32
+WAITING_AT_ONCE: Final = 256
+WAITING_SECONDS: Final = 1.0
+"""How many connections, and how long, wait for one that makes room, before they are refused."""
+
+TURN_SECONDS: Final = 0.01
+"""Between two looks at who has to make room for those that wait."""
+
 FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
+RECEIVED: Final = slice(128, 136)
+"""`tcpi_bytes_received` of the kernel's `struct tcp_info`."""
+
 NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 GetContext = Callable[[], Awaitable[ssl.SSLContext | None]]
@@ -59,7 +71,8 @@ class ClientLimits:
     stall_seconds: float = 5.0  # for a client that reads nothing
     write_seconds: float = 60.0
     linger_seconds: float = 1.0
-    grace_seconds: float = 0.25  # no connection is cut off sooner to make room for its like
+    grace_seconds: float = 0.25  # no connection is cut off sooner to make room for another client
+    own_grace_seconds: float = 0.02  # nor for the same one, unless it has not even asked
 
 
 class State(Enum):
@@ -73,7 +86,10 @@ class State(Enum):
 class Held:
     """One connection: who has the next step, and since when that is so without any progress."""
 
-    __slots__ = ("client", "given_away", "peer", "since", "sock", "state", "task", "transport")
+    __slots__ = (
+        *("answered", "client", "given_away", "peer", "since", "sock", "state", "task"),
+        "transport",
+    )
 
     def __init__(self, sock: socket.socket, peer: str, now: float) -> None:
         self.sock = sock
@@ -82,8 +98,21 @@ class Held:
         self.state = State.WAITING
         self.since = now
         self.given_away = False  # the socket, to a transport
+        self.answered = 0  # bytes of the client that are answered
         self.transport: asyncio.Transport | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def has_asked(self) -> bool:
+        """Tell whether bytes of the client wait to be read or answered."""
+        return self.received() > self.answered
+
+    def received(self) -> int:
+        """Return how many bytes have come from the client, read or not, as the kernel counts."""
+        try:
+            counts = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
+        except OSError:
+            return 0
+        return int.from_bytes(counts[RECEIVED], sys.byteorder)
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -126,25 +155,25 @@ class Connections:
         """Return how many are open."""
         return self._count
 
-    def admitted(self, held: Held) -> bool:
-        """Count a new connection in, after another one made room if need be."""
+    def admitted(self, held: Held, now: float) -> bool:
+        """Count a connection in, after another one made room if need be, and if one can."""
         own = self._held.get(held.client, {})
         if len(own) >= self.limits.connections_per_client:
-            room = self._evict(own, held.since - self.limits.grace_seconds)
+            room = self._evict(own, now - self.limits.own_grace_seconds, now)
         elif self._count >= self.limits.connections:
             most = max(self._held.values(), key=len)
             # a client that holds more than others has no grace before them
-            room = (len(most) > len(own) + 1 and self._evict(most, held.since)) or self._evict(
-                chain.from_iterable(self._held.values()), held.since - self.limits.grace_seconds
+            early = now - self.limits.grace_seconds
+            room = (len(most) > len(own) + 1 and self._evict(most, now, now)) or self._evict(
+                chain.from_iterable(self._held.values()), early, early
             )
         else:
             room = True
-        if not room:
-            self.refused += 1
-            return False
-        self._held.setdefault(held.client, {})[held] = None
-        self._count += 1
-        return True
+        if room:
+            held.since = now
+            self._held.setdefault(held.client, {})[held] = None
+            self._count += 1
+        return room
 
     def forget(self, held: Held) -> None:
         """Count a connection out; does nothing for one that made room before."""
@@ -155,18 +184,30 @@ class Connections:
             if not own:
                 del self._held[held.client]
 
-    def _evict(self, among: Iterable[Held], before: float) -> bool:
-        """Cut off who has made no progress since `before`, first those that have not even asked."""
-        stale = [each for each in among if each.since <= before]
-        for state in (State.WAITING, State.SENDING):
-            those = [each for each in stale if each.state is state]
-            if those:
-                victim = min(those, key=lambda each: each.since)
-                self.forget(victim)
-                victim.cut()
-                self.evicted += 1
-                return True
-        return False
+    def _evict(self, among: Iterable[Held], before: float, silent_before: float) -> bool:
+        """
+        Cut off the connection without progress for the longest, if it has had none since `before`.
+
+        First go those from which nothing has come since `silent_before`, and that are not answered:
+        what a client has asked for may have waited for the loop and not for the client.
+        """
+        idle = sorted(
+            (each for each in among if each.state is not State.WORKING),
+            key=lambda each: (each.state is State.SENDING, each.since),
+        )
+        silent = (
+            each
+            for each in idle
+            if each.state is State.WAITING and each.since <= silent_before and not each.has_asked()
+        )
+        stale = (each for each in idle if each.since <= before)
+        victim = next(chain(silent, stale), None)
+        if victim is None:
+            return False
+        self.forget(victim)
+        victim.cut()
+        self.evicted += 1
+        return True
 
 
 @asynccontextmanager
@@ -207,6 +248,8 @@ class _Server:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
+        self._waiting: list[Held] = []
+        self._turn: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Accept from now on."""
@@ -216,8 +259,11 @@ class _Server:
 
     async def close(self) -> None:
         """Accept no more and close all connections at once."""
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._turn):
+            if timer is not None:
+                timer.cancel()
+        for held in self._waiting:
+            held.cut()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         for task in self._tasks:
@@ -242,16 +288,47 @@ class _Server:
             self._take(sock, str(place[0]) if place else "")
 
     def _take(self, sock: socket.socket, peer: str) -> None:
-        held = Held(sock, peer, self._loop.time())
-        if not self._connections.admitted(held):
-            if self._tls is None:
-                with suppress(OSError):
-                    sock.send(FULL)
-            sock.close()
-            return
+        now = self._loop.time()
+        held = Held(sock, peer, now)
+        if self._connections.admitted(held, now):
+            self._begin(held)
+        elif len(self._waiting) < WAITING_AT_ONCE:
+            self._waiting.append(held)
+            if self._turn is None:
+                self._turn = self._loop.call_later(TURN_SECONDS, self._take_waiting)
+        else:
+            self._refuse_at_once(held)
+
+    def _take_waiting(self) -> None:
+        """Begin with those that wait, in their order, as far as there is room now."""
+        self._turn = None
+        now = self._loop.time()
+        waiting, self._waiting = self._waiting, []
+        full: set[str] = set()
+        for held in waiting:
+            if held.client not in full and self._connections.admitted(held, now):
+                self._begin(held)
+            elif now - held.since > WAITING_SECONDS:
+                self._refuse_at_once(held)
+            else:
+                full.add(held.client)
+                self._waiting.append(held)
+        if self._waiting:
+            self._turn = self._loop.call_later(TURN_SECONDS, self._take_waiting)
+
+    def _refuse_at_once(self, held: Held) -> None:
+        self._connections.refused += 1
+        if self._tls is None:
+            with suppress(OSError):
+                held.sock.recv(HEADER_BYTES)  # closing on unread bytes would take the answer away
+            with suppress(OSError):
+                held.sock.send(FULL)
+        held.sock.close()
+
+    def _begin(self, held: Held) -> None:
         with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            held.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         held.task = asyncio.create_task(self._serve(held), name="web client")
         self._tasks.add(held.task)
         held.task.add_done_callback(lambda task: self._done(task, held))
@@ -301,10 +378,14 @@ class _Server:
             head = await self._head(reader, patience)
             held.state, held.since = State.WORKING, self._loop.time()
             request = parse_request(head, held.peer, names)
-            await self._send(held, writer, await self._answer(request), request)
+            response = await self._answer(request)
+            if response.length is None:
+                request = replace(request, keep=False)
+            await self._send(held, writer, response, request)
             if not request.keep:
                 return
             patience = self._limits.idle_seconds
+            held.answered = held.received()
 
     async def _head(self, reader: asyncio.StreamReader, patience: float) -> bytes:
         """Read up to the blank line; the deadline of the request begins with its first byte."""
@@ -334,16 +415,34 @@ class _Server:
         request: Request | None,
     ) -> None:
         held.state, held.since = State.SENDING, self._loop.time()
-        async with asyncio.timeout(self._limits.write_seconds):
+        async with asyncio.timeout(self._limits.write_seconds) as limit:
             writer.write(status_and_headers(response, keep=request is not None and request.keep))
-            if request is None or request.method != "HEAD":
-                for piece in response.body:
+            if isinstance(response.body, AsyncGenerator):
+                limit.reschedule(None)  # a stream has no end, and a client that reads is let be
+                async with aclosing(response.body) as body:
+                    if request is None or request.method != "HEAD":
+                        await self._stream(held, writer, body)
+            elif request is None or request.method != "HEAD":
+                for piece in pieces_of(response.body):
                     writer.write(piece)
                     await self._drained(held, writer)
                     await asyncio.sleep(0)  # a client that reads fast must not keep the loop
             writer.transport.set_write_buffer_limits(high=1)  # with 0, TLS would wait for ever
             await self._drained(held, writer)
             writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    async def _stream(
+        self, held: Held, writer: asyncio.StreamWriter, body: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Send what is made when it is made; in between the connection may make room."""
+        held.answered = held.received()
+        await self._drained(held, writer)
+        held.state = State.WAITING
+        async for piece in body:
+            held.state = State.SENDING
+            writer.write(piece)
+            await self._drained(held, writer)
+            held.state = State.WAITING
 
     async def _drained(self, held: Held, writer: asyncio.StreamWriter) -> None:
         """Wait until the client has read, which is progress; one that reads nothing is cut off."""
@@ -373,6 +472,13 @@ class _Server:
             async with asyncio.timeout(self._limits.linger_seconds):
                 while await reader.read(HEADER_BYTES):
                     pass
+
+
+def pieces_of(body: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a body in pieces that are small: a client that does not read holds one."""
+    for piece in body:
+        for start in range(0, len(piece), PIECE_BYTES):
+            yield piece[start : start + PIECE_BYTES]
 
 
 def certificate_names(certificate: object) -> frozenset[str]:

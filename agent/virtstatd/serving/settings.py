@@ -35,6 +35,7 @@ class Settings:
     """
 
     tls: ssl.SSLContext | None = None
+    certificate: Path | None = None
     certificates: Certificates = "none"
     enough: bool = False
     allowed_names: frozenset[str] = frozenset()
@@ -78,6 +79,7 @@ def read_settings(options: WebOptions) -> tuple[Settings, tuple[Path, ...]]:
     paths += [path for path in (tls.certificate, tls.key, tls.client_ca) if path]
     settings = Settings(
         tls=_context(tls) if tls.certificate else None,
+        certificate=tls.certificate,
         certificates=tls.certificates,
         enough=enough,
         allowed_names=tls.allowed_names,

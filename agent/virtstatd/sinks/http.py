@@ -32,7 +32,7 @@ from virtstatd.config.plugins import PIP
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.formats.documents import DocumentEncoder
 from virtstatd.formats.timed_text import TimedText
-from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.compress import compressed, gzipped
 from virtstatd.sending.access import Access
 from virtstatd.sending.dead_letters import dead_letters
 from virtstatd.sending.files import check_writable
@@ -99,7 +99,8 @@ class Http(Named, Access):
         Literal["none", "array", "clickhouse", "opensearch", "loki", "splunk"],
         Meta(
             description="What is around documents: none (lines), an array, rows of numbers for"
-            " ClickHouse's JSONEachRow, or an API of OpenSearch, Loki or Splunk."
+            " ClickHouse's JSONEachRow, or an API of OpenSearch, Loki or Splunk, which are untried:"
+            " they ran against stubs alone."
         ),
     ] = "none"
     index: Annotated[
@@ -109,7 +110,7 @@ class Http(Named, Access):
         dict[str, str], Meta(description="More tags or labels, of influx, prometheus, otlp-json.")
     ] = field(default_factory=dict)
     request_samples: Annotated[
-        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+        int, Meta(description="Samples in one request.", ge=100, le=20_000)
     ] = 5000
     compress: Annotated[
         Literal["none", "gzip", "zstd"], Meta(description="Compression: none, gzip or zstd.")
@@ -165,6 +166,7 @@ class Http(Named, Access):
         headers = {"Content-Type": self._type()}
         if self.compress != "none":
             headers["Content-Encoding"] = self.compress
+        pack = _zstd if self.compress == "zstd" else gzipped
         url = self.url
         if self.wrapper == "opensearch" and "filter_path" not in url:
             url += ("&" if "?" in url else "?") + BULK
@@ -179,7 +181,8 @@ class Http(Named, Access):
                 if self.format == "otlp-json":
                     body = await asyncio.to_thread(_json_of, body)
                 try:
-                    answer = await client.ask(url, _packed(body, self.compress), headers)
+                    packed = body if self.compress == "none" else await compressed(body, pack)
+                    answer = await client.ask(url, packed, headers)
                     self._check(answer, body, samples)
                 except Rejected as error:
                     if bury and not isinstance(error, TooLarge | Denied):
@@ -255,12 +258,10 @@ def _check_points(answer: bytes) -> None:
             raise Rejected(f"{refused} data points were refused: {said[:200]}", refused)
 
 
-def _packed(body: bytes, how: str) -> bytes:
-    if how == "zstd":
-        import cramjam
+def _zstd(body: bytes) -> bytes:
+    import cramjam
 
-        return bytes(cramjam.zstd.compress(body, 1))
-    return gzipped(body) if how == "gzip" else body
+    return bytes(cramjam.zstd.compress(body, 1))
 
 
 def _check_documents(answer: bytes, samples: int) -> None:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.formats.line_protocol import LineProtocol
-from virtstatd.runtime.compress import gzipped
+from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
@@ -51,7 +51,7 @@ class Influx(Named, Access):
     measurement_prefix: Prefix = "libvirt_"
     tags: Tags = field(default_factory=dict)
     request_samples: Annotated[
-        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+        int, Meta(description="Samples in one request.", ge=100, le=20_000)
     ] = 5000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
 
@@ -87,7 +87,7 @@ class Influx(Named, Access):
             async def post(body: bytes, samples: int) -> None:
                 if not body:  # all of it was NaN or infinity
                     return
-                sent = gzipped(body) if self.compress else body
+                sent = await compressed(body) if self.compress else body
                 answer = await client.ask(url, sent, headers)
                 if answer.fault is None:
                     return

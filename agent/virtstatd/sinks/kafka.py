@@ -211,7 +211,8 @@ class Kafka(Named, Login, Tls):
                 future.cancel()
         if refused:
             samples = math.ceil(sum(message.samples for message, _ in refused))
-            reason = f"topic {self.topic}: {reason_of(refused[-1][1])}"
+            last, fault = refused[-1]
+            reason = f"topic {self.topic}, key {last.key.decode()}: {reason_of(fault)}"
             raise Rejected(reason, samples if taken else None)
 
 

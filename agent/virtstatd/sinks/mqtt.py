@@ -1,31 +1,36 @@
 """
-MQTT 5: a message per reading, confirmed with QoS 1, of JSON lines (`formats/json_lines.py`).
+MQTT 5 or 3.1.1: a message per reading, confirmed with QoS 1, of JSON lines.
 
-With `retain` the broker keeps the last message of every topic for as long as its numbers may be
-shown as current; the topics of a guest that has ended are emptied at once.
+The lines are shown in `formats/json_lines.py`. With `retain`, which needs MQTT 5, the broker keeps
+the last message of every topic for as long as its numbers may be shown as current; the topics of a
+guest that has ended are emptied at once. A broker that says which size it takes gets a reading in
+several messages, of whole lines. A line that is larger nevertheless is lost alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final, Literal
 
 import aiomqtt
 from msgspec import Meta
 from paho.mqtt.client import Client as Paho
+from paho.mqtt.client import ConnectFlags
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
+from virtstatd.formats.chunks import whole_lines
 from virtstatd.formats.json_lines import Lines
 from virtstatd.formats.topics import Topics, check_template
 from virtstatd.model import Domain
@@ -43,8 +48,19 @@ ANSWER_SECONDS = 3.0
 CLOSE_SECONDS = 9.0
 """Time to close: to finish connecting, and to disconnect."""
 
+VERSIONS: Final = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.V311}
+
 LOGIN = (0x86, 0x87, 0x8C)
 """Reason codes of refused logins: user or password, not authorized, method."""
+
+OVERHEAD_BYTES = 32
+"""More than what is in a packet beside topic and payload."""
+
+UNLIMITED = 1 << 28
+"""Bytes that the protocol allows in a packet."""
+
+FORGET_NS = 3600 * 10**9
+"""Time after which the topics of a guest from which nothing comes any more are forgotten."""
 
 UNCONFIRMED = 256
 """Messages handed over at once; the library sends as many as the broker allows, often twenty."""
@@ -52,9 +68,13 @@ UNCONFIRMED = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mqtt(Named, Login, Tls):
-    """Publish every reading to an MQTT 5 broker as JSON lines, with QoS 1."""
+    """Publish every reading to an MQTT broker as JSON lines, with QoS 1."""
 
     address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
+    protocol: Annotated[
+        Literal["5", "3.1.1"],
+        Meta(description="Version of the protocol; only 5 tells why a message is refused."),
+    ] = "5"
     topic: Annotated[
         str,
         Meta(
@@ -74,6 +94,8 @@ class Mqtt(Named, Login, Tls):
         check_template("topic", self.topic, "/")
         self.check_login()
         self.check_tls(tls=self.tls)
+        if self.retain and self.protocol != "5":
+            raise ValueError("retain: needs protocol = 5, in which what is retained expires")
 
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
@@ -93,6 +115,7 @@ class Mqtt(Named, Login, Tls):
                 self.username,
                 await password.read(at_once=True),
                 await renewed_tls(context),
+                self.protocol,
             )
             return _Session(client)
 
@@ -102,12 +125,15 @@ class Mqtt(Named, Login, Tls):
         async def send(*batches: Batch) -> None:
             try:
                 async with link.held() as session:
-                    await session.publish(chain.from_iterable(map(messages().of, batches)))
+                    every = functools.partial(_every, messages(), batches)
+                    refused = await session.publish(every)
             except (aiomqtt.MqttError, OSError) as error:
-                refused = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
-                wait = FIX_SECONDS if refused else None
+                login = isinstance(error, aiomqtt.MqttCodeError) and error.rc in LOGIN
+                wait = FIX_SECONDS if login else None
                 reason = password.hidden(f"{self.address}: {reason_of(error)}")
                 raise TryLater(reason, wait) from error
+            if refused:
+                raise refused
 
         try:
             yield send
@@ -120,7 +146,9 @@ class _Message:
     topic: str
     payload: bytes
     retain: bool
-    properties: Properties
+    properties: Properties | None
+    samples: int = 0
+    """The samples of its reading, by its share of the lines."""
 
 
 class _Messages:
@@ -131,21 +159,58 @@ class _Messages:
         self._lines = Lines(host)
         self._retain = retain
         self._retained: dict[Domain, set[str]] = {}
+        self._filled_by: dict[str, Domain] = {}
+        self._seen: dict[Domain, int] = {}
+        self._forgot_at = 0
 
-    def of(self, batch: Batch) -> Iterator[_Message]:
-        """Yield a message per reading, and an empty one for each topic of a guest that ended."""
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
+        """
+        Yield the messages of each reading, and an empty one for each topic of a guest that ended.
+
+        Packets have `limit` bytes at most, but for those of a line that has more.
+        """
+        properties = None
         if self._retain:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = max(1, math.ceil(batch.lifetime_seconds))
         for reading, text in self._lines.readings(batch):
             topic = self._topics.of(reading, batch.source)
             if self._retain and reading.domain:
+                if (last := self._filled_by.get(topic, reading.domain)) != reading.domain:
+                    self._retained.get(last, set()).discard(topic)  # now of the one that followed
+                self._filled_by[topic] = reading.domain
                 self._retained.setdefault(reading.domain, set()).add(topic)
-            yield _Message(topic, text.encode(), self._retain, properties)
+                self._seen[reading.domain] = batch.taken_at
+            lines = text.encode()
+            room = UNLIMITED if self._retain else max(1, limit - OVERHEAD_BYTES - len(topic))
+            for payload in whole_lines(lines, room):
+                share = -(-len(reading.values) * len(payload) // len(lines))
+                yield _Message(topic, payload, self._retain, properties, share)
         for domain in batch.gone:
             for topic in sorted(self._retained.get(domain, ())):
                 yield _Message(topic, b"", retain=True, properties=properties)
-            self._retained.pop(domain, None)
+            for topic in self._retained.pop(domain, ()):
+                del self._filled_by[topic]
+        self._forget(batch.taken_at)
+
+    def _forget(self, now: int) -> None:
+        """Forget guests whose end was never delivered; their messages have expired by now."""
+        if now - self._forgot_at > FORGET_NS:
+            self._forgot_at = now
+            self._seen = {
+                domain: seen
+                for domain, seen in self._seen.items()
+                if domain in self._retained and now - seen <= FORGET_NS
+            }
+            self._retained = {domain: self._retained[domain] for domain in self._seen}
+            self._filled_by = {
+                topic: domain for domain, topics in self._retained.items() for topic in topics
+            }
+
+
+def _every(messages: _Messages, batches: Iterable[Batch], limit: int) -> Iterator[_Message]:
+    """Yield the messages of batches, none of more bytes than the broker takes."""
+    return chain.from_iterable(messages.of(batch, limit) for batch in batches)
 
 
 class _Client(aiomqtt.Client):
@@ -156,7 +221,12 @@ class _Client(aiomqtt.Client):
     """
 
     def __init__(
-        self, address: str, username: str, password: str, context: ssl.SSLContext | None
+        self,
+        address: str,
+        username: str,
+        password: str,
+        context: ssl.SSLContext | None,
+        protocol: str,
     ) -> None:
         host, port = split_address(address)
         super().__init__(
@@ -164,14 +234,18 @@ class _Client(aiomqtt.Client):
             port,
             username=username or None,
             password=password or None,
-            protocol=aiomqtt.ProtocolVersion.V5,
+            protocol=VERSIONS[protocol],
             tls_context=context,
             timeout=ANSWER_SECONDS,
             # small messages must not wait for the answers to those before
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
-        self.refused: ReasonCode | None = None
-        self._unconfirmed: set[int] = set()
+        self.limit = UNLIMITED
+        self.fault: Exception | None = None
+        """What failed for all messages alike."""
+
+        self.refused: list[tuple[_Message, str]] = []
+        self._unconfirmed: dict[int, _Message] = {}
         self._changed = asyncio.Event()
 
     def hand_over(self, message: _Message) -> None:
@@ -181,13 +255,24 @@ class _Client(aiomqtt.Client):
         )
         if handed.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(handed.rc, "Could not publish message")
-        self._unconfirmed.add(handed.mid)
+        self._unconfirmed[handed.mid] = message
 
     async def confirmed(self) -> None:
-        """Return when the broker has confirmed all messages, or refused one."""
-        while self._unconfirmed and self.refused is None:
+        """Return when the broker has answered all messages, or when one failed as all would."""
+        while self._unconfirmed and self.fault is None:
             self._changed.clear()
             await self._changed.wait()
+
+    def _on_connect(
+        self,
+        client: Paho,
+        userdata: object,
+        flags: ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.limit = getattr(properties, "MaximumPacketSize", UNLIMITED)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(
         self,
@@ -198,10 +283,14 @@ class _Client(aiomqtt.Client):
         properties: Properties,
     ) -> None:
         del client, userdata, properties
+        message = self._unconfirmed.pop(mid, None)
         if reason_code.is_failure:
-            self.refused = reason_code
-        self._unconfirmed.discard(mid)
-        if not self._unconfirmed or self.refused is not None:
+            fault = _refusal(reason_code)
+            if type(fault) is Rejected and message is not None:
+                self.refused.append((message, str(fault)))
+            else:
+                self.fault = fault
+        if not self._unconfirmed or self.fault is not None:
             self._changed.set()
 
 
@@ -218,22 +307,41 @@ class _Session:
         """Tell whether the connection can be used."""
         return not self._gone.done()
 
-    async def publish(self, messages: Iterator[_Message]) -> None:
-        """Publish, and return when the broker has confirmed all."""
+    async def publish(self, messages: Callable[[int], Iterator[_Message]]) -> Rejected | None:
+        """
+        Publish messages of a size that the broker takes, until it has answered all.
+
+        Returns what it has refused of them.
+        """
         await asyncio.shield(self._entering)
-        while chunk := list(islice(messages, UNCONFIRMED)):
+        client = self._client
+        client.refused.clear()
+        taken = 0
+        following = messages(client.limit)
+        while chunk := list(islice(following, UNCONFIRMED)):
+            taken += len(chunk)
             for message in chunk:
-                self._client.hand_over(message)
-            waiting = asyncio.create_task(self._client.confirmed(), name="mqtt confirmations")
+                size = len(message.payload) + len(message.topic) + OVERHEAD_BYTES
+                if size > client.limit:
+                    client.refused.append((message, "a line is larger than the broker takes"))
+                else:
+                    client.hand_over(message)
+            waiting = asyncio.create_task(client.confirmed(), name="mqtt confirmations")
             try:
                 await asyncio.wait([waiting, self._gone], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 waiting.cancel()
             # looked at first, since brokers may end a connection with it
-            if self._client.refused is not None:
-                raise _refusal(self._client.refused)
+            if client.fault is not None:
+                raise client.fault
             if self._gone.done():
                 raise aiomqtt.MqttError("the connection was lost")
+        if client.refused:
+            message, said = client.refused[-1]
+            samples = sum(message.samples for message, _ in client.refused)
+            reason = f"topic {message.topic}: {said}"
+            return Rejected(reason, samples if len(client.refused) < taken else None)
+        return None
 
     async def close(self) -> None:
         """Disconnect, and close the socket even if that fails."""

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -54,6 +54,7 @@ UNCONFIRMED = 256
 """Most messages in flight; at 4,000 the client turns a cancel into another error."""
 
 HEADER_BYTES = 1024
+STREAM = "the stream refuses"
 
 CREDENTIALS = "BEGIN NATS USER JWT"
 
@@ -155,8 +156,6 @@ class Nats(Named, Login, Tls):
                     await connection.publish(chain.from_iterable(every), self.stream)
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
-            except BadRequestError as error:
-                raise Rejected(f"the stream refuses: {reason_of(error)}") from error
             except (Error, OSError, TimeoutError) as error:
                 reason = password.hidden(reason_of(error))
                 login = re.search("authoriz|authentic", reason, re.IGNORECASE)
@@ -216,7 +215,10 @@ class _Connection:
 
     client: Client = field(default_factory=Client)
     faults: list[Exception] = field(default_factory=list)
-    unconfirmed: list[asyncio.Future[PubAck]] = field(default_factory=list)
+    unconfirmed: dict[asyncio.Future[PubAck], _Message] = field(default_factory=dict)
+    refused: list[tuple[_Message, str]] = field(default_factory=list)
+    refusals: list[Exception] = field(default_factory=list)
+    refusal: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     stream: JetStreamContext | None = None
 
@@ -231,23 +233,32 @@ class _Connection:
         return self.client.is_connected and not self.faults
 
     async def failed(self, error: Exception) -> None:
-        """Note an error that the server reported."""
-        self.faults.append(error)
+        """Note an error that the server reported, or the stream of one message."""
+        if isinstance(error, BadRequestError):
+            self.refusals.append(error)
+            self.refusal.set()
+        else:
+            self.faults.append(error)
 
     async def ended(self) -> None:
         """Wake waiting calls when the connection is gone; the client itself does not."""
         self.gone.set()
 
     async def publish(self, messages: Iterator[_Message], stream: str) -> None:
-        """Publish, and return when the server, or the stream, has all of it."""
-        too_large = sent = 0
+        """
+        Publish, and return when the server, or the stream, has all of it.
+
+        A message that is refused takes none of the others with it; Rejected has their samples.
+        """
+        self.refused.clear()
+        sent = 0
         try:
             for message in messages:
                 try:
                     await self._publish(message, stream)
                     sent += 1
-                except MaxPayloadError:  # the others go nevertheless
-                    too_large += message.samples
+                except MaxPayloadError:
+                    self.refused.append((message, "a line is larger than the server's max_payload"))
                 if len(self.unconfirmed) >= UNCONFIRMED:
                     await self._confirmed()
             await self._confirmed()
@@ -255,9 +266,11 @@ class _Connection:
             for each in self.unconfirmed:
                 each.cancel()
             self.unconfirmed.clear()
-        if too_large:
-            reason = "a line is larger than the server's max_payload"
-            raise Rejected(reason, too_large if sent else None)
+        if self.refused:
+            message, said = self.refused[-1]
+            samples = sum(message.samples for message, _ in self.refused)
+            taken = sent > sum(said.startswith(STREAM) for _, said in self.refused)
+            raise Rejected(f"subject {message.subject}: {said}", samples if taken else None)
 
     async def close(self) -> None:
         """Close without waiting for what is still in the buffers."""
@@ -282,7 +295,7 @@ class _Connection:
             )
         except BadSubjectError as error:
             raise Rejected(f"there can be no subject {message.subject}") from error
-        self.unconfirmed.append(future)
+        self.unconfirmed[future] = message
 
     async def _confirmed(self) -> None:
         """Wait for the server to read all, then for the stream to confirm; raise what failed."""
@@ -292,8 +305,31 @@ class _Connection:
             if "permissions violation" in fault.lower():
                 raise Denied(f"the server refuses: {fault}")
             raise self.faults[0]
-        await self._or_gone(asyncio.gather(*self.unconfirmed))
+        await self._or_gone(self._answered())
+        for future, message in self.unconfirmed.items():
+            if not future.done():
+                self.refused.append((message, f"{STREAM}: {reason_of(self.refusals[-1])}"))
+            elif error := future.exception():
+                raise error
         self.unconfirmed.clear()
+        self.refusals.clear()
+
+    async def _answered(self) -> None:
+        """
+        Wait for the stream's answers to all messages.
+
+        The client raises a refusal without saying of which message; its future is never done.
+        """
+        while waiting := [each for each in self.unconfirmed if not each.done()]:
+            self.refusal.clear()
+            if len(waiting) <= len(self.refusals):
+                return
+            refusal = asyncio.create_task(self.refusal.wait(), name="nats refusal")
+            several: list[asyncio.Future[Any]] = [*waiting, refusal]
+            try:
+                await asyncio.wait(several, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                refusal.cancel()
 
     async def _or_gone(self, answer: Awaitable[object]) -> None:
         """Wait for an answer; raise ConnectionClosedError when the connection ends first."""

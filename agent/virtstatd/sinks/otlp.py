@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -18,9 +18,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from virtstatd import __version__
 from virtstatd.config.plugins import PIP
-from virtstatd.formats.lifetimes import Runs
+from virtstatd.errors import Denied, TooLarge
+from virtstatd.formats.deltas import Deltas
+from virtstatd.formats.lifetimes import EndedSeries, Runs, Staleness
 from virtstatd.formats.otlp import OtlpEncoder, Points
-from virtstatd.runtime.compress import gzipped
+from virtstatd.model import Reading
+from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
@@ -51,8 +54,16 @@ class Otlp(Named, Access):
     resource_attributes: Annotated[
         dict[str, str], Meta(description="More attributes of the resource.")
     ] = field(default_factory=dict)
+    temporality: Annotated[
+        Literal["cumulative", "delta"],
+        Meta(description="Counters since their beginning, or what they grew by since the last."),
+    ] = "cumulative"
+    mark_ended: Annotated[
+        bool,
+        Meta(description="Send a point without a value for each series that has ended."),
+    ] = False
     request_samples: Annotated[
-        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+        int, Meta(description="Samples in one request.", ge=100, le=20_000)
     ] = 5000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
 
@@ -79,16 +90,43 @@ class Otlp(Named, Access):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Read the credentials; connect with the first batch."""
-        encoders = ByHost(self.host, lambda host: OtlpBatches(host, self.resource_attributes))
+        encoders = ByHost(
+            self.host,
+            lambda host: OtlpBatches(
+                host,
+                self.resource_attributes,
+                delta=self.temporality == "delta",
+                ended=self.mark_ended,
+            ),
+        )
         async with self._exporting() as export:
             opening.log.debug("otlp.opened", url=self.shown_url)
 
             async def post(body: bytes, _: int) -> None:
                 check_partial_success(await export(body))
 
-            async def send(*batches: Batch) -> None:
+            async def together(*batches: Batch) -> None:
                 encoder = encoders()
                 await post_together(batches, encoder.items, encoder.join, post, encoder.settle)
+
+            async def one_by_one(*batches: Batch) -> None:
+                encoder, lost, reason = encoders(), 0, ""
+                for batch in batches:
+                    try:
+                        await post_together([batch], encoder.items, encoder.join, post, unsettled)
+                    except Rejected as error:
+                        if error.atomic or isinstance(error, Denied | TooLarge):
+                            raise
+                        encoder.settle(batch, delivered=error.samples is not None)
+                        lost += batch.samples if error.samples is None else error.samples
+                        reason = str(error)
+                    else:
+                        encoder.settle(batch)
+                if lost:
+                    raise Rejected(reason, lost)
+
+            # what a batch holds depends on what the receiver has of those before
+            send = one_by_one if self.mark_ended or self.temporality == "delta" else together
 
             yield send
 
@@ -107,29 +145,41 @@ class Otlp(Named, Access):
             async with http_client(self) as client:
 
                 async def export(body: bytes) -> bytes:
-                    packed = gzipped(body) if self.compress else body
+                    packed = await compressed(body) if self.compress else body
                     return await client.post(self.url, packed, headers)
 
                 yield export
 
 
-class OtlpBatches:
-    """The data points of batches under one resource, and when each guest's run began."""
+def unsettled(_: Batch) -> None:
+    """Leave it to the caller to settle."""
 
-    def __init__(self, host: str, attributes: Mapping[str, str]) -> None:
+
+class OtlpBatches:
+    """The data points of batches under one resource, and what a receiver has of their series."""
+
+    def __init__(
+        self, host: str, attributes: Mapping[str, str], *, delta: bool = False, ended: bool = False
+    ) -> None:
         resource = {
             "service.name": "virtstatd",
             "service.instance.id": host,
             "host.name": host,
             **attributes,
         }
-        self._encoder = OtlpEncoder(tuple(resource.items()), __version__)
+        self._encoder = OtlpEncoder(tuple(resource.items()), __version__, delta=delta)
         self._runs = Runs()
+        self._deltas = Deltas() if delta else None
+        self._staleness = Staleness() if ended else None
         self.join = self._encoder.request
 
     def items(self, batch: Batch) -> list[tuple[int, Callable[[], list[Points]]]]:
-        """Return what encodes each reading, with its number of samples."""
-        return [
+        """Return what encodes each reading, with its number of samples, then what has ended."""
+        ended: tuple[EndedSeries, ...] = ()
+        if self._staleness is not None:
+            plan = self._staleness.plan(batch)
+            batch, ended = replace(batch, readings=plan.readings), plan.ended
+        items: list[tuple[int, Callable[[], list[Points]]]] = [
             (
                 len(reading.values),
                 functools.partial(
@@ -137,16 +187,33 @@ class OtlpBatches:
                     reading.shape,
                     reading.domain.labels if reading.domain else (),
                     reading.values,
-                    self._runs.began(reading.domain, batch),
+                    start,
                     batch.taken_at,
                 ),
             )
-            for reading in batch.readings
+            for reading, start in self._readings(batch)
         ]
+        items += [
+            (len(each.series), functools.partial(self._encoder.encode_ended, each))
+            for each in ended
+        ]
+        return items
 
-    def settle(self, batch: Batch) -> None:
-        """Take in a batch that is done with."""
+    def settle(self, batch: Batch, *, delivered: bool = True) -> None:
+        """Take in a batch that is done with; `delivered` says that the receiver has some of it."""
         self._runs.settle(batch)
+        if self._deltas is not None and delivered:
+            self._deltas.settle(batch)
+        if self._staleness is not None:
+            self._staleness.settle(self._staleness.plan(batch))
+
+    def _readings(self, batch: Batch) -> Iterator[tuple[Reading, int]]:
+        if self._deltas is not None:
+            for each in self._deltas.of(batch):
+                yield each.reading, each.start
+        else:
+            for reading in batch.readings:
+                yield reading, self._runs.began(reading.domain, batch)
 
 
 def check_partial_success(answer: bytes) -> None:

@@ -22,6 +22,7 @@ from virtstatd.errors import Denied, Rejected, TryLater
 from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness, Undo
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
+from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
@@ -75,7 +76,7 @@ class RemoteWrite(Named, Access):
         field(default_factory=dict)
     )
     request_samples: Annotated[
-        int, Meta(description="Samples in one request.", ge=100, le=100_000)
+        int, Meta(description="Samples in one request.", ge=100, le=20_000)
     ] = 5000
 
     delivery: ClassVar[Delivery] = "memory"
@@ -213,9 +214,9 @@ class RemoteWriter:
             raise Rejected(f"{samples - written} samples were not written", samples - written)
 
     async def _ask(self, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
-        compressed = bytes(cramjam.snappy.compress_raw(body))
         try:
-            return await self._client.ask(self._url, compressed, headers)
+            packed = await compressed(body, _snappy)
+            return await self._client.ask(self._url, packed, headers)
         except BaseException:
             if self._wanted != "1.0":
                 self._spoken = None
@@ -233,6 +234,10 @@ def _overtaken(fault: TryLater | Rejected, answer: bytes) -> TryLater | Rejected
     if isinstance(fault, Rejected) and fault.atomic and OUT_OF_ORDER.search(answer):
         return Rejected(str(fault), atomic=True, overtaken=True)
     return fault
+
+
+def _snappy(body: bytes) -> bytes:
+    return bytes(cramjam.snappy.compress_raw(body))
 
 
 class _NotUnderstoodError(Exception):

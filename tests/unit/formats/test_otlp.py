@@ -1,7 +1,9 @@
 """OTLP, read by OpenTelemetry's own messages: every point, its kind, its times, its attributes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -10,9 +12,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from support.http_stub import Stub, answering
 from support.wire.otlp import points, wanted
+from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.otlp import OtlpEncoder
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.sink import Rejected, TryLater
@@ -22,6 +26,7 @@ from virtstatd.testing.contract import opening
 
 
 SECOND = 1_000_000_000
+DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 
 
 def messages(stub: Stub) -> list[ExportMetricsServiceRequest]:
@@ -91,6 +96,88 @@ async def test_counters_begin_with_their_run():
         fourth = replace(third, taken_at=TAKEN_AT + 12 * SECOND)
         await send(fourth)
         assert points(messages(stub)) == wanted(fourth, TAKEN_AT + 12 * SECOND)
+
+
+async def test_growth_instead_of_counters():
+    """As deltas counters are what they grew by since the receiver had them, gauges as they are."""
+    field = partial(Field, "a", unit="", help="")
+    kinds = (("n", Kind.COUNTER), ("g", Kind.GAUGE))
+    shape = Shape("g", tuple(Series(field(name=name, kind=kind)) for name, kind in kinds))
+    guest = make_domain()
+    answers: dict[int, type[Exception]] = {503: TryLater, 400: Rejected}
+    async with (
+        answering() as stub,
+        Otlp(url=stub.url, temporality="delta").open(opening()) as send,
+    ):
+        for second, status, count, gauge, wanted_count in (
+            (0, 200, 1000, 5, 0),
+            (5, 200, 1010, 6, 10),
+            (10, 503, 1030, 7, None),
+            (10, 200, 1030, 7, 20),
+            (15, 400, 1100, 8, None),
+            (20, 200, 1200, 9, 170),
+            (25, 200, 30, 9, 30),  # it began anew
+        ):
+            stub.status = status
+            at = TAKEN_AT + second * SECOND
+            batch = Batch("bulk", at, (Reading(guest, shape, (count, gauge)),))
+            if error := answers.get(status):
+                with pytest.raises(error):
+                    await send(batch)
+                continue
+            await send(batch)
+            metrics = messages(stub)[-1].resource_metrics[0].scope_metrics[0].metrics
+            growth = next(each.sum for each in metrics if each.name == "a_n")
+            assert growth.aggregation_temporality == DELTA
+            (point,) = growth.data_points
+            assert point.as_double == wanted_count
+            assert point.time_unix_nano == at
+            assert point.start_time_unix_nano <= at
+            (point,) = next(each.gauge for each in metrics if each.name == "a_g").data_points
+            assert point.as_double == gauge
+
+
+def test_growth_of_a_device_that_is_new_and_of_pieces():
+    """A new device has grown by nothing, the others go on; so do series that came in pieces."""
+    many = [Series(Field("a", "n", Kind.COUNTER, "", ""), (("vcpu", str(n)),)) for n in range(3)]
+    deltas, guest = Deltas(), make_domain()
+
+    def grown(places: Sequence[int], values: tuple[int, ...], piece: str = "") -> list[float]:
+        shape = Shape("g", tuple(many[place] for place in places))
+        batch = Batch("b", TAKEN_AT, (Reading(guest, shape, values),), piece=piece)
+        (found,) = deltas.of(batch)
+        deltas.settle(batch)
+        return [*found.reading.values]
+
+    assert grown([0, 1], (100, 200)) == [0, 0]
+    assert grown([0, 1, 2], (101, 202, 300)) == [1, 2, 0]
+    assert grown([0], (111,), "1/1") == [10]
+    assert grown([1, 2], (222, 333), "1/2") == [20, 33]
+    assert grown([0, 1, 2], (112, 224, 336)) == [1, 2, 3]
+    deltas.settle(Batch("b", TAKEN_AT, (), gone=(guest,)))
+    assert grown([0], (500,)) == [0]
+
+
+async def test_series_that_ended_have_a_point_without_a_value():
+    """With `mark_ended` each series of a guest that is gone gets one point without a value."""
+    batch = make_batch(2)
+    guest = batch.readings[0].domain
+    assert guest
+    async with answering() as stub, Otlp(url=stub.url, mark_ended=True).open(opening()) as send:
+        await send(batch)
+        before = points(messages(stub))
+        stub.requests.clear()
+        await send(Batch("inventory", TAKEN_AT + SECOND, (), gone=(guest,)))
+    marks = set()
+    for metric in messages(stub)[0].resource_metrics[0].scope_metrics[0].metrics:
+        data = getattr(metric, metric.WhichOneof("data") or "")
+        for point in data.data_points:
+            assert point.flags == 1
+            assert point.time_unix_nano >= TAKEN_AT
+            labels = frozenset((each.key, each.value.string_value) for each in point.attributes)
+            assert (metric.name, labels) not in marks
+            marks.add((metric.name, labels))
+    assert marks == {key for key in before if ("domain", guest.name) in key[1]}
 
 
 async def test_partial_success_is_told():

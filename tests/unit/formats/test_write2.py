@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.http_stub import Received, Stub, answering
 from support.wire.remote_write import STALE, Written, read, read2, understanding, version, wanted
-from virtstatd.formats.lifetimes import Plan, Runs
+from virtstatd.formats.lifetimes import HOUR, Plan, Runs
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
@@ -338,3 +338,16 @@ def test_runs():
     assert runs.witnessed(make_domain(2), at[11]) == TAKEN_AT + 11 * SECOND
     assert runs.witnessed(None, at[30]) == 0
     assert runs.began(None, at[31]) == TAKEN_AT + 30 * SECOND
+
+
+def test_runs_whose_end_was_lost():
+    """A guest from which nothing came for a day is forgotten, one that is there never is."""
+    runs, stays = Runs(), make_domain(0)
+    for hour in range(60):
+        at = Batch("b", TAKEN_AT + hour * HOUR, (), lifetime_seconds=10)
+        runs.began(stays, at)
+        runs.began(make_domain(1 + hour), at)
+        runs.settle(at)
+        assert runs.began(stays, at) == TAKEN_AT
+    assert len(runs._began) < 30
+    assert len(runs._seen) == len(runs._began)

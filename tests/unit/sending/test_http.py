@@ -189,6 +189,43 @@ async def test_through_a_proxy(tmp_path: Path):
     assert received.body == b"body"
 
 
+async def test_tls_through_a_proxy(tmp_path: Path):
+    """With TLS the proxy sees where to and its own password, and the destination all the rest."""
+    files = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    (tmp_path / "password").write_text("open")
+    heads: list[bytes] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+        writer.close()
+
+    async def proxied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        to, back = await asyncio.open_connection("127.0.0.1", stub.port)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, back), pump(to, writer))
+
+    async with answering(context) as stub, scripted(proxied) as proxy:
+        access = Access(
+            url=f"https://localhost:{stub.port}/write",
+            ca_file=str(files[0]),
+            proxy_url=proxy,
+            proxy_username="agent",
+            proxy_password_file=str(tmp_path / "password"),
+        )
+        async with http_client(access) as client:
+            await client.post(access.url, b"body", {})
+    (head,) = heads
+    assert head.startswith(f"CONNECT localhost:{stub.port} HTTP/1.1\r\n".encode())
+    assert b"\r\nProxy-Authorization: Basic YWdlbnQ6b3Blbg==\r\n" in head
+    (received,) = stub.requests
+    assert received.body == b"body"
+    assert "Proxy-Authorization" not in received.headers
+
+
 async def test_tokens_of_an_issuer(tmp_path: Path):
     """A token is asked for once and kept for its life, and asked for again once it is refused."""
     (tmp_path / "secret").write_text("s3:cret")

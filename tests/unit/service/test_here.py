@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -15,9 +16,11 @@ import pytest
 import structlog
 
 from support.certificates import certificate
+from support.web import opened
 from virtstatd.config.file import Loaded, load_text
 from virtstatd.errors import PortInUse, StartError
 from virtstatd.service.here import found_here, is_virtstatd
+from virtstatd.service.web import EXPOSED
 from virtstatd.sink import Opening
 from virtstatd.sinks.null import Null
 
@@ -268,14 +271,18 @@ async def test_what_systemd_hands_over_is_a_note_from_outside(
     token: dict[str, object] = {"type": "influx", "token_file": "credential:token"}
     missing: dict[str, object] = {"type": "influx", "token_file": "{here}/none"}
     spool: dict[str, object] = {"type": "influx", "spool_bytes": 1 << 20}
-    read = written(here, token, missing, spool)
+    header: dict[str, object] = {"type": "influx", "header_files.api-key": "credential:key"}
+    read = written(here, token, missing, spool, header)
     config = replace_state(read.config, "")
     found = await found_here(config, nobody, outside=True)
     assert [fault.path for fault in found.faults] == [
         ("sink", 1, "token_file"),
         ("sink", 2, "spool_bytes"),  # systemd says where: it can be judged
     ]
-    assert [note.path for note in found.notes] == [("sink", 0, "token_file")]
+    assert [note.path for note in found.notes] == [
+        ("sink", 0, "token_file"),
+        ("sink", 3, "header_files"),
+    ]
 
     monkeypatch.delenv("STATE_DIRECTORY")
     found = await found_here(replace_state(config, "/dev/null/state"), nobody, outside=True)
@@ -319,3 +326,80 @@ async def test_a_check_that_hangs_or_breaks_is_a_fault(here: Path) -> None:
         "sink[1]: cannot be checked: KeyError: 'its own'",
         f"sink[2].path: cannot write {here}/none/v.prom",
     ]
+
+
+WEB_WRONG = {
+    "no certificate": (
+        "certificate_file = '{here}/none'\nkey_file = '{here}/none'",
+        "2: web.certificate_file: cannot use {here}/none: ",
+    ),
+    "key of another certificate": (
+        "certificate_file = '{here}/localhost1.crt'\nkey_file = '{here}/other1.key'",
+        "2: web.certificate_file: cannot use {here}/localhost1.crt: ",
+    ),
+    "no authority": (
+        (
+            "certificate_file = '{here}/localhost1.crt'\nkey_file = '{here}/localhost1.key'\n"
+            "client_ca_file = '{here}/junk'"
+        ),
+        "4: web.client_ca_file: cannot use {here}/junk: ",
+    ),
+    "token": (
+        "token_files = {{ a = '{here}/empty' }}",
+        "2: web.token_files: a: {here}/empty must hold one line of text",
+    ),
+    "web.yml": (
+        "web_config_file = '{here}/junk'",
+        "2: web.web_config_file: cannot use {here}/junk: ",
+    ),
+    "address": (
+        "listen_address = '192.0.2.1:1'",
+        "2: web.listen_address: cannot listen at 192.0.2.1:1: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WEB_WRONG)
+async def test_what_the_listener_cannot_use_is_a_fault_of_its_line(here: Path, case: str) -> None:
+    """A file or an address of the table that cannot be used here is named with its line."""
+    text, wanted = (each.format(here=here) for each in WEB_WRONG[case])
+    read = load_text(f"[web]\n{text}\n[[sink]]\ntype = 'null'\n", here / "v.toml")
+    (fault,) = read.located((await found_here(read.config, nobody)).faults)
+    assert fault.startswith(f"{here}/v.toml:{wanted}")
+
+
+@pytest.mark.parametrize(
+    ("text", "noted"),
+    [
+        ("listen_address = ':0'", True),
+        ("listen_address = ':0'\nopen = true", False),
+        ("listen_address = ':0'\ntoken_files = {{ a = '{here}/word' }}", False),
+        ("listen_address = '127.0.0.1:0'", False),
+        ("listen_address = '[::1]:0'", False),
+    ],
+)
+async def test_an_address_that_others_reach_is_a_note(
+    here: Path, text: str, *, noted: bool
+) -> None:
+    """A check points out where strangers see numbers without a login that nobody allowed."""
+    (here / "word").write_text("secret")
+    read = load_text(f"[web]\n{text.format(here=here)}\n", here / "v.toml")
+    found = await found_here(read.config, nobody, outside=True)
+    assert found.faults == []
+    notes = [f"{here}/v.toml:2: web.listen_address: {EXPOSED}"] if noted else []
+    assert read.located(found.notes) == notes
+
+
+@pytest.mark.parametrize("wants", [False, True])
+async def test_an_agent_with_tls_is_known(here: Path, *, wants: bool) -> None:
+    """An encrypted agent is known, also where it wants a certificate that the check has not."""
+    text = (
+        "[web]\nlisten_address = '127.0.0.1:0'\n"
+        f"certificate_file = '{here}/localhost1.crt'\nkey_file = '{here}/localhost1.key'\n"
+    )
+    text += f"client_ca_file = '{here}/other1.crt'\n" if wants else ""
+    web = load_text(text, here / "v.toml").config.web
+    async with opened(text) as it:
+        taken = PortInUse("", "127.0.0.1", it.port)
+        assert await asyncio.to_thread(is_virtstatd, taken, web)
+        assert await asyncio.to_thread(is_virtstatd, taken) is not wants

@@ -54,14 +54,22 @@ class Rejected(VirtstatdError):  # noqa: N818 - named for what happened to the b
 
     `samples` is how many of it were refused if the destination has the others; None is all.
     `atomic` says that it has none of it because of a part, which is searched for and lost alone.
+    `overtaken` says that it has newer samples of a series: after an attempt without an answer they
+    are those of the same request.
     """
 
     def __init__(
-        self, reason: str = "rejected", samples: int | None = None, *, atomic: bool = False
+        self,
+        reason: str = "rejected",
+        samples: int | None = None,
+        *,
+        atomic: bool = False,
+        overtaken: bool = False,
     ) -> None:
         super().__init__(reason)
         self.samples = samples
         self.atomic = atomic
+        self.overtaken = overtaken
 
 
 class TooLarge(Rejected):

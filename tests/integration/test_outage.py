@@ -139,7 +139,7 @@ async def write(stack: AsyncExitStack, folder: Path) -> Place:
 
     table = (
         f"type = 'remote_write'\nurl = '{url}/api/v1/write'\n"
-        "job = 'j'\ninstance = 'i'\nexternal_labels = { zone = 'z' }"
+        "job = 'j'\nhost = 'i'\nexternal_labels = { zone = 'z' }"
     )
     return Place(server, table, found, wanted)
 

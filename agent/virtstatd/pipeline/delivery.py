@@ -124,6 +124,7 @@ class Piece:
     shares: list[Share]
     failures: int = 0
     known: bool = False  # was refused before
+    doubtful: bool = False  # was sent before, without an answer
 
     @property
     def batches(self) -> list[Batch]:

@@ -120,6 +120,9 @@ class Outlet:
         self._poison = Poison(clock)
         self._offered = Tally()
         self._underway: Underway | None = None
+        self._began = False
+        self._resumed = False
+        """Whether the train is what a run before may have sent."""
         self._denied_at = -math.inf
         self._denied_until = 0.0
         self._search_after = 0.0
@@ -242,6 +245,8 @@ class Outlet:
     async def _deliver(self, it: Underway) -> bool:
         """Deliver or lose all of a train; False when some is left for the queue to keep."""
         known = self._poison.keys
+        self._resumed = not self._began and bool(self.queue.recovered.batches)
+        self._began = True
         lanes: list[_Lane] = []
         for pieces, attempts in zip(
             it.lanes(self._size.samples, self._trains.lanes), self._attempts, strict=False
@@ -251,6 +256,8 @@ class Outlet:
                     pieces.append(apart)
                 else:
                     it.lose("poison", [apart])
+            for piece in pieces if self._resumed else ():
+                piece.doubtful = True
             lanes.append(_Lane(pieces, attempts, Guard(self._clock, armed=bool(known))))
         if len(lanes) == 1:
             return await self._carry(it, lanes[0])
@@ -269,6 +276,8 @@ class Outlet:
             error = await lane.attempts.send(piece.batches, patient=not self._closing.is_set())
             # an empty batch that is accepted proves nothing: not every sink sends one
             told = error or any(batch.readings for batch in piece.batches)
+            if piece.doubtful and isinstance(error, Rejected) and error.overtaken:
+                error = self._arrived(piece, lane, error)
             searched = self._searched(error)
             quiet = lane.guard.suspicious or piece.known or searched
             if told and not (quiet or isinstance(error, TooLarge)):
@@ -306,6 +315,22 @@ class Outlet:
         while lane.pieces and not lane.pieces[0].shares:
             lane.pieces.popleft()
         return bool(lane.pieces)
+
+    def _arrived(self, piece: Piece, lane: _Lane, error: Rejected) -> Exception | None:
+        """
+        Return what a refusal means of a piece that was sent before, without an answer.
+
+        A destination that refuses its older batches for its newest has all of it. They are tried
+        one by one, and each that is overtaken by a later one has arrived.
+        """
+        if len(piece.shares) > 1:
+            last = len(piece.shares) - 1
+            singles = [Piece([s], doubtful=at < last) for at, s in enumerate(piece.shares)]
+            lane.pieces.extendleft(reversed(singles))
+            piece.shares = []
+        elif not lane.pieces:
+            return error
+        return None
 
     def _too_old(self, batch: Batch, wait: float) -> bool:
         age, most = self._ages.seconds(batch.taken_at), self._max_age
@@ -388,6 +413,7 @@ class Outlet:
     def _put_back(self, piece: Piece, lane: _Lane, it: Underway, error: TryLater) -> bool:
         """Put a piece back, or its halves, or nothing of it; return whether to go on at once."""
         if not error.answered:
+            piece.doubtful = not piece.known
             lane.pieces.appendleft(piece)
             return False
         piece.failures += 1

@@ -47,6 +47,8 @@ HEADERS_2 = {
 }
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 
+OUT_OF_ORDER = re.compile(rb"out.of.order")
+
 _AWAY = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -195,7 +197,7 @@ class RemoteWriter:
     async def _post(self, body: bytes, _: int) -> None:
         answer = await self._ask(body, HEADERS)
         if answer.fault:
-            raise answer.fault
+            raise _overtaken(answer.fault, answer.body)
 
     async def _post2(self, body: bytes, samples: int) -> None:
         answer = await self._ask(body, HEADERS_2)
@@ -207,7 +209,7 @@ class RemoteWriter:
         if answer.fault:
             if written and type(answer.fault) is Rejected:
                 raise Rejected(str(answer.fault), max(0, samples - written))
-            raise answer.fault
+            raise _overtaken(answer.fault, answer.body)
         if written is not None and written < samples:
             raise Rejected(f"{samples - written} samples were not written", samples - written)
 
@@ -225,6 +227,13 @@ def _encoders(options: RemoteWrite, host: str) -> dict[Version, WriteEncoder | W
     external = {"job": options.job, "instance": host, **options.external_labels}
     labels = tuple(external.items())
     return {"1.0": WriteEncoder(labels), "2.0": Write2Encoder(labels)}
+
+
+def _overtaken(fault: TryLater | Rejected, answer: bytes) -> TryLater | Rejected:
+    """Return a fault that says whether the receiver has newer samples."""
+    if isinstance(fault, Rejected) and fault.atomic and OUT_OF_ORDER.search(answer):
+        return Rejected(str(fault), atomic=True, overtaken=True)
+    return fault
 
 
 def _snappy(body: bytes) -> bytes:

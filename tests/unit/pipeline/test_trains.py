@@ -288,6 +288,37 @@ async def test_catching_up_is_as_slow_as_it_is_told_to_be():
         assert one.outlet.delivered.batches == 100
 
 
+async def test_what_arrived_without_an_answer_is_not_lost_when_it_is_refused_again():
+    """A train that was stored and not answered is refused as out of order: it is delivered."""
+    stored: dict[object, int] = {}
+    answering = False
+
+    def judge(batches: tuple[Batch, ...]) -> None:
+        new: dict[object, int] = {}
+        for batch in batches:
+            for reading in batch.readings:
+                key = reading.domain and reading.domain.uuid, reading.shape
+                if batch.taken_at < new.get(key, stored.get(key, 0)):
+                    raise Rejected("out of order sample", atomic=True, overtaken=True)
+                new[key] = batch.taken_at
+        stored.update(new)
+        if not answering:
+            raise TryLater("the connection was lost", 0.0)
+
+    async with world(Trains(100 * UNIT), answer_seconds=0.01) as one:
+        one.judge = judge
+        for number in range(5):
+            one.offer(3, base=number)
+            await one.clock.advance(0.001)
+        await one.pass_(0.5)
+        assert stored
+        answering = True
+        one.offer(3, base=9)
+        await one.pass_(30)
+        assert one.outlet.delivered == one.outlet.accepted
+        assert not any(each.samples for each in one.outlet.lost.values())
+
+
 @pytest.mark.parametrize("seed", range(10))
 async def test_every_sample_of_a_train_is_accounted_for_at_every_moment(seed: int):
     """Whatever becomes of trains, accepted = delivered + dropped + lost + waiting holds."""

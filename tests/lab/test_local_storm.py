@@ -128,5 +128,5 @@ def test_a_storm_of_one_second_is_seen_at_the_next_scrape(
                 average = (last["delay"] - first["delay"]) / seconds
                 assert last["bad"] >= first["bad"] + 1, seen
                 assert last["peak"] > 0.2, seen
-                assert average < 0.1, seen
+                assert average < last["peak"] / 4, seen
             wait_for_look(agent, began + period * longer)

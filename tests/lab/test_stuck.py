@@ -42,14 +42,15 @@ def pace(lab: Lab) -> dict[str, Any]:
     """
     Return intervals and a deadline that this machine can keep at this time.
 
-    They go by how long libvirtd itself takes for all of the statistics: where a poll cannot be over
-    before the next one, or healthy guests answer after the deadline, nothing is told of the agent.
+    They go by how long libvirtd itself takes for all of the statistics, and by how busy the machine
+    is: where a poll cannot be over before the next one, healthy guests answer after the deadline,
+    or a look at the page takes longer than polls, nothing is told of the agent.
     """
     begun = time.monotonic()
     for _ in range(3):
         lab.virsh("domstats", "--raw")
     whole = (time.monotonic() - begun) / 3
-    interval = max(2.0, 4 * whole)
+    interval = max(2.0, 4 * whole, slowness())
     print(f"everything takes {whole:.2f} s here: a poll each {interval:.1f} s")
     deadline = f"deadline_seconds = {max(5.0, 10 * whole):.1f}"
     return {"pulse": interval, "monitor": interval, "extra": 4 * interval, "hypervisor": deadline}

@@ -188,7 +188,7 @@ def test_once_has_its_numbers(tmp_path: Path, zones: Path, installed: dict[str, 
         bad = ran(installed, "once", "--config", config)
     assert good.returncode == 0, good.stderr
     for done in (good, bad):
-        assert 'host_thermal_zone_temperature_celsius{zone="x86_pkg_temp"} 41500e-3' in done.stdout
+        assert 'host_thermal_zone_temperature_celsius{zone="x86_pkg_temp"} 41.5' in done.stdout
         assert "libvirt_domains 2" in done.stdout
     assert bad.returncode == 1
     assert "raises: ZeroDivisionError: boom" in bad.stderr

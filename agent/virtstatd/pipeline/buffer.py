@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from virtstatd.model import Batch
 
@@ -42,6 +42,9 @@ class Tally:
         )
 
 
+ALONE: Final = -1
+"""Asks a queue for one batch."""
+
 Linger = Callable[[], Awaitable[None]]
 """Waits for more batches to share a request."""
 
@@ -71,9 +74,11 @@ class Queue(Protocol):
         """Add a batch, on the event loop; never waits, never raises."""
         ...
 
-    async def take(self, samples: int = 0, linger: Linger | None = None) -> list[Batch]:
+    async def take(self, samples: int = ALONE, linger: Linger | None = None) -> list[Batch]:
         """
         Return the oldest waiting batches, so many samples at most but one batch at least.
+
+        With `ALONE` it is one batch, though those behind it have no samples.
 
         Waits for the first one, then as long as `linger` does; returns nothing once closed and
         empty.
@@ -163,7 +168,7 @@ class Buffer:
             self.dropped["memory"].add(self._pop())
         self._changed.set()
 
-    async def take(self, samples: int = 0, linger: Linger | None = None) -> list[Batch]:
+    async def take(self, samples: int = ALONE, linger: Linger | None = None) -> list[Batch]:
         """Return the oldest batches up to a size, or wait; nothing once closed and empty."""
         idle = not self._batches
         while not self._batches:

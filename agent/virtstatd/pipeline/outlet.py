@@ -27,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.collector import Histogram, Row
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
-from virtstatd.pipeline.buffer import Queue, Tally
+from virtstatd.pipeline.buffer import ALONE, Queue, Tally
 from virtstatd.pipeline.delivery import OUTCOMES, Attempts, Piece, SendTrain, Underway, outcome_of
 from virtstatd.pipeline.pace import Ages, Lag, RequestSize
 from virtstatd.pipeline.pieces import Splitter, UnitKey, key_of, keys_of
@@ -56,7 +56,7 @@ TRAIN_REQUESTS: Final = 4
 FINISH_SECONDS = 3.0
 """What the queue gets to write at the end what it can keep."""
 
-UNLIMITED: Final = Trains(sys.maxsize)
+UNLIMITED: Final = Trains(sys.maxsize, alone=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -221,8 +221,8 @@ class Outlet:
 
     async def _taken(self) -> list[Batch]:
         """Take what waits; after a wait for the first of it, also what comes a moment later."""
-        if self._trains is UNLIMITED:
-            return await self.queue.take(0)
+        if self._trains.alone:
+            return await self.queue.take(ALONE)
         self._full.clear()
         return await self.queue.take(self._most, self._linger)
 

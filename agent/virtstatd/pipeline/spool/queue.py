@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.buffer import Linger, Lost, Tally
+from virtstatd.pipeline.buffer import ALONE, Linger, Lost, Tally
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.reader import Found
 from virtstatd.pipeline.spool.segment import Position
@@ -171,7 +171,7 @@ class Spooled:
         self._append()
         self._changed.set()
 
-    async def take(self, samples: int = 0, linger: Linger | None = None) -> list[Batch]:
+    async def take(self, samples: int = ALONE, linger: Linger | None = None) -> list[Batch]:
         """Return the oldest batches up to a size, or wait; nothing once closed and empty."""
         idle = linger is not None and not self.waiting.batches
         while True:

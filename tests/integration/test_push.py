@@ -16,7 +16,7 @@ from support.http_stub import answering
 from support.ports import free_port
 from support.servers import asked, needs, serving
 from support.simulator import Simulated, simulated
-from support.wire.otlp import points
+from support.wire.otlp import every_point
 from support.wire.remote_write import read, read2, understanding, version
 
 
@@ -185,9 +185,7 @@ async def test_every_push_sink_at_once(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
             assert agent.events("sink.failing") == []
             assert await asyncio.to_thread(agent.stop) == 0
-    series = [
-        dict(attributes) for each in rpc.requests for _, attributes in points([each], often=True)
-    ]
+    series = [dict(attributes) for (_, attributes), _ in every_point(list(rpc.requests))]
     assert len({each.get("domain") for each in series} - {None}) == 5
     first, *others = write.requests
     assert read2(first.body) == []

@@ -47,7 +47,7 @@ from support.servers import asked, fetched, serving
 from support.statsd import GAUGE
 from support.wire import influx as influx_rows
 from support.wire import remote_write as write_request
-from support.wire.otlp import points
+from support.wire.otlp import every_point
 from support.wire.otlp import wanted as wanted_points
 from virtstatd.formats.json_lines import Lines
 from virtstatd.model import Batch
@@ -243,7 +243,7 @@ async def remote_write(folder: Path) -> Place:
 
         tables = [
             f"type = 'remote_write'\nname = 'w{number}'\nurl = '{each}/api/v1/write'\n"
-            "job = 'j'\ninstance = 'i'\nexternal_labels = { zone = 'z' }"
+            "job = 'j'\nhost = 'i'\nexternal_labels = { zone = 'z' }"
             for number, each in enumerate((url, other))
         ]
         yield "\n[[sink]]\n".join(tables), check
@@ -430,9 +430,9 @@ async def otlp(_: Path) -> Place:
             found = Counter(
                 (key, told(point))
                 for request in stub.requests
-                for key, point in points(
+                for key, point in every_point(
                     [ExportMetricsServiceRequest.FromString(request.body)]
-                ).items()
+                )
                 if "domain" in dict(key[1])
             )
             assert found == Counter(

@@ -20,9 +20,17 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 Point = tuple[Any, ...]
 
 
-def points(requests: list[ExportMetricsServiceRequest], *, often: bool = False) -> dict[Key, Point]:
-    """Return data points by metric and attributes, the last where they may come `often`."""
+def points(requests: list[ExportMetricsServiceRequest]) -> dict[Key, Point]:
+    """Return every data point by its metric and attributes; none may occur twice."""
     found: dict[Key, Point] = {}
+    for key, point in every_point(requests):
+        assert key not in found
+        found[key] = point
+    return found
+
+
+def every_point(requests: list[ExportMetricsServiceRequest]) -> Iterator[tuple[Key, Point]]:
+    """Yield the data points; a series may have several, of different times."""
     for request in requests:
         (of_resource,) = request.resource_metrics
         (scope,) = of_resource.scope_metrics
@@ -31,13 +39,8 @@ def points(requests: list[ExportMetricsServiceRequest], *, often: bool = False) 
         assert len(names) == len(set(names))
         for metric in scope.metrics:
             for attributes, point in _points(metric):
-                key = (
-                    metric.name,
-                    frozenset((each.key, each.value.string_value) for each in attributes),
-                )
-                assert often or key not in found
-                found[key] = point
-    return found
+                pairs = frozenset((each.key, each.value.string_value) for each in attributes)
+                yield (metric.name, pairs), point
 
 
 def _points(metric: Metric) -> Iterator[tuple[Iterable[Any], Point]]:

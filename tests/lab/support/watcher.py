@@ -45,7 +45,10 @@ def settled(agent: Agent, what: Callable[[], object], *, within: int = 3) -> Non
 class Watch:
     """Looks at the page all the time, and remembers who was missing when."""
 
-    def __init__(self, agent: Agent, family: str, wanted: set[str]) -> None:
+    def __init__(
+        self, agent: Agent, family: str, wanted: set[str], *, pause_seconds: float = 0.2
+    ) -> None:
+        self._pause_seconds = pause_seconds
         self.missing: list[tuple[float, set[str]]] = []
         self.looks = 0
         self._stop = threading.Event()
@@ -54,7 +57,7 @@ class Watch:
         )
 
     def _look(self, agent: Agent, family: str, wanted: set[str]) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(self._pause_seconds):
             if gone := wanted - shown(agent, family):
                 self.missing.append((time.monotonic(), gone))
             self.looks += 1

@@ -319,7 +319,9 @@ async def test_what_arrived_without_an_answer_is_not_lost_when_it_is_refused_aga
         assert not any(each.samples for each in one.outlet.lost.values())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))]
+)
 async def test_every_sample_of_a_train_is_accounted_for_at_every_moment(seed: int):
     """Whatever becomes of trains, accepted = delivered + dropped + lost + waiting holds."""
     chance = random.Random(seed)

@@ -1,5 +1,5 @@
 """
-The cost budget: what the polling may take of the host's CPUs, and what gives way when it does.
+The cost budget: the share of the host's CPUs for polling, and what is stretched to keep it.
 
 From what each stretch of polls cost and which tiers it held, the cost of one poll of every tier is
 learned. Where the tiers at their intervals would cost more than the budget, the monitor and extra

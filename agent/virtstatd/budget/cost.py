@@ -85,7 +85,7 @@ class Meter:
 
     Calls side by side are one stretch of time, from the first one's begin to the last one's end.
     The lanes' threads read the clocks, at the begin and the end of their calls, and hold no lock
-    meanwhile: whoever asks what was spent is told what is known, at once.
+    meanwhile: `spent` returns what is known, at once.
     """
 
     def __init__(

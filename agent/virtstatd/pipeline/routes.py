@@ -205,6 +205,8 @@ class _Domains:
         self._names = names
         self._labels = labels
         self._told: dict[str, dict[str, dict[str, str]]] = {}
+        self._values: dict[str, dict[str, str]] = {}
+        self._own: WeakKeyDictionary[Shape, frozenset[str]] = WeakKeyDictionary()
         self._labelled: dict[str, tuple[Domain, Labels, Domain]] = {}
 
     def __call__(self, domain: Domain) -> bool:
@@ -224,14 +226,14 @@ class _Domains:
                     told = found.setdefault(reading.domain.uuid, {})
                     told |= {k: _short(v) for k, v in series.labels if k in self._labels and v}
         for uuid, told in found.items():
-            self._told.setdefault(uuid, {})[batch.source] = told
+            by_source = self._told.setdefault(uuid, {})
+            by_source[batch.source] = told
+            self._values[uuid] = {k: v for each in by_source.values() for k, v in each.items()}
 
     def labelled(self, domain: Domain, shape: Shape | None = None) -> Domain:
         """Return a guest with the copied labels; without, where the series have one themselves."""
-        values = {
-            k: v for told in self._told.get(domain.uuid, {}).values() for k, v in told.items()
-        }
-        if not values or (shape and any(k in values for s in shape.series for k, _ in s.labels)):
+        values = self._values.get(domain.uuid)
+        if not values or (shape and not self._names_of(shape).isdisjoint(values)):
             return domain
         taken = {name for name, _ in domain.labels}
         more = tuple(sorted((k, v) for k, v in values.items() if k not in taken))
@@ -240,6 +242,13 @@ class _Domains:
             labelled = replace(domain, labels=(*domain.labels, *more))
             self._labelled[domain.uuid] = domain, more, labelled
         return labelled
+
+    def _names_of(self, shape: Shape) -> frozenset[str]:
+        """Return the names of all labels of a shape's series, found once."""
+        if (names := self._own.get(shape)) is None:
+            names = frozenset(name for series in shape.series for name, _ in series.labels)
+            self._own[shape] = names
+        return names
 
     def names(self, domain: Domain) -> set[Domain]:
         """Return a guest under all labels that its series have; none where it is not wanted."""
@@ -252,6 +261,7 @@ class _Domains:
             if known is None or known[0] == domain:
                 self._labelled.pop(domain.uuid, None)
                 self._told.pop(domain.uuid, None)
+                self._values.pop(domain.uuid, None)
 
 
 _DEVICES: Final = frozenset({"target_device", "vcpu", "iothread", "index", "mac_address"})

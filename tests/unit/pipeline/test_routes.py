@@ -232,6 +232,7 @@ def test_nothing_is_kept_of_guests_that_ended():
         way.route(make_batch([guest], shapes=SHAPES[:1]))
         way.route(Batch("inventory", 2, (), gone=(guest,)))
     assert not way.route._domains._told
+    assert not way.route._domains._values
     assert not way.route._domains._labelled
     assert way.route._held
     assert not way.route._held._last

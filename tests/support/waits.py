@@ -30,6 +30,29 @@ asyncio.run(main())
 """
 
 
+def settled(
+    agent: Agent, polls: Callable[[], float], what: Callable[[], object], *, within: int = 3
+) -> None:
+    """
+    Wait until something is so; not more than a few polls may pass before.
+
+    One poll may be under way, one brings it, and the agent's own numbers lag by one. What counts is
+    how many had passed when the last look that did not find it began, however long looks take.
+    """
+    begun, passed = polls(), 0.0
+
+    def looked() -> bool:
+        nonlocal passed
+        before = polls() - begun
+        if what():
+            return True
+        passed = before
+        return False
+
+    agent.wait_for(looked)
+    assert passed <= within
+
+
 @contextmanager
 def idle_loop() -> Iterator[Callable[[], float]]:
     """

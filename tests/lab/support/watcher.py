@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support import waits
 from support.agent import Agent
 
 
@@ -32,14 +33,8 @@ def polls(agent: Agent, tier: str = "monitor", since: float = 0) -> float:
 
 
 def settled(agent: Agent, what: Callable[[], object], *, within: int = 3) -> None:
-    """
-    Wait until something is so; not more than a few polls may pass.
-
-    One poll may be under way, one brings it, and the agent's own numbers lag by one.
-    """
-    begun = polls(agent)
-    agent.wait_for(what)
-    assert polls(agent, since=begun) <= within
+    """Wait until something is so; not more than a few polls may pass before."""
+    waits.settled(agent, lambda: polls(agent), what, within=within)
 
 
 class Watch:

@@ -160,7 +160,7 @@ async def test_each_domain_is_read_once_and_again_after_a_while():
     world = World(3)
     assert await world.pass_by(0) == ["u0", "u1", "u2"]
     await world.settle()
-    assert await world.pass_by(AGAIN_SECONDS / 2 - 1) == []
+    assert await world.pass_by(AGAIN_SECONDS / 2 - TOGETHER_SECONDS) == []
     world.inventory.change("u1")
     assert await world.pass_by(0) == ["u1"]
     assert sorted(await world.pass_by(AGAIN_SECONDS)) == ["u0", "u1", "u2"]

@@ -1,10 +1,12 @@
 """
-MQTT 5 or 3.1.1: a message per reading, confirmed with QoS 1, of JSON lines.
+MQTT 5 or 3.1.1: a message per guest and batch, confirmed with QoS 1, of JSON lines.
 
-The lines are shown in `formats/json_lines.py`. With `retain`, which needs MQTT 5, the broker keeps
-the last message of every topic for as long as its numbers may be shown as current; the topics of a
-guest that has ended are emptied at once. A broker that says which size it takes gets a reading in
-several messages, of whole lines. A line that is larger nevertheless is lost alone.
+The lines are shown in `formats/json_lines.py`. What a batch has for one topic is one message. A
+broker has a limit of unconfirmed messages per connection, often 20, so what is more than one
+request goes over several connections at once, by guest. With `retain`, which needs MQTT 5, the
+broker keeps the last message of every topic for as long as its numbers may be shown as current; the
+topics of a guest that has ended are emptied at once. A broker that says which size it takes gets a
+message in parts, of whole lines. A line that is larger nevertheless is lost alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import functools
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -62,13 +65,20 @@ UNLIMITED = 1 << 28
 FORGET_NS = 3600 * 10**9
 """Time after which the topics of a guest from which nothing comes any more are forgotten."""
 
+TOPIC: Final = "virtstatd/{host}/{domain}"
+RETAINED_TOPIC: Final = "virtstatd/{host}/{domain}/{group}"
+"""The default where messages are retained: the last one of each group is kept."""
+
+CONNECTIONS: Final = 4
+"""Most connections at once."""
+
 UNCONFIRMED = 256
 """Messages handed over at once; the library sends as many as the broker allows, often twenty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mqtt(Named, Login, Tls):
-    """Publish every reading to an MQTT broker as JSON lines, with QoS 1."""
+    """Publish a message of JSON lines per guest and batch to an MQTT broker, with QoS 1."""
 
     address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
     protocol: Annotated[
@@ -79,23 +89,29 @@ class Mqtt(Named, Login, Tls):
         str,
         Meta(
             description="Topic of a reading; `{host}`, `{source}`, `{group}`, `{domain}` and"
-            " `{uuid}` are filled in."
+            " `{uuid}` are filled in, and what a batch has for one topic is one message. Empty is"
+            f" `{TOPIC}`, or `{RETAINED_TOPIC}` with `retain`."
         ),
-    ] = "virtstatd/{host}/{domain}/{group}"
+    ] = ""
     retain: Annotated[
         bool, Meta(description="Have the broker keep the last message of every topic.")
     ] = False
 
     delivery: ClassVar[Delivery] = "memory"
-    trains: ClassVar[Trains] = Trains(2_000)
+    trains: ClassVar[Trains] = Trains(2_000, lanes=CONNECTIONS)
 
     def __post_init__(self) -> None:
         check_server("address", self.address)
-        check_template("topic", self.topic, "/")
+        check_template("topic", self.filled_topic, "/")
         self.check_login()
         self.check_tls(tls=self.tls)
         if self.retain and self.protocol != "5":
             raise ValueError("retain: needs protocol = 5, in which what is retained expires")
+
+    @property
+    def filled_topic(self) -> str:
+        """The topic, or the default."""
+        return self.topic or (RETAINED_TOPIC if self.retain else TOPIC)
 
     def check_here(self) -> None:
         """Raise StartError when the password or a file of TLS cannot be used."""
@@ -119,10 +135,16 @@ class Mqtt(Named, Login, Tls):
             )
             return _Session(client)
 
-        messages = ByHost(self.host, lambda host: _Messages(self.topic, host, retain=self.retain))
-        link = KeptConnection(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
+        topic, retain = self.filled_topic, self.retain
+        messages = ByHost(self.host, lambda host: _Messages(topic, host, retain=retain))
+        links = [
+            KeptConnection(connect, _Session.close, _Session.alive, CLOSE_SECONDS)
+            for _ in range(CONNECTIONS)
+        ]
+        free = links.copy()
 
         async def send(*batches: Batch) -> None:
+            link = free.pop(0)  # there are as many as calls at once
             try:
                 async with link.held() as session:
                     every = functools.partial(_every, messages(), batches)
@@ -132,13 +154,15 @@ class Mqtt(Named, Login, Tls):
                 wait = FIX_SECONDS if login else None
                 reason = password.hidden(f"{self.address}: {reason_of(error)}")
                 raise TryLater(reason, wait) from error
+            finally:
+                free.insert(0, link)
             if refused:
                 raise refused
 
         try:
             yield send
         finally:
-            await link.close()
+            await asyncio.gather(*(link.close() for link in links))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +172,11 @@ class _Message:
     retain: bool
     properties: Properties | None
     samples: int = 0
-    """The samples of its reading, by its share of the lines."""
+    """The samples of its readings, by its share of the lines."""
+
+
+_Text = tuple[bytes, int]
+"""The lines of a reading, and how many samples it has."""
 
 
 class _Messages:
@@ -165,7 +193,7 @@ class _Messages:
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
         """
-        Yield the messages of each reading, and an empty one for each topic of a guest that ended.
+        Yield the messages of each topic, and an empty one for each topic of a guest that ended.
 
         Packets have `limit` bytes at most, but for those of a line that has more.
         """
@@ -173,6 +201,21 @@ class _Messages:
         if self._retain:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = max(1, math.ceil(batch.lifetime_seconds))
+        for topic, texts in self._by_topic(batch).items():
+            room = UNLIMITED if self._retain else max(1, limit - OVERHEAD_BYTES - len(topic))
+            payloads = whole_lines(b"".join(text for text, _ in texts), room)
+            for payload, samples in _counted(payloads, texts):
+                yield _Message(topic, payload, self._retain, properties, samples)
+        for domain in batch.gone:
+            for topic in sorted(self._retained.get(domain, ())):
+                yield _Message(topic, b"", retain=True, properties=properties)
+            for topic in self._retained.pop(domain, ()):
+                del self._filled_by[topic]
+        self._forget(batch.taken_at)
+
+    def _by_topic(self, batch: Batch) -> dict[str, list[_Text]]:
+        """Return the lines and the number of samples of each reading, by topic."""
+        found: dict[str, list[_Text]] = {}
         for reading, text in self._lines.readings(batch):
             topic = self._topics.of(reading, batch.source)
             if self._retain and reading.domain:
@@ -181,17 +224,8 @@ class _Messages:
                 self._filled_by[topic] = reading.domain
                 self._retained.setdefault(reading.domain, set()).add(topic)
                 self._seen[reading.domain] = batch.taken_at
-            lines = text.encode()
-            room = UNLIMITED if self._retain else max(1, limit - OVERHEAD_BYTES - len(topic))
-            for payload in whole_lines(lines, room):
-                share = -(-len(reading.values) * len(payload) // len(lines))
-                yield _Message(topic, payload, self._retain, properties, share)
-        for domain in batch.gone:
-            for topic in sorted(self._retained.get(domain, ())):
-                yield _Message(topic, b"", retain=True, properties=properties)
-            for topic in self._retained.pop(domain, ()):
-                del self._filled_by[topic]
-        self._forget(batch.taken_at)
+            found.setdefault(topic, []).append((text.encode(), len(reading.values)))
+        return found
 
     def _forget(self, now: int) -> None:
         """Forget guests whose end was never delivered; their messages have expired by now."""
@@ -206,6 +240,24 @@ class _Messages:
             self._filled_by = {
                 topic: domain for domain, topics in self._retained.items() for topic in topics
             }
+
+
+def _counted(payloads: Iterable[bytes], texts: Sequence[_Text]) -> Iterator[tuple[bytes, int]]:
+    """Yield parts of what texts are together, with how many samples each has, by their share."""
+    rest = deque(texts)
+    gone = 0  # of the first text
+    for payload in payloads:
+        left, samples = len(payload), 0
+        while left:
+            text, count = rest[0]
+            taken = min(left, len(text) - gone)
+            samples += -(-count * taken // len(text))
+            left -= taken
+            gone += taken
+            if gone == len(text):
+                rest.popleft()
+                gone = 0
+        yield payload, samples
 
 
 def _every(messages: _Messages, batches: Iterable[Batch], limit: int) -> Iterator[_Message]:

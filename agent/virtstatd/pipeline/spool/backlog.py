@@ -44,4 +44,4 @@ def _waiting(checkpoint: Path) -> Tally | None:
     except OSError:
         return None
     known = marks(lambda size, offset: content[offset : offset + size])
-    return None if known is None else known.end.since(known.settled)
+    return None if known is None else known[0].end.since(known[0].settled)

@@ -7,7 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from virtstatd.pipeline.spool.files import SpoolFiles
-from virtstatd.pipeline.spool.segment import CheckpointMarks, Position, marks, slot
+from virtstatd.pipeline.spool.segment import (
+    SLOT_BYTES,
+    SLOTS,
+    CheckpointMarks,
+    Position,
+    marks,
+    slot,
+)
 
 
 NAME = "checkpoint"
@@ -28,6 +35,8 @@ class Checkpoint:
         self._directory = directory
         self._files = files
         self._serial = 0
+        self._durable = self._written = 0
+        """The slots that were synced and written last: power and the process may fail any time."""
         self._file: int | None = None
 
     @property
@@ -52,16 +61,22 @@ class Checkpoint:
         finally:
             if known is None:
                 self._files.close(file)
-        if known is not None:
-            self._file = file
-            self._serial = known.serial
-        return known
+        if known is None:
+            return None
+        self._file = file
+        newest, self._durable = known
+        self._written = self._durable
+        self._serial = newest.serial
+        return newest
 
     def begin(self, settled: Position, end: Position) -> None:
         """Write and sync the opened checkpoint, or create one."""
         made = self._file is None
         if made:
             self._file = self._files.create(self._directory / f"{NAME}.new")
+            self._files.write(self._file, bytes(len(SLOTS) * SLOT_BYTES), 0)  # room on a full disk
+        else:
+            self.sync()  # what was read may not be on the disk yet
         self.write(settled, end)
         self.sync()
         if made:
@@ -72,13 +87,16 @@ class Checkpoint:
         """Record what is settled and how far was written."""
         if self._file is not None:
             self._serial += 1
-            content, offset = slot(CheckpointMarks(self._serial, settled, end))
-            self._files.write(self._file, content, offset)
+            place = next(each for each in SLOTS if each not in (self._durable, self._written))
+            content = slot(CheckpointMarks(self._serial, settled, end))
+            self._files.write(self._file, content, place * SLOT_BYTES)
+            self._written = place
 
     def sync(self) -> None:
         """Return when the records are durable."""
         if self._file is not None:
             self._files.sync(self._file)
+            self._durable = self._written
 
     def close(self) -> None:
         """Close the file."""

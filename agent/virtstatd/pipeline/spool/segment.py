@@ -25,7 +25,10 @@ from virtstatd.pipeline.buffer import Tally
 VERSION = 1
 
 SLOT_BYTES = 4096
-"""Bytes of a slot, a block of its own: a power cut during one write spares the other."""
+"""Bytes of a slot, a block of its own: a power cut during one write spares the others."""
+
+SLOTS = (0, 1, 2)
+"""Of a checkpoint: one that was synced, one that was written, and one to write to."""
 
 _HEADER = struct.Struct("<8sHQQQI")
 _RECORD = struct.Struct("<4sIIQQQQQ")
@@ -153,23 +156,21 @@ def _record_at(read: Read, offset: int, end: int) -> Record | None:
     return Record(offset, begin + length, position, after, payload)
 
 
-def slot(marks: CheckpointMarks) -> tuple[bytes, int]:
-    """Return a checkpoint, and the offset where it goes: never over the one before it."""
-    raw = _SLOT.pack(_SLOT_MAGIC, VERSION, marks.serial, *marks.settled, *marks.end, 0)
-    return _sealed(raw), marks.serial % 2 * SLOT_BYTES
+def slot(marks: CheckpointMarks) -> bytes:
+    """Encode a checkpoint."""
+    return _sealed(_SLOT.pack(_SLOT_MAGIC, VERSION, marks.serial, *marks.settled, *marks.end, 0))
 
 
-def marks(read: Read) -> CheckpointMarks | None:
-    """Return the newest checkpoint of a file, None when there is no good one."""
+def marks(read: Read) -> tuple[CheckpointMarks, int] | None:
+    """Return the newest checkpoint of a file and its slot, None when there is no good one."""
     found = []
-    for offset in (0, SLOT_BYTES):
-        raw = read(_SLOT.size, offset)
+    for place in SLOTS:
+        raw = read(_SLOT.size, place * SLOT_BYTES)
         if len(raw) == _SLOT.size and _is_sealed(raw):
             magic, version, serial, *positions, _ = _SLOT.unpack(raw)
             if (magic, version) == (_SLOT_MAGIC, VERSION):
-                found.append(
-                    CheckpointMarks(serial, Position(*positions[:3]), Position(*positions[3:]))
-                )
+                known = CheckpointMarks(serial, Position(*positions[:3]), Position(*positions[3:]))
+                found.append((known, place))
     return max(found, default=None)
 
 

@@ -13,7 +13,7 @@ from virtstatd.pipeline.spool import segment
 from virtstatd.pipeline.spool.directory import CORRUPT_KEPT
 from virtstatd.pipeline.spool.files import Space, SpoolFiles
 from virtstatd.pipeline.spool.log import Spool
-from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, SLOTS
 from virtstatd.testing import make_batch, make_shapes
 
 
@@ -132,8 +132,8 @@ def test_a_batch_that_cannot_be_encoded_costs_no_other(tmp_path: Path):
 
 
 def test_one_slot_of_the_checkpoint_is_enough(tmp_path: Path):
-    """Power that fails while one is written leaves the other, which is one step older."""
-    for slot in (0, SLOT_BYTES):
+    """A write that never ended leaves the one before it, which is one step older."""
+    for slot in SLOTS:
         directory = tmp_path / f"{slot}"
         spool = opened(directory)
         for number in range(4):
@@ -143,7 +143,7 @@ def test_one_slot_of_the_checkpoint_is_enough(tmp_path: Path):
             assert found
             spool.settle(found.after)
         spool.close()
-        damage(directory / "s" / "checkpoint", slot + 20)
+        damage(directory / "s" / "checkpoint", slot * SLOT_BYTES + 20)
         spool = opened(directory)
         assert drained(spool) in ([1, 2, 3], [2, 3])
 

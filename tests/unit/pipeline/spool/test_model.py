@@ -21,7 +21,7 @@ from virtstatd.pipeline.buffer import Tally
 from virtstatd.pipeline.spool.directory import CORRUPT_KEPT
 from virtstatd.pipeline.spool.log import Spool, Sync
 from virtstatd.pipeline.spool.reader import Found
-from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, Position
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, SLOTS, Position
 
 
 DIRECTORY = Path("/spool")
@@ -234,7 +234,7 @@ class Run:
             case "old checkpoint" if CHECKPOINT in self.files.names_now:
                 self._lie()
                 content = self.files.names_now[CHECKPOINT].content
-                slot = at % 2 * SLOT_BYTES
+                slot = at % len(SLOTS) * SLOT_BYTES
                 content[slot : slot + 8] = bytes(8)
             case "garbage":
                 path = DIRECTORY / f"{at % 40:020}.segment"

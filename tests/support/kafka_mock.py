@@ -1,8 +1,8 @@
 """
 Brokers for a test: librdkafka's mock cluster, in a process of its own.
 
-It prints where it listens, and obeys `down`, `up`, `refuse CODE` (every produce request) and
-`accept` on standard input, answering each with `ok`.
+It prints where it listens, and obeys `down`, `up`, `refuse CODE` (every produce request), `accept`
+and `rtt MILLISECONDS` on standard input, answering each with `ok`.
 """
 
 import ctypes
@@ -44,6 +44,9 @@ def main() -> None:
             case ["up"]:
                 for broker in range(1, BROKERS + 1):
                     rd.rd_kafka_mock_broker_set_up(cluster, broker)
+            case ["rtt", milliseconds]:
+                for broker in range(1, BROKERS + 1):
+                    rd.rd_kafka_mock_broker_set_rtt(cluster, broker, int(milliseconds))
             case ["refuse", code]:
                 codes = (ctypes.c_int * ERRORS)(*[int(code)] * ERRORS)
                 rd.rd_kafka_mock_push_request_errors_array(

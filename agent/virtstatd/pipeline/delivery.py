@@ -110,11 +110,16 @@ class Parcel:
 
 @dataclass(slots=True)
 class Share:
-    """All of a batch or a part of it, and the bytes that it counts for."""
+    """
+    All of a batch or a part of it, and the bytes that it counts for.
+
+    It is `doubtful` where it was sent before, without an answer.
+    """
 
     batch: Batch
     bytes: int
     parcel: Parcel
+    doubtful: bool = False
 
 
 @dataclass(slots=True)
@@ -124,7 +129,6 @@ class Piece:
     shares: list[Share]
     failures: int = 0
     known: bool = False  # was refused before
-    doubtful: bool = False  # was sent before, without an answer
 
     @property
     def batches(self) -> list[Batch]:
@@ -135,6 +139,16 @@ class Piece:
     def samples(self) -> int:
         """How many samples it has."""
         return sum(share.batch.samples for share in self.shares)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the destination may have some of it."""
+        return any(share.doubtful for share in self.shares)
+
+    def doubt(self) -> None:
+        """Take note that it was sent, without an answer."""
+        for share in self.shares:
+            share.doubtful = True
 
 
 class Underway:
@@ -255,10 +269,13 @@ class Underway:
         """Cut a piece between its batches, or its only batch; empty when it cannot be cut."""
         shares = piece.shares
         if len(shares) == 1:
-            cut = _shared(shares[0], self._splitter.halves(shares[0].batch))
-            return [Piece([share], known=piece.known) for share in cut]
-        middle = halved([share.batch.samples for share in shares])
-        return [Piece(half, known=piece.known) for half in (shares[:middle], shares[middle:])]
+            parts = [
+                [share] for share in _shared(shares[0], self._splitter.halves(shares[0].batch))
+            ]
+        else:
+            middle = halved([share.batch.samples for share in shares])
+            parts = [shares[:middle], shares[middle:]]
+        return [Piece(part, known=piece.known) for part in parts]
 
     def got(self, piece: Piece, refused: int = 0) -> None:
         """Count a piece as delivered, except `refused` samples of it."""
@@ -336,7 +353,7 @@ def _shared(whole: Share, batches: Sequence[Batch]) -> list[Share]:
     samples, left = whole.batch.samples, whole.bytes
     for batch in batches:
         size = left * batch.samples // samples if samples else 0
-        shares.append(Share(batch, size, whole.parcel))
+        shares.append(Share(batch, size, whole.parcel, whole.doubtful))
         samples -= batch.samples
         left -= size
     if shares:

@@ -70,6 +70,15 @@ class _Lane:
     wait: float = 0.0
     """Seconds until the next attempt."""
 
+    def behind(self, pieces: Sequence[Piece]) -> None:
+        """Put parts of one batch behind the rest of it, and before the batches after it."""
+        parcel = pieces[0].shares[0].parcel
+        rest = list(self.pieces)
+        at = 0
+        while at < len(rest) and all(share.parcel is parcel for share in rest[at].shares):
+            at += 1
+        self.pieces = deque([*rest[:at], *pieces, *rest[at:]])
+
 
 class Outlet:
     """
@@ -257,7 +266,7 @@ class Outlet:
                 else:
                     it.lose("poison", [apart])
             for piece in pieces if self._resumed else ():
-                piece.doubtful = True
+                piece.doubt()
             lanes.append(_Lane(pieces, attempts, Guard(self._clock, armed=bool(known))))
         if len(lanes) == 1:
             return await self._carry(it, lanes[0])
@@ -321,16 +330,16 @@ class Outlet:
         Return what a refusal means of a piece that was sent before, without an answer.
 
         A destination that refuses its older batches for its newest has all of it. They are tried
-        one by one, and each that is overtaken by a later one has arrived.
+        one by one, and each that a later one of them has overtaken has arrived.
         """
         if len(piece.shares) > 1:
-            last = len(piece.shares) - 1
-            singles = [Piece([s], doubtful=at < last) for at, s in enumerate(piece.shares)]
-            lane.pieces.extendleft(reversed(singles))
+            lane.pieces.extendleft(Piece([share]) for share in reversed(piece.shares))
             piece.shares = []
-        elif not lane.pieces:
-            return error
-        return None
+            return None
+        (share,) = piece.shares
+        mine = _groups(share.batch)
+        later = (each for other in lane.pieces for each in other.shares if each.doubtful)
+        return None if any(not mine.isdisjoint(_groups(each.batch)) for each in later) else error
 
     def _too_old(self, batch: Batch, wait: float) -> bool:
         age, most = self._ages.seconds(batch.taken_at), self._max_age
@@ -413,7 +422,7 @@ class Outlet:
     def _put_back(self, piece: Piece, lane: _Lane, it: Underway, error: TryLater) -> bool:
         """Put a piece back, or its halves, or nothing of it; return whether to go on at once."""
         if not error.answered:
-            piece.doubtful = not piece.known
+            piece.doubt()
             lane.pieces.appendleft(piece)
             return False
         piece.failures += 1
@@ -422,16 +431,18 @@ class Outlet:
             it.lose("poison", [piece])
         elif not lane.guard.suspicious:
             lane.pieces.appendleft(piece)
+        elif len(piece.shares) > 1:
+            lane.pieces.extendleft(reversed(it.halves(piece)))
         elif halves := it.halves(piece):
-            lane.pieces.extend(halves)
+            lane.behind(halves)
         elif not (lane.guard.proven and piece.failures >= ALONE_FAILURES):
-            lane.pieces.append(piece)
+            lane.behind([piece])
         elif key := key_of(piece.batches[0]):
             it.lose("poison", [piece])
             self._poison.add(key)
             lane.guard.found.append(key)
         else:
-            lane.pieces.append(piece)
+            lane.behind([piece])
         return moved and error.after_seconds is None
 
     def _ended(self, batch: Batch, delivered: bool) -> None:  # noqa: FBT001 - of a callback
@@ -509,3 +520,11 @@ class Outlet:
             self._log.error("sink.abandoned", batches=gone.batches)
         if self.waiting.batches:
             self._log.info("sink.kept", batches=self.waiting.batches)
+
+
+def _groups(batch: Batch) -> set[tuple[str | None, str]]:
+    """Return the groups of each guest in a batch: another with one of them has its series."""
+    return {
+        (reading.domain.uuid if reading.domain else None, reading.shape.group)
+        for reading in batch.readings
+    }

@@ -319,6 +319,92 @@ async def test_what_arrived_without_an_answer_is_not_lost_when_it_is_refused_aga
         assert not any(each.samples for each in one.outlet.lost.values())
 
 
+class Strict:
+    """
+    A destination that refuses all of what has an older sample than it has, as Prometheus does.
+
+    It may store without an answer, answer with errors for minutes, and never take one series.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.stored: dict[object, list[int]] = {}
+        self.moody = True
+        self.bad: object = None
+
+    def judge(self, batches: tuple[Batch, ...]) -> None:
+        """Store all of it, or raise."""
+        mood = self.chance.randrange(8) if self.moody else 8
+        if mood == 0:
+            raise TryLater("503", answered=True)
+        if mood == 1:
+            raise TryLater("refused")
+        if mood == 2 and sum(batch.samples for batch in batches) > UNIT:
+            raise TooLarge("413")
+        new: dict[object, list[int]] = {}
+        for batch in batches:
+            for reading in batch.readings:
+                key = reading.domain and reading.domain.uuid, reading.shape
+                times = new.setdefault(key, list(self.stored.get(key, ())))
+                if times and batch.taken_at < times[-1]:
+                    raise Rejected("out of order sample", atomic=True, overtaken=True)
+                if (key[0], reading.shape.group) == self.bad:
+                    raise TryLater("500", answered=True)
+                if not times or batch.taken_at > times[-1]:
+                    times.append(batch.taken_at)
+        self.stored |= new
+        if mood == 3:
+            raise TryLater("the connection was lost")
+
+
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (7, 10, 27))]
+)
+async def test_a_strict_destination_loses_nothing_by_its_moods(seed: int):
+    """Whatever is stored without an answer, too large, or answered with errors: all is stored."""
+    strict = Strict(seed)
+    async with world(Trains(20 * UNIT), answer_seconds=0.1) as one:
+        one.judge = strict.judge
+        offered = []
+        for number in range(80):
+            offered.append(one.offer(strict.chance.randrange(1, 9), base=number))
+            await one.pass_(strict.chance.random())
+        strict.moody = False
+        await one.pass_(60)
+        assert one.outlet.delivered == one.outlet.accepted
+        assert strict.stored == {
+            (reading.domain and reading.domain.uuid, reading.shape): [
+                each.taken_at
+                for each in offered
+                if any(
+                    (r.domain, r.shape) == (reading.domain, reading.shape) for r in each.readings
+                )
+            ]
+            for batch in offered
+            for reading in batch.readings
+        }
+
+
+async def test_a_series_answered_with_errors_costs_no_order():
+    """While it is searched for among batches that wait, no later batch overtakes an earlier one."""
+    strict = Strict(0)
+    strict.moody = False
+    async with world(Trains(100 * UNIT), answer_seconds=0.05) as one:
+        one.judge = strict.judge
+        (first, *_) = one.offer(4).readings
+        await one.pass_(1)
+        strict.bad = first.domain and first.domain.uuid, first.shape.group
+        for number in range(200):
+            one.offer(4, base=number)
+            await one.pass_(3)
+        await one.pass_(60)
+        lost = {reason: tally.samples for reason, tally in one.outlet.lost.items() if tally.samples}
+        assert set(lost) == {"poison"}
+        counts = {key: len(times) for key, times in strict.stored.items()}
+        assert counts.pop((strict.bad[0], first.shape)) == 1
+        assert set(counts.values()) == {201}
+
+
 @pytest.mark.parametrize(
     "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))]
 )

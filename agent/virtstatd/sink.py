@@ -67,14 +67,11 @@ class Trains:
     """
     How much a sink takes at once: `samples` in one call, and so many calls at once as `lanes`.
 
-    Calls at the same time have no guest in common. With `alone` a call has parts of one batch: for
-    destinations that refuse older samples than they have, so that what was stored without an answer
-    may be sent again.
+    Calls at the same time have no guest in common.
     """
 
     samples: int
     lanes: int = 1
-    alone: bool = False
 
 
 class Sink(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 
 CHUNK_BYTES = 1 << 16
@@ -86,7 +86,9 @@ async def _passed(
             if not piece:
                 return
 
-    with suppress(OSError):
+    try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(write())
             tasks.create_task(read())
+    except* OSError:  # one side has hung up
+        pass

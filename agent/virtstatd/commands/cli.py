@@ -403,7 +403,7 @@ def drain(path: Path | None, name: str, to: str, seconds: float) -> None:
 def ceiling(sink: Sink) -> str:
     """Say what a sink carries at most where each answer takes 50 ms."""
     trains: Trains | None = getattr(sink, "trains", None)
-    if trains is None or trains.alone:
+    if trains is None:
         return f"at 50 ms an answer it carries {ANSWERS_PER_SECOND} batches a second, one at a time"
     samples = ANSWERS_PER_SECOND * trains.samples * trains.lanes
     return f"at 50 ms an answer it carries {samples} samples a second at most"

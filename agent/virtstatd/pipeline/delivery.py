@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
 from virtstatd.model import Batch
@@ -206,14 +206,13 @@ class Underway:
         owners = dealt([parcel.batch for parcel in self.parcels], count) if count > 1 else {}
         for parcel in self.parcels:
             share = Share(parcel.batch, parcel.batch.bytes, parcel)
-            shards = (
-                self._splitter.shards(parcel.batch, owners.__getitem__)
-                if owners
-                else [(0, share.batch)]
-            )
-            for (number, _), shard in zip(
-                shards, _shared(share, [b for _, b in shards]), strict=True
-            ):
+            if not owners:
+                rows[0].append(share)
+                continue
+            shards = self._splitter.shards(parcel.batch, owners.__getitem__)
+            # none of them is all: what a lane lacks of the others' guests may still be on its way
+            parts = [replace(part, piece=part.piece or "/") for _, part in shards]
+            for (number, _), shard in zip(shards, _shared(share, parts), strict=True):
                 rows[number].append(shard)
         return [self._packed(row, samples) for row in rows if row]
 

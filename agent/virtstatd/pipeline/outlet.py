@@ -56,7 +56,7 @@ TRAIN_REQUESTS: Final = 4
 FINISH_SECONDS = 3.0
 """What the queue gets to write at the end what it can keep."""
 
-UNLIMITED: Final = Trains(sys.maxsize, alone=True)
+UNLIMITED: Final = Trains(sys.maxsize)
 
 
 @dataclass(slots=True, eq=False)
@@ -230,7 +230,7 @@ class Outlet:
 
     async def _taken(self) -> list[Batch]:
         """Take what waits; after a wait for the first of it, also what comes a moment later."""
-        if self._trains.alone:
+        if self._trains is UNLIMITED:
             return await self.queue.take(ALONE)
         self._full.clear()
         return await self.queue.take(self._most, self._linger)

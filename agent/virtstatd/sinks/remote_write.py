@@ -24,7 +24,7 @@ from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
-from virtstatd.sending.http import HttpAnswer, HttpClient, http_client
+from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
@@ -93,8 +93,8 @@ class RemoteWrite(Named, Access):
 
     @property
     def trains(self) -> Trains:
-        """The size of a request; one batch at a time, which may be sent again as it is."""
-        return Trains(self.request_samples, alone=True)
+        """The size of a request, and how many at once."""
+        return Trains(self.request_samples, LANES)
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:

@@ -69,7 +69,8 @@ async def jetstream(stack: AsyncExitStack, _: Path) -> Place:
             await client.close()
         times: dict[str, list[str]] = defaultdict(list)
         for subject, data in messages:
-            times[subject].append(json.loads(data.split(b"\n", 1)[0])["time"])
+            line = json.loads(data.split(b"\n", 1)[0])
+            times[f"{subject} {line['source']} {line['group']}"].append(line["time"])
         for each in times.values():  # a batch that came twice is in order where it came first
             firsts = list(dict.fromkeys(each))
             assert firsts == sorted(firsts), "out of order"

@@ -116,7 +116,7 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             ge=1 << 16,
             le=1 << 32,
         ),
-    ] = 16 << 20
+    ] = 32 << 20
     attempt_seconds: Annotated[
         float, Meta(description="Seconds that one attempt to send may take.", ge=0.1, le=600)
     ] = 10.0

@@ -111,7 +111,7 @@ class Http(Named, Access):
     ] = field(default_factory=dict)
     request_samples: Annotated[
         int, Meta(description="Samples in one request.", ge=100, le=20_000)
-    ] = 5000
+    ] = 10_000
     compress: Annotated[
         Literal["none", "gzip", "zstd"], Meta(description="Compression: none, gzip or zstd.")
     ] = "gzip"

@@ -52,7 +52,7 @@ class Influx(Named, Access):
     tags: Tags = field(default_factory=dict)
     request_samples: Annotated[
         int, Meta(description="Samples in one request.", ge=100, le=20_000)
-    ] = 5000
+    ] = 10_000
     compress: Annotated[bool, Meta(description="Send requests compressed by gzip.")] = True
 
     delivery: ClassVar[Delivery] = "memory"

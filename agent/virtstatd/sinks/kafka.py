@@ -33,6 +33,9 @@ from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
+TURN_MESSAGES = 64
+"""Messages after which the loop has a turn: the producer does not wait between them."""
+
 REQUEST_SECONDS = 5.0
 """Time for a broker to answer; shorter than an attempt, so that the reason is the broker's."""
 
@@ -107,7 +110,7 @@ class Kafka(Named, Login, Tls):
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"
-    trains: ClassVar[Trains] = Trains(20_000)
+    trains: ClassVar[Trains] = Trains(100_000)
 
     def __post_init__(self) -> None:
         if not self.brokers:
@@ -195,6 +198,8 @@ class Kafka(Named, Login, Tls):
                         self.topic, message.value, message.key, timestamp_ms=message.milliseconds
                     )
                     waiting[future] = message
+                    if len(waiting) % TURN_MESSAGES == 0:
+                        await asyncio.sleep(0)
                 except UNFIT as error:
                     refused.append((message, error))
             outcomes = await asyncio.gather(*waiting, return_exceptions=True)

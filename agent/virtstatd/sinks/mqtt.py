@@ -16,8 +16,7 @@ import functools
 import math
 import socket
 import ssl
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -33,9 +32,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from virtstatd.errors import Denied, Rejected, TooLarge, TryLater
-from virtstatd.formats.chunks import whole_lines
 from virtstatd.formats.json_lines import Lines
-from virtstatd.formats.topics import Topics, check_template
+from virtstatd.formats.topics import Topics, TopicText, by_topic, check_template
 from virtstatd.model import Domain
 from virtstatd.sending.address import check_server, split_address
 from virtstatd.sending.link import FIX_SECONDS, KeptConnection, quieten, reason_of
@@ -175,10 +173,6 @@ class _Message:
     """The samples of its readings, by its share of the lines."""
 
 
-_Text = tuple[bytes, int]
-"""The lines of a reading, and how many samples it has."""
-
-
 class _Messages:
     """The messages of a batch; remembers retained topics until their guest ends."""
 
@@ -201,11 +195,12 @@ class _Messages:
         if self._retain:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = max(1, math.ceil(batch.lifetime_seconds))
-        for topic, texts in self._by_topic(batch).items():
-            room = UNLIMITED if self._retain else max(1, limit - OVERHEAD_BYTES - len(topic))
-            payloads = whole_lines(b"".join(text for text, _ in texts), room)
-            for payload, samples in _counted(payloads, texts):
-                yield _Message(topic, payload, self._retain, properties, samples)
+        for each in by_topic(self._lines, self._topics, batch):
+            if self._retain:
+                self._keep(each, batch.taken_at)
+            room = UNLIMITED if self._retain else max(1, limit - OVERHEAD_BYTES - len(each.topic))
+            for payload, samples in each.payloads(room):
+                yield _Message(each.topic, payload, self._retain, properties, samples)
         for domain in batch.gone:
             for topic in sorted(self._retained.get(domain, ())):
                 yield _Message(topic, b"", retain=True, properties=properties)
@@ -213,19 +208,14 @@ class _Messages:
                 del self._filled_by[topic]
         self._forget(batch.taken_at)
 
-    def _by_topic(self, batch: Batch) -> dict[str, list[_Text]]:
-        """Return the lines and the number of samples of each reading, by topic."""
-        found: dict[str, list[_Text]] = {}
-        for reading, text in self._lines.readings(batch):
-            topic = self._topics.of(reading, batch.source)
-            if self._retain and reading.domain:
-                if (last := self._filled_by.get(topic, reading.domain)) != reading.domain:
-                    self._retained.get(last, set()).discard(topic)  # now of the one that followed
-                self._filled_by[topic] = reading.domain
-                self._retained.setdefault(reading.domain, set()).add(topic)
-                self._seen[reading.domain] = batch.taken_at
-            found.setdefault(topic, []).append((text.encode(), len(reading.values)))
-        return found
+    def _keep(self, text: TopicText, now: int) -> None:
+        """Remember whose topic this is now."""
+        for domain in text.domains:
+            if (last := self._filled_by.get(text.topic, domain)) != domain:
+                self._retained.get(last, set()).discard(text.topic)  # of the one before
+            self._filled_by[text.topic] = domain
+            self._retained.setdefault(domain, set()).add(text.topic)
+            self._seen[domain] = now
 
     def _forget(self, now: int) -> None:
         """Forget guests whose end was never delivered; their messages have expired by now."""
@@ -240,24 +230,6 @@ class _Messages:
             self._filled_by = {
                 topic: domain for domain, topics in self._retained.items() for topic in topics
             }
-
-
-def _counted(payloads: Iterable[bytes], texts: Sequence[_Text]) -> Iterator[tuple[bytes, int]]:
-    """Yield parts of what texts are together, with how many samples each has, by their share."""
-    rest = deque(texts)
-    gone = 0  # of the first text
-    for payload in payloads:
-        left, samples = len(payload), 0
-        while left:
-            text, count = rest[0]
-            taken = min(left, len(text) - gone)
-            samples += -(-count * taken // len(text))
-            left -= taken
-            gone += taken
-            if gone == len(text):
-                rest.popleft()
-                gone = 0
-        yield payload, samples
 
 
 def _every(messages: _Messages, batches: Iterable[Batch], limit: int) -> Iterator[_Message]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -33,9 +33,8 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.chunks import whole_lines
 from virtstatd.formats.json_lines import Lines
-from virtstatd.formats.topics import Topics, check_template
+from virtstatd.formats.topics import Topics, by_topic, check_template
 from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.named import ByHost, Named
@@ -50,8 +49,11 @@ CONNECT_SECONDS = 3
 FLUSH_SECONDS = 600
 """Longer than any attempt: the outlet's own limit ends it."""
 
-UNCONFIRMED = 256
+UNCONFIRMED = 2000
 """Most messages in flight; at 4,000 the client turns a cancel into another error."""
+
+TURN_MESSAGES = 64
+"""Messages after which the loop has a turn: the client does not wait between them."""
 
 HEADER_BYTES = 1024
 STREAM = "the stream refuses"
@@ -61,7 +63,7 @@ CREDENTIALS = "BEGIN NATS USER JWT"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nats(Named, Login, Tls):
-    """Publish every reading to NATS as JSON lines, with JetStream's confirmation if wanted."""
+    """Publish a message of JSON lines per guest and batch to NATS or JetStream."""
 
     servers: Annotated[
         tuple[str, ...], Meta(description="URLs of the servers, one of which is used.")
@@ -70,9 +72,9 @@ class Nats(Named, Login, Tls):
         str,
         Meta(
             description="Subject of a reading; `{host}`, `{source}`, `{group}`, `{domain}` and"
-            " `{uuid}` are filled in."
+            " `{uuid}` are filled in, and what a batch has for one subject is one message."
         ),
-    ] = "virtstatd.{host}.{uuid}.{group}"
+    ] = "virtstatd.{host}.{uuid}"
     stream: Annotated[
         str,
         Meta(
@@ -87,7 +89,7 @@ class Nats(Named, Login, Tls):
     ] = ""
 
     delivery: ClassVar[Delivery] = "memory"
-    trains: ClassVar[Trains] = Trains(5_000)
+    trains: ClassVar[Trains] = Trains(100_000)
 
     def __post_init__(self) -> None:
         if not self.servers:
@@ -183,7 +185,15 @@ class _Message:
     subject: str
     payload: bytes
     samples: int
-    """The samples of its reading, by its share of the lines."""
+    """The samples of its readings, by its share of the lines."""
+
+    def lines(self) -> list[_Message]:
+        """Return its lines as messages, nothing where it has only one."""
+        each = self.payload.splitlines(keepends=True)
+        size = len(self.payload)
+        return [
+            _Message(self.subject, line, -(-self.samples * len(line) // size)) for line in each
+        ] * (len(each) > 1)
 
     @property
     def mark(self) -> str:
@@ -201,12 +211,9 @@ class _Messages:
 
     def of(self, batch: Batch, limit: int) -> Iterator[_Message]:
         """Yield the messages, cut at line ends into payloads of `limit` bytes."""
-        for reading, text in self._lines.readings(batch):
-            subject = self._topics.of(reading, batch.source)
-            lines = text.encode()
-            for payload in whole_lines(lines, limit):
-                share = -(-len(reading.values) * len(payload) // len(lines))
-                yield _Message(subject, payload, share)
+        for each in by_topic(self._lines, self._topics, batch):
+            for payload, samples in each.payloads(limit):
+                yield _Message(each.topic, payload, samples)
 
 
 @dataclass(slots=True)
@@ -217,6 +224,12 @@ class _Connection:
     faults: list[Exception] = field(default_factory=list)
     unconfirmed: dict[asyncio.Future[PubAck], _Message] = field(default_factory=dict)
     refused: list[tuple[_Message, str]] = field(default_factory=list)
+    lines: list[_Message] = field(default_factory=list)
+    """What to send line by line, since the stream has refused it together."""
+
+    taken: int = 0
+    """How many messages the stream has confirmed, or the server was sent."""
+
     refusals: list[Exception] = field(default_factory=list)
     refusal: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -244,33 +257,40 @@ class _Connection:
         """Wake waiting calls when the connection is gone; the client itself does not."""
         self.gone.set()
 
-    async def publish(self, messages: Iterator[_Message], stream: str) -> None:
+    async def publish(self, messages: Iterable[_Message], stream: str) -> None:
         """
         Publish, and return when the server, or the stream, has all of it.
 
         A message that is refused takes none of the others with it; Rejected has their samples.
         """
         self.refused.clear()
-        sent = 0
+        self.taken = 0
         try:
-            for message in messages:
-                try:
-                    await self._publish(message, stream)
-                    sent += 1
-                except MaxPayloadError:
-                    self.refused.append((message, "a line is larger than the server's max_payload"))
-                if len(self.unconfirmed) >= UNCONFIRMED:
-                    await self._confirmed()
-            await self._confirmed()
+            await self._publish_all(messages, stream)
+            while lines := self.lines:  # of messages that were too large for the stream
+                self.lines = []
+                await self._publish_all(lines, stream)
         finally:
             for each in self.unconfirmed:
                 each.cancel()
             self.unconfirmed.clear()
+            self.lines = []
         if self.refused:
             message, said = self.refused[-1]
             samples = sum(message.samples for message, _ in self.refused)
-            taken = sent > sum(said.startswith(STREAM) for _, said in self.refused)
-            raise Rejected(f"subject {message.subject}: {said}", samples if taken else None)
+            raise Rejected(f"subject {message.subject}: {said}", samples if self.taken else None)
+
+    async def _publish_all(self, messages: Iterable[_Message], stream: str) -> None:
+        for number, message in enumerate(messages, 1):
+            try:
+                await self._publish(message, stream)
+            except MaxPayloadError:
+                self.refused.append((message, "a line is larger than the server's max_payload"))
+            if len(self.unconfirmed) >= UNCONFIRMED:
+                await self._confirmed()
+            elif number % TURN_MESSAGES == 0:
+                await asyncio.sleep(0)
+        await self._confirmed()
 
     async def close(self) -> None:
         """Close without waiting for what is still in the buffers."""
@@ -286,6 +306,7 @@ class _Connection:
         try:
             if not stream:
                 await self.client.publish(message.subject, message.payload)
+                self.taken += 1
                 return
             if self.stream is None:
                 self.stream = self.client.jetstream()
@@ -308,9 +329,14 @@ class _Connection:
         await self._or_gone(self._answered())
         for future, message in self.unconfirmed.items():
             if not future.done():
-                self.refused.append((message, f"{STREAM}: {reason_of(self.refusals[-1])}"))
+                lines = message.lines()
+                self.lines += lines
+                if not lines:
+                    self.refused.append((message, f"{STREAM}: {reason_of(self.refusals[-1])}"))
             elif error := future.exception():
                 raise error
+            else:
+                self.taken += 1
         self.unconfirmed.clear()
         self.refusals.clear()
 

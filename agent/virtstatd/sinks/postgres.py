@@ -138,7 +138,7 @@ class Postgres(Named, Tls):
     password_file: PasswordFile = ""
 
     delivery: ClassVar[Delivery] = "memory"
-    trains: ClassVar[Trains] = Trains(20_000)
+    trains: ClassVar[Trains] = Trains(100_000)
 
     def __post_init__(self) -> None:
         Database.of(self.url)

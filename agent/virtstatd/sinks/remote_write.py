@@ -77,7 +77,7 @@ class RemoteWrite(Named, Access):
     )
     request_samples: Annotated[
         int, Meta(description="Samples in one request.", ge=100, le=20_000)
-    ] = 5000
+    ] = 10_000
 
     delivery: ClassVar[Delivery] = "memory"
     max_age_seconds: ClassVar[float] = 3600.0  # what Prometheus takes into its head block

@@ -81,6 +81,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "formats": {"model"},
     "hypervisor": {"collector", "errors", "model", "runtime"},
+    "insight": {"model", "runtime"},
     "model": set(),
     "pipeline": {"catalog", "collector", "errors", "model", "sink"},
     "pipeline/spool": {"model", "pipeline", "runtime"},
@@ -97,6 +98,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "formats",
         "hypervisor",
+        "insight",
         "model",
         "pipeline",
         "pipeline/spool",
@@ -106,7 +108,7 @@ ARROWS: dict[str, set[str]] = {
         "sink",
         "virtstatd",
     },
-    "serving": {"errors", "formats", "model", "runtime", "sending"},
+    "serving": {"errors", "formats", "insight", "model", "runtime", "sending"},
     "sink": {"errors", "model", "serving"},
     "sinks": {
         "archive",
@@ -135,6 +137,7 @@ ALONE = {
     "errors": set[str](),
     "model": set[str](),
     "formats": {"model", "errors"},
+    "insight": {"model", "runtime"},
     "runtime": {"errors"},
 }
 """Rooms that must not import anything else of ours, whatever `ARROWS` says."""

@@ -1,0 +1,85 @@
+"""Everything that is known and judged, in one: what a listener shows and what is reported."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from virtstatd.insight.documents import Documents, Whereabouts
+from virtstatd.insight.figures import Figures
+from virtstatd.insight.guests import row_of
+from virtstatd.insight.judge import Finding, Judge, Told
+from virtstatd.insight.observing import of_guest, of_host
+from virtstatd.runtime.clock import boottime
+
+
+ROUND_SECONDS: Final = 5.0
+"""How often each guest is looked at for findings, one part of them each second."""
+
+GUESTS_A_SECOND: Final = 200
+"""So many guests are looked at in a second at most: with more than 1,000 a round takes longer."""
+
+
+class Insight:
+    """
+    Take batches, look at the guests in turn, and make documents.
+
+    `failing` returns the names of the sinks that fail now; `told` is called for each finding that
+    begins or ends.
+    """
+
+    def __init__(
+        self,
+        me: Whereabouts,
+        failing: Callable[[], Iterable[str]] = lambda: (),
+        told: Told = lambda _: None,
+        clock: Callable[[], float] = boottime,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.figures = Figures(clock, wall)
+        self.judge = Judge(wall, self._tell)
+        self.documents = Documents(self.figures, self.judge, me, failing)
+        self.put = self.figures.put
+        self._failing = failing
+        self._told = told
+        self._turn: list[str] = []
+        self._host_at = -math.inf
+
+    @property
+    def version(self) -> str:
+        """What changes with everything that documents are made of, but for ages."""
+        figures = self.figures
+        return f"{figures.version:x}-{self.judge.version:x}-{figures.clock() // ROUND_SECONDS:.0f}"
+
+    def look(self) -> Iterator[None]:
+        """
+        Look at the host and at the guests whose turn it is in this second.
+
+        Yields after each, so that the caller can let others work in between.
+        """
+        figures = self.figures
+        now, wall = figures.clock(), figures.wall() / 1e9
+        if now - self._host_at >= ROUND_SECONDS - 0.5:
+            self._host_at = now
+            self.judge.look("", "", of_host(figures.host(), self._failing()), now)
+            yield
+        if not self._turn:
+            self._turn = [*figures.guests]
+            self.judge.gone(self._turn)
+        share = min(GUESTS_A_SECOND, math.ceil(len(figures.guests) / ROUND_SECONDS))
+        part, self._turn = self._turn[:share], self._turn[share:]
+        for uuid in part:
+            if guest := figures.guests.get(uuid):
+                row = row_of(guest, now, wall)
+                seen = of_guest(row, guest.look(now), wall)
+                self.judge.look(uuid, guest.domain.name, seen, now)
+                yield
+
+    def _tell(self, finding: Finding) -> None:
+        if uuid := finding.subject.uuid:
+            text = str(finding.document()["text"])
+            event = f"{finding.kind.name} {'ended' if finding.until else 'began'}"
+            self.figures.noted(uuid, event, text)
+        self._told(finding)

@@ -42,7 +42,7 @@ class Watching:
         uri = config.hypervisor.uri or detected_uri()
         me = Whereabouts(host_name(), __version__, uri)
         self.insight = Insight(me, self._failing, self._report)
-        for route in Api(self.insight).routes():
+        for route in Api(self.insight, config.web.viewers).routes():
             routes.add("", route)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl
 from zlib import crc32
-
-import msgspec
 
 from virtstatd.insight.columns import GuestRow
 from virtstatd.insight.document import Document
 from virtstatd.insight.filters import Filter, FilterError, Order, column_of
 from virtstatd.insight.insight import Insight
+from virtstatd.serving.answers import JSON, encoded, in_steps, number_asked, refused, tag_matches
 from virtstatd.serving.http import Request, Respond, Response
+from virtstatd.serving.live import Viewers
 from virtstatd.serving.routes import Route
 
 
 ROOT: Final = "/api/v1"
-JSON: Final = "application/json"
-STEP_SECONDS: Final = 0.004
-"""The loop belongs to others after that long."""
-
-GUESTS_MAX: Final = 100_000
-
 MakeDocument = Callable[[dict[str, str]], Awaitable[Document]]
 
 
@@ -35,10 +28,11 @@ class NotThere(Exception):  # noqa: N818 - an answer
 
 
 class Api:
-    """MakeDocument with documents of an `Insight`."""
+    """Answer with documents of an `Insight`."""
 
-    def __init__(self, insight: Insight) -> None:
+    def __init__(self, insight: Insight, viewers: int) -> None:
         self._insight = insight
+        self._viewers = Viewers(insight, viewers)
         self._run = f"{time.time_ns():x}"
 
     def routes(self) -> Iterator[Route]:
@@ -51,6 +45,7 @@ class Api:
         ):
             yield Route(path, self._responding(answer), private=True)
         yield Route(f"{ROOT}/guests/", self._one, private=True)
+        yield Route(f"{ROOT}/live", self._live, private=True)
         yield Route("/api/", _nothing, private=True)
 
     def _responding(self, answer: MakeDocument) -> Respond:
@@ -65,13 +60,19 @@ class Api:
         if tag_matches(request.headers.get("if-none-match", ""), tag):
             return Response((), 0, JSON, HTTPStatus.NOT_MODIFIED, headers)
         try:
-            document = await answer(dict(parse_qsl(request.query, keep_blank_values=True)))
+            document = await answer(asked_of(request))
         except FilterError as error:
             return refused(str(error), HTTPStatus.BAD_REQUEST)
         except NotThere as error:
             return refused(str(error), HTTPStatus.NOT_FOUND)
         body = encoded(document)
         return Response((body,), len(body), JSON, headers=headers)
+
+    async def _live(self, request: Request) -> Response:
+        try:
+            return await self._viewers.respond(asked_of(request))
+        except FilterError as error:
+            return refused(str(error), HTTPStatus.BAD_REQUEST)
 
     def _tag(self, request: Request) -> str:
         """Return a tag that changes with everything that documents are made of."""
@@ -118,56 +119,10 @@ class Api:
         return self._insight.documents.found()
 
 
-async def in_steps(rows: Iterable[GuestRow]) -> list[GuestRow]:
-    """Return all rows, with a pause for others each few milliseconds."""
-    made: list[GuestRow] = []
-    ends = time.monotonic() + STEP_SECONDS
-    for row in rows:
-        made.append(row)
-        if time.monotonic() >= ends:
-            await asyncio.sleep(0)
-            ends = time.monotonic() + STEP_SECONDS
-    return made
-
-
-def number_asked(query: Mapping[str, str], name: str) -> int | None:
-    """Return a whole number of a query, None where it is not there."""
-    text = query.get(name, "")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()) or int(text[:8]) > GUESTS_MAX:
-        raise FilterError(f"{name} must be a number from 0 to {GUESTS_MAX}")
-    return int(text[:8])
-
-
-def encoded(document: Any) -> bytes:
-    """Return JSON; a character that is none in Unicode becomes a question mark."""
-    try:
-        return msgspec.json.encode(document)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(_replaced(document))
-
-
-def _replaced(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, Mapping):
-        return {_replaced(key): _replaced(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replaced(each) for each in value]
-    return value
-
-
-def refused(text: str, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error as JSON."""
-    body = encoded({"error": text})
-    return Response((body,), len(body), JSON, status, headers or {})
-
-
-def tag_matches(wanted: str, tag: str) -> bool:
-    """Tell whether a header `If-None-Match` has a tag."""
-    return wanted == "*" or tag in (each.strip().removeprefix("W/") for each in wanted.split(","))
+def asked_of(request: Request) -> dict[str, str]:
+    """Return the parameters of a request; of several with one name the last counts."""
+    return dict(parse_qsl(request.query, keep_blank_values=True, errors="replace"))
 
 
 async def _nothing(_: Request) -> Response:
-    return refused(f"not here; see {ROOT}/host, guests, agent and findings", HTTPStatus.NOT_FOUND)
+    return refused(f"not here; see {ROOT}/host, guests, agent, findings and live", HTTPStatus.NOT_FOUND)

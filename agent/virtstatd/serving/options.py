@@ -85,6 +85,9 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(description="Connections at once of one address; raise it behind a proxy.", ge=1),
     ] = 32
+    viewers: Annotated[
+        int, Meta(description="Viewers of the live page at once; each holds a connection.", ge=1)
+    ] = 32
 
 
 OptionFault = tuple[tuple[str, ...], str]

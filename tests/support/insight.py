@@ -80,8 +80,8 @@ class World:
             Whereabouts("hv1", "1.0", "qemu:///system"),
             lambda: self.failing,
             self.told.append,
-            self.clock,
-            self.wall,
+            clock=self.clock,
+            wall=self.wall,
         )
 
     def wall(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from virtstatd.insight.agent_document import agent_parts
-from virtstatd.insight.columns import BY_NAME, COLUMNS, GuestRow
+from virtstatd.insight.columns import BY_NAME, COLUMNS, Cell, GuestRow
 from virtstatd.insight.document import Document, stamp
 from virtstatd.insight.figures import Figures, GuestFigures
 from virtstatd.insight.filters import Filter, Order
@@ -69,10 +69,9 @@ class Documents:
         row["findings"], row["severity"] = self.judge.of(str(row["uuid"]))
         return row
 
-    def host(self, rows: Iterable[GuestRow]) -> Document:
-        """Return the document of the host; `rows` are those of all guests."""
+    def host(self, total: Totals) -> Document:
+        """Return the document of the host; `total` is of all guests."""
         look = self.figures.host()
-        total = Totals.of(rows)
         cpus = cpu_count(look)
         at = self.figures.at
         age = None if at is None else round(max(0.0, self.figures.clock() - at), 1)
@@ -201,30 +200,30 @@ class Totals:
         """Add up rows."""
         total = cls()
         for row in rows:
-            total.active += 1
-            total.running += row["state"] in ("running", "blocked")
-            total.paused += row["state"] in ("paused", "pmsuspended")
-            total.stuck += bool(row["stuck"])
-            vcpus = row["vcpus"]
-            for name, column in _SUMMED.items():
-                cell = row[column]
-                if isinstance(cell, int | float):
-                    if name in ("cpu", "steal") and isinstance(vcpus, int):
-                        cell *= vcpus
-                    setattr(total, name, (getattr(total, name) or 0) + cell)
+            total.add(row)
         return total
 
+    def add(self, row: GuestRow) -> None:
+        """Add a row."""
+        self.active += 1
+        self.running += row["state"] in ("running", "blocked")
+        self.paused += row["state"] in ("paused", "pmsuspended")
+        self.stuck += bool(row["stuck"])
+        vcpus = row["vcpus"]
+        if isinstance(vcpus, int):
+            self.cpu = _plus(self.cpu, row["cpu_ratio"], vcpus)
+            self.steal = _plus(self.steal, row["steal_ratio"], vcpus)
+        self.memory = _plus(self.memory, row["memory_rss_bytes"])
+        self.disk_read = _plus(self.disk_read, row["disk_read_bytes_per_second"])
+        self.disk_write = _plus(self.disk_write, row["disk_write_bytes_per_second"])
+        self.iops = _plus(self.iops, row["disk_iops"])
+        self.receive = _plus(self.receive, row["net_receive_bytes_per_second"])
+        self.transmit = _plus(self.transmit, row["net_transmit_bytes_per_second"])
 
-_SUMMED: Final = {
-    "cpu": "cpu_ratio",
-    "steal": "steal_ratio",
-    "memory": "memory_rss_bytes",
-    "disk_read": "disk_read_bytes_per_second",
-    "disk_write": "disk_write_bytes_per_second",
-    "iops": "disk_iops",
-    "receive": "net_receive_bytes_per_second",
-    "transmit": "net_transmit_bytes_per_second",
-}
+
+def _plus(total: float | None, cell: Cell, times: int = 1) -> float | None:
+    """Return a sum, to which what is not known adds nothing."""
+    return (total or 0) + cell * times if isinstance(cell, int | float) else total
 
 
 def cpu_count(look: Lookup) -> int:

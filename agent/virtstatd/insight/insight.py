@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from virtstatd.insight.documents import Documents, Whereabouts
+from virtstatd.insight.document import Document
+from virtstatd.insight.documents import Documents, Totals, Whereabouts
 from virtstatd.insight.figures import Figures
 from virtstatd.insight.guests import row_of
+from virtstatd.insight.history import GUEST_SERIES, HOST, HOST_SERIES, History
 from virtstatd.insight.judge import Finding, Judge, Told
 from virtstatd.insight.observing import of_guest, of_host
 from virtstatd.runtime.clock import boottime
@@ -27,7 +29,7 @@ class Insight:
     Take batches, look at the guests in turn, and make documents.
 
     `failing` returns the names of the sinks that fail now; `told` is called for each finding that
-    begins or ends.
+    begins or ends. `history_bytes` limits what is remembered of the last hour.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Insight:
         me: Whereabouts,
         failing: Callable[[], Iterable[str]] = lambda: (),
         told: Told = lambda _: None,
+        history_bytes: int = 16 << 20,
         clock: Callable[[], float] = boottime,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -44,7 +47,9 @@ class Insight:
         self.put = self.figures.put
         self._failing = failing
         self._told = told
+        self.history = History(history_bytes)
         self._turn: list[str] = []
+        self._sum = Totals()
         self._host_at = -math.inf
 
     @property
@@ -68,6 +73,10 @@ class Insight:
         if not self._turn:
             self._turn = [*figures.guests]
             self.judge.gone(self._turn)
+            self.history.tidy(self._turn, wall)
+            host = self.documents.host(self._sum)
+            self.history.put(HOST, wall, [_found(host, name) for name in HOST_SERIES])
+            self._sum = Totals()
         share = min(GUESTS_A_SECOND, math.ceil(len(figures.guests) / ROUND_SECONDS))
         part, self._turn = self._turn[:share], self._turn[share:]
         for uuid in part:
@@ -75,7 +84,14 @@ class Insight:
                 row = row_of(guest, now, wall)
                 seen = of_guest(row, guest.look(now), wall)
                 self.judge.look(uuid, guest.domain.name, seen, now)
+                self.history.put(uuid, wall, [row[name] for name in GUEST_SERIES])
+                self._sum.add(row)
                 yield
+
+    def history_of(self, key: str) -> Document:
+        """Return the last hour of a guest by its UUID, or of the host."""
+        names = GUEST_SERIES if key else HOST_SERIES
+        return self.history.document(key, names, self.figures.wall() / 1e9)
 
     def _tell(self, finding: Finding) -> None:
         if uuid := finding.subject.uuid:
@@ -83,3 +99,10 @@ class Insight:
             event = f"{finding.kind.name} {'ended' if finding.until else 'began'}"
             self.figures.noted(uuid, event, text)
         self._told(finding)
+
+
+def _found(document: Document, name: str) -> float | None:
+    """Return a number of the document of the host by its path."""
+    table, key = name.split(".")
+    found: float | None = document[table][key]
+    return found

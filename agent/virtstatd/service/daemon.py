@@ -46,11 +46,13 @@ NAME_MAX = 40
 """So many names are in the status line, and so many characters of each."""
 
 
-async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -> Ended:
+async def serve(
+    running: Loaded, logs: Logs, notify: Notify, signals: Signals, history: bytes = b""
+) -> Ended:
     """
     Run until SIGTERM, SIGINT or a SIGHUP with a valid file; then drain the sinks' queues.
 
-    Raises `StartError` if a sink cannot work here.
+    `history` is that of the run before a reload. Raises `StartError` if a sink cannot work here.
     """
     log = logs.log
     config = running.config
@@ -71,7 +73,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
             await open_outlet(sinks, each, config, log, control.sockets, web.routes)
             for each in config.sinks
         ]
-        watching = Watching(config, outlets, log, web.routes) if web.shows else None
+        watching = Watching(config, outlets, log, web.routes, history) if web.shows else None
         await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
         await warn_of_orphans(config, log)
@@ -110,7 +112,7 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()
     log.info("agent.stopped", ending=control.why.value)
-    return control.ended()
+    return control.ended(watching.insight.history if watching else None)
 
 
 async def warn_of_orphans(config: Config, log: FilteringBoundLogger) -> None:

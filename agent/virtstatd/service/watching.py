@@ -28,7 +28,11 @@ STEP_SECONDS: Final = 0.004
 
 
 class Watching:
-    """The insight of one agent, shown by the API at the address of the table `[web]`."""
+    """
+    The insight of one agent, shown by the API at the address of the table `[web]`.
+
+    `history` is that of the run before a reload.
+    """
 
     def __init__(
         self,
@@ -36,12 +40,15 @@ class Watching:
         outlets: Sequence[Outlet],
         log: FilteringBoundLogger,
         routes: Routes,
+        history: bytes = b"",
     ) -> None:
         self._log = log
         self._outlets = outlets
         uri = config.hypervisor.uri or detected_uri()
         me = Whereabouts(host_name(), __version__, uri)
-        self.insight = Insight(me, self._failing, self._report)
+        self.insight = Insight(me, self._failing, self._report, config.web.history_bytes)
+        if history:
+            self.insight.history.load(history)
         for route in Api(self.insight, config.web.viewers).routes():
             routes.add("", route)
 

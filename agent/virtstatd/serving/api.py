@@ -11,7 +11,9 @@ from zlib import crc32
 
 from virtstatd.insight.columns import GuestRow
 from virtstatd.insight.document import Document
+from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, FilterError, Order, column_of
+from virtstatd.insight.history import HOST
 from virtstatd.insight.insight import Insight
 from virtstatd.serving.answers import JSON, encoded, in_steps, number_asked, refused, tag_matches
 from virtstatd.serving.http import Request, Respond, Response
@@ -83,8 +85,9 @@ class Api:
         """Return the rows of all guests, in steps between which the loop does other things."""
         return await in_steps(self._insight.documents.rows())
 
-    async def _host(self, _: dict[str, str]) -> Document:
-        return self._insight.documents.host(await self.rows())
+    async def _host(self, query: dict[str, str]) -> Document:
+        document = self._insight.documents.host(Totals.of(await self.rows()))
+        return self._with_history(query, document, HOST)
 
     async def _guests(self, query: dict[str, str]) -> Document:
         columns = [each for each in query.get("columns", "").split(",") if each]
@@ -104,13 +107,18 @@ class Api:
     async def _one(self, request: Request) -> Response:
         uuid = request.path.removeprefix(f"{ROOT}/guests/")
 
-        async def answer(_: dict[str, str]) -> Document:
+        async def answer(query: dict[str, str]) -> Document:
             document = self._insight.documents.guest(uuid)
             if document is None:
                 raise NotThere("no guest with this UUID runs here")
-            return document
+            return self._with_history(query, document, uuid)
 
         return await self._respond(request, answer)
+
+    def _with_history(self, query: dict[str, str], document: Document, key: str) -> Document:
+        if query.get("history", "0") in ("", "0"):
+            return document
+        return {**document, "history": self._insight.history_of(key)}
 
     async def _agent(self, _: dict[str, str]) -> Document:
         return self._insight.documents.agent()
@@ -125,4 +133,6 @@ def asked_of(request: Request) -> dict[str, str]:
 
 
 async def _nothing(_: Request) -> Response:
-    return refused(f"not here; see {ROOT}/host, guests, agent, findings and live", HTTPStatus.NOT_FOUND)
+    return refused(
+        f"not here; see {ROOT}/host, guests, agent, findings and live", HTTPStatus.NOT_FOUND
+    )

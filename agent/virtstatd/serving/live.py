@@ -9,6 +9,7 @@ from typing import Final
 
 from virtstatd.insight.columns import COLUMNS, Cell, GuestRow
 from virtstatd.insight.document import Document
+from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, FilterError, Order, column_of
 from virtstatd.insight.insight import Insight
 from virtstatd.runtime.waiting import beat_after
@@ -50,7 +51,7 @@ class Shared:
             now = asyncio.get_running_loop().time()
             if now - self._made_at >= SECOND / 2:
                 self._rows = await in_steps(self.insight.documents.rows(fresh=False))
-                self._host = self.insight.documents.host(self._rows)
+                self._host = self.insight.documents.host(Totals.of(self._rows))
                 del self._host["partitions"]
                 self._made_at = now
             return self._rows, self._host

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from virtstatd.insight.lookup import HeldValues, Lookup, LookupPlan
-from virtstatd.model import Batch, Domain, Reading
+from virtstatd.model import Batch, Domain, Reading, Shape
 from virtstatd.runtime.clock import boottime
 
 
@@ -80,6 +80,10 @@ class Figures:
         self.guests: dict[str, GuestFigures] = {}
         self.at: float | None = None
         """When the newest reading of a guest was taken."""
+
+        self.urgent: dict[str, None] = {}
+        """Guests whose monitor or state has changed since somebody looked."""
+
         self._host: dict[Key, HeldValues] = {}
         self._plan: LookupPlan | None = None
         self._began: float | None = None
@@ -115,7 +119,7 @@ class Figures:
                 of[1].add(group)
                 held = of[0].held
                 if group in _WATCHED:
-                    _watch(of[0], reading, batch)
+                    self._watch(of[0], reading, batch)
             _hold(held, (batch.source, group), reading, at, until)
         for guest, groups in seen.values():
             for group in batch.groups - groups:
@@ -159,6 +163,16 @@ class Figures:
             for uuid in [each for each in self._events if each not in self.guests]:
                 del self._events[uuid]
 
+    def _watch(self, guest: GuestFigures, reading: Reading, batch: Batch) -> None:
+        """Note that a guest's monitor or its state has changed."""
+        event = change_of(guest.held.get((batch.source, reading.shape.group)), reading)
+        if event is None:
+            return
+        name, text = event
+        if text:
+            guest.events.append(GuestEvent(batch.taken_at, name, text))
+        self.urgent[guest.domain.uuid] = None
+
 
 def _hold(held: dict[Key, HeldValues], key: Key, reading: Reading, at: float, until: float) -> None:
     """Replace what is held by a new reading, and keep the one before to compute rates."""
@@ -172,20 +186,23 @@ def _hold(held: dict[Key, HeldValues], key: Key, reading: Reading, at: float, un
 _WATCHED: Final = frozenset({"control", "state"})
 
 
-def _watch(guest: GuestFigures, reading: Reading, batch: Batch) -> None:
-    """Note that a guest's monitor or its state has changed."""
-    former = guest.held.get((batch.source, reading.shape.group))
-    if former is None:
-        return
+def change_of(former: HeldValues | None, reading: Reading) -> tuple[str, str] | None:
+    """Return what has changed in a guest's state or monitor, without a text if it is no event."""
     if reading.shape.group == "state":
-        if former.shape is not reading.shape:
-            state = dict(reading.shape.series[0].labels).get("state", "")
-            if state != dict(former.shape.series[0].labels).get("state", ""):
-                event = GuestEvent(batch.taken_at, state, f"Its state is {state} now.")
-                guest.events.append(event)
-    elif bool(former.values[-1]) != bool(reading.values[-1]):  # `responsive` is the last
-        if reading.values[-1]:
-            event = GuestEvent(batch.taken_at, "responsive", "Its monitor answers again.")
-        else:
-            event = GuestEvent(batch.taken_at, "unresponsive", "Its monitor does not answer.")
-        guest.events.append(event)
+        state = state_in(reading.shape)
+        if former is None or former.shape is reading.shape or state_in(former.shape) == state:
+            return None
+        return state, f"Its state is {state} now."
+    responsive = bool(reading.values[-1])  # the last one of its shape
+    if former is None:
+        return None if responsive else ("unresponsive", "")
+    if bool(former.values[-1]) == responsive:
+        return None
+    if responsive:
+        return "responsive", "Its monitor answers again."
+    return "unresponsive", "Its monitor does not answer."
+
+
+def state_in(shape: Shape) -> str:
+    """Return the state that a shape of the group `state` is for."""
+    return dict(shape.series[0].labels).get("state", "")

@@ -35,6 +35,7 @@ class _Memo:
     version: int
     until: float
     row: GuestRow
+    look: Lookup
 
 
 def row_of(guest: GuestFigures, now: float, wall: float) -> GuestRow:
@@ -43,12 +44,17 @@ def row_of(guest: GuestFigures, now: float, wall: float) -> GuestRow:
 
     `wall` is the Unix time. The row is shared: whoever changes it copies it.
     """
+    return row_and_look(guest, now, wall)[0]
+
+
+def row_and_look(guest: GuestFigures, now: float, wall: float) -> tuple[GuestRow, Lookup]:
+    """Return the row as `row_of` does, and what it was made of."""
     memo = guest.memo
     if not (isinstance(memo, _Memo) and memo.version == guest.version and now < memo.until):
         look = guest.look(now)
-        guest.memo = memo = _Memo(guest.version, look.until, _row(guest, look, wall))
+        guest.memo = memo = _Memo(guest.version, look.until, _row(guest, look, wall), look)
     memo.row["age_seconds"] = age_of(guest, now)
-    return memo.row
+    return memo.row, memo.look
 
 
 def last_row(guest: GuestFigures, now: float, wall: float) -> GuestRow:

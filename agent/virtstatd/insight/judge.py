@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from virtstatd.insight.document import stamp
 from virtstatd.insight.findings import (
@@ -24,8 +24,7 @@ UNKNOWN_SECONDS: Final = 60.0
 """A finding whose value is not known any more ends after this time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """A value that is known now; a `threshold` of its own replaces that of the kind."""
 
     kind: FindingKind
@@ -89,6 +88,8 @@ class Judge:
         for each in observed:
             kind = each.kind
             threshold = kind.threshold if each.threshold is None else each.threshold
+            if of is None and not kind.hurts(each.value, threshold):
+                continue
             key = kind.name, each.device
             finding = of.get(key) if of else None
             if finding is None:

@@ -157,6 +157,15 @@ class Lookup:
             grown += more
         return grown * places.scale / seconds
 
+    def seconds(self, family: str) -> float:
+        """Return the time between the two readings that rates of a metric are from."""
+        places = self._plan.metrics.get(family)
+        return (
+            0.0
+            if places is None
+            else self._held[places.held].at - self._held[places.held].before_at
+        )
+
     def rates(self, family: str) -> Iterator[tuple[Labels, float | None]]:
         """Yield labels and growth per second of each series of a counter."""
         places = self._plan.metrics.get(family)

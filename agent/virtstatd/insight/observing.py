@@ -16,6 +16,11 @@ from virtstatd.insight.lookup import Lookup
 LATE_INTERVALS: Final = 3.0
 """A poll is late when the last good one is so many intervals ago."""
 
+NIC_DROPS: Final = (
+    f"{D}_interface_stats_receive_drops",
+    f"{D}_interface_stats_transmit_drops",
+)
+
 
 def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     """Yield what is known of a guest."""
@@ -35,14 +40,9 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     for device, ratio in at_limits(look):
         yield Observed(kinds.DISK_LIMITED, device, ratio)
     yield from _memory(look, wall)
-    drops: dict[str, float] = {}
-    for way in "receive", "transmit":
-        for labels, rate in look.rates(f"{D}_interface_stats_{way}_drops"):
-            if rate is not None:
-                device = dict(labels).get("target_device", "")
-                drops[device] = drops.get(device, 0.0) + rate
-    for device, rate in drops.items():
-        yield Observed(kinds.NIC_DROPS, device, rate)
+    seconds = look.seconds(NIC_DROPS[0])
+    for device, (received, sent) in look.grown(NIC_DROPS, "target_device"):
+        yield Observed(kinds.NIC_DROPS, device, ((received or 0) + (sent or 0)) / seconds)
 
 
 def _memory(look: Lookup, wall: float) -> Iterator[Observed]:

@@ -25,6 +25,9 @@ WINDOW: Final = 60
 WINDOW_MAX: Final = 500
 """Rows of a window, by default and at most."""
 
+FRESH_MAX: Final = 200
+"""With more guests those outside of a window are shown as they were when last looked at."""
+
 AGE_SECONDS: Final = 5
 """Ages are sent in steps of this, so that nothing changes by growing older alone."""
 
@@ -50,7 +53,8 @@ class Shared:
         async with self._making:
             now = asyncio.get_running_loop().time()
             if now - self._made_at >= SECOND / 2:
-                self._rows = await in_steps(self.insight.documents.rows(fresh=False))
+                fresh = len(self.insight.figures.guests) <= FRESH_MAX
+                self._rows = await in_steps(self.insight.documents.rows(fresh=fresh))
                 self._host = self.insight.documents.host(Totals.of(self._rows))
                 del self._host["partitions"]
                 self._made_at = now

@@ -56,6 +56,19 @@ def test_a_stuck_guest_is_critical_at_once_and_ends_at_once():
     assert events == ["stuck began", "responsive", "stuck ended"]
 
 
+def test_a_guest_among_thousands_that_turns_stuck_is_found_at_the_next_look():
+    """However long a round takes, a monitor that stops answering is seen at once."""
+    world = World()
+    several = [make_domain(each) for each in range(3000)]
+    world.put(*(control(each, responsive=True) for each in several))
+    for _ in world.insight.look():
+        pass
+    world.put(control(several[2900], responsive=False))
+    assert sum(1 for _ in world.insight.look()) <= 101
+    (finding,) = world.insight.judge.documents()
+    assert finding["guest"]["name"] == "vm-2900"
+
+
 def test_a_slow_disk_is_named():
     """The finding of a disk says which, and its command quotes it."""
     world = World()

@@ -43,6 +43,15 @@ ARROWS: dict[str, set[str]] = {
         "model",
         "runtime",
     },
+    "collect/defined": {
+        "catalog",
+        "collect/parts",
+        "collector",
+        "errors",
+        "hypervisor",
+        "model",
+        "runtime",
+    },
     "collect/descriptions": {
         "catalog",
         "collect/parts",

@@ -58,6 +58,7 @@ def test_groups(catalog: Catalog):
         "agent",
         "control",
         "cpu_stats",
+        "defined",
         "domain",
         "local",
         "node",

@@ -82,6 +82,25 @@ def test_a_slow_disk_is_named():
     assert f"virsh domblkinfo {VM.uuid} 'vd a'" in finding["advice"]
 
 
+def test_a_disk_at_its_limit_is_named():
+    """A disk that makes as many requests as it may is found, with what it may."""
+    world = World()
+    vda = (("target_device", "vda"),)
+    limit = read(VM, "domain", {("limit_total_requests", vda): 100, ("limit_read_bytes", vda): 0})
+    for at in range(2):
+        world.put(disk(VM, 490 * at, 0.01 * at), state(VM))
+        world.put(limit, source="inventory", lifetime_seconds=120.0)
+        world.go(5)
+    world.look()
+    (finding,) = world.insight.judge.documents()
+    assert finding["text"] == "Disk vda of vm-0 is at 98 % of its limit"
+    document = world.insight.documents.guest(VM.uuid)
+    assert document
+    (shown,) = document["disks"]
+    assert shown["limits"] == {"total_iops": 100}
+    assert shown["at_limit_ratio"] == pytest.approx(0.98)
+
+
 def test_what_ended_with_its_guest():
     """A guest that ends takes its findings with it."""
     world = World()

@@ -9,6 +9,7 @@ from virtstatd.catalog import shipped
 from virtstatd.insight.documents import Whereabouts
 from virtstatd.insight.insight import Insight
 from virtstatd.insight.judge import Finding
+from virtstatd.insight.records import record_of
 from virtstatd.model import Batch, Domain, Labels, Number, Reading, Shape
 from virtstatd.testing import FakeClock, make_domain
 
@@ -70,6 +71,9 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     failing: list[str] = field(default_factory=list)
     told: list[Finding] = field(default_factory=list)
+    records: list[Batch] = field(default_factory=list)
+    """What began and ended, and the records of that."""
+
     step: float = 0.0
     """How far the wall clock has been set."""
 
@@ -79,10 +83,14 @@ class World:
         self.insight = Insight(
             Whereabouts("hv1", "1.0", "qemu:///system"),
             lambda: self.failing,
-            self.told.append,
+            self._tell,
             clock=self.clock,
             wall=self.wall,
         )
+
+    def _tell(self, finding: Finding) -> None:
+        self.told.append(finding)
+        self.records.append(record_of(finding, shipped()))
 
     def wall(self) -> int:
         """Return Unix time in nanoseconds."""

@@ -90,7 +90,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "formats": {"model"},
     "hypervisor": {"collector", "errors", "model", "runtime"},
-    "insight": {"model", "runtime"},
+    "insight": {"catalog", "model", "runtime"},
     "model": set(),
     "pipeline": {"catalog", "collector", "errors", "model", "sink"},
     "pipeline/spool": {"model", "pipeline", "runtime"},
@@ -146,7 +146,7 @@ ALONE = {
     "errors": set[str](),
     "model": set[str](),
     "formats": {"model", "errors"},
-    "insight": {"model", "runtime"},
+    "insight": {"catalog", "model", "runtime"},
     "runtime": {"errors"},
 }
 """Rooms that must not import anything else of ours, whatever `ARROWS` says."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from virtstatd.insight.columns import Unit
+from virtstatd.model import Domain
 
 
 Severity = Literal["warning", "critical"]
@@ -236,11 +237,20 @@ FINDINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The guest and the device that a finding is about, empty where it is about the host."""
+    """The guest that a finding is about, None for the host, and the device, empty for none."""
 
-    uuid: str = ""
-    name: str = ""
+    domain: Domain | None = None
     device: str = ""
+
+    @property
+    def uuid(self) -> str:
+        """The guest's UUID, empty for the host."""
+        return self.domain.uuid if self.domain else ""
+
+    @property
+    def name(self) -> str:
+        """The guest's name, empty for the host."""
+        return self.domain.name if self.domain else ""
 
 
 def finding_text(

@@ -72,7 +72,7 @@ class Insight:
         now, wall = figures.clock(), figures.wall() / 1e9
         if now - self._host_at >= ROUND_SECONDS - 0.5:
             self._host_at = now
-            self.judge.look("", "", of_host(figures.host(), self._failing()), now)
+            self.judge.look(None, of_host(figures.host(), self._failing()), now)
             yield
         if not self._turn:
             self._turn = [*figures.guests]
@@ -87,7 +87,7 @@ class Insight:
         for uuid in part:
             if guest := figures.guests.get(uuid):
                 row, look = row_and_look(guest, now, wall)
-                self.judge.look(uuid, guest.domain.name, of_guest(row, look, wall), now)
+                self.judge.look(guest.domain, of_guest(row, look, wall), now)
                 self.history.put(uuid, wall, [row[name] for name in GUEST_SERIES])
                 self._sum.add(row)
                 yield

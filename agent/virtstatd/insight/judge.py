@@ -15,6 +15,7 @@ from virtstatd.insight.findings import (
     Subject,
     finding_text,
 )
+from virtstatd.model import Domain
 
 
 RECENT_MAX: Final = 50
@@ -82,8 +83,9 @@ class Judge:
         self._of: dict[str, dict[tuple[str, str], Finding]] = {}
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
 
-    def look(self, uuid: str, name: str, observed: Iterable[Observed], now: float) -> None:
-        """Compare everything that is known of a guest now, or of the host where it has no UUID."""
+    def look(self, domain: Domain | None, observed: Iterable[Observed], now: float) -> None:
+        """Compare everything that is known of a guest now, or of the host."""
+        uuid = domain.uuid if domain else ""
         of = self._of.get(uuid)
         for each in observed:
             kind = each.kind
@@ -95,7 +97,7 @@ class Judge:
             if finding is None:
                 if not kind.hurts(each.value, threshold):
                     continue
-                subject = Subject(uuid, name, each.device)
+                subject = Subject(domain, each.device)
                 finding = Finding(kind, subject, threshold, each.value, now, now)
                 if of is None:
                     of = self._of[uuid] = {}

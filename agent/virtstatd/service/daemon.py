@@ -30,7 +30,7 @@ from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
-from virtstatd.service.watching import Watching
+from virtstatd.service.watching import watching_over
 from virtstatd.service.web import Web
 
 
@@ -73,7 +73,7 @@ async def serve(
             await open_outlet(sinks, each, config, log, control.sockets, web.routes)
             for each in config.sinks
         ]
-        watching = Watching(config, outlets, log, web.routes, history) if web.shows else None
+        watching = watching_over(config, outlets, log, web, history)
         await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
         await warn_of_orphans(config, log)

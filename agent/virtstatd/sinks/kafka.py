@@ -107,6 +107,7 @@ class Kafka(Named, Login, Tls):
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"
+    records: ClassVar[bool] = True
     trains: ClassVar[Trains] = Trains(20_000)
 
     def __post_init__(self) -> None:

@@ -87,6 +87,7 @@ class Nats(Named, Login, Tls):
     ] = ""
 
     delivery: ClassVar[Delivery] = "memory"
+    records: ClassVar[bool] = True
     trains: ClassVar[Trains] = Trains(5_000)
 
     def __post_init__(self) -> None:

@@ -60,6 +60,7 @@ def test_groups(catalog: Catalog):
         "cpu_stats",
         "defined",
         "domain",
+        "finding",
         "local",
         "node",
         "partition",

@@ -119,11 +119,11 @@ def test_what_is_not_known_any_more_ends_late():
     world = World()
     world.put(control(VM, responsive=False), lifetime_seconds=5.0)
     judge = world.insight.judge
-    judge.look(VM.uuid, "vm", [Observed(STEAL, "", 0.5)], 0.0)
-    judge.look(VM.uuid, "vm", [Observed(STEAL, "", 0.5)], 6.0)
-    judge.look(VM.uuid, "vm", [], 30.0)
+    judge.look(VM, [Observed(STEAL, "", 0.5)], 0.0)
+    judge.look(VM, [Observed(STEAL, "", 0.5)], 6.0)
+    judge.look(VM, [], 30.0)
     assert found(world) == ["steal"]
-    judge.look(VM.uuid, "vm", [], 66.1)
+    judge.look(VM, [], 66.1)
     assert found(world) == []
 
 
@@ -169,13 +169,13 @@ def test_no_finding_flaps(kind: FindingKind):
     judge = Judge(lambda: 1, told.append)
     for second in range(0, 3600, 5):
         value = kind.threshold * pick.uniform(0.9, 1.1)
-        judge.look("u", "vm", [Observed(kind, "", value)], float(second))
+        judge.look(VM, [Observed(kind, "", value)], float(second))
     assert len(told) <= 1
     judge = Judge(lambda: 1, told.append)
     told.clear()
     for second in range(0, 3600, 5):
         value = kind.threshold * pick.choice((0.1, 10.0))
-        judge.look("u", "vm", [Observed(kind, "", value)], float(second))
+        judge.look(VM, [Observed(kind, "", value)], float(second))
     assert len(told) <= 2 * 60
 
 
@@ -183,10 +183,12 @@ def test_the_worst_come_first():
     """Critical findings come before warnings, and of these the longest first."""
     times = iter(range(1, 100))
     judge = Judge(lambda: next(times) * 1_000_000_000)
-    for name, value in (("a", 0.2), ("b", 0.2), ("c", 0.9)):
+    for number, value in ((0, 0.2), (1, 0.2), (2, 0.9)):
         for now in 0.0, 10.0:
-            judge.look(name, name, [Observed(STEAL, "", value)], now)
-    assert [each["guest"]["name"] for each in judge.documents()] == ["c", "a", "b"]
+            judge.look(make_domain(number), [Observed(STEAL, "", value)], now)
+    assert [each["guest"]["name"] for each in judge.documents()] == [
+        *("vm-2", "vm-0", "vm-1"),
+    ]
 
 
 @pytest.mark.parametrize("kind", FINDINGS, ids=lambda each: each.name)
@@ -194,7 +196,7 @@ def test_texts_are_complete_and_names_stay_as_they_are(kind: FindingKind):
     """Each text and each advice can be made, of the most hostile names, which no shell takes."""
     for name in HOSTILE_NAMES:
         device = name if "{quoted}" in kind.advice or "{device}" in kind.text else ""
-        text, advice = finding_text(kind, Subject("u-u-i-d", name, device), 0.5, 0.1)
+        text, advice = finding_text(kind, Subject(make_domain(0, name), device), 0.5, 0.1)
         assert ("{name}" not in kind.text) or name in text
         assert advice
         if name not in ("", "u") and not device:

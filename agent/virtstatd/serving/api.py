@@ -19,6 +19,7 @@ from virtstatd.serving.answers import JSON, encoded, in_steps, number_asked, ref
 from virtstatd.serving.http import Request, Respond, Response
 from virtstatd.serving.live import Viewers
 from virtstatd.serving.routes import Route
+from virtstatd.serving.schema import api_schema
 
 
 ROOT: Final = "/api/v1"
@@ -44,6 +45,7 @@ class Api:
             (f"{ROOT}/guests", self._guests),
             (f"{ROOT}/agent", self._agent),
             (f"{ROOT}/findings", self._findings),
+            (f"{ROOT}/schema", self._schema),
         ):
             yield Route(path, self._responding(answer), private=True)
         yield Route(f"{ROOT}/guests/", self._one, private=True)
@@ -123,6 +125,9 @@ class Api:
     async def _agent(self, _: dict[str, str]) -> Document:
         return self._insight.documents.agent()
 
+    async def _schema(self, _: dict[str, str]) -> Document:
+        return api_schema()
+
     async def _findings(self, _: dict[str, str]) -> Document:
         return self._insight.documents.found()
 
@@ -134,5 +139,5 @@ def asked_of(request: Request) -> dict[str, str]:
 
 async def _nothing(_: Request) -> Response:
     return refused(
-        f"not here; see {ROOT}/host, guests, agent, findings and live", HTTPStatus.NOT_FOUND
+        f"not here; see {ROOT}/host, guests, agent, findings, live and schema", HTTPStatus.NOT_FOUND
     )

@@ -76,6 +76,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "formats",
         "hypervisor",
+        "insight",
         "model",
         "pipeline",
         "pipeline/spool",

@@ -63,7 +63,7 @@ STUCK: Final = FindingKind(
     "count",
     1,
     "The monitor of {name} does not answer: its QEMU is stopped or waits for storage",
-    "virsh domcontrol {uuid}",
+    "virsh domcontrol {uuid}  # and what to do: journalctl -u virtstatd -g domain.unresponsive -n 5",
     brief=True,
 )
 STEAL: Final = FindingKind(
@@ -135,7 +135,7 @@ NIC_DROPS: Final = FindingKind(
     "warning",
     "per_second",
     10.0,
-    "Interface {device} of {name} drops {value} packets",
+    "Interface {device} of {name} drops packets: {value}",
     "ip -s -s link show dev {quoted}",
     hold_seconds=10.0,
 )
@@ -203,8 +203,8 @@ SINK_LOSING: Final = FindingKind(
     "sink_losing",
     "critical",
     "per_second",
-    1e-6,
-    "Sink {device} loses {value} samples",
+    0.01,
+    "Sink {device} loses samples: {value}",
     "journalctl -u virtstatd -g sink. -n 20",
 )
 POLL_LATE: Final = FindingKind(
@@ -271,7 +271,7 @@ def finding_text(
 def spoken(value: float, unit: Unit) -> str:
     """Return a number as people say it: 21 %, 57 ms, 12 min, 340/s."""
     if unit == "ratio":
-        return f"{value * 100:.{0 if value >= 0.1 or not value else 1}f} %"  # noqa: PLR2004 - 10 %
+        return f"{round(value * 100, 0 if value >= TENTH else 1):g} %"
     if unit == "seconds":
         for limit, factor, name in _TIMES:
             if value < limit:
@@ -280,6 +280,9 @@ def spoken(value: float, unit: Unit) -> str:
         return f"{value:.3g}/s" if value < 1000 else f"{value:.0f}/s"  # noqa: PLR2004 - digits
     return f"{value:g}"
 
+
+TENTH: Final = 0.1
+"""A ratio from here on has no decimals."""
 
 _TIMES: Final = (
     (1.0, 1000, "ms"),

@@ -72,9 +72,10 @@ class Order:
         self._falling = text.startswith("-")
         self.column = column_of(text.removeprefix("-")) if text else None
 
-    def sort(self, rows: list[GuestRow]) -> None:
-        """Sort rows in place."""
-        rows.sort(key=_name)
+    def sort(self, rows: list[GuestRow], *, named: bool = False) -> None:
+        """Sort rows in place; `named` says that they are in the order of their names."""
+        if not named:
+            rows.sort(key=_name)
         if self.column is None:
             rows.sort(key=_hurt)
             return

@@ -63,7 +63,7 @@ STUCK: Final = FindingKind(
     "count",
     1,
     "The monitor of {name} does not answer: its QEMU is stopped or waits for storage",
-    "virsh domcontrol {uuid}  # and what to do: journalctl -u virtstatd -g domain.unresponsive -n 5",
+    "virsh domcontrol {uuid}  # what helps: journalctl -u virtstatd -g domain.unresponsive -n 5",
     brief=True,
 )
 STEAL: Final = FindingKind(

@@ -11,6 +11,7 @@ from virtstatd.insight.lookup import Lookup
 
 
 D: Final = "libvirt_domain"
+RESPONSIVE: Final = "virtstatd_domain_responsive"
 VCPU_TIME: Final = f"{D}_vcpu_time_seconds"
 VCPU_DELAY: Final = f"{D}_vcpu_delay_seconds"
 STATES: Final = frozenset(
@@ -121,7 +122,7 @@ def state_of(look: Lookup) -> str:
 
 def is_stuck(look: Lookup) -> bool:
     """Tell whether a guest's monitor is known not to answer."""
-    return look.value("virtstatd_domain_responsive") == 0
+    return look.value(RESPONSIVE) == 0
 
 
 def vcpus_of(look: Lookup) -> int | None:

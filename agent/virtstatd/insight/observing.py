@@ -7,7 +7,14 @@ from typing import Final
 
 from virtstatd.insight import findings as kinds
 from virtstatd.insight.columns import GuestRow
-from virtstatd.insight.guests import BALLOON_STALE_SECONDS, DISK_TIMES, D, balloon_age, share
+from virtstatd.insight.guests import (
+    BALLOON_STALE_SECONDS,
+    DISK_TIMES,
+    RESPONSIVE,
+    D,
+    balloon_age,
+    share,
+)
 from virtstatd.insight.judge import Observed
 from virtstatd.insight.limits import at_limits
 from virtstatd.insight.lookup import Lookup
@@ -24,7 +31,8 @@ NIC_DROPS: Final = (
 
 def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     """Yield what is known of a guest."""
-    yield Observed(kinds.STUCK, "", float(bool(row["stuck"])))
+    if look.known(RESPONSIVE):
+        yield Observed(kinds.STUCK, "", float(bool(row["stuck"])))
     for kind, column in ((kinds.STEAL, "steal_ratio"), (kinds.STEAL_PEAK, "steal_peak_ratio")):
         cell = row[column]
         if isinstance(cell, int | float):
@@ -35,8 +43,9 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
         yield Observed(kinds.GUEST_LIMITED, "", limited)
     for device, (reads, writes, reading, writing) in look.grown(DISK_TIMES, "target_device"):
         count = (reads or 0) + (writes or 0)
-        seconds = (reading or 0) + (writing or 0)
-        yield Observed(kinds.DISK_LATENCY, device, seconds / count if count else 0.0)
+        if count:  # a disk that completes nothing may be idle, or hang
+            latency = ((reading or 0) + (writing or 0)) / count
+            yield Observed(kinds.DISK_LATENCY, device, latency)
     for device, ratio in at_limits(look):
         yield Observed(kinds.DISK_LIMITED, device, ratio)
     yield from _memory(look, wall)

@@ -34,6 +34,9 @@ AGE_SECONDS: Final = 5
 MANY: Final = 10_000
 """Whole numbers from here on are rounded too: bytes of memory."""
 
+NUMBERS: Final = frozenset({int, float})
+BY_NAME: Final = Order("name")
+
 VIEWS: Final = ("host", "guests", "guest", "agent", "findings")
 STREAM: Final = "text/event-stream"
 
@@ -49,12 +52,13 @@ class Shared:
         self._making = asyncio.Lock()
 
     async def rows(self) -> tuple[list[GuestRow], Document]:
-        """Return the rows as they were computed last, and the document of the host."""
+        """Return the rows by name, as they were computed last, and the document of the host."""
         async with self._making:
             now = asyncio.get_running_loop().time()
             if now - self._made_at >= SECOND / 2:
                 fresh = len(self.insight.figures.guests) <= FRESH_MAX
                 self._rows = await in_steps(self.insight.documents.rows(fresh=fresh))
+                BY_NAME.sort(self._rows)
                 self._host = self.insight.documents.host(Totals.of(self._rows))
                 del self._host["partitions"]
                 self._made_at = now
@@ -152,7 +156,7 @@ class View:
         """Return what has changed in the rows of the window, and their order if that has."""
         documents = self._insight.documents
         matched = [row for row in rows if self._wanted(row)]
-        self._order.sort(matched)
+        self._order.sort(matched, named=True)
         shown = matched[self._offset : self._offset + self._limit]
         order = [str(row["uuid"]) for row in shown]
         counts = len(rows), len(matched)
@@ -163,7 +167,10 @@ class View:
             if guest is None:
                 continue
             row = documents.row(guest)
-            cells = now[uuid] = {each: rounded(each, row[each]) for each in self._columns}
+            cells = now[uuid] = {
+                each: rounded(each, cell) if (cell := row[each]).__class__ in NUMBERS else cell
+                for each in self._columns
+            }
             before = self._rows.get(uuid)
             if before is None:
                 changes.append(cells)

@@ -15,6 +15,7 @@ from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, FilterError, Order, column_of
 from virtstatd.insight.history import HOST
 from virtstatd.insight.insight import Insight
+from virtstatd.runtime.compress import compressed
 from virtstatd.serving.answers import JSON, encoded, in_steps, number_asked, refused, tag_matches
 from virtstatd.serving.http import Request, Respond, Response
 from virtstatd.serving.live import Viewers
@@ -23,6 +24,9 @@ from virtstatd.serving.schema import api_schema
 
 
 ROOT: Final = "/api/v1"
+GZIP_BYTES: Final = 1400
+"""A smaller answer is one packet anyway."""
+
 MakeDocument = Callable[[dict[str, str]], Awaitable[Document]]
 
 
@@ -70,6 +74,9 @@ class Api:
         except NotThere as error:
             return refused(str(error), HTTPStatus.NOT_FOUND)
         body = encoded(document)
+        if len(body) >= GZIP_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
+            body = await compressed(body)
+            headers["Content-Encoding"] = "gzip"
         return Response((body,), len(body), JSON, headers=headers)
 
     async def _live(self, request: Request) -> Response:

@@ -1,5 +1,6 @@
 """The API: documents, errors, ETags, and the live stream."""
 
+import gzip
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -108,6 +109,18 @@ async def test_nothing_is_computed_twice_for_a_client_that_has_it():
     assert (await ask(tag, "history=1")).status == 200
     world.put(state(VM))
     assert (await ask(tag)).status == 200
+
+
+async def test_a_large_answer_is_compressed_for_clients_that_take_it():
+    """A client that takes gzip gets the same document in fewer bytes."""
+    world = two_guests()
+    plain = await get(world, "guests")
+    small = await get(world, "guests", {"accept-encoding": "gzip, br"})
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert not isinstance(small.body, AsyncGenerator)
+    body = b"".join(small.body)
+    assert len(body) == small.length
+    assert json.loads(gzip.decompress(body))["guests"] == decoded(plain)["guests"]
 
 
 async def test_hostile_names_come_through():

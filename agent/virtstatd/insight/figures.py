@@ -175,12 +175,11 @@ class Figures:
 
 
 def _hold(held: dict[Key, HeldValues], key: Key, reading: Reading, at: float, until: float) -> None:
-    """Replace what is held by a new reading, and keep the one before to compute rates."""
+    """Replace what is held by a new reading, and keep an earlier one to compute rates."""
     former = held.get(key)
+    held[key] = made = HeldValues(reading.shape, reading.values, at, until)
     if former is not None and former.shape is reading.shape and former.at < at:
-        held[key] = HeldValues(reading.shape, reading.values, at, until, former.values, former.at)
-    else:
-        held[key] = HeldValues(reading.shape, reading.values, at, until)
+        made.after(former)
 
 
 _WATCHED: Final = frozenset({"control", "state"})

@@ -13,13 +13,20 @@ from virtstatd.model import Labels, Number, Shape
 SHORTEST_SECONDS: Final = 0.05
 """Two readings closer than this give no rate."""
 
+WINDOW_SECONDS: Final = 2.5
+"""Rates are over so much at least, where readings are not rarer."""
+
 FIRST: Final = {"local": 0, "local cgroup": 0, "local summary": 0}
 """Sources whose numbers are finer than those of others, as long as they are current."""
 
 
 @dataclass(slots=True, eq=False)
 class HeldValues:
-    """A reading, when it was taken and until when it is current, and the one before, if any."""
+    """
+    A reading, when it was taken and until when it is current.
+
+    Rates are since `before`, an earlier reading; `next` is the one that takes its place.
+    """
 
     shape: Shape
     values: tuple[Number, ...]
@@ -27,6 +34,25 @@ class HeldValues:
     until: float
     before: tuple[Number, ...] | None = None
     before_at: float = 0.0
+    next: tuple[Number, ...] | None = None
+    next_at: float = 0.0
+
+    def after(self, former: HeldValues) -> None:
+        """
+        Choose what rates are since, of a former reading with the same shape and what it had.
+
+        That is the former reading where it is some seconds old, and else one of 3 to 5 seconds ago:
+        a share of one second says little about a guest that works in bursts.
+        """
+        if former.next is None or self.at - former.at >= WINDOW_SECONDS:
+            self.before, self.before_at = former.values, former.at
+        elif self.at - former.next_at >= WINDOW_SECONDS:
+            self.before, self.before_at = former.next, former.next_at
+        else:
+            self.before, self.before_at = former.before, former.before_at
+            self.next, self.next_at = former.next, former.next_at
+            return
+        self.next, self.next_at = former.values, former.at
 
 
 @dataclass(frozen=True, slots=True)

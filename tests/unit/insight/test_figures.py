@@ -34,6 +34,23 @@ def test_a_stale_reading_is_null():
     assert row["age_seconds"] == pytest.approx(10.1)
 
 
+def test_a_rate_is_over_some_seconds():
+    """With a reading each second a rate is over 3 to 5 of them, else over one interval."""
+    world = World()
+    ran = 0.0
+    for second in range(40):
+        ran += 2.0 * (second % 4 == 0)  # all of a vCPU's four seconds' work in one
+        world.put(cpu(VM, ran, vcpus=1), source="local", lifetime_seconds=5.0)
+        if second > 5:
+            assert world.row(VM)["cpu_ratio"] in (pytest.approx(2 / 3), 0.5, 0.4, pytest.approx(0))
+        world.go(1)
+    world = World()
+    for ran in 0.0, 1.0, 6.0:
+        world.put(cpu(VM, ran, vcpus=1))
+        world.go(5)
+    assert world.row(VM)["cpu_ratio"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("lower", [0.0, 99.0])
 def test_a_counter_that_falls_has_no_rate(lower: float):
     """A counter that begins anew within a run gives null once, never a negative number."""

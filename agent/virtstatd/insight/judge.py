@@ -78,6 +78,9 @@ class Judge:
 
     def __init__(self, wall: Callable[[], int], told: Told = lambda _: None) -> None:
         self.version = 0
+        self.turns = 0
+        """How many findings began or ended."""
+
         self._wall = wall
         self._told = told
         self._of: dict[str, dict[tuple[str, str], Finding]] = {}
@@ -157,6 +160,7 @@ class Judge:
             if not finding.since and now - finding.begun >= kind.hold_seconds:
                 finding.since = self._wall()
                 self.version += 1
+                self.turns += 1
                 self._told(finding)
         elif not finding.since:
             finding.seen = -1.0  # it never held
@@ -171,6 +175,7 @@ class Judge:
         finding = of.pop(key)
         if finding.since:
             self.version += 1
+            self.turns += 1
             finding.until = self._wall()
             self._recent.appendleft(finding.document())
             self._told(finding)

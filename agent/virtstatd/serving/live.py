@@ -28,6 +28,9 @@ WINDOW_MAX: Final = 500
 FRESH_MAX: Final = 200
 """With more guests those outside of a window are shown as they were when last looked at."""
 
+VALUES_SECONDS: Final = 10.0
+"""How often the values of findings are sent, where none begins or ends."""
+
 AGE_SECONDS: Final = 5
 """Ages are sent in steps of this, so that nothing changes by growing older alone."""
 
@@ -125,6 +128,7 @@ class View:
         self._counts = (-1, -1)
         self._sent: dict[str, Document] = {}
         self._version = ""
+        self._turns, self._found_at = -1, 0.0
 
     async def changed(self) -> bytes:
         """Return the events that are due, empty if nothing has changed."""
@@ -133,7 +137,7 @@ class View:
         self._version = self._insight.version
         documents = self._insight.documents
         rows, host = await self._shared.rows()
-        text = self._event("host", host) + self._event("findings", documents.found())
+        text = self._event("host", host) + self._findings()
         match self._view:
             case "guests":
                 text += self._window(rows)
@@ -143,6 +147,14 @@ class View:
             case "agent":
                 text += self._event("agent", documents.agent())
         return text
+
+    def _findings(self) -> bytes:
+        """Return the findings when one begins or ends; that values change alone, now and then."""
+        judge, now = self._insight.judge, self._insight.figures.clock()
+        if judge.turns == self._turns and now - self._found_at < VALUES_SECONDS:
+            return b""
+        self._turns, self._found_at = judge.turns, now
+        return self._event("findings", self._insight.documents.found())
 
     def _event(self, name: str, document: Document) -> bytes:
         """Return an event with a whole document, if it differs from the last one."""

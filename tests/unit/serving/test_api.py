@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.insight import VM, World, cpu, state
+from support.insight import VM, World, control, cpu, state
 from virtstatd.insight.filters import FilterError
 from virtstatd.serving.api import Api
 from virtstatd.serving.http import Request, Response
@@ -164,6 +164,27 @@ async def test_a_viewer_gets_what_has_changed():
     second = dict(events_of(await view.changed()))
     assert second["guests"]["rows"] == [{"uuid": VM.uuid, "cpu_ratio": 0.4}]
     assert "order" not in second["guests"]
+
+
+async def test_findings_are_sent_when_one_begins_or_ends():
+    """A value that changes is sent each ten seconds, a finding that begins or ends at once."""
+    world = World()
+    view = View(Shared(world.insight), {"view": "findings"})
+    sent: list[int] = []
+    waited = 0.0
+    for second in range(25):
+        waited += 0.4 + 0.01 * (second % 3)
+        world.put(cpu(VM, 0.0, waited, vcpus=1), control(VM, responsive=second != 20))
+        for _ in world.insight.look():
+            pass
+        if "findings" in dict(events_of(await view.changed())):
+            sent.append(second)
+        world.go(1)
+    began = next(each for each in sent if each > 0)
+    assert sent[:2] == [0, began]
+    assert 20 in sent
+    assert 21 in sent
+    assert len(sent) <= 6
 
 
 async def test_the_window_moves_with_its_guests():

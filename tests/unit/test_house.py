@@ -43,6 +43,15 @@ ARROWS: dict[str, set[str]] = {
         "model",
         "runtime",
     },
+    "collect/defined": {
+        "catalog",
+        "collect/parts",
+        "collector",
+        "errors",
+        "hypervisor",
+        "model",
+        "runtime",
+    },
     "collect/descriptions": {
         "catalog",
         "collect/parts",
@@ -67,6 +76,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "formats",
         "hypervisor",
+        "insight",
         "model",
         "pipeline",
         "pipeline/spool",
@@ -81,6 +91,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "formats": {"model"},
     "hypervisor": {"collector", "errors", "model", "runtime"},
+    "insight": {"catalog", "model", "runtime"},
     "model": set(),
     "pipeline": {"catalog", "collector", "errors", "model", "sink"},
     "pipeline/spool": {"model", "pipeline", "runtime"},
@@ -97,6 +108,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "formats",
         "hypervisor",
+        "insight",
         "model",
         "pipeline",
         "pipeline/spool",
@@ -106,7 +118,7 @@ ARROWS: dict[str, set[str]] = {
         "sink",
         "virtstatd",
     },
-    "serving": {"errors", "formats", "model", "runtime", "sending"},
+    "serving": {"errors", "formats", "insight", "model", "runtime", "sending"},
     "sink": {"errors", "model", "serving"},
     "sinks": {
         "archive",
@@ -135,6 +147,7 @@ ALONE = {
     "errors": set[str](),
     "model": set[str](),
     "formats": {"model", "errors"},
+    "insight": {"catalog", "model", "runtime"},
     "runtime": {"errors"},
 }
 """Rooms that must not import anything else of ours, whatever `ARROWS` says."""

@@ -96,12 +96,13 @@ def run(path: Path | None) -> None:
     signals = Signals()
     given = reload.handed_over()
     running, faults = to_run(path, given)
+    history = given.history if given else b""
     with logs.opened(running.config.log.level, running.config.log.format) as opened:
         if faults:
             opened.log.error("config.rejected", faults=faults)
         ended = None
         try:
-            ended = on_loop(lambda: serve(running, opened, Notify(), signals))
+            ended = on_loop(lambda: serve(running, opened, Notify(), signals, history))
         except StartError as error:
             if faults or given is None or given.accepted is None:
                 opened.log.error("agent.refused", reason=str(error))  # noqa: TRY400 - one sentence
@@ -115,9 +116,9 @@ def run(path: Path | None) -> None:
             return
     try:
         if ended and ended.accepted:
-            reload.begin_anew(running, ended.accepted, ended.sockets)
+            reload.begin_anew(running, ended.accepted, ended.sockets, ended.history)
         elif given:
-            reload.restore(given.former)
+            reload.restore(given)
     except OSError as error:
         fail(f"cannot execute {sys.executable}: {error.strerror}", 1)
 

@@ -56,7 +56,7 @@ def demonstrate(domains: int, address: str) -> None:
         # SIGHUP ends it too: a demo has no file to reload
         signals = Signals(hangup_ends=True)
         with (
-            logs.opened("warning") as opened,
+            logs.opened("error") as opened,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             text = CONFIG.format(uri=json.dumps(uri), address=json.dumps(address))

@@ -13,10 +13,15 @@ from pathlib import Path
 from virtstatd import catalog
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.text import markdown_tables
+from virtstatd.insight.findings import FINDINGS, Subject, finding_text, spoken
+from virtstatd.model import Domain
 from virtstatd.pipeline.promises import PROMISES
 
 
 TEMPLATE = Path(__file__).parents[3] / "tests" / "template_sink" / "virtstatd_webhook.py"
+
+EXAMPLE_SECONDS = 15.0
+"""Where the threshold depends on the configuration."""
 
 PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -25,6 +30,7 @@ def renewed(text: str) -> str:
     """Return the text with all of its generated parts regenerated from the code."""
     makers = {
         "fields": _fields,
+        "findings": _findings,
         "options": markdown_tables,
         "sinks": _sinks,
         "promises": _promises,
@@ -39,6 +45,22 @@ def renewed(text: str) -> str:
 
 def _fields() -> str:
     return catalog.shipped().table("markdown").strip() + "\n"
+
+
+def _findings() -> str:
+    rows = ["| finding | begins at | critical at | says | advises |", "|---|---|---|---|---|"]
+    subject = Subject(Domain("UUID", "GUEST", 1, ()), "DEVICE")
+    for kind in FINDINGS:
+        value = kind.threshold or EXAMPLE_SECONDS
+        text, advice = finding_text(kind, subject, value, value)
+        begins = spoken(kind.threshold, kind.unit) if kind.threshold and not kind.brief else ""
+        if begins and kind.hold_seconds:
+            begins += f" for {kind.hold_seconds:g} s"
+        critical = spoken(kind.critical, kind.unit) if kind.critical else ""
+        if kind.severity == "critical":
+            critical = "always"
+        rows.append(f"| `{kind.name}` | {begins} | {critical} | {text}. | `{advice}` |")
+    return "\n".join(rows) + "\n"
 
 
 def _promises() -> str:

@@ -122,6 +122,12 @@ EVENTS: Final[dict[str, Event]] = {
         "What was refused could not be kept in the file for it.",
         "Make room, or let the agent's user write there.",
     ),
+    "finding.began": Event(
+        "warning",
+        "Something hurts a guest or the host; `text` says what, and `value` how much.",
+        "Do what `advice` says.",
+    ),
+    "finding.ended": Event("info", "What `text` says does not hurt any more."),
     "group.answered": Event("info", "The hypervisor returns these groups again."),
     "group.refused": Event(
         "warning",

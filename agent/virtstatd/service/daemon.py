@@ -12,9 +12,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from structlog.typing import FilteringBoundLogger
+
 from virtstatd import catalog as catalogs
 from virtstatd.collector import Row, Up
-from virtstatd.config.file import Loaded
+from virtstatd.config.file import Config, Loaded
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.pipeline.one_source import OneSource
 from virtstatd.pipeline.outlet import Outlet
@@ -28,6 +30,7 @@ from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
+from virtstatd.service.watching import watching_over
 from virtstatd.service.web import Web
 
 
@@ -43,11 +46,13 @@ NAME_MAX = 40
 """So many names are in the status line, and so many characters of each."""
 
 
-async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -> Ended:
+async def serve(
+    running: Loaded, logs: Logs, notify: Notify, signals: Signals, history: bytes = b""
+) -> Ended:
     """
     Run until SIGTERM, SIGINT or a SIGHUP with a valid file; then drain the sinks' queues.
 
-    Raises `StartError` if a sink cannot work here.
+    `history` is that of the run before a reload. Raises `StartError` if a sink cannot work here.
     """
     log = logs.log
     config = running.config
@@ -68,16 +73,12 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
             await open_outlet(sinks, each, config, log, control.sockets, web.routes)
             for each in config.sinks
         ]
+        watching = watching_over(config, outlets, log, web, history)
         await sinks.enter_async_context(web.listening(control.sockets))
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
-        for orphan in await asyncio.to_thread(orphaned_spools, config):
-            log.warning(
-                "spool.orphaned",
-                name=orphan.name,
-                batches=orphan.waiting.batches if orphan.waiting else None,
-                disk_bytes=orphan.disk_bytes,
-            )
-        passing = OneSource([*routes, web.seen], log)
+        await warn_of_orphans(config, log)
+        taking = [*routes, web.seen, *([watching.insight.put] if watching else [])]
+        passing = OneSource(taking, log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 
@@ -97,6 +98,8 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
             tasks.create_task(lag.run(stop), name="loop lag")
             tasks.create_task(clocks.run(stop), name="clocks")
             tasks.create_task(left.hypervisor.connection.run(stop), name="connection")
+            if watching:
+                tasks.create_task(watching.run(stop), name="watching")
             if left.budget:
                 tasks.create_task(left.budget.run(stop), name="budget")
             for each in left.collectors:
@@ -109,7 +112,18 @@ async def serve(running: Loaded, logs: Logs, notify: Notify, signals: Signals) -
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()
     log.info("agent.stopped", ending=control.why.value)
-    return control.ended()
+    return control.ended(watching.insight.history if watching else None)
+
+
+async def warn_of_orphans(config: Config, log: FilteringBoundLogger) -> None:
+    """Log the spools with batches that no sink will send."""
+    for orphan in await asyncio.to_thread(orphaned_spools, config):
+        log.warning(
+            "spool.orphaned",
+            name=orphan.name,
+            batches=orphan.waiting.batches if orphan.waiting else None,
+            disk_bytes=orphan.disk_bytes,
+        )
 
 
 class Watch:

@@ -27,6 +27,7 @@ from structlog.typing import FilteringBoundLogger
 import virtstatd
 from virtstatd.config.file import Loaded, load_text
 from virtstatd.errors import ConfigError, PortInUse
+from virtstatd.insight.history import History
 from virtstatd.runtime.worker import Worker
 from virtstatd.sending.address import FIRST_INHERITED
 from virtstatd.service.here import HERE_SECONDS, found_here
@@ -51,11 +52,16 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the agent ended; the configurations for its next run, if any, and its sockets by name."""
+    """
+    How the agent ended.
+
+    What its next run gets, if there is one: the configuration, sockets by name, and the last hour.
+    """
 
     why: Ending
     accepted: Loaded | None
     sockets: Mapping[str, int]
+    history: bytes = b""
 
 
 class RunControl:
@@ -95,10 +101,11 @@ class RunControl:
                 self.why = Ending.RELOAD
                 self.stop.set()
 
-    def ended(self) -> Ended:
+    def ended(self, history: History | None = None) -> Ended:
         """Return how it has ended."""
         accepted = self._accepted if self.why is Ending.RELOAD else None
-        return Ended(self.why, accepted, self._kept)
+        kept = history.dump() if history and accepted else b""
+        return Ended(self.why, accepted, self._kept, kept)
 
     def _look(self) -> None:
         """Act on pending signals: an end takes precedence over a reload, even while that drains."""
@@ -151,10 +158,11 @@ class ConfigText:
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """What a run gets from the previous one: that run's configuration, and the new one."""
+    """What a run gets from the previous one: its configuration, the new one, the last hour."""
 
     former: ConfigText
     accepted: ConfigText | None
+    history: bytes = b""
 
 
 def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | None:
@@ -169,7 +177,9 @@ def handed_over(environ: MutableMapping[str, str] = os.environ) -> HandedOver | 
         )
 
 
-def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) -> NoReturn:
+def begin_anew(
+    running: Loaded, accepted: Loaded, sockets: Mapping[str, int], history: bytes = b""
+) -> NoReturn:
     """
     Execute the same command in this process with another configuration.
 
@@ -188,12 +198,12 @@ def begin_anew(running: Loaded, accepted: Loaded, sockets: Mapping[str, int]) ->
         "LISTEN_FDNAMES": ":".join(sockets),
     }
     former = ConfigText(running.path, running.text)
-    _execute(HandedOver(former, ConfigText(accepted.path, accepted.text)))
+    _execute(HandedOver(former, ConfigText(accepted.path, accepted.text), history))
 
 
-def restore(former: ConfigText) -> NoReturn:
+def restore(given: HandedOver) -> NoReturn:
     """Execute the same command with the previous configuration and this run's sockets."""
-    _execute(HandedOver(former, None))
+    _execute(HandedOver(given.former, None, given.history))
 
 
 def _execute(given: HandedOver) -> NoReturn:

@@ -53,6 +53,11 @@ class Web:
             ),
         )
 
+    @property
+    def shows(self) -> bool:
+        """Whether it listens at the address of the table `[web]`."""
+        return any(place.main for place in self._places)
+
     def seen(self, _: Batch) -> None:
         """Take note that there are numbers."""
         self.ready = True

@@ -85,6 +85,17 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(description="Connections at once of one address; raise it behind a proxy.", ge=1),
     ] = 32
+    history_bytes: Annotated[
+        int,
+        Meta(
+            description="Memory for the last hour of each guest; with more guests its resolution"
+            " falls. 0 keeps none.",
+            ge=0,
+        ),
+    ] = 16777216
+    viewers: Annotated[
+        int, Meta(description="Viewers of the live page at once; each holds a connection.", ge=1)
+    ] = 32
 
 
 OptionFault = tuple[tuple[str, ...], str]

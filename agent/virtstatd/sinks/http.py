@@ -155,6 +155,11 @@ class Http(Named, Access):
                 raise StartError(f"dead_letter_file: {error}") from error
 
     @property
+    def records(self) -> bool:
+        """Whether it takes findings: documents have room for their texts."""
+        return self.format == "json"
+
+    @property
     def trains(self) -> Trains:
         """The size of a request, and how many are under way at once when much waits."""
         return Trains(self.request_samples, LANES)

@@ -42,6 +42,7 @@ class Jsonl(Named):
     ] = 5
 
     delivery: ClassVar[Delivery] = "memory"
+    records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         path = self.target.removeprefix(UNIX)

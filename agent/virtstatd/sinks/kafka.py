@@ -111,6 +111,7 @@ class Kafka(Named, Login, Tls):
 
     delivery: ClassVar[Delivery] = "memory"
     trains: ClassVar[Trains] = Trains(100_000)
+    records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.brokers:

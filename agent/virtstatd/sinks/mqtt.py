@@ -96,6 +96,7 @@ class Mqtt(Named, Login, Tls):
     ] = False
 
     delivery: ClassVar[Delivery] = "memory"
+    records: ClassVar[bool] = True
     trains: ClassVar[Trains] = Trains(2_000, lanes=CONNECTIONS)
 
     def __post_init__(self) -> None:

@@ -90,6 +90,7 @@ class Nats(Named, Login, Tls):
 
     delivery: ClassVar[Delivery] = "memory"
     trains: ClassVar[Trains] = Trains(100_000)
+    records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.servers:

@@ -74,6 +74,11 @@ def get_lib_version(call: Call) -> bytes:
     return pack_uhyper(call.host.version)
 
 
+def count_inactive(call: Call) -> bytes:
+    """Return how many domains do not run."""
+    return pack_int(sum(not guest.active for guest in call.host.guests.values()))
+
+
 def get_hostname(call: Call) -> bytes:
     """Name the host."""
     return pack_string(call.host.name)

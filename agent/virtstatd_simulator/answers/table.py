@@ -30,6 +30,7 @@ TABLE: dict[int, Procedure] = {
     22: Procedure("DOMAIN_LOOKUP_BY_ID", connect.lookup_by_id, urgent=True),
     23: Procedure("DOMAIN_LOOKUP_BY_NAME", connect.lookup_by_name, urgent=True),
     24: Procedure("DOMAIN_LOOKUP_BY_UUID", connect.lookup_by_uuid, urgent=True),
+    25: Procedure("CONNECT_NUM_OF_DEFINED_DOMAINS", connect.count_inactive, urgent=True),
     56: Procedure("DOMAIN_GET_SCHEDULER_TYPE", limits.get_scheduler_type),
     57: Procedure("DOMAIN_GET_SCHEDULER_PARAMETERS", limits.get_scheduler_parameters),
     59: Procedure("CONNECT_GET_HOSTNAME", connect.get_hostname, urgent=True),

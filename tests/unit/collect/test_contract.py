@@ -47,6 +47,8 @@ class Libvirt:
             "listAllDomains": [self],
             "lookupByUUIDString": self,
             "connect": self,
+            "numOfDefinedDomains": 3,
+            "getLibVersion": 9_000_000,
             "getCPUMap": (2, [True, True], 2),
             "getCPUStats": [{"cpu_time": 7, "vcpu_time": 5}] * 2,
             "schedulerParametersFlags": {"cpu_shares": 1024},

@@ -21,6 +21,9 @@ DEPTH_MAX: Final = 512
 _NOVA: Final = re.compile(r"(\{http://openstack\.org/xmlns/libvirt/nova/[^}]*\})instance", re.ASCII)
 """Nova's element, for any version of its namespace."""
 
+_LIMIT: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+"""A number of libvirt's, which fits into 63 bits."""
+
 _PLACES: Final = ("file", "dev", "dir", "path", "name")
 """The attributes of a disk's source with its location; no source has two of them."""
 
@@ -48,8 +51,9 @@ class Describer:
         ]
         if nova := _present(_nova(root)):
             rows.append(("openstack", nova))
-        shape = self._catalog.shape("domain", list(dict.fromkeys(rows)))
-        return (Reading(domain, shape, (1,) * len(shape.series)),)
+        values = dict.fromkeys(rows, 1) | dict(_disk_limits(root))
+        shape = self._catalog.shape("domain", list(values))
+        return (Reading(domain, shape, tuple(values.values())),)
 
 
 def parsed_xml(xml: str) -> ET.Element:
@@ -125,6 +129,18 @@ def _disks(root: ET.Element) -> Iterator[Facts]:
     for disk in root.iterfind("devices/disk"):
         if disk.find("target") is not None:
             yield _disk(disk)
+
+
+def _disk_limits(root: ET.Element) -> Iterator[tuple[tuple[str, Labels], int]]:
+    """Yield the limits that are set of each disk, those of one kind together."""
+    for unit in "bytes", "iops":
+        for way in "total", "read", "write":
+            key = f"limit_{way}_{'bytes' if unit == 'bytes' else 'requests'}"
+            for disk in root.iterfind("devices/disk"):
+                target = _attribute(disk, "target", "dev")
+                text = disk.findtext(f"iotune/{way}_{unit}_sec", "").strip()
+                if target and _LIMIT.fullmatch(text) and int(text):
+                    yield (key, (("target_device", target),)), int(text)
 
 
 def _disk(disk: ET.Element) -> Facts:

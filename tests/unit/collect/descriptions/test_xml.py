@@ -171,3 +171,27 @@ def test_nics_without_a_device_are_told_of_by_their_address():
     found = rows(of_devices(*nics), "nic")
     assert [row["mac_address"][-1] for row in found] == list("01234")
     assert [row.get("target_device") for row in found] == [None, None, None, None, "tap0"]
+
+
+def test_limits_of_disks_are_numbers():
+    """What a disk may do at most is one series for each limit that is set, whatever is written."""
+    tuned = "<total_bytes_sec>1048576</total_bytes_sec><read_iops_sec>0</read_iops_sec>"
+    more = "<write_iops_sec> 300 </write_iops_sec>"
+    hostile = "<total_bytes_sec>1e9</total_bytes_sec><write_iops_sec>-5</write_iops_sec>"
+    xml = of_devices(
+        f"<disk><target dev='vda'/><iotune>{tuned}</iotune></disk>",
+        f"<disk><target dev='vdb'/><iotune>{tuned}{more}</iotune></disk>",
+        f"<disk><target dev='vdc'/><iotune>{hostile}</iotune></disk>",
+    )
+    (reading,) = Describer(CATALOG).readings(VM, parsed_xml(xml))
+    limits = {
+        (series.field.family, dict(series.labels)["target_device"]): number
+        for series, number in zip(reading.shape.series, reading.values, strict=True)
+        if "_limit_" in series.field.family
+    }
+    prefix = "libvirt_domain_block_stats_limit"
+    assert limits == {
+        (f"{prefix}_total_bytes_per_second", "vda"): 1048576,
+        (f"{prefix}_total_bytes_per_second", "vdb"): 1048576,
+        (f"{prefix}_write_requests_per_second", "vdb"): 300,
+    }

@@ -1,0 +1,1 @@
+"""What people want to know, made from batches: figures, findings, histories, documents."""

@@ -18,6 +18,7 @@ from virtstatd import __version__, catalog
 from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
+from virtstatd.commands.top.command import top
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
@@ -83,6 +84,9 @@ def main() -> None:
             "python -O breaks libvirtaio; start virtstatd without -O and PYTHONOPTIMIZE",
             CONFIG_EXIT,
         )
+
+
+main.add_command(top)
 
 
 @main.command()

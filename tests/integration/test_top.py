@@ -1,0 +1,157 @@
+"""`virtstatd top` in a terminal, against an agent's API."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+
+import pytest
+
+from support.api_stub import api_stub
+from support.command import virtstatd
+from support.documents import HOSTILE
+from support.terminal import terminal
+
+
+def test_a_session_at_the_terminal():
+    """Someone sorts, filters, opens a guest, reads on in a larger window, and quits."""
+    with api_stub(200) as stub, terminal("top", "--url", stub.url) as top:
+        top.shows("What hurts: 1 of 2")
+        top.shows("!! critical  5min  guest-0002 does not answer")
+        top.shows("Move a guest away")
+
+        top.press("C")
+        top.shows(">CPU")
+        top.until(lambda lines: "guest-0099" in lines[4] or "guest-0199" in lines[4])
+        top.press("r")
+        top.shows("<CPU")
+        top.press("/guest-01\n")
+        top.shows("1/100")
+        top.shows("of 200: guest-01")
+        top.press("N")
+        top.until(lambda lines: lines[4].startswith("  R guest-0100"))
+        top.press("\x1b[6~")
+        top.shows("20/100")
+
+        top.press("\x1b[B")
+        top.shows("21/100")
+        top.until(lambda lines: "guest-0120" in lines[22])
+        top.press("\r")
+        top.shows("guest-0120  running")
+        top.shows("vnet0")
+        top.resize(120, 40)
+        top.shows("Description")
+        assert len(top.lines) == 40
+        top.press("\x1b")
+        top.shows("1/100")
+        assert any("NET OUT" in line for line in top.lines)
+
+        top.press("q")
+        assert top.ended() == 0
+        assert top.restored()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_killed_one_restores_the_terminal(number: signal.Signals):
+    """Whoever ends it by a signal has a terminal that echoes, with its cursor."""
+    with api_stub() as stub, terminal("top", "--url", stub.url) as top:
+        top.shows("q quit")
+        assert not top.restored()
+        top.process.send_signal(number)
+
+        assert top.ended() == (0 if number == signal.SIGINT else 128 + number)
+        assert top.restored()
+
+
+@pytest.mark.parametrize("term", ["xterm", "xterm-256color", "linux", "vt100", "screen"])
+def test_any_terminal_will_do(term: str):
+    """Terminals that answer nothing, have no colours or no font draw the same text."""
+    with api_stub() as stub, terminal("top", "--url", stub.url, term=term) as top:
+        top.shows("What hurts: 1 of 2")
+        top.shows("guest-0002 does not answer")
+        if term == "linux":
+            top.press("\r")
+            top.shows("vCPU")
+            assert all(line.isascii() for line in top.lines)
+        top.press("q")
+        assert top.ended() == 0
+    assert not re.search(rb"\x1b\[[>=]?[0-9]*[cn]", top.drawn), "the terminal was asked something"
+
+
+@pytest.mark.parametrize("term", ["dumb", "", "no-such-terminal"])
+def test_a_terminal_without_a_cursor_gets_lines(term: str):
+    """Where nothing can be drawn, plain frames follow one another until Ctrl-C."""
+    with api_stub() as stub, terminal("top", "--url", stub.url, term=term) as top:
+        top.shows("What hurts: 1 of 2")
+        top.process.send_signal(signal.SIGINT)
+        assert top.ended() == 0
+    assert b"\x1b" not in top.drawn
+
+
+def test_hostile_names_do_nothing_to_the_terminal():
+    """Names that are escapes and 255 emoji leave every other cell where it is."""
+    with api_stub(len(HOSTILE) + 3) as stub:
+        for row, name in zip(stub.rows[3:], HOSTILE, strict=True):
+            row["name"] = name
+        with terminal("top", "--url", stub.url, "--filter", "", lines=30) as top:
+            top.press("2")
+            top.shows("1/14")
+            top.until(lambda lines: all("MB/s" in line[-8:] for line in lines[4:18]))
+            drawn = top.drawn
+            top.press("q")
+            assert top.ended() == 0
+    for raw in (b"\x1b[31mred", "\u202e".encode(), b"\x9b2J", "\u200b".encode(), "\u05d0".encode()):
+        assert raw not in drawn
+
+
+def test_an_agent_that_goes_away_is_said_and_found_again():
+    """Without an agent the last numbers stay, with the reason; when it is back they go on."""
+    with api_stub() as stub, terminal("top", "--url", stub.url, "--interval", "0.5") as top:
+        top.shows("3 running")
+        stub.answer = (503, '{"error": "too many"}')
+        top.shows(": too many")
+        assert any("3 running" in line for line in top.lines)
+        stub.answer = None
+        top.shows("q quit")
+        top.press("q")
+        assert top.ended() == 0
+
+
+def test_one_frame_as_text():
+    """`--once` prints what hurts and all guests, without a control character."""
+    with api_stub(100) as stub:
+        done = virtstatd("top", "--url", stub.url, "--once", "--sort", "-cpu_ratio")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert all(f"guest-{index:04d}" in done.stdout for index in range(100))
+    assert "What hurts: 1 of 2" in done.stdout
+    assert ("guests", "-cpu_ratio") in [(path, query.get("sort")) for path, query, _ in stub.asked]
+
+
+def test_documents_as_json():
+    """`--json` prints the documents of the API."""
+    with api_stub() as stub:
+        done = virtstatd("top", "--url", stub.url, "--json")
+
+    assert done.returncode == 0
+    documents = json.loads(done.stdout)
+    assert documents.keys() == {"host", "findings", "guests", "agent"}
+    assert len(documents["guests"]["guests"]) == 3
+
+
+def test_without_an_agent_it_says_so():
+    """Where no agent answers, the reason is one sentence and the exit code 1."""
+    done = virtstatd("top", "--url", "http://127.0.0.1:1", "--once")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no agent answers at http://127.0.0.1:1: Connection refused")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_agent_is_named_once():
+    """Two addresses are one too many."""
+    done = virtstatd("top", "--url", "http://127.0.0.1:1", "--host", "x")
+    assert done.returncode == 2
+    assert "by --url or by --host" in done.stderr

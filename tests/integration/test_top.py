@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
+from support.agent import running
 from support.api_stub import api_stub
 from support.command import virtstatd
 from support.documents import HOSTILE
+from support.simulator import simulated
 from support.terminal import terminal
 
 
@@ -155,3 +158,67 @@ def test_an_agent_is_named_once():
     done = virtstatd("top", "--url", "http://127.0.0.1:1", "--host", "x")
     assert done.returncode == 2
     assert "by --url or by --host" in done.stderr
+
+
+SIMULATED = """
+[hypervisor]
+uri = "{uri}"
+[poll.pulse]
+interval_seconds = 1
+[poll.monitor]
+interval_seconds = 1
+[local]
+enabled = false
+[web]
+listen_address = "127.0.0.1:1"
+"""
+
+
+def test_a_running_agent_says_who_does_not_answer(tmp_path: Path):
+    """Against an agent: the guest whose monitor hangs is named first, with its advice."""
+    with simulated(tmp_path, "--domains=3") as simulator, running(tmp_path, simulator.uri) as agent:
+        name = simulator.do("hang", count=1)["domains"][0]
+        with terminal("top", "--url", agent.address) as top:
+            top.shows(f"The monitor of {name} does not answer")
+            top.shows(f"!!X {name}")
+            top.press("\r")
+            top.shows("STUCK: its monitor does not answer")
+            top.press("3")
+            top.shows("prometheus")
+            top.press("/steal>x\n")
+            top.shows("steal>x")
+            top.press("q")
+            assert top.ended() == 0
+        once = virtstatd("top", "--url", agent.address, "--once")
+        simulator.do("release")
+    assert f"!!X {name}" in once.stdout
+
+
+def test_alone_where_no_agent_runs(tmp_path: Path):
+    """Without an agent the same is shown from collectors within the command, with rates."""
+    file = tmp_path / "virtstatd.toml"
+    with simulated(tmp_path, "--domains=3") as simulator:
+        file.write_text(SIMULATED.format(uri=simulator.uri))
+        with terminal("top", "--config", str(file)) as top:
+            top.shows("3 running")
+            top.shows("alone, no agent")
+            top.press("C")
+            top.until(lambda lines: all("%" in line for line in lines[4:7]))
+            top.press("q")
+            assert top.ended() == 0
+        done = virtstatd("top", "--config", str(file), "--once")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line for line in done.stdout.splitlines() if "  R " in line]
+    assert len(rows) == 3
+    assert all("%" in row for row in rows)
+
+
+def test_alone_with_a_bad_file(tmp_path: Path):
+    """Faults of the configuration are told as `check` tells them."""
+    file = tmp_path / "virtstatd.toml"
+    file.write_text("[hypervisor]\nurl = 'x'\n")
+    done = virtstatd("top", "--alone", "--config", str(file), "--once")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{file}:2: hypervisor.url: unknown option")

@@ -60,7 +60,7 @@ def _notes(tier: Known, wanted: float | None) -> Iterator[str]:
         yield f"stretched from {seconds_text(wanted)}"
     for key in ("missing", "partial"):
         if tier.get(key):
-            yield f"{tier[key]} guests {key}"
+            yield f"{tier[key]} {key}"
 
 
 def _collector(collector: Known, name: str) -> FrameLine:

@@ -18,7 +18,7 @@ from virtstatd.commands.top.lines import (
     parted,
 )
 from virtstatd.commands.top.problems import finding_lines
-from virtstatd.commands.top.state import Known, Shown, View
+from virtstatd.commands.top.state import Known, Shown, TopView
 from virtstatd.commands.top.table import heading, row
 from virtstatd.commands.units import bytes_text, count_text, rate_text, ratio_text, seconds_text
 
@@ -38,7 +38,7 @@ KEYS: Final = {
 }
 
 
-def frame(seen: Shown, view: View, width: int, height: int) -> list[FrameLine]:
+def frame(seen: Shown, view: TopView, width: int, height: int) -> list[FrameLine]:
     """
     Return the lines of a screen of that size: never more lines, never a longer one.
 
@@ -51,12 +51,12 @@ def frame(seen: Shown, view: View, width: int, height: int) -> list[FrameLine]:
     return [*top, *body, _bottom(seen, view, width)][:height]
 
 
-def table_rows(view: View, height: int) -> int:
+def table_rows(view: TopView, height: int) -> int:
     """Return how many guests the screen of guests shows."""
     return max(height - len(top_lines(Shown(), view, 80, height)) - 2, 1)
 
 
-def top_lines(seen: Shown, view: View, width: int, height: int) -> list[FrameLine]:
+def top_lines(seen: Shown, view: TopView, width: int, height: int) -> list[FrameLine]:
     """Return the lines above all screens: whose numbers these are, and the host's sums."""
     lines = [_title(seen, view, width)]
     if height >= SUMMARY_HEIGHT:
@@ -64,7 +64,7 @@ def top_lines(seen: Shown, view: View, width: int, height: int) -> list[FrameLin
     return lines
 
 
-def _title(seen: Shown, view: View, width: int) -> FrameLine:
+def _title(seen: Shown, view: TopView, width: int) -> FrameLine:
     host = seen.host
     if not host:
         text = f" virtstatd top: {seen.where}"
@@ -83,9 +83,9 @@ def _title(seen: Shown, view: View, width: int) -> FrameLine:
         ),
         f"libvirt {'up' if libvirt.get('up') else 'DOWN'}",
         f"data {seconds_text(host.get('age_seconds'))} old",
-        f"virtstatd {host.get('agent_version')}",
-        *([f"libvirt {libvirt['version']}"] if libvirt.get("version") else []),
         seen.where,
+        *([f"libvirt {libvirt['version']}"] if libvirt.get("version") else []),
+        f"virtstatd {host.get('agent_version')}",
     ]
     shown = parted([neutral(each, ascii_only=view.ascii_only) for each in parts], width)
     style: Style = "critical" if found.get("critical") or not libvirt.get("up") else "head"
@@ -102,37 +102,40 @@ def _counted(found: Any) -> str:
 
 
 def _host(host: Known, width: int) -> Iterator[str]:
+    """Yield two lines of the host's sums, as far as they are known."""
     cpu, memory = host.get("cpu") or {}, host.get("memory") or {}
     pressure, disk = host.get("pressure") or {}, host.get("disk") or {}
     network = host.get("network") or {}
-    yield parted(
-        [
-            f" CPU {ratio_text(cpu.get('used_ratio')):>5} of {count_text(cpu.get('count'))}",
-            f"guests {ratio_text(cpu.get('guests_ratio'))}",
-            f"steal {ratio_text(cpu.get('steal_ratio'))}",
-            f"pressure CPU {ratio_text(pressure.get('cpu'))}",
-            f"I/O {ratio_text(pressure.get('io'))}",
-            f"memory {ratio_text(pressure.get('memory'))}",
-        ],
-        width,
-    )
-    free, total = memory.get("available_bytes"), memory.get("total_bytes")
-    read, written = disk.get("read_bytes_per_second"), disk.get("write_bytes_per_second")
-    into = network.get("receive_bytes_per_second")
-    out = network.get("transmit_bytes_per_second")
-    yield parted(
-        [
-            f" free {bytes_text(free)} of {bytes_text(total)}",
-            f"disk r {rate_text(read)} w {rate_text(written)}",
-            f"net in {rate_text(into)} out {rate_text(out)}",
-            f"{count_text(disk.get('iops'))} IOPS",
-            f"guests' memory {bytes_text(memory.get('guests_bytes'))}",
-        ],
-        width,
-    )
+    shares = [
+        _known(f"CPU {{:>5}} of {cpu.get('count')}", ratio_text, cpu.get("used_ratio")),
+        _known("guests {}", ratio_text, cpu.get("guests_ratio")),
+        _known("steal {}", ratio_text, cpu.get("steal_ratio")),
+        _known("pressure CPU {}", ratio_text, pressure.get("cpu")),
+        _known("I/O {}", ratio_text, pressure.get("io")),
+        _known("memory {}", ratio_text, pressure.get("memory")),
+    ]
+    rates = [
+        _known(
+            "free {} of {}", bytes_text, memory.get("available_bytes"), memory.get("total_bytes")
+        ),
+        _known("disk r {}", rate_text, disk.get("read_bytes_per_second")),
+        _known("w {}", rate_text, disk.get("write_bytes_per_second")),
+        _known("net in {}", rate_text, network.get("receive_bytes_per_second")),
+        _known("out {}", rate_text, network.get("transmit_bytes_per_second")),
+        _known("{} IOPS", count_text, disk.get("iops")),
+        _known("guests' memory {}", bytes_text, memory.get("guests_bytes")),
+    ]
+    for parts in (shares, rates):
+        known = [each for each in parts if each]
+        yield " " + parted(known or ["the host itself is not read" if host else ""], width - 1)
 
 
-def _hurts(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
+def _known(form: str, text: Callable[[Any], str], *values: Any) -> str:
+    """Return a part of a line, empty where its value is not known."""
+    return "" if values[0] is None else form.format(*map(text, values))
+
+
+def _hurts(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     found = finding_lines(seen.findings, view, width, room)
     guests = seen.guests.get("guests") or []
     left = room - len(found) - 1
@@ -147,7 +150,7 @@ def _hurts(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
     ]
 
 
-def _guests(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
+def _guests(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     guests = seen.guests.get("guests") or []
     if not guests:
         text = " No guest matches the filter." if view.filter else " No guests."
@@ -161,7 +164,7 @@ def _guests(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
     return lines
 
 
-def _guest(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
+def _guest(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     if not seen.guest:
         return _nothing(seen, view, width)
     return _scrolled(
@@ -169,17 +172,17 @@ def _guest(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
     )
 
 
-def _agent(seen: Shown, view: View, width: int, room: int) -> list[FrameLine]:
+def _agent(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     if not seen.agent:
         return _nothing(seen, view, width)
     return _scrolled(agent_lines(seen.agent, width, ascii_only=view.ascii_only), view, room)
 
 
-def _help(_: Shown, view: View, width: int, room: int) -> list[FrameLine]:
+def _help(_: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     return _scrolled(help_lines(width), view, room)
 
 
-_BODIES: Final[dict[str, Callable[[Shown, View, int, int], list[FrameLine]]]] = {
+_BODIES: Final[dict[str, Callable[[Shown, TopView, int, int], list[FrameLine]]]] = {
     "hurts": _hurts,
     "guests": _guests,
     "guest": _guest,
@@ -188,17 +191,17 @@ _BODIES: Final[dict[str, Callable[[Shown, View, int, int], list[FrameLine]]]] = 
 }
 
 
-def _scrolled(lines: list[FrameLine], view: View, room: int) -> list[FrameLine]:
+def _scrolled(lines: list[FrameLine], view: TopView, room: int) -> list[FrameLine]:
     return lines[min(view.first, max(len(lines) - room, 0)) :]
 
 
-def _nothing(seen: Shown, view: View, width: int) -> list[FrameLine]:
+def _nothing(seen: Shown, view: TopView, width: int) -> list[FrameLine]:
     """Return why there is nothing yet."""
     text = neutral(seen.fault or "Waiting for numbers ...", ascii_only=view.ascii_only)
     return [(), clipped(((f" {text}", "warning" if seen.fault else "dim"),), width)]
 
 
-def _bottom(seen: Shown, view: View, width: int) -> FrameLine:
+def _bottom(seen: Shown, view: TopView, width: int) -> FrameLine:
     if view.typed is not None:
         typed = neutral(view.typed, ascii_only=view.ascii_only)
         return ((fitted(f" Filter: {typed}_", width), "head"),)
@@ -213,7 +216,7 @@ def _bottom(seen: Shown, view: View, width: int) -> FrameLine:
     return clipped(spans, width)
 
 
-def _place(seen: Shown, view: View) -> str:
+def _place(seen: Shown, view: TopView) -> str:
     matched, total = seen.guests.get("matched", 0), seen.guests.get("total", 0)
     text = f" {min(view.cursor + 1, matched)}/{matched} "
     if view.filter:

@@ -268,7 +268,9 @@ class _Guest:
         for each in events[:EVENTS_SHOWN]:
             when = self._neutral(str(each.get("time"))[:19].replace("T", " "))
             text = self._neutral(each.get("text") or each.get("event"))
-            yield ((f" {when}  {text}", "plain"),)
+            for line in wrapped(text, self._width - len(when) - 3) or [""]:
+                yield ((f" {when:19}  {line}", "plain"),)
+                when = ""
 
     def _description(self) -> Iterator[FrameLine]:
         known = list((self._document.get("description") or {}).items())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from virtstatd.commands.top.state import Screen, Shown, View
+from virtstatd.commands.top.state import Screen, Shown, TopView
 from virtstatd.commands.top.table import COLUMNS
 
 
@@ -39,7 +39,7 @@ PAGES: Final = {"KEY_PPAGE": -1, "\x02": -1, "KEY_NPAGE": 1, "\x06": 1}
 ENDS: Final = {"KEY_HOME": 0, "<": 0, "KEY_END": 1 << 30, ">": 1 << 30}
 
 
-def pressed(view: View, key: str, seen: Shown, rows: int) -> View | None:
+def pressed(view: TopView, key: str, seen: Shown, rows: int) -> TopView | None:
     """
     Return what is looked at after a key, None to quit.
 
@@ -54,7 +54,7 @@ def pressed(view: View, key: str, seen: Shown, rows: int) -> View | None:
     return _looked_at(view, key) or _ordered(view, key) or _moved(view, key, seen, rows)
 
 
-def _looked_at(view: View, key: str) -> View | None:
+def _looked_at(view: TopView, key: str) -> TopView | None:
     """Return another screen, None if the key is for none."""
     if key in SCREENS:
         return _turned(view, SCREENS[key])
@@ -67,7 +67,7 @@ def _looked_at(view: View, key: str) -> View | None:
     return None
 
 
-def _ordered(view: View, key: str) -> View | None:
+def _ordered(view: TopView, key: str) -> TopView | None:
     """Return another choice or order of guests, None if the key is for none."""
     if key == "/":
         return replace(view, typed=view.filter)
@@ -85,7 +85,7 @@ def _ordered(view: View, key: str) -> View | None:
     return None
 
 
-def _typed(view: View, typed: str, key: str) -> View:
+def _typed(view: TopView, typed: str, key: str) -> TopView:
     if key in ("\n", "\r", "KEY_ENTER"):
         return replace(_turned(view, "guests"), typed=None, filter=typed.strip())
     if key in ("\x1b", "\x03"):
@@ -99,12 +99,12 @@ def _typed(view: View, typed: str, key: str) -> View:
     return view
 
 
-def _turned(view: View, screen: Screen) -> View:
+def _turned(view: TopView, screen: Screen) -> TopView:
     back = view.screen if view.screen in ("hurts", "guests") else view.back
     return replace(view, screen=screen, cursor=0, first=0, back=back)
 
 
-def _opened(view: View, seen: Shown) -> View:
+def _opened(view: TopView, seen: Shown) -> TopView:
     uuid = ""
     if view.screen == "guests":
         guests = seen.guests.get("guests") or []
@@ -117,7 +117,7 @@ def _opened(view: View, seen: Shown) -> View:
     return replace(_turned(view, "guest"), uuid=uuid) if uuid else view
 
 
-def _moved(view: View, key: str, seen: Shown, rows: int) -> View:
+def _moved(view: TopView, key: str, seen: Shown, rows: int) -> TopView:
     step = MOVES.get(key, 0) + rows * PAGES.get(key, 0)
     if not step and key not in ENDS:
         return view

@@ -14,7 +14,7 @@ from virtstatd.commands.top.lines import (
     styled,
     wrapped,
 )
-from virtstatd.commands.top.state import Known, View
+from virtstatd.commands.top.state import Known, TopView
 from virtstatd.commands.units import seconds_text
 
 
@@ -37,7 +37,7 @@ def moment(text: object) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def finding_lines(document: Known, view: View, width: int, room: int) -> list[FrameLine]:
+def finding_lines(document: Known, view: TopView, width: int, room: int) -> list[FrameLine]:
     """Return the findings in at most half of the room, or all of it where they need no more."""
     found = document.get("findings") or []
     now = str(document.get("time"))
@@ -56,7 +56,7 @@ def finding_lines(document: Known, view: View, width: int, room: int) -> list[Fr
     return [headed(f" What hurts: {shown}", width), *lines]
 
 
-def _well(document: Known, view: View, width: int) -> list[FrameLine]:
+def _well(document: Known, view: TopView, width: int) -> list[FrameLine]:
     if not document:
         return []
     lines: list[FrameLine] = [headed(" What hurts", width)]
@@ -70,7 +70,7 @@ def _well(document: Known, view: View, width: int) -> list[FrameLine]:
     return lines
 
 
-def _block(finding: Known, now: str, view: View, width: int, *, cursor: bool) -> list[FrameLine]:
+def _block(finding: Known, now: str, view: TopView, width: int, *, cursor: bool) -> list[FrameLine]:
     """Return a finding: one line, or all of its text and its advice where the cursor is on it."""
     severity = str(finding.get("severity"))
     since = seconds_text(lasted(finding, now))

@@ -17,7 +17,7 @@ from virtstatd.commands.top.frame import frame, table_rows
 from virtstatd.commands.top.keys import pressed
 from virtstatd.commands.top.lines import FrameLine, Style
 from virtstatd.commands.top.source import Answers, Needed, looked, wanted
-from virtstatd.commands.top.state import Shown, View
+from virtstatd.commands.top.state import Shown, TopView
 
 
 PAIRS: Final[dict[Style, int]] = {"good": 1, "warning": 2, "critical": 3}
@@ -65,7 +65,7 @@ class Looker:
                 pass
 
 
-def show(source: Answers, view: View, seconds: float) -> None:
+def show(source: Answers, view: TopView, seconds: float) -> None:
     """Show the host until someone quits; the terminal is restored whatever happens."""
     locale.setlocale(locale.LC_ALL, "")
     with _signals() as woken, _drawing() as window:
@@ -74,7 +74,7 @@ def show(source: Answers, view: View, seconds: float) -> None:
         looker.close()
 
 
-def _loop(window: curses.window, looker: Looker, view: View, woken: int) -> None:
+def _loop(window: curses.window, looker: Looker, view: TopView, woken: int) -> None:
     styles = _styles()
     started = False
     while True:
@@ -208,7 +208,7 @@ def _signals() -> Iterator[_Woken]:
         woken.close()
 
 
-def print_frame(seen: Shown, view: View, width: int, height: int) -> str:
+def print_frame(seen: Shown, view: TopView, width: int, height: int) -> str:
     """Return a frame as plain text, without the blanks at its ends and the line of keys."""
     lines = frame(seen, view, width, height)[:-1]
     text = ["".join(part for part, _ in line).rstrip() for line in lines]

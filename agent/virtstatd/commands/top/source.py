@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from virtstatd.commands.api import ApiError
-from virtstatd.commands.top.state import Screen, Shown, View, remembered
+from virtstatd.commands.top.state import Screen, Shown, TopView, remembered
 from virtstatd.commands.top.table import fitting
 
 
@@ -26,7 +26,7 @@ class Needed:
     uuid: str = ""
 
 
-def wanted(view: View, width: int, rows: int) -> Needed:
+def wanted(view: TopView, width: int, rows: int) -> Needed:
     """Return what a screen of that size needs; `rows` is how many guests fit."""
     first = view.first if view.screen == "guests" else 0
     columns = tuple(dict.fromkeys((*ALWAYS, *(each.id for each, _ in fitting(width)))))

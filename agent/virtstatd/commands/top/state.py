@@ -16,7 +16,7 @@ TRAIL: Final = 240
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TopView:
     """
     What is looked at: never changed, each key makes a new one.
 

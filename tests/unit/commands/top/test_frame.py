@@ -11,7 +11,7 @@ from support.documents import HOSTILE
 from virtstatd.commands.cells import cells
 from virtstatd.commands.top.frame import frame, table_rows
 from virtstatd.commands.top.lines import FrameLine, sparkline, wrapped
-from virtstatd.commands.top.state import Screen, Shown, Trails, View, remembered
+from virtstatd.commands.top.state import Screen, Shown, TopView, Trails, remembered
 from virtstatd.commands.top.table import COLUMNS, fitting
 
 
@@ -51,7 +51,7 @@ def seen(count: int, **more: Any) -> Shown:
 def test_a_frame_fits_its_screen(screen: Screen, width: int, height: int, count: int):
     """A frame has the screen's lines, none longer than its width, whatever there is to show."""
     for known in (seen(count), Shown(where="x"), Shown(where="x", fault="no answer " * 30)):
-        lines = frame(known, View(screen=screen, cursor=5), width, height)
+        lines = frame(known, TopView(screen=screen, cursor=5), width, height)
 
         assert len(lines) == height
         assert all(sum(cells(part) for part, _ in line) <= width for line in lines)
@@ -75,7 +75,7 @@ def test_hostile_names_stay_in_their_cells(screen: Screen, ascii_only: bool):
                 guest=documents.guest(row, found),
                 agent=documents.agent(),
             )
-            frames.append(frame(known, View(screen=screen, ascii_only=ascii_only), 100, 60))
+            frames.append(frame(known, TopView(screen=screen, ascii_only=ascii_only), 100, 60))
         for line in frames[0]:
             shown = "".join(part for part, _ in line)
             assert shown.isprintable()
@@ -88,7 +88,7 @@ def test_hostile_names_stay_in_their_cells(screen: Screen, ascii_only: bool):
 
 def test_what_hurts_comes_first():
     """The first screen begins with the host's state and the worst finding, with its advice."""
-    lines = text(frame(seen(12), View(), 80, 24))
+    lines = text(frame(seen(12), TopView(), 80, 24))
 
     assert lines[0].startswith(" hyper1  !! 1 critical, ! 1 warning  12 running  libvirt up")
     assert lines[3] == " What hurts: 1 of 2"
@@ -104,7 +104,7 @@ def test_every_advice_can_be_reached():
     found = [documents.finding(row, advice=f"advice for {row['name']}") for row in rows]
     known = seen(50, findings=documents.findings(*found))
     for cursor in (0, 7, 49):
-        shown = "\n".join(text(frame(known, View(cursor=cursor), 80, 24)))
+        shown = "\n".join(text(frame(known, TopView(cursor=cursor), 80, 24)))
         assert f"advice for guest-{cursor:04d}" in shown
         assert f"What hurts: {cursor + 1} of 50" in shown
 
@@ -113,7 +113,7 @@ def test_nothing_hurts_is_said():
     """A host that is well says so, and what has ended not long ago."""
     past = documents.finding(documents.guest_row(1), until="2026-11-26T11:58:00.000Z")
     known = seen(2, findings=documents.findings(recent=(past,)))
-    lines = text(frame(known, View(), 100, 24))
+    lines = text(frame(known, TopView(), 100, 24))
 
     assert "nothing hurts" in lines[0]
     assert lines[4] == " Nothing hurts now."
@@ -122,7 +122,7 @@ def test_nothing_hurts_is_said():
 
 def test_severity_and_state_need_no_colour():
     """Marks and letters alone tell what is critical, what is a warning and what is stuck."""
-    lines = text(frame(seen(3), View(screen="guests", cursor=2), 80, 24))
+    lines = text(frame(seen(3), TopView(screen="guests", cursor=2), 80, 24))
 
     assert [line[:4] for line in lines[4:7]] == ["!!X ", " !R ", "  R "]
 
@@ -140,7 +140,7 @@ def test_columns_that_fit_are_whole_and_aligned(width: int):
     if width == 250:
         assert len(columns) == len(COLUMNS)
     if width >= 80:
-        lines = text(frame(seen(5), View(screen="guests", cursor=9), width, 24))
+        lines = text(frame(seen(5), TopView(screen="guests", cursor=9), width, 24))
         assert len({len(line) for line in lines[4:9]}) == 1
 
 
@@ -148,7 +148,7 @@ def test_the_window_shows_the_cursor_and_the_place():
     """The row that the cursor is on is drawn as such, and its place among all is told."""
     rows = [documents.guest_row(index) for index in range(100, 119)]
     known = seen(3, guests={**documents.guests(rows, 1000), "matched": 500}, first=100)
-    view = View(screen="guests", cursor=103, first=100, sort="-steal_ratio", filter="web")
+    view = TopView(screen="guests", cursor=103, first=100, sort="-steal_ratio", filter="web")
     lines = frame(known, view, 80, 24)
 
     assert [line[0][1] for line in lines[4:8]] == ["plain", "plain", "plain", "select"]
@@ -163,7 +163,7 @@ def test_a_guest_has_its_devices_and_its_past():
     guest = documents.guest(row, documents.finding(row))
     for _ in range(5):
         trails = remembered(trails, guest)
-    shown = text(frame(seen(3, guest=guest, trails=trails), View(screen="guest"), 120, 60))
+    shown = text(frame(seen(3, guest=guest, trails=trails), TopView(screen="guest"), 120, 60))
 
     assert any(line.startswith(" 0     50.0%") and "▅▅▅▅▅" in line for line in shown)
     assert any(line.startswith(" vda") and "97.0% " in line and "█████" in line for line in shown)
@@ -174,7 +174,7 @@ def test_a_guest_has_its_devices_and_its_past():
 
 def test_a_fault_is_shown_beside_what_was_known():
     """While the agent does not answer, the last numbers stay, and the bottom line says why."""
-    lines = text(frame(seen(3, fault="no agent answers"), View(), 80, 24))
+    lines = text(frame(seen(3, fault="no agent answers"), TopView(), 80, 24))
 
     assert lines[-1] == " ! no agent answers"
     assert lines[0].startswith(" hyper1")
@@ -182,7 +182,7 @@ def test_a_fault_is_shown_beside_what_was_known():
 
 def test_what_is_typed_is_shown():
     """The filter stands in the bottom line while it is typed."""
-    lines = text(frame(seen(3), View(typed="steal>5\x1b"), 80, 24))
+    lines = text(frame(seen(3), TopView(typed="steal>5\x1b"), 80, 24))
 
     assert lines[-1] == " Filter: steal>5\u00b7_"
 
@@ -190,9 +190,9 @@ def test_what_is_typed_is_shown():
 def test_rows_are_those_of_the_frame():
     """As many guests are asked for as the screen shows."""
     for height in (5, 11, 12, 24, 50):
-        lines = frame(seen(1000), View(screen="guests"), 80, height)
+        lines = frame(seen(1000), TopView(screen="guests"), 80, height)
         shown = [line for line in text(lines) if "guest-" in line]
-        assert len(shown) == table_rows(View(screen="guests"), height)
+        assert len(shown) == table_rows(TopView(screen="guests"), height)
 
 
 def test_bars_are_in_proportion():

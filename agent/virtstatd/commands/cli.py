@@ -18,6 +18,7 @@ from virtstatd import __version__, catalog
 from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
+from virtstatd.commands.status import status
 from virtstatd.commands.top.command import top
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import Fault, noun
@@ -86,6 +87,7 @@ def main() -> None:
         )
 
 
+main.add_command(status)
 main.add_command(top)
 
 

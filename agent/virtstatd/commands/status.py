@@ -27,7 +27,7 @@ MARKS: Final = {"critical": "!!", "warning": " !"}
 StatusDocuments = Mapping[str, Mapping[str, Any]]
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print the documents, with the exit code.")
 def status(endpoint: Endpoint, *, as_json: bool, **_: object) -> None:

@@ -27,7 +27,7 @@ ONCE_HEIGHT: Final = 100_000
 """A page without an end: all guests are printed."""
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @agent_options
 @click.option("--interval", type=click.FloatRange(0.5, 3600), default=1.0, show_default=True)
 @click.option("--sort", default="", help="Column to sort by, `-` before it for the largest first.")

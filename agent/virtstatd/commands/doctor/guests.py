@@ -12,6 +12,7 @@ from typing import Any, Final
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.descriptions.xml import XML_MAX_BYTES
 from virtstatd.commands.doctor.check import Check, named
+from virtstatd.hypervisor.connection import version_text
 from virtstatd.hypervisor.lanes import Session
 
 
@@ -39,7 +40,7 @@ class GuestFacts:
 def facts(session: Session) -> GuestFacts:
     """Read them, on a lane: versions, the active guests and what their XML says of the balloon."""
     connection = session.connection
-    found = GuestFacts(_version(connection.getLibVersion()))
+    found = GuestFacts(version_text(connection.getLibVersion()))
     for domain in connection.listAllDomains(ACTIVE):
         with suppress(Exception):  # it has ended meanwhile
             found.guests.append((domain.UUIDString(), domain.name(), domain.ID()))
@@ -70,10 +71,6 @@ def kvm_statistics(session: Session, uuid: str) -> bool:
         [domain], POLLED["vm"].bit, NOWAIT
     )
     return any(key.startswith("vm.") for _, record in records for key in record)
-
-
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def guest_checks(found: GuestFacts) -> Iterator[Check]:

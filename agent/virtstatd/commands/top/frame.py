@@ -165,7 +165,7 @@ def _guests(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine
 
 
 def _guest(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
-    if not seen.guest:
+    if (seen.guest.get("guest") or {}).get("uuid") != view.uuid:
         return _nothing(seen, view, width)
     return _scrolled(
         guest_lines(seen.guest, seen.trails, width, ascii_only=view.ascii_only), view, room

@@ -95,7 +95,7 @@ class _Guest:
         yield ((name, styled(severity) if severity else "head"),)
         parts = [
             f" {self._neutral(row.get('uuid'))}",
-            f"{count_text(row.get('vcpus'))} vCPUs",
+            f"{row['vcpus']} vCPUs" if row.get("vcpus") else "",
             f"project {self._neutral(row['project'])}" if row.get("project") else "",
             f"partition {self._neutral(row['partition'])}" if row.get("partition") else "",
             f"pid {run['pid']}" if run.get("pid") else "",

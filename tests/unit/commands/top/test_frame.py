@@ -16,6 +16,7 @@ from virtstatd.commands.top.table import COLUMNS, fitting
 
 
 SIZES = [(80, 24), (120, 40), (200, 50), (20, 5), (1, 1), (40, 12)]
+FIRST = documents.guest_row(0)["uuid"]
 SCREENS: tuple[Screen, ...] = ("hurts", "guests", "guest", "agent", "help")
 
 
@@ -51,7 +52,7 @@ def seen(count: int, **more: Any) -> Shown:
 def test_a_frame_fits_its_screen(screen: Screen, width: int, height: int, count: int):
     """A frame has the screen's lines, none longer than its width, whatever there is to show."""
     for known in (seen(count), Shown(where="x"), Shown(where="x", fault="no answer " * 30)):
-        lines = frame(known, TopView(screen=screen, cursor=5), width, height)
+        lines = frame(known, TopView(screen=screen, cursor=5, uuid=FIRST), width, height)
 
         assert len(lines) == height
         assert all(sum(cells(part) for part, _ in line) <= width for line in lines)
@@ -75,7 +76,8 @@ def test_hostile_names_stay_in_their_cells(screen: Screen, ascii_only: bool):
                 guest=documents.guest(row, found),
                 agent=documents.agent(),
             )
-            frames.append(frame(known, TopView(screen=screen, ascii_only=ascii_only), 100, 60))
+            view = TopView(screen=screen, uuid=row["uuid"], ascii_only=ascii_only)
+            frames.append(frame(known, view, 100, 60))
         for line in frames[0]:
             shown = "".join(part for part, _ in line)
             assert shown.isprintable()
@@ -163,13 +165,25 @@ def test_a_guest_has_its_devices_and_its_past():
     guest = documents.guest(row, documents.finding(row))
     for _ in range(5):
         trails = remembered(trails, guest)
-    shown = text(frame(seen(3, guest=guest, trails=trails), TopView(screen="guest"), 120, 60))
+    shown = text(
+        frame(
+            seen(3, guest=guest, trails=trails), TopView(screen="guest", uuid=row["uuid"]), 120, 60
+        )
+    )
 
     assert any(line.startswith(" 0     50.0%") and "▅▅▅▅▅" in line for line in shown)
     assert any(line.startswith(" vda") and "97.0% " in line and "█████" in line for line in shown)
     assert any(line.startswith(" vnet0") and "█████" in line for line in shown)
     assert any("total iops limit 500" in line for line in shown)
     assert any("guest-0001 started" in line for line in shown)
+
+
+def test_another_guest_is_not_shown_for_the_one_that_was_opened():
+    """Until the documents of a guest are there, those of the guest before are not shown."""
+    lines = text(frame(seen(3), TopView(screen="guest", uuid="another"), 80, 24))
+
+    assert not any("guest-0000" in line for line in lines[1:])
+    assert any("Waiting for numbers" in line for line in lines)
 
 
 def test_a_fault_is_shown_beside_what_was_known():

@@ -11,10 +11,12 @@ import pytest
 
 from support.agent import running
 from support.api_stub import api_stub
+from support.certificates import certificate
 from support.command import virtstatd
 from support.documents import HOSTILE
 from support.simulator import simulated
 from support.terminal import terminal
+from virtstatd.serving.passwords import made
 
 
 def test_a_session_at_the_terminal():
@@ -222,3 +224,32 @@ def test_alone_with_a_bad_file(tmp_path: Path):
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"{file}:2: hypervisor.url: unknown option")
+
+
+def test_an_agent_that_wants_a_login_over_tls(tmp_path: Path):
+    """The configuration alone names the agent and its certificate; a token or a user logs in."""
+    files = certificate(tmp_path)
+    secret, password = tmp_path / "token", tmp_path / "password"
+    secret.write_text("t0ken\n")
+    password.write_text("secret\n")
+    more = (
+        f"[web]\ncertificate_file = '{files[0]}'\nkey_file = '{files[1]}'\n"
+        f"token_files = {{ t = '{secret}' }}\nusers = {{ ann = '{made('secret')}' }}\n"
+    )
+    with running(tmp_path, "test:///default", more=more) as agent:
+        agent.wait_for(lambda: agent.events("web.listening"))
+        port = agent.events("web.listening")[0]["port"]
+        file = tmp_path / "virtstatd.toml"
+        file.write_text(file.read_text().replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"'))
+        here = ("--config", str(file))
+        without = virtstatd("status", *here)
+        token = virtstatd("status", *here, "--token-file", str(secret))
+        user = virtstatd("status", *here, "--user", "ann", "--password-file", str(password))
+        address = ("--url", f"https://localhost:{port}", "--token-file", str(secret))
+        strange = virtstatd("status", *address)
+        known = virtstatd("status", *address, "--ca-file", str(files[0]))
+
+    assert (without.returncode, "wants a login" in without.stdout) == (2, True)
+    for done in (token, user, known):
+        assert "  agent    virtstatd " in done.stdout
+    assert (strange.returncode, "--ca-file" in strange.stdout) == (2, True)

@@ -19,6 +19,7 @@ from virtstatd import __version__, catalog
 from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
+from virtstatd.commands.progress import Progress
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
@@ -411,7 +412,10 @@ def drain(path: Path | None, name: str, to: str, seconds: float) -> None:
     config = loaded(path).config
     with logs.opened("warning", config.log.format) as opened:
         try:
-            outlet = on_loop(lambda: drained(config, name, to or name, seconds, opened.log))
+            progress = Progress()
+            outlet = on_loop(
+                lambda: drained(config, name, to or name, seconds, opened.log, progress)
+            )
         except StartError as error:
             fail(str(error), 1)
     lost = sum(each.samples for each in (*outlet.lost.values(), *outlet.dropped.values()))

@@ -13,6 +13,7 @@ import uvloop
 
 from virtstatd.commands.doctor.check import Check, check_lines
 from virtstatd.commands.doctor.run import all_checks
+from virtstatd.commands.progress import Progress
 from virtstatd.config.file import DEFAULT_FILE
 from virtstatd.runtime import logs
 
@@ -32,20 +33,15 @@ def doctor(path: Path | None, *, as_json: bool) -> None:
     Everything is read, nothing is changed; destinations are connected to and sent nothing. Exits
     with 1 if something is missing.
     """
-    tells = sys.stderr.isatty() and not as_json
+    progress = Progress(wanted=not as_json)
     found: list[Check] = []
-
-    def progress(what: str) -> None:
-        if tells:
-            click.echo(f"\r\x1b[K... {what}", nl=False, err=True)
 
     async def run() -> None:
         with logs.opened("error", "auto") as opened:
-            async for check in all_checks(path, opened.log, progress):
+            async for check in all_checks(path, opened.log, progress.say):
                 found.append(check)
                 if not as_json:
-                    if tells:
-                        click.echo("\r\x1b[K", nl=False, err=True)
+                    progress.clear()
                     click.echo("\n".join(check_lines(check)))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -28,11 +28,11 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.here import found_here, is_virtstatd
 
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 async def all_checks(
-    path: Path | None, log: FilteringBoundLogger, progress: Progress
+    path: Path | None, log: FilteringBoundLogger, progress: Say
 ) -> AsyncIterator[Check]:
     """Yield every result; `progress` gets what is looked at next."""
     events_on(asyncio.get_running_loop())

@@ -22,8 +22,9 @@ from virtstatd.pipeline.one_source import OneSource
 from virtstatd.runtime.waiting import until_stopped
 from virtstatd.service.collecting import collecting
 from virtstatd.service.watching import Watching
+from virtstatd.serving.api import Api
 from virtstatd.serving.http import Request
-from virtstatd.serving.routes import Routes, found
+from virtstatd.serving.routes import Route, found
 
 
 ANSWER_SECONDS: Final = 10.0
@@ -46,7 +47,7 @@ class Alone:
         self._config = config
         self._log = log
         self._once = once
-        self._routes = Routes()
+        self._routes: list[Route] = []
         self._ready: Future[asyncio.AbstractEventLoop] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="collectors", daemon=True)
@@ -73,7 +74,7 @@ class Alone:
         self._thread.join(ENDING_SECONDS)
 
     async def _answer(self, request: Request) -> dict[str, Any]:
-        route = found(self._routes.at(""), request.path)
+        route = found(self._routes, request.path)
         if route is None:
             return {"error": f"{request.path} is not known"}
         response = await route.respond(request)
@@ -93,7 +94,8 @@ class Alone:
     async def _collect(self) -> None:
         loop, stop = asyncio.get_running_loop(), self._stop
         events_on(loop)
-        watching = Watching(self._config, (), self._log, self._routes)
+        watching = Watching(self._config, (), self._log, ())
+        self._routes += Api(watching.insight, self._config.web.viewers).routes()
         emit = OneSource([watching.insight.put], self._log)
         up = Up(up=self._once)
         async with (

@@ -47,7 +47,7 @@ def test_what_is_missing_has_a_fix(tmp_path: Path):
 
 
 def test_a_bad_file_hides_nothing_else(tmp_path: Path):
-    """The first fault is told, and the rest is checked with the defaults."""
+    """The first fault is reported, and the rest is checked with the defaults."""
     file = tmp_path / "virtstatd.toml"
     file.write_text("[hypervisor]\nurl = 'x'\n")
     done = virtstatd("doctor", "--config", str(file))

@@ -19,8 +19,8 @@ from support.terminal import terminal
 from virtstatd.serving.passwords import made
 
 
-def test_a_session_at_the_terminal():
-    """Someone sorts, filters, opens a guest, reads on in a larger window, and quits."""
+def test_sorting_filtering_and_opening():
+    """Guests are sorted, filtered and opened, the window grows, and a key quits."""
     with api_stub(200) as stub, terminal("top", "--url", stub.url) as top:
         top.shows("What hurts: 1 of 2")
         top.shows("!! critical  5min  guest-0002 does not answer")
@@ -59,7 +59,7 @@ def test_a_session_at_the_terminal():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_killed_one_restores_the_terminal(number: signal.Signals):
-    """Whoever ends it by a signal has a terminal that echoes, with its cursor."""
+    """After a signal the terminal echoes again and shows its cursor."""
     with api_stub() as stub, terminal("top", "--url", stub.url) as top:
         top.shows("q quit")
         assert not top.restored()
@@ -217,7 +217,7 @@ def test_alone_where_no_agent_runs(tmp_path: Path):
 
 
 def test_alone_with_a_bad_file(tmp_path: Path):
-    """Faults of the configuration are told as `check` tells them."""
+    """Faults of the configuration are reported as by `check`."""
     file = tmp_path / "virtstatd.toml"
     file.write_text("[hypervisor]\nurl = 'x'\n")
     done = virtstatd("top", "--alone", "--config", str(file), "--once")

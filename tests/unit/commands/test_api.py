@@ -114,7 +114,7 @@ def test_a_refusal_says_what_to_do(status: int, body: str, said: str):
 
 
 def test_no_agent_is_one_sentence():
-    """Where nothing listens the reason and the fix are told."""
+    """Where nothing listens the reason and the fix are reported."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         api = AgentApi(Endpoint(f"http://127.0.0.1:{sock.getsockname()[1]}"))

@@ -109,10 +109,10 @@ def _group(number: int) -> str:
 def kernel_checks(
     proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[Check]:
-    """Yield what the kernel shows to anybody here, without a guest."""
-    reason, mend = Bars(proc).explained("processes", "")
+    """Yield what the kernel shows here, without a guest."""
+    reason, fix = Bars(proc).explained("processes", "")
     if reason:
-        yield Check("/proc", "missing", reason, mend)
+        yield Check("/proc", "missing", reason, fix)
     else:
         yield Check("/proc", "ok", "processes of other users are visible")
     hierarchies = Hierarchies(root, proc)

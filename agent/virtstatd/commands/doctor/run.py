@@ -148,8 +148,8 @@ async def _kernel(kernel: KernelCollector) -> AsyncIterator[Check]:
 
     second = await asyncio.to_thread(look)
     for what, reason in sorted(second.blind.items()):
-        why, mend = survey.bars.explained(what, reason)
-        yield Check(what, "missing", why, mend)
+        why, fix = survey.bars.explained(what, reason)
+        yield Check(what, "missing", why, fix)
     if second.lost:
         text = f"not found in the kernel: {named(device for _, device in second.lost)}"
         yield Check("interfaces", "missing", text, "virsh detach-interface, and attach it again")

@@ -63,7 +63,7 @@ SINKS = parse_config(
     ],
 )
 def test_each_sink_has_a_result(error: Exception | None, state: str, said: str):
-    """Every destination is tried by itself; what fails is told with its reason."""
+    """Every destination is tried by itself; what fails is reported with its reason."""
 
     def tried(place: Destination) -> None:
         if error is not None and place.port == 1:

@@ -95,7 +95,7 @@ def test_guests_are_told_apart():
 
 
 def test_a_guest_without_a_period_has_a_command():
-    """The names are told, and one command sets the period of all, by their UUIDs."""
+    """The names are listed, and one command sets the period of all, by their UUIDs."""
     found = read(Guest("a;rm -rf $x", domain("kvm", SILENT)), Guest("b", domain("qemu", NONE)))
     checks = list(guest_checks(found))
 

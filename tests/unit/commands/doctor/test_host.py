@@ -75,7 +75,7 @@ def test_the_socket_and_who_may_use_it(tmp_path: Path):
 
 
 def test_who_looks_is_said():
-    """Root is told that the service's user sees less, anyone else its groups."""
+    """For root the result says that the service's user sees less, for others their groups."""
     check = user_check()
 
     assert ("root" in check.text) is (os.geteuid() == 0)
@@ -114,7 +114,7 @@ def test_a_kernel_that_hides(tmp_path: Path):
 
 
 def test_cgroups_of_both_versions(tmp_path: Path):
-    """A hybrid host is told as one."""
+    """A hybrid host is reported as one."""
     (tmp_path / "cgroup/cpu").mkdir(parents=True)
     assert kernel(tmp_path, "rw")["cgroups"].text == "version 1"
     (tmp_path / "cgroup/unified").mkdir()
@@ -130,6 +130,6 @@ def test_hostile_names_stay_in_their_line(name: str):
 
 
 def test_many_names_are_counted():
-    """The first names are told, and how many there are beside them."""
+    """The first names are listed, and how many there are beside them."""
     assert named(["b", "a"]) == "a, b"
     assert named(map(str, range(10, 20))) == "10, 11, 12, 13, 14 and 5 more"

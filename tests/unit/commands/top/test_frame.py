@@ -147,7 +147,7 @@ def test_columns_that_fit_are_whole_and_aligned(width: int):
 
 
 def test_the_window_shows_the_cursor_and_the_place():
-    """The row that the cursor is on is drawn as such, and its place among all is told."""
+    """The row that the cursor is on is drawn as such, and its place among all is shown."""
     rows = [documents.guest_row(index) for index in range(100, 119)]
     known = seen(3, guests={**documents.guests(rows, 1000), "matched": 500}, first=100)
     view = TopView(screen="guests", cursor=103, first=100, sort="-steal_ratio", filter="web")

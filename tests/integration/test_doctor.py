@@ -22,7 +22,7 @@ def test_a_host_where_all_is_seen(tmp_path: Path):
 
     assert done.stderr == ""
     assert f"answers at http://{address}" in done.stdout
-    assert "3 guests run" in done.stdout
+    assert "active guests: 3" in done.stdout
     assert "has no error" in done.stdout
     states = {each["state"] for each in json.loads(as_json.stdout)}
     assert done.returncode == as_json.returncode == ("missing" in states)

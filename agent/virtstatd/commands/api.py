@@ -21,7 +21,7 @@ SECONDS: Final = 5.0
 
 MAX_BYTES: Final = 64 << 20
 UNIX: Final = "unix:"
-START: Final = "start it with `systemctl start virtstatd`, or use --alone"
+START: Final = "start it with `systemctl start virtstatd`"
 
 
 class ApiError(Exception):

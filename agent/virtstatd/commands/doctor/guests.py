@@ -81,7 +81,7 @@ def guest_checks(found: GuestFacts) -> Iterator[Check]:
         return
     if found.no_period:
         who = f"{len(found.no_period)} of {count} guests: {named(found.no_period)}"
-        text = f"no statistics period, so that memory is not known from within, of {who}"
+        text = f"no statistics period, so that used memory is not known, in {who}"
         yield Check("balloon", "missing", text, PERIOD)
     elif len(found.no_balloon) < count:
         yield Check("balloon", "ok", "every guest with a balloon reports its memory")

@@ -116,7 +116,7 @@ async def _libvirt(config: Config, left: Collecting, uri: str) -> AsyncIterator[
         text, _, fix = str(error).partition("; ")
         yield Check("libvirt", "missing", f"{uri}: {text}", fix or "look at libvirt's own log")
         return
-    yield Check("libvirt", "ok", f"{found.version} at {uri}, {len(found.guests)} guests run")
+    yield Check("libvirt", "ok", f"{found.version} at {uri}, active guests: {len(found.guests)}")
     for check in guest_checks(found):
         yield check
     if found.kvm:

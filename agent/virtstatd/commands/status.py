@@ -13,7 +13,7 @@ import click
 from virtstatd.commands.api import AgentApi, ApiError, Endpoint, Unreachable
 from virtstatd.commands.cells import neutral
 from virtstatd.commands.options import agent_options
-from virtstatd.commands.units import bytes_text, count_text, ratio_text, seconds_text
+from virtstatd.commands.units import any_text, bytes_text, count_text, ratio_text, seconds_text
 
 
 WELL, HURTS, CRITICAL = 0, 1, 2
@@ -130,7 +130,7 @@ def _libvirt(host: Mapping[str, Any]) -> str:
 
 def _guests(host: Mapping[str, Any]) -> str:
     guests = host.get("guests") or {}
-    parts = [f"{count_text(guests.get('running'))} running"]
+    parts = [f"{any_text(guests.get('running'))} running"]
     parts += [f"{guests[each]} {each}" for each in ("paused", "stopped") if guests.get(each)]
     if guests.get("stuck"):
         parts.append(f"{guests['stuck']} STUCK")

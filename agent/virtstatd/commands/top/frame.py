@@ -20,7 +20,14 @@ from virtstatd.commands.top.lines import (
 from virtstatd.commands.top.problems import finding_lines
 from virtstatd.commands.top.state import Known, Shown, TopView
 from virtstatd.commands.top.table import heading, row
-from virtstatd.commands.units import bytes_text, count_text, rate_text, ratio_text, seconds_text
+from virtstatd.commands.units import (
+    any_text,
+    bytes_text,
+    count_text,
+    rate_text,
+    ratio_text,
+    seconds_text,
+)
 
 
 SUMMARY_HEIGHT: Final = 12
@@ -75,7 +82,7 @@ def _title(seen: Shown, view: TopView, width: int) -> FrameLine:
         f" {host.get('host')}",
         *(["PAUSED"] if view.paused else []),
         _counted(found),
-        f"{count_text(guests.get('running'))} running",
+        f"{any_text(guests.get('running'))} running",
         *(
             f"{guests[each]} {each.upper() if each == 'stuck' else each}"
             for each in ("stuck", "paused", "stopped")

@@ -100,6 +100,11 @@ def test_what_hurts_comes_first():
     assert lines[9].startswith("!!X guest-0000")
 
 
+def test_guests_are_counted_exactly():
+    """The number of guests is no rounded one, however many there are."""
+    assert "  1234 running  " in text(frame(seen(1234), TopView(), 80, 24))[0]
+
+
 def test_every_advice_can_be_reached():
     """The finding that the cursor is on is shown whole, however many there are and how small."""
     rows = [documents.guest_row(index) for index in range(50)]

@@ -15,7 +15,13 @@ BIN := $(VENV)/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
 PAGE := http://127.0.0.1:9766/metrics
 ETC := /etc/virtstatd
-UNIT := /etc/systemd/system/virtstatd.service
+UNITS := /etc/systemd/system
+UNIT_FILES := $(notdir $(wildcard systemd/*.service systemd/*.socket))
+define INSTALL_UNITS
+	for unit in $(UNIT_FILES); do
+		sed 's#/opt/virtstatd#$(PREFIX)#g' "systemd/$$unit" | $(SUDO) install -m 644 /dev/stdin "$(UNITS)/$$unit"
+	done
+endef
 COMMAND := /usr/local/bin/virtstatd
 
 # libvirt-python has no wheels: it is compiled against the host's own libvirt.
@@ -97,25 +103,39 @@ types: $(VENV)/dev.stamp  ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: install
-install: install-packages  ## install the service: PREFIX=/opt/virtstatd, its unit and its configuration
+install:  ## install the service: PREFIX=/opt/virtstatd, its units and its configuration
 	@umask 022
-	echo 'Installing into $(PREFIX)'
+	echo '1/4 Debian packages: a compiler and the headers of libvirt, where they are missing'
+	.ci/packages $(RUN_PACKAGES) $(INSTALL_PACKAGES)
+	echo '2/4 The program, into $(PREFIX): libvirt-python is compiled, which takes a minute'
 	$(SUDO) $(PYTHON) -m venv '$(PREFIX)'
 	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
+	echo '3/4 The configuration, into $(ETC): one that is there stays'
 	$(SUDO) install -d -m 755 $(ETC)
 	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
 	$(SUDO) ln -sfn '$(PREFIX)/bin/virtstatd' $(COMMAND)
-	sed 's#/opt/virtstatd#$(PREFIX)#g' systemd/virtstatd.service | $(SUDO) install -m 644 /dev/stdin $(UNIT)
+	echo '4/4 The units, into $(UNITS): $(UNIT_FILES)'
+	$(INSTALL_UNITS)
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
-	echo 'Installed; configuration: $(ETC)/virtstatd.toml; start: systemctl enable --now virtstatd'
+	echo 'Installed. Next:'
+	echo '    virtstatd doctor                    what the agent can see here, and how to let it see more'
+	echo '    systemctl enable --now virtstatd    start it, now and with the host'
+	echo '    virtstatd status, virtstatd top     what runs and what hurts'
+
+.PHONY: install-units
+install-units:
+	@$(INSTALL_UNITS)
 
 .PHONY: uninstall
 uninstall:  ## remove the service; its configuration stays
-	@if [[ -d /run/systemd/system && -e $(UNIT) ]]; then
-		$(SUDO) systemctl disable --now virtstatd
-		$(SUDO) systemctl reset-failed virtstatd 2>/dev/null || true
-	fi
-	$(SUDO) rm -rf $(UNIT) $(COMMAND) '$(PREFIX)'
+	@for unit in $(UNIT_FILES); do
+		if [[ -d /run/systemd/system && -e $(UNITS)/$$unit ]]; then
+			$(SUDO) systemctl disable --now "$$unit"
+			$(SUDO) systemctl reset-failed "$$unit" 2>/dev/null || true
+		fi
+		$(SUDO) rm -f "$(UNITS)/$$unit"
+	done
+	$(SUDO) rm -rf $(COMMAND) '$(PREFIX)'
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
 
 .PHONY: clean
@@ -124,11 +144,9 @@ clean:  ## remove what the commands above have made in this folder
 	made+=($$(find agent tests -name __pycache__))
 	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
 
-.PHONY: run-packages test-packages matrix-packages install-packages
+.PHONY: run-packages test-packages matrix-packages
 run-packages:
 	@.ci/packages $(RUN_PACKAGES)
-install-packages: run-packages
-	@.ci/packages $(INSTALL_PACKAGES)
 test-packages: run-packages
 	@.ci/packages $(TEST_PACKAGES)
 matrix-packages: run-packages

@@ -356,3 +356,19 @@ def test_events_are_explained():
     assert virtstatd("events").stdout.count("\n") > 60
     none = virtstatd("events", "zzz")
     assert (none.returncode, none.stderr) == (1, "no event has 'zzz' in its name\n")
+
+
+def test_a_start_says_what_was_found(tmp_path: Path):
+    """The log of a start has libvirt, guests, sources, sinks and the page, and what is next."""
+    with running(tmp_path, "test:///default") as agent:
+        agent.wait_for(lambda: agent.events("agent.found"))
+        (found,) = agent.events("agent.found")
+
+        assert found["guests"] == 1
+        assert str(found["libvirt"]).count(".") == 2
+        assert found["sinks"] == ["prometheus"]
+        assert found["page"] == f"{agent.address}/"
+        assert found["missing"] == [
+            "numbers of the kernel: the driver test has no processes that could be read"
+        ]
+        assert str(found["next"]).startswith("virtstatd doctor")

@@ -9,6 +9,7 @@ from pathlib import Path
 from support.agent import Agent
 from support.command import virtstatd
 from support.http_stub import answering
+from support.terminal import terminal
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.testing import make_batch
 
@@ -126,3 +127,14 @@ def test_what_cannot_be_drained_stays(tmp_path: Path):
     assert f"{BATCHES} batches are left" in done.stderr
     listed = virtstatd("spool", "list", "--config", file)
     assert listed.stdout.startswith(f"first: {BATCHES} batches of ")
+
+
+async def test_a_drain_says_how_far_it_is(tmp_path: Path):
+    """At a terminal the batches that were sent and that wait are counted while it lasts."""
+    filled(tmp_path, "first")
+    async with answering() as stub:
+        file = configured(tmp_path, stub.url)
+        with terminal("spool", "drain", "--config", file, "first", "--to", "second") as drain:
+            assert await asyncio.to_thread(drain.ended) == 0
+    assert b" batches sent, " in drain.drawn
+    assert drain.lines[0].startswith(f"{BATCHES} batches of ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -18,6 +19,7 @@ from virtstatd import __version__, catalog
 from virtstatd.catalog import profiles
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
+from virtstatd.commands.progress import Progress
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
 from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
@@ -56,8 +58,27 @@ config_option = click.option(
 )
 
 
+LOADED_LATER = {
+    "doctor": "virtstatd.commands.doctor.command",
+    "status": "virtstatd.commands.status",
+    "top": "virtstatd.commands.top.command",
+}
+"""Commands by the module that has them under their name: the service does without it."""
+
+
 class Commands(click.Group):
     """Reports in one line that output cannot be written; click handles a closed pipe."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *LOADED_LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None if there is none of that name."""
+        if module := LOADED_LATER.get(cmd_name):
+            command: click.Command = getattr(importlib.import_module(module), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -391,7 +412,10 @@ def drain(path: Path | None, name: str, to: str, seconds: float) -> None:
     config = loaded(path).config
     with logs.opened("warning", config.log.format) as opened:
         try:
-            outlet = on_loop(lambda: drained(config, name, to or name, seconds, opened.log))
+            progress = Progress()
+            outlet = on_loop(
+                lambda: drained(config, name, to or name, seconds, opened.log, progress)
+            )
         except StartError as error:
             fail(str(error), 1)
     lost = sum(each.samples for each in (*outlet.lost.values(), *outlet.dropped.values()))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.commands.progress import Progress
 from virtstatd.config.file import Config
 from virtstatd.errors import StartError
 from virtstatd.pipeline.outlet import Outlet
@@ -55,7 +56,12 @@ def removed(config: Config, name: str) -> str:
 
 
 async def drained(
-    config: Config, name: str, to: str, seconds: float, log: FilteringBoundLogger
+    config: Config,
+    name: str,
+    to: str,
+    seconds: float,
+    log: FilteringBoundLogger,
+    progress: Progress,
 ) -> Outlet:
     """Send what waits in a spool through a sink of the configuration, and return its outlet."""
     backlog = _found(config, name)
@@ -73,8 +79,11 @@ async def drained(
         async with draining([outlet], 1.0):
             until = time.monotonic() + seconds
             # a person waits, and nothing else runs
-            while time.monotonic() < until and not _over(outlet):  # noqa: ASYNC110
+            while time.monotonic() < until and not _over(outlet):
+                sent, left = outlet.delivered.batches, outlet.waiting.batches
+                progress.say(f"{sent} batches sent, {left} wait")
                 await asyncio.sleep(TURN_SECONDS)
+    progress.clear()
     return outlet
 
 

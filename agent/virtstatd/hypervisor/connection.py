@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -72,6 +73,8 @@ class Connection:
         self._log = log
         self._up = up
         self._failing = False
+        self.version = ""
+        """Libvirt's, as of the last connection; empty where it does not say."""
         self.connects = 0
         self.disconnects = 0
         self.events: Counter[str] = Counter()
@@ -143,6 +146,8 @@ class Connection:
             known = (domain.UUIDString(), domain.name(), domain.ID())
             loop.call_soon_threadsafe(self._happened, name, known, values)
 
+        with suppress(libvirt.libvirtError):
+            self.version = version_text(connection.getLibVersion())
         for number, name in EVENTS.items():
             try:
                 handle = connection.domainEventRegisterAny(None, number, happened, name)
@@ -186,6 +191,11 @@ class Connection:
         elif not self._failing:
             self._log.warning("libvirt.lost" if self._up else "libvirt.unreachable", reason=reason)
         self._failing = not up
+
+
+def version_text(number: int) -> str:
+    """Return a version as people write it: `9.0.0` of 9000000."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

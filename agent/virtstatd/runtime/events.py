@@ -18,6 +18,11 @@ class Event:
 
 
 EVENTS: Final[dict[str, Event]] = {
+    "agent.found": Event(
+        "info",
+        "What was found at a start: libvirt, guests, sources, sinks, page; what is `missing`.",
+        "Do what `next` says.",
+    ),
     "agent.refused": Event(
         "error",
         "The agent cannot start; `reason` says why.",

@@ -25,6 +25,7 @@ from virtstatd.runtime.logs import Logs
 from virtstatd.runtime.loop_lag import LoopLag
 from virtstatd.runtime.waiting import first_of, until_stopped
 from virtstatd.service.collecting import Collecting, collecting
+from virtstatd.service.first_words import report_found
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.reload import Ended, RunControl
@@ -54,13 +55,11 @@ async def serve(
 
     `history` is that of the run before a reload. Raises `StartError` if a sink cannot work here.
     """
-    log = logs.log
-    config = running.config
+    log, config = logs.log, running.config
     control = RunControl(running, signals, log, notify)
     stop = control.stop
     events = events_on(asyncio.get_running_loop())
-    lag = LoopLag()
-    up = Up()
+    lag, up = LoopLag(), Up()
     drain_seconds = max(0.5, config.agent.drain_seconds - CLOSE_SECONDS)
     notify.watchdog()  # the last run's was a while ago
     async with AsyncExitStack() as sinks:
@@ -107,7 +106,10 @@ async def serve(
                 tasks.create_task(until_stopped(collector, stop), name=f"collector {each.name}")
             watch.started(outlets, left)
             notify.ready()
-            log.info("agent.started", sinks=[outlet.name for outlet in outlets])
+            names = [outlet.name for outlet in outlets]
+            found = report_found(left, up, names, web.page, log, stop)
+            tasks.create_task(found, name="first words")
+            log.info("agent.started", sinks=names)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()

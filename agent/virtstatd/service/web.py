@@ -29,6 +29,9 @@ from virtstatd.serving.site import Site
 UNIT: Final = "web"
 """Name of the socket that systemd hands over, for the address of the table `[web]`."""
 
+OWN: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, not bound
+"""Where this host finds itself behind an address that is every one."""
+
 EXPOSED: Final = (
     "other machines reach it and nobody has to log in, so that metrics and health alone are shown;"
     " add web.users, or web.open = true"
@@ -42,6 +45,8 @@ class Web:
         options = config.web
         self.routes = Routes()
         self.ready = False
+        self.page = ""
+        """Where a browser on this host finds the address of the table `[web]`, once it listens."""
         self._places = config.places
         self._options = options
         self._log = log
@@ -121,6 +126,9 @@ class Web:
         host, port = (*sock.getsockname(), 0)[:2] if sock.family != socket.AF_UNIX else ("", 0)
         paths = [route.path for route in routes if not route.private]
         tls = now.tls is not None
+        if place.main and host:
+            shown = OWN.get(host, f"[{host}]" if ":" in host else host)
+            self.page = f"{'https' if tls else 'http'}://{shown}:{port}/"
         self._log.info("web.listening", host=host, port=port, paths=paths, tls=tls)
         if exposed(self._options, now, reached=reached):
             self._log.warning("web.exposed", host=host, port=port)

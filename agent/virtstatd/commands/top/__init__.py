@@ -1,0 +1,1 @@
+"""`virtstatd top`: the host and its guests in a terminal."""

@@ -130,24 +130,33 @@ class MadeUpHost:
         return self.versioned(document)
 
     def partitions(self) -> list[Document]:
-        """Return a tree of four partitions."""
-        tree = [("/machine", 0), ("/machine/gold", 1), ("/machine/silver", 1), ("/machine/lab", 1)]
-        return [
-            {
-                "path": path,
-                "depth": depth,
-                "guests": self.count // (1 + 2 * depth),
-                "cpu_ratio": self.wave(index) * 0.6,
-                "cpu_limit_ratio": 0.5 if index > 1 else None,
-                "throttled_ratio": self.wave(index) * 0.2 if index > 1 else None,
-                "memory_bytes": int(self.wave(index) * 90 * GIB),
-                "memory_limit_bytes": 128 * GIB if index > 1 else None,
-                "pressure_cpu": self.wave(index) * 0.1,
-                "pressure_io": self.wave(index + 1) * 0.1,
-                "pressure_memory": None,
-            }
-            for index, (path, depth) in enumerate(tree if self.count else [])
+        """Return a tree of four partitions, the first one the sum of the others."""
+        if not self.count:
+            return []
+        inner = [
+            self.partition(index, name) for index, name in enumerate(("gold", "silver", "lab"))
         ]
+        sums = {
+            key: sum(each[key] for each in inner) for key in ("guests", "cpu_ratio", "memory_bytes")
+        }
+        limits = {"cpu_limit_ratio": None, "throttled_ratio": None, "memory_limit_bytes": None}
+        return [{**inner[0], "path": "/machine", "depth": 0, **limits, **sums}, *inner]
+
+    def partition(self, index: int, name: str) -> Document:
+        """Return a partition, with limits unless it is the first."""
+        return {
+            "path": f"/machine/{name}",
+            "depth": 1,
+            "guests": len(range(index, self.count, 3)),
+            "cpu_ratio": self.wave(index) * 0.25,
+            "cpu_limit_ratio": 0.3 if index else None,
+            "throttled_ratio": self.wave(index) * 0.1 if index else None,
+            "memory_bytes": int(self.wave(index) * 90 * GIB),
+            "memory_limit_bytes": 96 * GIB if index else None,
+            "pressure_cpu": self.wave(index) * 0.1,
+            "pressure_io": self.wave(index + 1) * 0.1,
+            "pressure_memory": 0.0,
+        }
 
     def row(self, index: int) -> Document:
         """Return the row of a guest."""
@@ -288,7 +297,7 @@ class MadeUpHost:
     def disk(self, device: str, wave: float, known: int | None) -> Document:
         """Return a disk, with limits and a histogram where it is the first."""
         first = device == "vda"
-        counts = (3, 41, 260, 1800, 5200, 930, 44, 2)
+        counts = (3, 44, 304, 2104, 7304, 8234, 8278, 8280)
         edges = (0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, None)
         bars = [{"le": le, "count": count} for le, count in zip(edges, counts, strict=True)]
         return {
@@ -466,8 +475,9 @@ class MadeUpApi:
                     yield event("guests", {**shown, **changed, "rows": rows})
                 elif query["view"] == "guest":
                     index = self._index(query["uuid"])
-                    if index is not None:
-                        yield event("guest", host.guest(index))
+                    yield event(
+                        "guest", host.guest(index) if index is not None else {"guest": None}
+                    )
                 elif query["view"] == "agent":
                     yield event("agent", host.agent())
                 await host.moved()

@@ -48,7 +48,7 @@ const TIERS = [
   },
   { title: "Last poll", unit: "age", cell: (row) => (row.age_seconds === null ? formatted(null) : `${formatted(row.age_seconds, "age")} ago`) },
   { title: "Polls", id: "polls", unit: "count" },
-  { title: "Skipped", unit: "count", cell: some("skipped") },
+  { title: "Skipped", id: "skipped", unit: "count" },
   { title: "Guests missing", unit: "count", cell: some("missing") },
   { title: "Guests partial", unit: "count", cell: some("partial") },
 ];

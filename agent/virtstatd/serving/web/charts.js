@@ -5,6 +5,7 @@ import { clock, formatted, NONE } from "./format.js";
 
 const { uPlot } = window;
 const TABLE_ROWS = 12;
+const LEAST_SECONDS = 120; // of the axis, when the agent has just begun
 const sync = uPlot.sync("page");
 
 // What the canvas draws with; style.css says it, for light and dark.
@@ -110,8 +111,10 @@ export class Chart {
   }
 
   period() {
-    const end = this.history?.times.at(-1) ?? Date.now() / 1000;
-    return [end - this.minutes * 60, end];
+    const times = this.history?.times ?? [];
+    const end = times.at(-1) ?? Date.now() / 1000;
+    const known = Math.min(times[0] ?? end, end - LEAST_SECONDS);
+    return [Math.max(end - this.minutes * 60, known), end];
   }
 
   range(high) {
@@ -138,7 +141,8 @@ export class Chart {
   redraw() {
     const { times, series } = this.history;
     const at = this.at ?? times.length - 1;
-    const empty = !times.length;
+    const empty = this.lines.every((line) => series[line.name].every((each) => each === null));
+    this.box.classList.toggle("without", empty);
     render(
       html`<span class="title">${this.title}</span>
         ${this.lines.map(
@@ -146,7 +150,7 @@ export class Chart {
             ><i aria-hidden="true"></i>${line.title} <b>${formatted(series[line.name][at], this.unit)}</b></span
           >`,
         )}
-        ${this.at === null || empty ? "" : html`<time>${clock(times[at])}</time>`}
+        ${this.at === null || !times.length ? "" : html`<time>${clock(times[at])}</time>`}
         <button class="quiet" aria-expanded=${this.open} aria-label="Table of ${this.title}" @click=${() => this.toggle()}>
           ${this.open ? "Chart" : "Table"}
         </button>`,

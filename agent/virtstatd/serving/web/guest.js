@@ -213,21 +213,22 @@ const NICS = [
 
 const some = (value) => (value > 0 ? mark("warning", formatted(value, "per_second")) : formatted(value, "per_second"));
 
-// How long requests took: a bar for each bucket, with its number.
+// How long requests took: a bar for each bucket, with its number; the API counts up to each edge.
 function histograms(disk) {
   return panel(
     `Latency of ${disk.device}`,
     html`<div class="histograms">
       ${Object.entries(disk.histograms).map(([kind, buckets]) => {
-        const most = Math.max(1, ...buckets.map((each) => each.count));
+        const counts = buckets.map((each, index) => each.count - (buckets[index - 1]?.count ?? 0));
+        const most = Math.max(1, ...counts);
         return html`<table class="plain histogram">
           <caption>${kind}</caption>
           <thead><tr><th scope="col">Up to</th><th scope="col" class="number">Requests</th></tr></thead>
           <tbody>
             ${buckets.map(
-              (each) => html`<tr>
+              (each, index) => html`<tr>
                 <th scope="row">${each.le === null ? "more" : formatted(each.le, "seconds")}</th>
-                <td class="number">${meter(each.count, "count", most)}</td>
+                <td class="number">${meter(counts[index], "count", most)}</td>
               </tr>`,
             )}
           </tbody>
@@ -241,9 +242,9 @@ function events(all) {
   return table(
     [
       { title: "Time", cell: (row) => moment(row.time) },
-      { title: "Event", cell: (row) => name(row.text || row.event) },
+      { title: "Event", cell: (row) => html`<span class="prose">${name(row.text || row.event)}</span>` },
     ],
-    [...all].reverse().slice(0, 50),
+    [...all].sort((a, b) => Date.parse(b.time) - Date.parse(a.time)).slice(0, 50),
     "Nothing since the agent began.",
     "What happened",
   );

@@ -9,6 +9,7 @@ import { change, link } from "./url.js";
 export const ROW = 28;
 const AROUND = 3; // rows rendered above and below those in view
 const ASKED = 60; // rows of the stream's window
+const ALWAYS = ["uuid", "name", "state", "stuck", "severity", "memory_max_bytes"]; // columns of any row
 const TYPING_MS = 250;
 const SCROLLING_MS = 120;
 
@@ -28,8 +29,10 @@ export class GuestList {
   }
 
   // The path of the stream for what is in view; other words or sorting begin anew at the top.
-  path(url) {
+  path(url, width) {
     const words = `sort=${encodeURIComponent(url.sort)}&filter=${encodeURIComponent(url.filter)}`;
+    const shown = columnsOf(url.columns, width).map((each) => each.id);
+    const columns = [...new Set([...ALWAYS, ...shown])];
     if (words !== this.asked) {
       this.asked = words;
       this.offset = 0;
@@ -37,7 +40,7 @@ export class GuestList {
       this.active = 0;
       this.scroller?.scrollTo(0, 0);
     }
-    return `api/v1/live?view=guests&${words}&offset=${this.offset}&limit=${ASKED}`;
+    return `api/v1/live?view=guests&${words}&offset=${this.offset}&limit=${ASKED}&columns=${columns}`;
   }
 
   take(document) {

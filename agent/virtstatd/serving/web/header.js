@@ -42,10 +42,9 @@ function facts(host) {
     <span class="libvirt">${libvirt.up ? mark("good", `libvirt ${libvirt.version ?? ""}`) : mark("critical", "libvirt is down")}</span>`;
 }
 
-function connection({ live, host, now }) {
+function connection({ live, host, hostAt, now }) {
   const age = host?.age_seconds;
-  const passed = live.heardAt ? Math.max(0, now - live.heardAt) / 1000 : 0;
-  const old = age === null || age === undefined ? null : age + (live.state === "live" ? 0 : passed);
+  const old = age === null || age === undefined ? null : age + Math.max(0, now - hostAt) / 1000;
   const text = old === null ? "no data yet" : `data ${span(old)} old`;
   if (live.state === "live") {
     const severity = old === null || old > STALE_SECONDS ? "warning" : "good";
@@ -60,9 +59,8 @@ export function trouble(model) {
   const { live, now } = model;
   if (live.state !== "lost") return "";
   const wait = Math.max(0, Math.ceil((live.retryAt - now) / 1000));
-  return html`<div class="trouble ${live.status ? "critical" : "warning"}" role="alert">
-    ${mark(live.status ? "critical" : "warning", title(live))}
-    <span>${advice(live)}</span>
+  return html`<div class="trouble ${live.status ? "critical" : "warning"}">
+    <p role="alert">${mark(live.status ? "critical" : "warning", title(live))} <span>${advice(live)}</span></p>
     <span class="retry">next try in ${wait} s</span>
     <button @click=${() => live.retry()}>Try now</button>
   </div>`;

@@ -136,8 +136,8 @@ const PARTITIONS = [
   { title: "Memory", unit: "bytes", cell: (row) => meter(row.memory_bytes, "bytes", row.memory_limit_bytes) },
   { title: "Memory limit", id: "memory_limit_bytes", unit: "bytes" },
   { title: "Pressure CPU", id: "pressure_cpu", unit: "ratio" },
-  { title: "I/O", id: "pressure_io", unit: "ratio" },
-  { title: "Memory", id: "pressure_memory", unit: "ratio" },
+  { title: "Pressure I/O", id: "pressure_io", unit: "ratio" },
+  { title: "Pressure memory", id: "pressure_memory", unit: "ratio" },
 ];
 
 function partitions(rows) {

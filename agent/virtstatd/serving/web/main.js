@@ -11,11 +11,13 @@ import { startTheme } from "./theme.js";
 import { readUrl } from "./url.js";
 
 const root = document.getElementById("page");
+const GONE = "There is no such guest on this host, or not any more.";
 const VIEWS = { host: hostView, guest: guestView, agent: agentView };
 
 const model = {
   url: readUrl(),
   host: null,
+  hostAt: Date.now(), // when it came, by the browser's clock
   findings: [],
   partitions: [],
   guest: null,
@@ -51,7 +53,7 @@ function draw() {
 function paint() {
   frame = 0;
   model.now = Date.now();
-  model.hostNow = model.host ? Date.parse(model.host.time) + model.now - model.live.heardAt : model.now;
+  model.hostNow = model.host ? Date.parse(model.host.time) + model.now - model.hostAt : model.now;
   const { view, minutes } = model.url;
   render(html`${header(model)}${trouble(model)}${VIEWS[view](model)}`, root);
   model.guests.attach(root.querySelector(".rows"));
@@ -63,14 +65,19 @@ function paint() {
 function take(name, document) {
   if (name === "host") {
     model.host = document;
+    model.hostAt = Date.now();
     model.charts.host.add(document);
   } else if (name === "findings") {
     model.findings = document.findings;
   } else if (name === "guests") {
     model.filterFault = "";
     model.guests.take(document);
+  } else if (name === "guest" && !document.guest) {
+    model.guest = null;
+    model.guestFault = GONE;
   } else if (name === "guest" && document.guest.uuid === model.url.uuid) {
     model.guest = document;
+    model.guestFault = "";
     model.charts.guest?.add(document);
   } else if (name === "agent") {
     model.agent = document;
@@ -81,7 +88,7 @@ function take(name, document) {
 function refused() {
   const { live, url } = model;
   if (url.view === "host") model.filterFault = live.reason;
-  else model.guestFault = "There is no such guest on this host, or not any more.";
+  else model.guestFault = GONE;
 }
 
 // Without a stream, for this once: as of the next try.
@@ -113,7 +120,7 @@ async function loadHost() {
   const found = await get("api/v1/host?history=1");
   model.partitions = found.partitions ?? [];
   model.charts.host.load(found);
-  model.host ??= found;
+  if (!model.host) take("host", found);
 }
 
 async function loadGuest(uuid) {
@@ -137,7 +144,7 @@ async function loadPartitions() {
 function follow() {
   const { url, guests, live } = model;
   const paths = {
-    host: () => guests.path(url),
+    host: () => guests.path(url, model.width),
     guest: () => `api/v1/live?view=guest&uuid=${encodeURIComponent(url.uuid)}`,
     agent: () => "api/v1/live?view=agent",
   };
@@ -166,6 +173,7 @@ window.addEventListener("hashchange", urlChanged);
 window.addEventListener("urlchange", urlChanged);
 window.addEventListener("resize", () => {
   model.width = document.documentElement.clientWidth;
+  follow();
   draw();
 });
 document.addEventListener("visibilitychange", draw);

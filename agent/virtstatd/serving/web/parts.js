@@ -48,13 +48,17 @@ export function panel(title, content, note = "") {
 // Columns are {title, unit, cell?, tone?}; the first is the row's header.
 export function table(columns, rows, empty, label) {
   if (!rows.length) return html`<p class="empty">${empty}</p>`;
-  return html`<div class="wide" tabindex="0" role="group" aria-label="Table: ${label}"><table role="table" class="plain ${columns.length > CARDS ? "cards" : ""}">
+  return html`<div class="wide" tabindex="0" role="group" aria-label="Table: ${label}"><table role="table" class="plain ${columns.length > columnsThatFit() ? "cards" : ""}">
     <thead role="rowgroup"><tr role="row">${columns.map((each) => html`<th role="columnheader" scope="col" class=${each.unit ? "number" : ""}>${each.title}</th>`)}</tr></thead>
     <tbody role="rowgroup">${rows.map((row) => html`<tr role="row">${columns.map((column, index) => cell(column, row, index))}</tr>`)}</tbody>
   </table></div>`;
 }
 
-const CARDS = 4; // with more columns, a phone shows each row as a card; roles outlive that
+// With more columns than this each row is a card; the roles of a table outlive that.
+function columnsThatFit() {
+  const width = document.documentElement.clientWidth;
+  return width > 1000 ? Infinity : width > 560 ? 8 : 4;
+}
 
 function cell(column, row, index) {
   const content = column.cell ? column.cell(row) : formatted(row[column.id], column.unit);
@@ -67,7 +71,7 @@ const LINES = 8;
 export function findings(model, list, { all = false } = {}) {
   const shown = all ? list : list.slice(0, LINES);
   if (!list.length) return html`<p class="empty">${mark("good", "Nothing hurts now.")}</p>`;
-  return html`<ul class="findings">
+  return html`<ul class="findings ${all ? "all" : ""}">
       ${shown.map((each) => finding(model, each))}
     </ul>
     ${shown.length < list.length ? html`<p class="more">and ${list.length - shown.length} more; the table below has them first</p>` : ""}`;

@@ -1,8 +1,10 @@
 // A row of the table of guests, made without templates: its cells are nearly all that the document has.
 
-import { content } from "./columns.js";
+import { COLUMNS, content } from "./columns.js";
 import { visible } from "./format.js";
 import { symbol } from "./parts.js";
+
+const STATE = COLUMNS.find((each) => each.id === "state");
 
 export class GuestRow {
   constructor(columns) {
@@ -11,6 +13,7 @@ export class GuestRow {
     this.tr.addEventListener("click", (event) => this.clicked(event));
     this.cells = columns.map((column) => this.tr.appendChild(cellOf(column)));
     this.link = this.tr.querySelector("a");
+    if (!columns.some((each) => each.id === "state")) this.sign = this.addSign();
     this.bdi = this.link.firstChild;
   }
 
@@ -26,7 +29,16 @@ export class GuestRow {
     set(this.link, "tabindex", place === guests.active ? 0 : -1);
     const name = visible(row.name);
     if (this.bdi.textContent !== name) this.bdi.textContent = name;
+    if (this.sign) fill(this.sign, content(STATE, row));
     this.columns.forEach((column, index) => column.id === "name" || fill(this.cells[index], content(column, row)));
+  }
+
+  // Without a column of its own the state stands before the name.
+  addSign() {
+    const sign = document.createElement("span");
+    this.link.before(sign);
+    this.link.classList.add("beside");
+    return sign;
   }
 
   clicked(event) {
@@ -62,7 +74,9 @@ function markOf(severity, text) {
   const sign = mark.appendChild(document.createElement("i"));
   sign.setAttribute("aria-hidden", "true");
   sign.textContent = symbol(severity);
-  mark.append(` ${text}`);
+  const word = mark.appendChild(document.createElement("span"));
+  word.className = "word";
+  word.textContent = ` ${text}`;
   return mark;
 }
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from support.agent import running
 from support.browser import CHROMIUM, browsing, showing
 from support.page import MadeUpHost, page_of
+from support.simulator import simulated
 
 
 pytestmark = [
@@ -366,3 +369,34 @@ async def test_the_heap_is_flat(chromium: Browser):
                 heaps.append(await page.evaluate("performance.memory.usedJSHeapSize"))
         assert heaps[-1] <= heaps[0] * 1.05 + 200_000, heaps
         assert await page.evaluate(NODES) <= 3000
+
+
+@pytest.mark.parametrize(
+    "count", [200, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
+async def test_a_real_agent(chromium: Browser, tmp_path: Path, count: int):
+    """Of simulated guests the page shows, sorts, filters and opens each, and one that hangs."""
+    with simulated(tmp_path, f"--domains={count}") as sim, running(tmp_path, sim.uri) as agent:
+        address = await asyncio.to_thread(lambda: agent.address)
+        active = sim.do("status")["active"]
+        async with browsing(chromium, int(address.rpartition(":")[2])) as page:
+            await expect(page.locator(".guests h2 small")).to_have_text(str(active))
+            await page.locator(".rows th", has_text="Name").get_by_role("button").click()
+            await expect(rows(page).first.locator("bdi")).to_have_text(
+                re.compile("^instance-0000000")
+            )
+            await page.get_by_role("searchbox").fill("instance-0000001")
+            await expect(page.locator(".guests h2 small")).to_have_text(
+                re.compile(rf"^1\d of {active}$")
+            )
+            assert await page.evaluate(NODES) <= 3000
+            running_one = rows(page).filter(has_text="running").nth(3)
+            victim = await running_one.locator("bdi").text_content() or ""
+            sim.do("hang", domains=[victim])
+            await expect(rows(page).filter(has_text="stuck")).to_contain_text(victim)
+            await page.locator(".findings a", has_text=victim).click()
+            await expect(page.locator("h1")).to_contain_text("stuck")
+            await page.get_by_role("link", name="Agent", exact=True).click()
+            await expect(page.get_by_role("group", name="Sinks")).to_contain_text("prometheus")
+            await expect(page.get_by_role("group", name="Tiers")).to_contain_text("monitor")
+            sim.do("clear")

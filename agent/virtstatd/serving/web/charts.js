@@ -19,6 +19,7 @@ function colour(name) {
 
 const DASHES = [[], [5, 3], [2, 2]];
 const COLOURS = ["accent", "strong", "critical"];
+const MINUTES = [1, 2, 5, 10, 15, 30, 60].map((each) => each * 60);
 const WIDTHS = { ratio: 44, seconds: 52, bytes: 60, bytes_per_second: 70 }; // of the axis
 const BINARY = Array.from({ length: 60 }, (_, power) => 2 ** power);
 
@@ -74,7 +75,7 @@ export class Chart {
         cursor: { sync: { key: sync.key }, y: false, points: { size: 6 }, drag: { setScale: false } },
         scales: { x: { range: () => this.period() }, y: { range: (_, low, high) => this.range(high) } },
         axes: [
-          { ...axis, size: 22, space: 64, values: (_, times) => times.map((t) => clock(t).slice(0, 5)) },
+          { ...axis, size: 22, space: 64, incrs: MINUTES, values: (_, times) => times.map((t) => clock(t).slice(0, 5)) },
           {
             ...axis,
             size: WIDTHS[this.unit],

@@ -36,7 +36,7 @@ export class GuestCharts {
       new Chart({
         title: "Memory",
         unit: "bytes",
-        top: () => this.most || 1,
+        top: () => this.most || 2 ** 30,
         lines: [line("memory_used_bytes", "used", 0)],
       }),
       new Chart({

@@ -38,7 +38,7 @@ export class HostCharts {
       new Chart({
         title: "Memory",
         unit: "bytes",
-        top: () => this.total || 1,
+        top: () => this.total || 2 ** 30,
         lines: lines("memory", ["used_bytes", "used", 0], ["available_bytes", "available", 1]),
       }),
       new Chart({

@@ -14,7 +14,8 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from support.agent import running
 from support.browser import CHROMIUM, browsing, showing
-from support.page import MadeUpHost, page_of
+from support.made_up_host import MadeUpHost
+from support.page import page_of
 from support.simulator import simulated
 
 
@@ -202,6 +203,15 @@ async def test_a_guest_that_turns_stuck_shows(chromium: Browser):
         )
         await line.get_by_role("link").click()
         await expect(page.locator("h1")).to_contain_text("stuck")
+
+
+async def test_a_disk_that_hurts(chromium: Browser):
+    """What hurts a disk leads to it: to the guest, with the disk marked and in view."""
+    async with showing(chromium, MadeUpHost(40), viewport={"width": 1440, "height": 500}) as page:
+        await page.locator(".findings a", has_text="at its limit").first.click()
+        disk = page.get_by_role("row", name="vda").and_(page.locator("[aria-current=true]"))
+        await expect(disk).to_be_in_viewport()
+        await expect(disk).to_have_count(1)
 
 
 async def test_hostile_names_stay_in_their_cell(chromium: Browser):

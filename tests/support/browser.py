@@ -8,7 +8,8 @@ from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, expect
 
-from support.page import MadeUpHost, page_of
+from support.made_up_host import MadeUpHost
+from support.page import page_of
 
 
 CHROMIUM = "/usr/bin/chromium"

@@ -99,9 +99,9 @@ export function guestView(model) {
       ${panel("vCPUs", html`<div class="short">${vcpus(guest.vcpus)}</div>`, guest.vcpus.length > VCPUS ? `the ${VCPUS} of ${guest.vcpus.length} with the most steal` : "")}
       ${panel("Memory", memory(guest.memory))}
     </div>
-    ${panel("Disks", table(DISKS, guest.disks, "No disks.", "Disks"))}
+    ${panel("Disks", table(DISKS, guest.disks, "No disks.", "Disks", (row) => row.device === url.device))}
     ${guest.disks.filter((each) => Object.keys(each.histograms ?? {}).length).map(histograms)}
-    ${panel("NICs", table(NICS, guest.nics, "No NICs.", "NICs"))}
+    ${panel("NICs", table(NICS, guest.nics, "No NICs.", "NICs", (row) => row.device === url.device))}
     <div class="columns">
       ${panel("What happened", events(guest.events))}
       ${panel("Description", description(guest.description))}

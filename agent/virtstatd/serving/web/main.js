@@ -24,6 +24,7 @@ const model = {
   guestFault: "",
   filterFault: "",
   agent: null,
+  leads: Boolean(readUrl().device),
   now: Date.now(),
   hostNow: Date.now(), // by the host's clock, which may not be ours
   width: document.documentElement.clientWidth,
@@ -58,7 +59,17 @@ function paint() {
   render(html`${header(model)}${trouble(model)}${VIEWS[view](model)}`, root);
   model.guests.attach(root.querySelector(".rows"));
   model.guests.rendered();
+  lead();
   if (view !== "agent") model.charts[view]?.update(minutes);
+}
+
+// Once the disk or NIC that a finding is about is there, it comes into view.
+function lead() {
+  if (!model.leads) return;
+  const found = root.querySelector("tr[aria-current=true]");
+  if (!found) return;
+  found.scrollIntoView({ block: "center" });
+  model.leads = false;
 }
 
 // What each event of the stream changes.
@@ -155,6 +166,7 @@ function urlChanged() {
   const before = model.url;
   const now = (model.url = readUrl());
   const other = now.view !== before.view || now.uuid !== before.uuid;
+  if (other || now.device !== before.device) model.leads = Boolean(now.device);
   if (other) {
     model.charts.guest?.destroy();
     model.charts.guest = now.view === "guest" ? new GuestCharts() : null;

@@ -46,11 +46,11 @@ export function panel(title, content, note = "") {
 }
 
 // Columns are {title, unit, cell?, tone?}; the first is the row's header.
-export function table(columns, rows, empty, label) {
+export function table(columns, rows, empty, label, current = () => false) {
   if (!rows.length) return html`<p class="empty">${empty}</p>`;
   return html`<div class="wide" tabindex="0" role="group" aria-label="Table: ${label}"><table role="table" class="plain ${columns.length > columnsThatFit() ? "cards" : ""}">
     <thead role="rowgroup"><tr role="row">${columns.map((each) => html`<th role="columnheader" scope="col" class=${each.unit ? "number" : ""}>${each.title}</th>`)}</tr></thead>
-    <tbody role="rowgroup">${rows.map((row) => html`<tr role="row">${columns.map((column, index) => cell(column, row, index))}</tr>`)}</tbody>
+    <tbody role="rowgroup">${rows.map((row) => html`<tr role="row" aria-current=${current(row)}>${columns.map((column, index) => cell(column, row, index))}</tr>`)}</tbody>
   </table></div>`;
 }
 
@@ -79,7 +79,7 @@ export function findings(model, list, { all = false } = {}) {
 
 function finding(model, each) {
   const words = html`<bdi>${visible(each.text)}</bdi>${each.device ? html` <small>${name(each.device)}</small>` : ""}`;
-  const to = each.guest ? link(model.url, { view: "guest", uuid: each.guest.uuid }) : link(model.url, { view: target(each) });
+  const to = each.guest ? link(model.url, { view: "guest", uuid: each.guest.uuid, device: each.device }) : link(model.url, { view: target(each) });
   return html`<li title=${visible(each.advice ?? "")}>
     ${mark(each.severity, each.severity)}
     <a href=${to}>${words}</a>

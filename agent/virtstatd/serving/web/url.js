@@ -8,6 +8,7 @@ export function readUrl() {
   return {
     view: view === "guest" && uuid ? "guest" : view === "agent" ? "agent" : "host",
     uuid: decode(uuid),
+    device: given.get("device") ?? "", // a disk or NIC of the guest that a finding led to
     sort: given.get("sort") ?? "",
     filter: given.get("filter") ?? "",
     columns: columns ? columns.split(",") : null,
@@ -26,6 +27,7 @@ function decode(text) {
 export function link(url, change) {
   const to = { ...url, ...change };
   const query = new URLSearchParams();
+  if (to.view === "guest" && change.device) query.set("device", change.device);
   if (to.sort) query.set("sort", to.sort);
   if (to.filter) query.set("filter", to.filter);
   if (to.columns) query.set("columns", to.columns.join(","));

@@ -34,7 +34,7 @@ export function span(value) {
 }
 
 function percentDigits(size) {
-  if (size > 0 && size < 0.0005) return 2;
+  if (size >= 0.00005 && size < 0.0005) return 2;
   return size < 0.9995 ? 1 : 0;
 }
 

@@ -78,13 +78,14 @@ export function findings(model, list, { all = false } = {}) {
 }
 
 function finding(model, each) {
-  const words = html`<bdi>${visible(each.text)}</bdi>${each.device ? html` <small>${name(each.device)}</small>` : ""}`;
+  const words = html`<bdi>${visible(each.text)}</bdi>`;
+  const numbers = html`${formatted(each.value, each.unit)}<small> limit ${formatted(each.threshold, each.unit)}</small>`;
   const to = each.guest ? link(model.url, { view: "guest", uuid: each.guest.uuid, device: each.device }) : link(model.url, { view: target(each) });
   return html`<li title=${visible(each.advice ?? "")}>
     ${mark(each.severity, each.severity)}
     <a href=${to}>${words}</a>
     <span class="advice">${visible(each.advice ?? "")}</span>
-    <span class="number">${formatted(each.value, each.unit)}<small> limit ${formatted(each.threshold, each.unit)}</small></span>
+    <span class="number">${each.unit === "count" ? "" : numbers}</span>
     <time class="number">${since(each.since, model.hostNow)}</time>
   </li>`;
 }

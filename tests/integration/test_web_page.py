@@ -293,7 +293,7 @@ async def test_empty_and_down(chromium: Browser):
     ],
 )
 async def test_an_api_that_refuses(chromium: Browser, status: HTTPStatus, says: str):
-    """A refusal is told with what to do about it, and the page goes on when it is over."""
+    """A refusal shows with what to do about it, and the page goes on when it is over."""
     host = MadeUpHost(12)
     host.status = status
     async with showing(chromium, host, allowed=(str(status.value),)) as page:

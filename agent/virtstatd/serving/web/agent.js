@@ -7,10 +7,10 @@ import { mark, meter, name, panel, table } from "./parts.js";
 export function agentView(model) {
   const { agent, findings } = model;
   if (!agent) return html`<main class="view"><p class="empty">Loading…</p></main>`;
-  const late = findings.filter((each) => !each.guest);
+  const hurts = findings.some((each) => !each.guest) || agent.sinks.some((each) => each.state !== "ok");
   return html`<main class="view">
     <section class="panel" aria-label="Agent">
-      <h1>virtstatd ${agent.agent_version ?? ""} ${late.length ? mark("warning", "needs a look") : mark("good", "fine")}</h1>
+      <h1>virtstatd ${agent.agent_version ?? ""} ${hurts ? mark("warning", "needs a look") : mark("good", "fine")}</h1>
       <dl class="facts-list">${facts(agent).map(([title, value]) => html`<div><dt>${title}</dt><dd>${value}</dd></div>`)}</dl>
     </section>
     ${panel("Sinks", table(SINKS, agent.sinks, "No sinks: add [[sink]] tables to send numbers on.", "Sinks"))}

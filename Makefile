@@ -102,6 +102,10 @@ lint: $(VENV)/dev.stamp  ## ruff: rules and format
 types: $(VENV)/dev.stamp  ## mypy, strict
 	$(BIN)/mypy
 
+.PHONY: vendor
+vendor:  ## fetch the page's libraries anew, in the versions of their vendor.toml; needs npm
+	@.ci/vendor
+
 .PHONY: install
 install:  ## install the service: PREFIX=/opt/virtstatd, its units and its configuration
 	@umask 022

@@ -19,6 +19,7 @@ from virtstatd.errors import StartError
 from virtstatd.model import Batch
 from virtstatd.sending.address import bound, inherited, split_address
 from virtstatd.serving.access import WebAccess
+from virtstatd.serving.assets import page_routes
 from virtstatd.serving.listener import ClientLimits, Connections, listening
 from virtstatd.serving.options import WebOptions
 from virtstatd.serving.routes import Routes
@@ -109,6 +110,8 @@ class Web:
         access: WebAccess,
     ) -> None:
         routes = self.routes.at(*place.names)
+        if place.main:
+            routes += page_routes()
         reached = is_reached(sock)
         site = Site(
             routes,

@@ -24,15 +24,7 @@ CONTENT_TYPES = {
     True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8",
     False: f"{TEXT}; version=0.0.4; charset=utf-8",
 }
-RESERVED = ("/-/", "/api/")
-FRONT = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>virtstatd</title>
-<h1>virtstatd</h1>
-<p>Statistics of this host's libvirt guests: <a href="{path}">{path}</a></p>
-</html>
-"""
+RESERVED = ("/-/", "/api/", "/assets/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +51,7 @@ class Prometheus:
             except ValueError as error:
                 raise ValueError(f"listen_address: {error}") from None
         if self.path.startswith(RESERVED):
-            raise ValueError(f"path: {' and '.join(RESERVED)} are the agent's own")
+            raise ValueError(f"path: {', '.join(RESERVED)} are the agent's own")
 
     def shown_at(self) -> tuple[str, str]:
         """Return the address, empty for that of the table `[web]`, and the path."""
@@ -77,13 +69,7 @@ class Prometheus:
         async def page(request: Request) -> Response:
             return await _page(pages, request)
 
-        async def front(_: Request) -> Response:
-            body = FRONT.format(path=self.path).encode()
-            return Response((body,), len(body), "text/html; charset=utf-8")
-
         opening.routes.add(self.listen_address, Route(self.path, page))
-        if self.path != "/":
-            opening.routes.add(self.listen_address, Route("/", front, private=True))
         yield send
 
 

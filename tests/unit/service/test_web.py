@@ -75,15 +75,15 @@ def test_faults_of_the_table_name_their_option(text: str, fault: str):
 
 
 async def test_a_host_that_only_pushes_shows_its_health():
-    """Where nothing is shown, health and readiness are, and nothing else."""
+    """Where no sink shows anything, health, readiness and the page for people are shown."""
     async with opened(f"[web]\n{HERE}{PUSH}") as it:
         assert (await get(it.port, "/-/healthy"))[0] == 200
         assert (await get(it.port, "/-/ready"))[0] == 503
         await it.send(make_batch())
         assert (await get(it.port, "/-/ready"))[0] == 200
-        for path in "/", "/metrics":
-            status, _, body = await get(it.port, path)
-            assert (status, body) == (404, b"Not here; see /-/healthy, /-/ready\n")
+        assert (await get(it.port, "/"))[1]["content-type"] == "text/html; charset=utf-8"
+        status, _, body = await get(it.port, "/metrics")
+        assert (status, body) == (404, b"Not here; see /-/healthy, /-/ready\n")
 
 
 async def test_each_page_is_at_its_own_place():
@@ -96,6 +96,8 @@ async def test_each_page_is_at_its_own_place():
         assert (await get(first, "/b"))[0] == 404
         assert (await get(second, "/b", host="127.0.0.2"))[0] == 200
         assert (await get(second, "/a", host="127.0.0.2"))[0] == 404
+        assert (await get(first, "/"))[0] == 200
+        assert (await get(second, "/", host="127.0.0.2"))[0] == 404
 
 
 @pytest.mark.parametrize(

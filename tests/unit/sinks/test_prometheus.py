@@ -72,11 +72,11 @@ def test_negotiation(accept: str, *, wanted: bool):
 
 
 async def test_the_other_paths():
-    """The front page links to the numbers; health and readiness have their own answers."""
+    """Health, readiness and the page for people have paths of their own beside the numbers."""
     async with opened(f"{SINK}path = '/other'") as it:
         status, headers, body = await get(it.port, "/")
         assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert b'href="/other"' in body
+        assert b'id="page"' in body
         assert (await get(it.port, "/-/healthy"))[0] == 200
         assert (await get(it.port, "/-/ready"))[0] == 503
         await it.send(make_batch())
@@ -85,7 +85,9 @@ async def test_the_other_paths():
         assert (await get(it.port, "/metrics"))[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/-/healthy", "/api/v1/host", "metrics", "/a b", "/metrics\n"])
+@pytest.mark.parametrize(
+    "path", ["/-/healthy", "/api/v1/host", "/assets/x", "metrics", "/a b", "/metrics\n"]
+)
 def test_paths_that_a_page_cannot_have(path: str):
     """A path that is the agent's own, or none, is a fault of its option."""
     with pytest.raises(ConfigError, match=r"sink\[0\]\.path: "):

@@ -1,0 +1,41 @@
+"""The page, beside real guests of which one is stopped, one starved and one throttled."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from playwright.async_api import async_playwright, expect
+
+from lab.support.hypervisor import Lab
+from support.agent import running
+from support.browser import CHROMIUM, browsing
+
+
+@pytest.mark.needs("chromium", "root")
+async def test_three_that_hurt(private_lab: Lab, tmp_path: Path):
+    """The page names the guest that is stopped, the one that is starved and the throttled disk."""
+    lab = private_lab
+    for name in ("starved", "throttled"):
+        await asyncio.to_thread(lab.live_guest, name)
+    with running(tmp_path, lab.uri_readonly, local=True) as agent:
+        address = await asyncio.to_thread(lambda: agent.address)
+        async with (
+            async_playwright() as playwright,
+            await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as it,
+            browsing(it, int(address.rpartition(":")[2])) as page,
+        ):
+            hurts = page.locator(".findings li")
+            await expect(page.locator(".guests h2 small")).to_have_text("6")
+            lab.virsh("schedinfo", "starved", "--live", "vcpu_quota=2000")
+            lab.virsh("blkdeviotune", "throttled", "vda", "--total-iops-sec", "2")
+            with lab.stuck("guest-0"):
+                for found in (
+                    "The monitor of guest-0 does not answer",
+                    "vCPUs of starved waited",
+                    "Disk vda of throttled is at",
+                ):
+                    await expect(hurts.filter(has_text=found)).to_contain_text("virsh ")
+                await page.get_by_role("link", name="Disk vda of throttled is at").click()
+                await expect(page.locator("tr[aria-current=true]")).to_contain_text("both 2 IOPS")

@@ -1,0 +1,418 @@
+"""A host of any count of guests, with any names and faults, as documents of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+
+BEGIN = 1_790_000_600
+"""Unix seconds at which these hosts begin."""
+
+LIMITED_VCPUS = 2
+"""Guests of this size that hurt have a disk at its limit besides."""
+
+MIB, GIB = 1 << 20, 1 << 30
+
+Document = dict[str, Any]
+
+
+class MadeUpHost:
+    """A host of `count` guests whose numbers move with `second`; tests change it as they like."""
+
+    def __init__(self, count: int, names: Mapping[int, str] | None = None) -> None:
+        self.count = count
+        self.names = dict(names or {})
+        self.second = 0
+        self.stuck: set[int] = {7} if count > 7 else set()
+        self.up = True
+        self.status = HTTPStatus.OK
+        self.viewers = 0
+        self.views: list[dict[str, str]] = []
+        self._moved = asyncio.Event()
+
+    def move(self, seconds: int = 1) -> None:
+        """Have time pass, and every stream send what is new."""
+        self.second += seconds
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def moved(self) -> None:
+        """Wait for the next move."""
+        await self._moved.wait()
+
+    def uuid(self, index: int) -> str:
+        """Return the identity of a guest."""
+        return str(uuid.UUID(int=0xA_0000_0000_4000_8000_0000_0000_0000 + index))
+
+    def name(self, index: int) -> str:
+        """Return the name of a guest."""
+        kinds = ("web", "db", "mail", "build", "cache", "edge")
+        return self.names.get(index, f"{kinds[index % 6]}-{index // 6 + 1:02}")
+
+    def wave(self, seed: float, second: int | None = None) -> float:
+        """Return a number from 0 to 1 that moves slowly."""
+        at = (self.second if second is None else second) + seed * 137
+        waves = ((0.24, 797), (0.14, 211), (0.06, 59), (0.03, 2.3))
+        return 0.5 + sum(size * math.sin(at / period + seed) for size, period in waves)
+
+    def versioned(self, more: Document) -> Document:
+        """Return a document with what all have."""
+        now = datetime.fromtimestamp(BEGIN + self.second, UTC)
+        stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"version": 1, "time": stamp, **more}
+
+    def history(self, series: Mapping[str, tuple[float, float]]) -> Document:
+        """Return the last hour of series, each with its seed and its greatest value."""
+        steps = range(self.second - 3590, self.second + 1, 10)
+        return {
+            "begin": BEGIN + steps[0],
+            "step_seconds": 10,
+            "series": {
+                name: [self.wave(seed, step) * top for step in steps]
+                for name, (seed, top) in series.items()
+            },
+        }
+
+    def host(self, *, history: bool = False) -> Document:
+        """Return the document of the host."""
+        n = self.count
+        series = {
+            "cpu.used_ratio": (1, 0.7),
+            "cpu.guests_ratio": (1, 0.6),
+            "cpu.steal_ratio": (3, 0.08),
+            "memory.available_bytes": (4, 96 * GIB),
+            "pressure.cpu": (5, 0.22),
+            "pressure.io": (6, 0.09),
+            "pressure.memory": (7, 0.01),
+            "disk.read_bytes_per_second": (8, 240 * MIB),
+            "disk.write_bytes_per_second": (9, 90 * MIB),
+            "network.receive_bytes_per_second": (10, 60 * MIB),
+            "network.transmit_bytes_per_second": (11, 130 * MIB),
+        }
+        now: Document = {}
+        for name, (seed, top) in series.items():
+            table, key = name.split(".")
+            now.setdefault(table, {})[key] = self.wave(seed) * top if self.up else None
+        now["memory"] |= {"total_bytes": 256 * GIB, "guests_bytes": 150 * GIB * bool(n)}
+        judged = [each["severity"] for each in self.findings()["findings"]]
+        document = {
+            "host": "kvm-17.example.net",
+            "agent_version": "0.1.0",
+            "uri": "qemu:///system",
+            "libvirt": {"up": self.up, "version": "9.0.0" if self.up else None, "unresponsive": 0},
+            "guests": {
+                "active": n,
+                "running": max(0, n - n // 12),
+                "paused": n // 12,
+                "stopped": 3 if n else 0,
+                "stuck": len(self.stuck),
+            },
+            "age_seconds": 1.2 if self.up else 154.0,
+            "findings": {each: judged.count(each) for each in ("critical", "warning")},
+            **now,
+        }
+        document["cpu"]["count"] = 64
+        document["disk"]["iops"] = 4210.5
+        if history:
+            document["history"] = self.history(series)
+            document["partitions"] = self.partitions()
+        return self.versioned(document)
+
+    def partitions(self) -> list[Document]:
+        """Return a tree of four partitions, the first one the sum of the others."""
+        if not self.count:
+            return []
+        inner = [
+            self.partition(index, name) for index, name in enumerate(("gold", "silver", "lab"))
+        ]
+        sums = {
+            key: sum(each[key] for each in inner) for key in ("guests", "cpu_ratio", "memory_bytes")
+        }
+        limits = {"cpu_limit_ratio": None, "throttled_ratio": None, "memory_limit_bytes": None}
+        return [{**inner[0], "path": "/machine", "depth": 0, **limits, **sums}, *inner]
+
+    def partition(self, index: int, name: str) -> Document:
+        """Return a partition, with limits unless it is the first."""
+        return {
+            "path": f"/machine/{name}",
+            "depth": 1,
+            "guests": len(range(index, self.count, 3)),
+            "cpu_ratio": self.wave(index) * 0.25,
+            "cpu_limit_ratio": 0.3 if index else None,
+            "throttled_ratio": self.wave(index) * 0.1 if index else None,
+            "memory_bytes": int(self.wave(index) * 90 * GIB),
+            "memory_limit_bytes": 96 * GIB if index else None,
+            "pressure_cpu": self.wave(index) * 0.1,
+            "pressure_io": self.wave(index + 1) * 0.1,
+            "pressure_memory": 0.0,
+        }
+
+    def row(self, index: int) -> Document:
+        """Return the row of a guest."""
+        stuck = index in self.stuck
+        wave = self.wave(index)
+        high = 3 if index % 11 == 5 else 1
+        unknown = stuck or index % 12 == 11
+        known = None if unknown else 1
+        return {
+            "uuid": self.uuid(index),
+            "name": self.name(index),
+            "state": "paused" if index % 12 == 11 else "running",
+            "stuck": stuck,
+            "project": f"team-{index % 4}" if index % 5 else None,
+            "vcpus": 1 << index % 5,
+            "cpu_ratio": known and wave * 0.8,
+            "steal_ratio": known and wave * 0.09 * high,
+            "steal_peak_ratio": known and min(1.0, wave * 0.2 * high),
+            "memory_used_bytes": known and int(wave * (1 << index % 5) * GIB),
+            "memory_max_bytes": (2 << index % 5) * GIB,
+            "memory_rss_bytes": int((1 << index % 5) * GIB),
+            "disk_read_bytes_per_second": known and wave * 40 * MIB,
+            "disk_write_bytes_per_second": known and wave * 9 * MIB,
+            "disk_iops": known and wave * 900,
+            "disk_latency_seconds": known and wave * 0.004 * high**3,
+            "disk_latency_device": known and "vda",
+            "net_receive_bytes_per_second": known and wave * 2 * MIB,
+            "net_transmit_bytes_per_second": known and wave * 6 * MIB,
+            "pressure_cpu_ratio": known and wave * 0.1 * high,
+            "pressure_io_ratio": known and wave * 0.05,
+            "pressure_memory_ratio": known and 0.0,
+            "partition": "/machine/gold" if index % 3 else "/machine/silver",
+            "age_seconds": 340.0 if stuck else 1.0 + index % 4,
+            "findings": 1 if stuck or high > 1 else 0,
+            "severity": "critical" if stuck else "warning" if high > 1 else "",
+        }
+
+    def guests(self, query: Mapping[str, str]) -> Document:
+        """Return rows, filtered by a part of the name and sorted by one column."""
+        rows = [self.row(index) for index in range(self.count)]
+        words = query.get("filter", "")
+        if words.startswith("steal>"):
+            rows = [each for each in rows if (each["steal_ratio"] or 0) * 100 > float(words[6:])]
+        elif "=" in words:
+            raise ValueError(f"{words}: no such word; known are name, steal>N, project:NAME")
+        else:
+            rows = [each for each in rows if words in each["name"]]
+        key = query.get("sort", "").lstrip("-")
+        severities = {"critical": 2, "warning": 1, "": 0}
+        if key:
+            present = [each for each in rows if each[key] is not None]
+            present.sort(key=lambda each: each[key], reverse=query["sort"].startswith("-"))
+            rows = present + [each for each in rows if each[key] is None]
+        else:
+            rows.sort(key=lambda each: -severities[each["severity"]])
+        offset, limit = int(query.get("offset", 0)), int(query.get("limit", 0)) or len(rows)
+        window = rows[offset : offset + limit]
+        return self.versioned({"total": self.count, "matched": len(rows), "guests": window})
+
+    def guest(self, index: int, *, history: bool = False) -> Document:
+        """Return the document of a guest."""
+        row, wave = self.row(index), self.wave(index)
+        known = None if row["cpu_ratio"] is None else 1
+        document: Document = {
+            "guest": row,
+            "incarnation": {"id": 12, "since": "2026-11-20T08:12:44.000Z", "pid": 4711},
+            "description": {
+                "Title": "Shop, front end",
+                "Machine": "pc-q35-7.2",
+                "Flavour": "m1.large",
+                "Firmware": "EFI",
+            },
+            "vcpus": [
+                {
+                    "vcpu": str(each),
+                    "cpu_ratio": known and self.wave(index + each) * 0.9,
+                    "steal_ratio": known and self.wave(index + each + 3) * 0.2,
+                    "wait_ratio": known and self.wave(index + each + 5) * 0.1,
+                }
+                for each in range(row["vcpus"])
+            ],
+            "memory": {
+                "max_bytes": row["memory_max_bytes"],
+                "current_bytes": row["memory_max_bytes"],
+                "used_bytes": row["memory_used_bytes"],
+                "available_bytes": row["memory_max_bytes"],
+                "unused_bytes": known and row["memory_max_bytes"] - row["memory_used_bytes"],
+                "usable_bytes": known and row["memory_max_bytes"] - row["memory_used_bytes"],
+                "cache_bytes": known and int(row["memory_used_bytes"] * 0.3),
+                "swap_in_bytes_per_second": 0.0,
+                "swap_out_bytes_per_second": 0.0,
+                "rss_bytes": row["memory_rss_bytes"],
+            },
+            "disks": [self.disk(device, wave, known) for device in ("vda", "vdb")],
+            "nics": [
+                {
+                    "device": "vnet5",
+                    "receive_bytes_per_second": wave * 2 * MIB,
+                    "transmit_bytes_per_second": wave * 6 * MIB,
+                    "receive_packets_per_second": wave * 2100,
+                    "transmit_packets_per_second": wave * 1400,
+                    "receive_drops_per_second": 0.0,
+                    "transmit_drops_per_second": 0.5,
+                    "receive_errors_per_second": 0.0,
+                    "transmit_errors_per_second": 0.0,
+                }
+            ],
+            "findings": [
+                each
+                for each in self.findings()["findings"]
+                if each["guest"] and each["guest"]["uuid"] == row["uuid"]
+            ],
+            "events": [
+                {"time": "2026-11-20T08:12:44.000Z", "event": "started", "text": "Guest started"},
+                {
+                    "time": "2026-11-26T20:03:02.000Z",
+                    "event": "responsive",
+                    "text": "Answers again",
+                },
+            ],
+        }
+        if history:
+            document["history"] = self.history(
+                {
+                    "cpu_ratio": (index, 0.8),
+                    "steal_ratio": (index + 3, 0.1),
+                    "memory_used_bytes": (index, row["memory_max_bytes"]),
+                    "disk_read_bytes_per_second": (index, 40 * MIB),
+                    "disk_write_bytes_per_second": (index + 1, 9 * MIB),
+                    "disk_iops": (index, 900),
+                    "disk_latency_seconds": (index, 0.004),
+                    "net_receive_bytes_per_second": (index, 2 * MIB),
+                    "net_transmit_bytes_per_second": (index + 2, 6 * MIB),
+                }
+            )
+        return self.versioned(document)
+
+    def disk(self, device: str, wave: float, known: int | None) -> Document:
+        """Return a disk, with limits and a histogram where it is the first."""
+        first = device == "vda"
+        counts = (3, 44, 304, 2104, 7304, 8234, 8278, 8280)
+        edges = (0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, None)
+        bars = [{"le": le, "count": count} for le, count in zip(edges, counts, strict=True)]
+        return {
+            "device": device,
+            "source": f"/srv/pool/{device}.qcow2",
+            "read_bytes_per_second": known and wave * 40 * MIB,
+            "write_bytes_per_second": known and wave * 9 * MIB,
+            "read_iops": known and wave * 700,
+            "write_iops": known and wave * 200,
+            "flush_iops": known and wave * 12,
+            "read_latency_seconds": known and wave * 0.002,
+            "write_latency_seconds": known and wave * 0.004,
+            "flush_latency_seconds": known and wave * 0.011,
+            "capacity_bytes": 80 * GIB,
+            "allocation_bytes": 31 * GIB,
+            "errors_per_second": 0.0,
+            "limits": {"total_bytes_per_second": 50 * MIB, "total_iops": 1000} if first else {},
+            "at_limit_ratio": wave if first else None,
+            "histograms": {"read": bars} if first else {},
+        }
+
+    def agent(self) -> Document:
+        """Return the document of the agent."""
+        tiers = [("pulse", 5, 5), ("monitor", 15, 30), ("extra", 60, 60)]
+        sinks = [("prometheus", "ok", 0, False), ("remote_write", "failing", 51_200, True)]
+        return self.versioned(
+            {
+                "agent_version": "0.1.0",
+                "since": "2026-11-25T02:00:00.000Z",
+                "cost": {
+                    "cpu_seconds_per_second": 0.004 + self.wave(1) * 0.004,
+                    "ratio": 0.0001,
+                    "budget_ratio": 0.01,
+                },
+                "tiers": [
+                    {
+                        "name": name,
+                        "interval_seconds": now,
+                        "configured_interval_seconds": configured,
+                        "age_seconds": 1.0 + self.second % configured,
+                        "polls": 17_280 // configured,
+                        "skipped": 0,
+                        "missing": len(self.stuck),
+                        "partial": 0,
+                    }
+                    for name, configured, now in tiers
+                ],
+                "collectors": [
+                    {"name": name, "success": fine, "duration_seconds": 0.012, "age_seconds": 0.8}
+                    for name, fine in (("bulk", True), ("kernel", True), ("cpu_stats", None))
+                ],
+                "calls": {"outstanding": 1, "abandoned": len(self.stuck)},
+                "sinks": [
+                    {
+                        "name": name,
+                        "state": state,
+                        "waiting_samples": waiting,
+                        "accepted_samples": 9_204_112 + self.second * 80,
+                        "delivered_samples": 9_204_112 + self.second * 80 - waiting,
+                        "dropped_samples": 0,
+                        "lost_samples": 12 if waiting else 0,
+                        "lag_seconds": 96.0 if waiting else None,
+                        "spool_bytes": 4 * MIB if waiting else None,
+                        "circuit_open": circuit,
+                    }
+                    for name, state, waiting, circuit in sinks
+                ],
+                "loop_lag_seconds": 0.0021,
+            }
+        )
+
+    def findings(self) -> Document:
+        """Return what hurts: stuck guests, steal, and a libvirt that is down."""
+        rows = [self.row(index) for index in range(min(self.count, 60))]
+        found = [
+            self.finding("stuck", "critical", row, None, 340.0, 60.0, "seconds")
+            | {"text": f"{row['name']} does not answer for 340 s"}
+            for row in rows
+            if row["stuck"]
+        ]
+        found += [
+            self.finding("steal", "warning", row, None, row["steal_ratio"], 0.1, "ratio")
+            | {"text": f"vCPUs of {row['name']} waited {row['steal_ratio']:.0%} for a CPU"}
+            for row in rows
+            if not row["stuck"] and row["severity"] == "warning" and row["steal_ratio"]
+        ]
+        found += [
+            self.finding("disk_limited", "warning", row, "vda", 1.0, 0.9, "ratio")
+            | {"text": f"vda of {row['name']} is at its limit"}
+            for row in rows
+            if row["vcpus"] == LIMITED_VCPUS and row["severity"] == "warning"
+        ]
+        if not self.up:
+            found = [
+                self.finding("libvirt_down", "critical", None, None, 154.0, 0.0, "seconds")
+                | {"text": "libvirt does not answer", "advice": "systemctl status libvirtd"}
+            ]
+        return self.versioned({"findings": found, "recent": []})
+
+    def finding(
+        self,
+        name: str,
+        severity: str,
+        row: Document | None,
+        device: str | None,
+        value: float,
+        threshold: float,
+        unit: str,
+    ) -> Document:
+        """Return a finding without its text."""
+        return {
+            "id": f"{name}/{row['uuid'] if row else ''}/{device or ''}",
+            "finding": name,
+            "severity": severity,
+            "since": "2026-09-21T14:10:00.000Z",
+            "guest": {"uuid": row["uuid"], "name": row["name"]} if row else None,
+            "device": device,
+            "value": value,
+            "threshold": threshold,
+            "unit": unit,
+            "text": "",
+            "advice": "See the guest's vCPUs, and what else runs on this host.",
+        }

@@ -36,7 +36,11 @@ class Observed(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Finding:
-    """Something that hurts, or is about to; `since` and `until` are Unix times in nanoseconds."""
+    """
+    Something that hurts, or is about to; `since` and `until` are Unix times in nanoseconds.
+
+    `value` is the last one at the threshold or beyond, which `severity` and the text go by.
+    """
 
     kind: FindingKind
     subject: Subject
@@ -151,10 +155,10 @@ class Judge:
     def _compare(self, finding: Finding, value: float, threshold: float, now: float) -> None:
         kind = finding.kind
         finding.seen = now
-        if finding.since and (finding.value, finding.threshold) != (value, threshold):
-            self.version += 1
-        finding.value, finding.threshold = value, threshold
         if kind.hurts(value, threshold):
+            if finding.since and (finding.value, finding.threshold) != (value, threshold):
+                self.version += 1
+            finding.value, finding.threshold = value, threshold
             finding.good_since = None
             finding.severity = kind.severity_of(value)
             if not finding.since and now - finding.begun >= kind.hold_seconds:

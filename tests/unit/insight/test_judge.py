@@ -179,6 +179,19 @@ def test_no_finding_flaps(kind: FindingKind):
     assert len(told) <= 2 * 60
 
 
+@pytest.mark.parametrize("kind", FINDINGS, ids=[f"{each.name} {each.text}" for each in FINDINGS])
+def test_what_is_said_fits_the_severity(kind: FindingKind):
+    """Until a finding ends it says the last value that hurt, which its severity goes by."""
+    judge = Judge(lambda: 1)
+    bad = kind.threshold / 2 if kind.below else kind.threshold * 2 + 1
+    good = kind.threshold * 2 + 1 if kind.below else -1.0
+    for now in range(0, int(kind.hold_seconds) + 10, 5):
+        judge.look(None, [Observed(kind, "", bad)], float(now))
+    judge.look(None, [Observed(kind, "", good)], now + 1.0)
+    several = [*judge.documents(), *judge.recent()]
+    assert [(each["value"], each["severity"]) for each in several] == [(bad, kind.severity_of(bad))]
+
+
 def test_the_worst_come_first():
     """Critical findings come before warnings, and of these the longest first."""
     times = iter(range(1, 100))

@@ -4,7 +4,7 @@ The format of a spool's files, and how to read on after damage.
     segment     header, record, record, ...
     header      magic, version, position of the first record, CRC
     record      magic, length, CRC, position, samples, bytes, payload
-    checkpoint  two slots, the newer good one counts
+    checkpoint  three slots, the newest good one counts
 
 A position counts every batch that ever went through the spool, with its samples and bytes, as an
 odometer does: what is missing between two records is known without having been read.

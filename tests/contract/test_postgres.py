@@ -289,6 +289,14 @@ async def test_of_two_hosts_the_one_that_is_there(server: Server, password: str)
     assert rows[0][0] == make_batch(1).samples
 
 
+async def test_a_server_in_another_role_is_waited_for(server: Server, password: str):
+    """Where a standby alone is wanted and none is there, batches wait."""
+    sink = Postgres(url=f"{url(server)}?target_session_attrs=standby", password_file=password)
+    async with sink.open(opening()) as send:
+        with pytest.raises(TryLater, match="standby"):
+            await send(make_batch(2))
+
+
 async def test_no_password_for_a_server_without_tls(password: str, monkeypatch: pytest.MonkeyPatch):
     """Where TLS is wanted, by option or environment, a server that has none gets no password."""
     said = bytearray()

@@ -54,7 +54,14 @@ UNFIT = (
 )
 """Errors of the rows themselves, from the database or the library."""
 
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a server in another role, or one that ended within an answer
+    OSError,
+    EOFError,
+    TimeoutError,
+)
 """Errors that pass by themselves or that an administrator can fix."""
 
 FIXABLE = ("28", "3D", "3F", "42")

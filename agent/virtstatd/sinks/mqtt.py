@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, cast
 
 import aiomqtt
 from msgspec import Meta
@@ -238,6 +238,29 @@ def _every(messages: _Messages, batches: Iterable[Batch], limit: int) -> Iterato
     return chain.from_iterable(messages.of(batch, limit) for batch in batches)
 
 
+class _ForgivingLoop:
+    """
+    The event loop for the library, which registers sockets from the thread that connects.
+
+    One that was closed before its turn came is no fault of the loop's.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loop, name)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> object:
+        """Have the loop call soon, and ignore that a descriptor is not there any more."""
+
+        def call() -> None:
+            with suppress(OSError):
+                callback(*args)
+
+        return self._loop.call_soon_threadsafe(call)
+
+
 class _Client(aiomqtt.Client):
     """
     A client that publishes without a task per message and checks the broker's reason codes.
@@ -265,6 +288,7 @@ class _Client(aiomqtt.Client):
             # small messages must not wait for the answers to those before
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
+        self._loop = cast("asyncio.AbstractEventLoop", _ForgivingLoop(self._loop))
         self.limit = UNLIMITED
         self.fault: Exception | None = None
         """What failed for all messages alike."""

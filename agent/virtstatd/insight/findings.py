@@ -156,6 +156,7 @@ LIBVIRT_DOWN: Final = FindingKind(
     0,
     "Libvirt does not answer",
     "systemctl status libvirtd virtqemud",
+    hold_seconds=5.0,  # an agent that starts has not asked it yet
     below=True,
     brief=True,
 )

@@ -208,7 +208,7 @@ async def test_a_guest_that_turns_stuck_shows(chromium: Browser):
 async def test_a_disk_that_hurts(chromium: Browser):
     """What hurts a disk leads to it: to the guest, with the disk marked and in view."""
     async with showing(chromium, MadeUpHost(40), viewport={"width": 1440, "height": 500}) as page:
-        await page.locator(".findings a", has_text="at its limit").first.click()
+        await page.locator(".findings a", has_text="of its limit").first.click()
         disk = page.get_by_role("row", name="vda").and_(page.locator("[aria-current=true]"))
         await expect(disk).to_be_in_viewport()
         await expect(disk).to_have_count(1)
@@ -280,7 +280,7 @@ async def test_empty_and_down(chromium: Browser):
         host.up = False
         host.move()
         await expect(page.locator(".strip")).to_contain_text("libvirt is down")
-        await expect(page.locator(".findings li").first).to_contain_text("libvirt does not answer")
+        await expect(page.locator(".findings li").first).to_contain_text("Libvirt does not answer")
         await expect(page.locator(".connection")).to_contain_text("data 3 min old")
 
 

@@ -10,14 +10,33 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from virtstatd.insight.findings import (
+    DISK_LATENCY,
+    DISK_LIMITED,
+    LIBVIRT_DOWN,
+    MEMORY_LOW,
+    STEAL,
+    STUCK,
+    FindingKind,
+    Subject,
+)
+from virtstatd.insight.judge import Finding
+from virtstatd.model import Domain
+
 
 BEGIN = 1_790_000_600
 """Unix seconds at which these hosts begin."""
 
-LIMITED_VCPUS = 2
-"""Guests of this size that hurt have a disk at its limit besides."""
-
 MIB, GIB = 1 << 20, 1 << 30
+
+HURTING = {1: DISK_LIMITED, 3: DISK_LATENCY, 5: STEAL, 9: MEMORY_LOW}
+"""What hurts some of each eleven guests, by their place among them."""
+
+LIMITED_WAVE, FULL_WAVE = 0.98, 0.96
+"""How near to its limit a disk or a memory is that hurts."""
+
+SLOW = 40
+"""So many times as slow is a disk that hurts."""
 
 Document = dict[str, Any]
 
@@ -157,9 +176,11 @@ class MadeUpHost:
         """Return the row of a guest."""
         stuck = index in self.stuck
         wave = self.wave(index)
-        high = 3 if index % 11 == 5 else 1
         unknown = stuck or index % 12 == 11
         known = None if unknown else 1
+        hurts = None if unknown else HURTING.get(index % 11)
+        high = 3 if hurts is STEAL else 1
+        used = FULL_WAVE if hurts is MEMORY_LOW else wave * 0.8
         return {
             "uuid": self.uuid(index),
             "name": self.name(index),
@@ -170,13 +191,13 @@ class MadeUpHost:
             "cpu_ratio": known and wave * 0.8,
             "steal_ratio": known and wave * 0.09 * high,
             "steal_peak_ratio": known and min(1.0, wave * 0.2 * high),
-            "memory_used_bytes": known and int(wave * (1 << index % 5) * GIB),
+            "memory_used_bytes": known and int(used * (2 << index % 5) * GIB),
             "memory_max_bytes": (2 << index % 5) * GIB,
             "memory_rss_bytes": int((1 << index % 5) * GIB),
             "disk_read_bytes_per_second": known and wave * 40 * MIB,
             "disk_write_bytes_per_second": known and wave * 9 * MIB,
             "disk_iops": known and wave * 900,
-            "disk_latency_seconds": known and wave * 0.004 * high**3,
+            "disk_latency_seconds": known and wave * 0.004 * (SLOW if hurts is DISK_LATENCY else 1),
             "disk_latency_device": known and "vda",
             "net_receive_bytes_per_second": known and wave * 2 * MIB,
             "net_transmit_bytes_per_second": known and wave * 6 * MIB,
@@ -185,8 +206,8 @@ class MadeUpHost:
             "pressure_memory_ratio": known and 0.0,
             "partition": "/machine/gold" if index % 3 else "/machine/silver",
             "age_seconds": 340.0 if stuck else 1.0 + index % 4,
-            "findings": 1 if stuck or high > 1 else 0,
-            "severity": "critical" if stuck else "warning" if high > 1 else "",
+            "findings": 1 if stuck or hurts else 0,
+            "severity": "critical" if stuck else "warning" if hurts else "",
         }
 
     def guests(self, query: Mapping[str, str]) -> Document:
@@ -245,7 +266,7 @@ class MadeUpHost:
                 "swap_out_bytes_per_second": 0.0,
                 "rss_bytes": row["memory_rss_bytes"],
             },
-            "disks": [self.disk(device, wave, known) for device in ("vda", "vdb")],
+            "disks": [self.disk(index, device, known) for device in ("vda", "vdb")],
             "nics": [
                 {
                     "device": "vnet5",
@@ -289,9 +310,12 @@ class MadeUpHost:
             )
         return self.versioned(document)
 
-    def disk(self, device: str, wave: float, known: int | None) -> Document:
-        """Return a disk, with limits and a histogram where it is the first."""
+    def disk(self, index: int, device: str, known: int | None) -> Document:
+        """Return a disk, with limits, a histogram and what hurts where it is the first."""
         first = device == "vda"
+        hurts = HURTING.get(index % 11) if first else None
+        wave = 1.0 if hurts is DISK_LIMITED else self.wave(index)
+        slow = SLOW if hurts is DISK_LATENCY else 1
         counts = (3, 44, 304, 2104, 7304, 8234, 8278, 8280)
         edges = (0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, None)
         bars = [{"le": le, "count": count} for le, count in zip(edges, counts, strict=True)]
@@ -303,14 +327,14 @@ class MadeUpHost:
             "read_iops": known and wave * 700,
             "write_iops": known and wave * 200,
             "flush_iops": known and wave * 12,
-            "read_latency_seconds": known and wave * 0.002,
-            "write_latency_seconds": known and wave * 0.004,
-            "flush_latency_seconds": known and wave * 0.011,
+            "read_latency_seconds": known and wave * 0.002 * slow,
+            "write_latency_seconds": known and wave * 0.004 * slow,
+            "flush_latency_seconds": known and wave * 0.011 * slow,
             "capacity_bytes": 80 * GIB,
             "allocation_bytes": 31 * GIB,
             "errors_per_second": 0.0,
             "limits": {"total_bytes_per_second": 50 * MIB, "total_iops": 1000} if first else {},
-            "at_limit_ratio": wave if first else None,
+            "at_limit_ratio": known and wave * LIMITED_WAVE if first else None,
             "histograms": {"read": bars} if first else {},
         }
 
@@ -365,54 +389,34 @@ class MadeUpHost:
         )
 
     def findings(self) -> Document:
-        """Return what hurts: stuck guests, steal, and a libvirt that is down."""
-        rows = [self.row(index) for index in range(min(self.count, 60))]
-        found = [
-            self.finding("stuck", "critical", row, None, 340.0, 60.0, "seconds")
-            | {"text": f"{row['name']} does not answer for 340 s"}
-            for row in rows
-            if row["stuck"]
-        ]
-        found += [
-            self.finding("steal", "warning", row, None, row["steal_ratio"], 0.1, "ratio")
-            | {"text": f"vCPUs of {row['name']} waited {row['steal_ratio']:.0%} for a CPU"}
-            for row in rows
-            if not row["stuck"] and row["severity"] == "warning" and row["steal_ratio"]
-        ]
-        found += [
-            self.finding("disk_limited", "warning", row, "vda", 1.0, 0.9, "ratio")
-            | {"text": f"vda of {row['name']} is at its limit"}
-            for row in rows
-            if row["vcpus"] == LIMITED_VCPUS and row["severity"] == "warning"
-        ]
+        """Return what hurts, the guests that are stuck first; or a libvirt that is down."""
         if not self.up:
-            found = [
-                self.finding("libvirt_down", "critical", None, None, 154.0, 0.0, "seconds")
-                | {"text": "libvirt does not answer", "advice": "systemctl status libvirtd"}
-            ]
+            found = [finding(LIBVIRT_DOWN, Subject(), 0)]
+        else:
+            rows = [(index, self.row(index)) for index in range(min(self.count, 60))]
+            found = [self.finding(*each) for each in rows if each[1]["severity"]]
+            found.sort(key=lambda each: each["severity"])
         return self.versioned({"findings": found, "recent": []})
 
-    def finding(
-        self,
-        name: str,
-        severity: str,
-        row: Document | None,
-        device: str | None,
-        value: float,
-        threshold: float,
-        unit: str,
-    ) -> Document:
-        """Return a finding without its text."""
-        return {
-            "id": f"{name}/{row['uuid'] if row else ''}/{device or ''}",
-            "finding": name,
-            "severity": severity,
-            "since": "2026-09-21T14:10:00.000Z",
-            "guest": {"uuid": row["uuid"], "name": row["name"]} if row else None,
-            "device": device,
-            "value": value,
-            "threshold": threshold,
-            "unit": unit,
-            "text": "",
-            "advice": "See the guest's vCPUs, and what else runs on this host.",
+    def finding(self, index: int, row: Document) -> Document:
+        """Return the finding of a guest that hurts."""
+        kind = STUCK if row["stuck"] else HURTING[index % 11]
+        values: dict[FindingKind, float] = {
+            STUCK: 1,
+            STEAL: row["steal_ratio"],
+            DISK_LATENCY: row["disk_latency_seconds"],
+            DISK_LIMITED: LIMITED_WAVE,
+            MEMORY_LOW: 1 - FULL_WAVE,
         }
+        device = "vda" if kind in (DISK_LATENCY, DISK_LIMITED) else ""
+        guest = Domain(row["uuid"], row["name"], 12, ())
+        return finding(kind, Subject(guest, device), values[kind], 100 + 240 * (index % 5))
+
+
+def finding(kind: FindingKind, subject: Subject, value: float, seconds: int = 154) -> Document:
+    """Return a finding with a value that hurts, for so many seconds when the host begins."""
+    limit = kind.threshold
+    worse = min(value, limit) if kind.below else max(value, limit)
+    since = (BEGIN - seconds) * 10**9
+    severity = kind.severity_of(worse)
+    return Finding(kind, subject, limit, worse, 0, 0, since, severity=severity).document()

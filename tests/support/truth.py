@@ -155,7 +155,7 @@ TEXTS = re.compile(
     r"|\w+\.\w+\.monitor\.\d+\.(name|vcpus|(bank|pkg|node)\.\d+\.id)"
 )
 BINS = re.compile(rf"({DISK}\.latency_histogram\.(?P<operation>\w+)\.bin)\.(count|\d+\.\w+)")
-LIMITS = "libvirt_domain_tunable_"  # of other calls than domstats
+LIMITS = ("libvirt_domain_tunable_", "libvirt_domain_block_stats_limit_")  # not of domstats
 # these carry the names of their numbers in labels that virsh does not print
 NAMED = {
     "libvirt_domain_info_state",

@@ -128,15 +128,20 @@ def slope(points: list[tuple[float, int]]) -> tuple[float, float]:
     return fit.slope * 3600, 2 * error * 3600
 
 
+def said(agent: Agent) -> list[dict[str, object]]:
+    """Return what the log has, without what hurts the simulated guests by themselves."""
+    return [each for each in agent.log if not str(each["event"]).startswith("finding.")]
+
+
 def quiet(agent: Agent) -> None:
     """Wait until the log has said nothing for some seconds."""
     ended = time.monotonic() + SETTLING_SECONDS
-    lines, since = len(agent.log), time.monotonic()
+    lines, since = len(said(agent)), time.monotonic()
     while time.monotonic() - since < QUIET_SECONDS:
-        assert time.monotonic() < ended, agent.log[-5:]
+        assert time.monotonic() < ended, said(agent)[-5:]
         time.sleep(0.2)
-        if len(agent.log) != lines:
-            lines, since = len(agent.log), time.monotonic()
+        if len(said(agent)) != lines:
+            lines, since = len(said(agent)), time.monotonic()
 
 
 @pytest.mark.soak
@@ -170,9 +175,9 @@ def test_an_agent_that_runs_for_long_grows_by_nothing(tmp_path: Path):
             time.sleep(FAULT_SECONDS)
             well_again(sim, receiver)
             quiet(agent)
-            lines = len(agent.log)
+            lines = len(said(agent))
             time.sleep(STEADY_SECONDS)
-            assert agent.log[lines:] == [], f"after {now:.0f} s"
+            assert said(agent)[lines:] == [], f"after {now:.0f} s"
             if now >= WARM_UP_SECONDS:
                 descriptors.append(len(os.listdir(f"/proc/{agent.pid}/fd")))
                 sizes.append((time.monotonic() - begun, pss(agent)))

@@ -11,6 +11,7 @@ from virtstatd.catalog import Catalog
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import LIFETIME_INTERVALS, Emit, Health, Outcome, Row, Up
 from virtstatd.errors import VirtstatdError
+from virtstatd.hypervisor.connection import version_text
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Batch, Reading
@@ -74,7 +75,7 @@ class DefinedCollector:
             return Outcome(answered=None, reason=str(error))
         self._health.ended(begun, good=True)
         shape = self._catalog.shape(
-            GROUP, [("inactive", ()), ("version", {"version": dotted(version)})]
+            GROUP, [("inactive", ()), ("version", {"version": version_text(version)})]
         )
         emit(
             Batch(
@@ -95,11 +96,6 @@ class DefinedCollector:
 def _asked(session: Session) -> tuple[int, int]:
     """Ask for both; runs on a lane, and neither call waits for a guest."""
     return session.connection.numOfDefinedDomains(), session.connection.getLibVersion()
-
-
-def dotted(version: int) -> str:
-    """Return a version as people write it: 9000000 is 9.0.0."""
-    return f"{version // 1_000_000}.{version // 1_000 % 1_000}.{version % 1_000}"
 
 
 def defined(parts: Parts) -> DefinedCollector:

@@ -422,7 +422,8 @@ class Outlet:
     def _put_back(self, piece: Piece, lane: _Lane, it: Underway, error: TryLater) -> bool:
         """Put a piece back, or its halves, or nothing of it; return whether to go on at once."""
         if not error.answered:
-            piece.doubt()
+            if not piece.known:  # what is known to be refused is tried as a whole
+                piece.doubt()
             lane.pieces.appendleft(piece)
             return False
         piece.failures += 1

@@ -5,10 +5,10 @@ import asyncio
 import structlog
 
 from virtstatd.catalog import shipped
-from virtstatd.collect.defined import DefinedCollector, dotted
+from virtstatd.collect.defined import DefinedCollector
 from virtstatd.collector import Up
 from virtstatd.errors import Refused
-from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.connection import Connection, version_text
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
@@ -81,5 +81,5 @@ async def test_it_asks_again_when_a_domain_has_started():
 
 def test_versions_as_people_write_them():
     """Libvirt's number of a version has three digits for each part."""
-    assert dotted(9_000_000) == "9.0.0"
-    assert dotted(11_010_002) == "11.10.2"
+    assert version_text(9_000_000) == "9.0.0"
+    assert version_text(11_010_002) == "11.10.2"

@@ -95,7 +95,7 @@ class BulkCall:
 
     def held(self, session: Session, uuids: list[str]) -> Answer:
         """
-        Tell of which of these domains somebody has waited long for the monitor, asking no monitor.
+        Report which of these domains have a monitor that was occupied for long; asks no monitor.
 
         Answered even when all workers are stuck.
         """

@@ -1,13 +1,16 @@
 """The archive of Parquet files, read back by DuckDB and by pyarrow."""
 
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import duckdb
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -16,9 +19,10 @@ from structlog.testing import CapturingLogger
 
 from support.parquet import MINUTE_NS, archive, found_by_duckdb, settled, source_of
 from support.servers import moved, needs
-from virtstatd.archive.journal import HOUR_NS
+from virtstatd.archive.rows import HOUR_NS
 from virtstatd.errors import StartError, TryLater
 from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, VERSION
 from virtstatd.sinks.parquet import Parquet
 from virtstatd.testing import TAKEN_AT, check_sink, hostile_batch, make_batch, make_shapes
 from virtstatd.testing.contract import opening
@@ -95,6 +99,16 @@ async def test_every_number_comes_back(tmp_path: Path):
     assert repr(found_by_duckdb(tmp_path)) == repr(source_of(*batches))  # NaN is not itself
 
 
+def test_integers_beyond_64_bits_are_doubles(tmp_path: Path):
+    """They come back as the nearest double, infinite where it is none, and cost no other number."""
+    values = (2**70 + 1, 10**400, -(10**400), 7)
+    large = Shape("large", odd_counters(0).readings[0].shape.series[: len(values)])
+    keep(tmp_path, [Batch("bulk", START, (Reading(None, large, values),))])
+    rows = pq.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()
+    assert sorted(row["value"] for row in rows) == [-math.inf, 7, 2.0**70, math.inf]
+    assert not any(row["exact"] for row in rows)
+
+
 def test_the_query_of_the_readme(tmp_path: Path):
     """The README's query tells the rate of a counter, within an hour and over the turn of one."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -163,7 +177,7 @@ def test_a_torn_journal_costs_its_end_alone(tmp_path: Path, cut: int):
     before = archive(tmp_path)
     batches = list(minutes(0, 1)) * 2
     before.append(batches[0])
-    [journal] = tmp_path.glob(".*.journal")
+    [journal] = tmp_path.glob(".*.segment")
     whole = journal.stat().st_size
     before.append(batches[1])
     os.truncate(journal, whole + cut if cut >= 0 else journal.stat().st_size - 1)
@@ -172,19 +186,51 @@ def test_a_torn_journal_costs_its_end_alone(tmp_path: Path, cut: int):
     assert names(tmp_path) == ["2023-11-14T22Z.N.parquet"]
 
 
-def test_a_flipped_bit_in_a_journal_is_seen(tmp_path: Path):
-    """A batch that changed on the disk is not taken for one, nor is anything after it."""
+def test_a_flipped_bit_in_a_journal_costs_a_batch(tmp_path: Path):
+    """A batch that changed on the disk is not taken for one; it is counted, those after it stay."""
     before = archive(tmp_path)
-    batches = list(minutes(0, 1)) * 2
+    batches = list(minutes(0, 1)) * 3
     before.append(batches[0])
-    [journal] = tmp_path.glob(".*.journal")
+    [journal] = tmp_path.glob(".*.segment")
     place = journal.stat().st_size + 100
     before.append(batches[1])
+    before.append(batches[2])
     content = bytearray(journal.read_bytes())
     content[place] ^= 1
     journal.write_bytes(content)
-    archive(tmp_path).settle()
-    assert found_by_duckdb(tmp_path) == source_of(batches[0])
+    log = CapturingLogger()
+    archive(tmp_path, log).settle()
+    assert found_by_duckdb(tmp_path) == source_of(batches[0], batches[2])
+    assert [call.kwargs["reason"] for call in log.calls] == ["1 batches of it are damaged"]
+    assert names(tmp_path) == [".N.segment.damaged", "2023-11-14T22Z.N.parquet"]
+
+
+def test_a_journal_of_a_later_version_is_set_aside(tmp_path: Path):
+    """What this version cannot know is neither read nor removed, and the log says it."""
+    before = archive(tmp_path)
+    before.append(next(minutes(0, 1)))
+    [journal] = tmp_path.glob(".*.segment")
+    content = bytearray(journal.read_bytes())
+    struct.pack_into("<H", content, 8, VERSION + 1)
+    struct.pack_into("<I", content, HEADER_BYTES - 4, crc32(content[: HEADER_BYTES - 4]))
+    journal.write_bytes(content)
+    log = CapturingLogger()
+    archive(tmp_path, log).settle()
+    assert events(log) == ["archive.damaged"]
+    assert names(tmp_path) == [".N.segment.damaged"]
+
+
+def test_a_batch_that_cannot_be_written_costs_no_other(tmp_path: Path):
+    """Those before and after it are in the archive."""
+    kept = archive(tmp_path)
+    batches = list(minutes(0, 3))
+    kept.append(batches[0])
+    with pytest.raises(TypeError):
+        kept.append(replace(batches[1], lifetime_seconds=object()))  # type: ignore[arg-type]
+    kept.append(batches[2])
+    kept.close()
+    kept.settle()
+    assert found_by_duckdb(tmp_path) == source_of(batches[0], batches[2])
 
 
 STEPS = ("draft", "renamed", "sorted")
@@ -198,7 +244,7 @@ def test_every_crash_is_mended(tmp_path: Path, step: str):
     for batch in batches:
         kept.append(batch)
         kept.close()
-    journals = {each: each.read_bytes() for each in tmp_path.glob(".*.journal")}
+    journals = {each: each.read_bytes() for each in tmp_path.glob(".*.segment")}
     kept._sorted_before = kept._hour  # flush only
     kept.settle()
     flushes = {each: each.read_bytes() for each in tmp_path.glob("*T22Z.*.parquet")}
@@ -283,7 +329,7 @@ asyncio.run(main())
 def test_an_end_waits_for_no_large_flush(tmp_path: Path):
     """What a last flush has no time for is there after the next start; the end is clean."""
     subprocess.run([sys.executable, "-c", ENDING, str(tmp_path), str(START)], check=True)
-    assert list(tmp_path.glob(".*.journal"))
+    assert list(tmp_path.glob(".*.segment"))
     assert not list(tmp_path.glob("*.new"))
     archive(tmp_path).settle()
     assert counted(tmp_path) == 50 * make_batch(60, shapes=make_shapes(60)).samples

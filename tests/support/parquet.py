@@ -17,6 +17,9 @@ from virtstatd.model import Batch
 
 MINUTE_NS = 60 * 10**9
 NO_LIMITS = DiskLimits(keep_bytes=0, keep_ns=0, free_bytes=0)
+OWN = ("domain", "uuid")
+"""Labels of a guest that have a column."""
+
 EVERYTHING = """
 SELECT epoch_ns(time), host, domain, uuid, run, source, metric, kind,
        list_sort(map_entries(labels)::STRUCT(key VARCHAR, value VARCHAR)[]), value,
@@ -37,12 +40,15 @@ def source_of(*batches: Batch) -> list[tuple[Any, ...]]:
         for reading in batch.readings:
             guest = reading.domain
             whose = (visible(guest.name), guest.uuid, guest.id) if guest else (None,) * 3
+            added = [pair for pair in guest.labels if pair[0] not in OWN] if guest else []
             for series, value in zip(reading.shape.series, reading.values, strict=True):
                 exponent = series.field.exponent if series.part in ("", "sum") else 0
                 exact = None
                 if math.isfinite(value):
                     exact = Decimal(value).scaleb(exponent)
-                labels = sorted((visible(key), visible(text)) for key, text in labels_of(series))
+                labels = sorted(
+                    (visible(key), visible(text)) for key, text in (*added, *labels_of(series))
+                )
                 rows.append(
                     (
                         *(batch.taken_at, "h", *whose, batch.source),

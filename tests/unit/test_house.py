@@ -19,7 +19,7 @@ SIMULATOR = "virtstatd_simulator"
 
 ARROWS: dict[str, set[str]] = {
     "__main__": {"commands", "service"},
-    "archive": {"errors", "formats", "model", "sending"},
+    "archive": {"errors", "formats", "model", "pipeline/spool"},
     "budget": {"collector", "hypervisor", "runtime"},
     "catalog": {"errors", "model"},
     "collect": set(),

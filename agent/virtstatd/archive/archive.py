@@ -1,9 +1,9 @@
 """
 A directory of Parquet files, one per hour, that can be read at any time.
 
-    .NUMBER.journal                 what came since the last flush 2026-11-21T04Z.NUMBER.parquet   a
-    flush of the current hour 2026-11-21T04Z.parquet          an hour that is over: its flushes,
-    sorted into one file
+    .NUMBER.segment                 what came since the last flush
+    2026-11-21T04Z.NUMBER.parquet   a flush of the current hour
+    2026-11-21T04Z.parquet          an hour that is over: its flushes, sorted into one file
 
 Every file is written under a hidden name, synced and renamed. A flush bears the number of its
 journal, and the file of an hour knows which flushes it holds: whatever a crash interrupts is done
@@ -23,8 +23,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.archive.folder import ArchiveFolder, hour_text
-from virtstatd.archive.journal import HOUR_NS, Journal, read
-from virtstatd.archive.rows import arrow_table, run_chunks, runs_by_hour
+from virtstatd.archive.journal import Journal, JournalReader
+from virtstatd.archive.rows import HOUR_NS, arrow_table, run_chunks, runs_by_hour
 from virtstatd.archive.sorting import (
     GROUP_ROWS,
     SLICE_ROWS,
@@ -36,7 +36,7 @@ from virtstatd.errors import TryLater
 from virtstatd.model import Batch
 
 
-JOURNAL_BYTES = 4 << 20
+JOURNAL_BYTES = 2 << 20
 """Size at which a journal is flushed early: it bounds the memory of a flush."""
 
 PORTION_ROWS = 16384
@@ -102,15 +102,21 @@ class Archive:
                 self._trim()
             if self._free() < 0:
                 raise TryLater(f"{self._folder.path}: its disk is full up to free_bytes")
-            self._journal_for(batch).append(batch)
+            self._written(self._journal_for(batch), batch)
         except OSError as error:
             raise TryLater(f"{self._folder.path}: {error.strerror or error}") from error
+
+    def _written(self, journal: Journal, batch: Batch) -> None:
+        try:
+            journal.append(batch)
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the journal, for `settle` to flush it."""
         journal, self._journal = self._journal, None
-        if journal is not None:
-            journal.close()
+        if journal is not None and journal.close():
             self._closed.append(journal.path)
             self.flushable.set()
 
@@ -175,12 +181,16 @@ class Archive:
     def _flush(self, journal: Path) -> None:
         """Turn a journal into files, of two hours at the turn of one."""
         try:
-            for hour, runs in runs_by_hour(read(journal), self._host).items():
+            batches = JournalReader(journal)
+            for hour, runs in runs_by_hour(batches, self._host).items():
                 with self._folder.written(self._folder.flush(hour, journal)) as file:
                     for some in run_chunks(runs, PORTION_ROWS):
                         self._go_on()
                         file.write_table(arrow_table(some, self._host), row_group_size=GROUP_ROWS)
-            journal.unlink()
+            if batches.damaged:
+                self._set_aside(journal, f"{batches.damaged} batches of it are damaged")
+            else:
+                journal.unlink()
         except FileNotFoundError:
             if not self._folder.path.is_dir():
                 raise

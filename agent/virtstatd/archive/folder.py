@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from virtstatd.archive.journal import SUFFIX
+from virtstatd.archive.old_journal import OLD_SUFFIX
 from virtstatd.archive.sorting import TableWriter, table_writer
 
 
 _FILE = re.compile(r"(\d{4,}-\d\d-\d\dT\d\dZ)(?:\.(\d+))?\.parquet")
-_JOURNAL = re.compile(r"\.(\d+)\.journal")
+_JOURNAL = re.compile(rf"\.(\d+)(?:{re.escape(SUFFIX)}|{re.escape(OLD_SUFFIX)})")
 _DRAFT = re.compile(rf"\.{_FILE.pattern}\.new")
 
 HourFiles = dict[str, list[tuple[Path, int]]]
@@ -46,8 +48,8 @@ class ArchiveFolder:
         return {hour: sorted(hours[hour]) for hour in sorted(hours)}
 
     def journal(self, number: int) -> Path:
-        """Return the path of a journal."""
-        return self.path / f".{number:020}.journal"
+        """Return the path of a new journal."""
+        return self.path / f".{number:020}{SUFFIX}"
 
     def flush(self, hour: int, journal: Path) -> Path:
         """Return the path of the flush of a journal into an hour."""

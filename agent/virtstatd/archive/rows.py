@@ -7,6 +7,7 @@ them by Arrow, so that Python touches nothing but times and values.
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +19,12 @@ from itertools import chain
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from virtstatd.archive.journal import HOUR_NS, Columns, Owner, Rows, SeriesLine
+from virtstatd.formats.naming import labels_of, name_of, visible
 from virtstatd.formats.numbers import decimal_text
-from virtstatd.model import Number
+from virtstatd.model import Batch, Domain, Labels, Number, Series, Shape
 
+
+HOUR_NS = 3600 * 10**9
 
 EXACT_DIGITS = 15
 """Decimal digits that a double keeps; numbers with more are in `exact` as well."""
@@ -53,6 +56,26 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesLine:
+    """A series: its name, kind, exponent and labels."""
+
+    metric: str
+    kind: str
+    exponent: int
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The guest of a reading; `labels` are those that no column has."""
+
+    uuid: str
+    name: str
+    run: int
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The numbers of one series in one journal."""
 
@@ -64,26 +87,24 @@ class Run:
     values: Sequence[Number]
 
 
-def runs_by_hour(frames: Iterable[Columns | Rows], host: str) -> dict[int, list[Run]]:
+def runs_by_hour(batches: Iterable[Batch], host: str) -> dict[int, list[Run]]:
     """Return the runs of each hour since 1970, in the order of their series."""
-    shapes: dict[int, tuple[SeriesLine, ...]] = {}
-    groups: dict[tuple[int, Owner | None, str, int], list[tuple[int, tuple[Number, ...]]]] = {}
-    for frame in frames:
-        if isinstance(frame, Columns):
-            shapes[frame.number] = frame.lines
-            continue
-        hour = frame.taken_at // HOUR_NS
-        for owner, shape, values in frame.readings:
-            key = (hour, owner, frame.source, shape)
-            groups.setdefault(key, []).append((frame.taken_at, values))
+    groups: dict[tuple[int, str, Domain | None, Shape], list[tuple[int, tuple[Number, ...]]]] = {}
+    for batch in batches:
+        hour = batch.taken_at // HOUR_NS
+        for reading in batch.readings:
+            key = (hour, batch.source, reading.domain, reading.shape)
+            groups.setdefault(key, []).append((batch.taken_at, reading.values))
+    lines = {shape: [_line(each) for each in shape.series] for *_, shape in groups}
     hours: dict[int, list[Run]] = {}
-    for (hour, owner, source, shape), readings in groups.items():
+    for (hour, source, domain, shape), readings in groups.items():
+        owner = _owner(domain) if domain else None
         readings.sort(key=lambda reading: reading[0])
         times = [taken_at for taken_at, _ in readings]
         columns = zip(*(values for _, values in readings), strict=True)
         hours.setdefault(hour, []).extend(
-            Run(series_number(host, owner, line), owner, source, line, times, column)
-            for line, column in zip(shapes[shape], columns, strict=True)
+            Run(series_number(host, owner, line), owner, source, line, times, _bounded(column))
+            for line, column in zip(lines[shape], columns, strict=True)
         )
     for runs in hours.values():
         runs.sort(key=lambda run: (run.series, run.times[0]))
@@ -145,6 +166,34 @@ def series_number(host: str, owner: Owner | None, line: SeriesLine) -> int:
     return int.from_bytes(whose[:3] + which[:5], signed=True)
 
 
+def _line(series: Series) -> SeriesLine:
+    labels = _visible(labels_of(series))
+    return SeriesLine(visible(name_of(series)), series.field.kind, series.exponent, labels)
+
+
+def _owner(domain: Domain) -> Owner:
+    others = tuple(pair for pair in domain.labels if pair[0] not in ("domain", "uuid"))
+    return Owner(visible(domain.uuid), visible(domain.name), domain.id, _visible(others))
+
+
+def _visible(labels: Labels) -> Labels:
+    return tuple((visible(key), visible(text)) for key, text in labels)
+
+
+def _bounded(values: Sequence[Number]) -> Sequence[Number]:
+    """Return the values; an integer beyond 64 bits, which few readers know, becomes a float."""
+    if min(values) >= -(1 << 63) and max(values) < 1 << 64:  # False where NaN hides it
+        return values
+    return [value if -(1 << 63) <= value < 1 << 64 else _double(value) for value in values]
+
+
+def _double(value: Number) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _digest(texts: Iterable[str]) -> bytes:
     encoded = [text.encode() for text in texts]
     lengths = struct.pack(f"<{len(encoded)}I", *map(len, encoded))
@@ -193,7 +242,7 @@ def _exact(runs: Sequence[Run], count: int) -> pa.Array:
     found: list[tuple[int, Decimal]] = []
     row = 0
     for run in runs:
-        if not all(-least < value < least for value in run.values):
+        if not (-least < min(run.values) and max(run.values) < least):
             found += [
                 (row + index, Decimal(value).scaleb(run.line.exponent))
                 for index, value in enumerate(run.values)

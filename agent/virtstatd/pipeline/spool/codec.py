@@ -10,8 +10,9 @@ without any other.
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, MutableMapping
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -22,6 +23,9 @@ from virtstatd.pipeline.spool.shapes import KnownShapes, flat, raw, texts
 K = TypeVar("K", bound=Hashable)
 
 _LENGTH = struct.Struct("<I")
+_TWICE = 0
+"""In place of a record's number, which begin at 1."""
+
 _NOBODY = -1
 """In place of a domain's number where a reading belongs to the host or to the agent."""
 
@@ -86,23 +90,22 @@ _body = msgspec.msgpack.Decoder(_Body)
 class _Table(Generic[K]):
     """Numbers for shapes and the like, each explained in the first two records that use it."""
 
-    def __init__(self) -> None:
-        self.settled: dict[K, int] = {}
-        self._once: dict[K, tuple[int, int]] = {}
+    def __init__(self, known: MutableMapping[K, tuple[int, int]]) -> None:
+        self._known = known
+        """The number of a key, and the record that explained it first, or `_TWICE`."""
+        self._next = 0
 
     def number(self, key: K, record: int) -> tuple[int, bool]:
         """Return the number of a key, and whether this record has to explain it."""
-        if (known := self.settled.get(key)) is not None:
-            return known, False
-        if key not in self._once:
-            number = len(self.settled) + len(self._once)
-            self._once[key] = number, record
+        if (known := self._known.get(key)) is None:
+            number = self._next
+            self._next += 1
+            self._known[key] = number, record
             return number, True
-        number, first = self._once[key]
-        if first == record:
+        number, first = known
+        if first in (_TWICE, record):
             return number, False
-        del self._once[key]
-        self.settled[key] = number
+        self._known[key] = number, _TWICE
         return number, True
 
 
@@ -112,10 +115,10 @@ class RecordEncoder:
     def __init__(self, shapes: KnownShapes) -> None:
         self._known = shapes
         self._records = 0
-        self._fields: _Table[Field] = _Table()
-        self._labels: _Table[Labels] = _Table()
-        self._shapes: _Table[Shape] = _Table()
-        self._domains: _Table[Domain] = _Table()
+        self._fields: _Table[Field] = _Table({})
+        self._labels: _Table[Labels] = _Table({})
+        self._shapes: _Table[Shape] = _Table(WeakKeyDictionary())
+        self._domains: _Table[Domain] = _Table({})
 
     def encode(self, batch: Batch) -> bytes:
         """Return the next record."""
@@ -123,7 +126,7 @@ class RecordEncoder:
         meanings = _Meanings([], [], [], [])
         domains: list[int] = []
         shapes: list[int] = []
-        settled = self._shapes.settled
+        numbers: dict[Shape, int] = {}
         last: Domain | None = None
         domain = _NOBODY
         for reading in batch.readings:
@@ -131,8 +134,9 @@ class RecordEncoder:
                 last = reading.domain
                 domain = self._domain(last, meanings) if last else _NOBODY
             domains.append(domain)
-            known = settled.get(reading.shape)
-            shapes.append(self._shape(reading.shape, meanings) if known is None else known)
+            if (shape := reading.shape) not in numbers:
+                numbers[shape] = self._shape(shape, meanings)
+            shapes.append(numbers[shape])
         body = _Body(
             raw(batch.source),
             batch.taken_at,

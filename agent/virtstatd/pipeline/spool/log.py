@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from virtstatd.model import Batch
 from virtstatd.pipeline.spool.checkpoint import UNREADABLE, Checkpoint
-from virtstatd.pipeline.spool.codec import RecordEncoder
 from virtstatd.pipeline.spool.directory import Directory
 from virtstatd.pipeline.spool.files import SpoolFiles
 from virtstatd.pipeline.spool.reader import Found, Segment, SegmentReader
-from virtstatd.pipeline.spool.segment import (
-    HEADER_BYTES,
-    Position,
-    header,
-    record,
-)
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, Position
 from virtstatd.pipeline.spool.shapes import KnownShapes
+from virtstatd.pipeline.spool.writer import SegmentWriter
 
 
 Sync = Literal["none", "interval", "batch"]
@@ -40,16 +34,6 @@ KEEP_FREE_BYTES = 512 << 20
 
 class TooLargeForSpool(ValueError):  # noqa: N818 - named for what the batch is
     """A batch that is larger than the whole spool may be."""
-
-
-@dataclass(slots=True, eq=False)
-class _Active:
-    """The segment that is written to."""
-
-    segment: Segment
-    file: int
-    encoder: RecordEncoder
-    dirty: bool = False
 
 
 class Spool:
@@ -80,7 +64,7 @@ class Spool:
         self._files = files or SpoolFiles()
         self._shapes = KnownShapes()
         self._segments: list[Segment] = []
-        self._active: _Active | None = None
+        self._active: SegmentWriter | None = None
         self._reader: SegmentReader | None = None
         self._lock: int | None = None
         self._folder = Directory(directory, self._files)
@@ -121,12 +105,10 @@ class Spool:
                 self._forget()
                 if active is not self._active:
                     active, content = self._encoded(batch)
-            self._files.write(active.file, content, active.segment.size)
+            active.write(content)
         except OSError:
             self._abandon()
             raise
-        active.segment.size += len(content)
-        active.dirty = True
         self.end = self.end.after(batch)
         self._checkpoint.write(self.settled, self.end)
         if self._sync == "batch":
@@ -162,7 +144,7 @@ class Spool:
     def flush(self) -> None:
         """Sync what was written; raises OSError also when the files were removed."""
         if self._active:
-            if not self._files.linked(self._active.file):
+            if not self._active.linked:
                 self.close()
                 raise OSError(errno.ENOENT, "the spool was removed", str(self.directory))
             if self._active.dirty and self._sync != "none":
@@ -184,12 +166,14 @@ class Spool:
         """Close every file."""
         self._stop_reading()
         self._checkpoint.close()
-        held = [self._active.file if self._active else None, self._lock]
+        active, lock = self._active, self._lock
         self._active = self._lock = None
-        for file in held:
-            if file is not None:
-                with suppress(OSError):
-                    self._files.close(file)
+        with suppress(OSError):
+            if active:
+                active.close()
+        with suppress(OSError):
+            if lock is not None:
+                self._files.close(lock)
 
     def _load(self) -> None:
         known = self._checkpoint.open()
@@ -221,11 +205,11 @@ class Spool:
             self._segments.remove(oldest)
             self._folder.discard(oldest)
 
-    def _encoded(self, batch: Batch) -> tuple[_Active, bytes]:
+    def _encoded(self, batch: Batch) -> tuple[SegmentWriter, bytes]:
         """Return a record, and the segment whose numbers it uses."""
         active = self._active or self._create()
         try:
-            content = record(self.end, batch, active.encoder.encode(batch))
+            content = active.encoded(self.end, batch)
         except Exception:
             self._retire()  # its numbers no longer match what is on disk
             raise
@@ -234,61 +218,52 @@ class Spool:
             raise TooLargeForSpool(f"a batch of {len(content)} bytes does not fit into the spool")
         return active, content
 
-    def _create(self) -> _Active:
+    def _create(self) -> SegmentWriter:
         path = self._folder.named(self.end)
-        content = header(self.end)
-        segment = Segment(path, self.end, len(content))
-        self._active = _Active(segment, self._files.create(path), RecordEncoder(self._shapes))
-        self._segments.append(segment)
+        active = self._active = SegmentWriter(path, self.end, self._files, self._shapes)
+        self._segments.append(active.segment)
         try:
-            self._files.write(self._active.file, content, 0)
             if self._sync != "none":
                 self._files.sync_directory(self.directory)
         except OSError:
             self._abandon()
             raise
-        return self._active
+        return active
 
     def _retire(self) -> None:
         """Close the segment that is written to, durably."""
         if active := self._active:
             if active.dirty and self._sync != "none":
                 self._make_durable(active)
-            self._active = None
-            self._files.close(active.file)
-            if active.segment.first == self.end:
-                self._segments.remove(active.segment)
-                self._folder.remove(active.segment.path)
+            self._release()
+            active.close()
 
     def _abandon(self) -> None:
         """Close the segment that could not be written to, at the end of what was."""
         if active := self._active:
-            self._active = None
-            with suppress(OSError):
-                self._files.truncate(active.file, active.segment.size)
-            with suppress(OSError):
-                self._files.close(active.file)
-            if active.segment.first == self.end:
-                self._segments.remove(active.segment)
-                with suppress(OSError):
-                    self._files.remove(active.segment.path)
+            self._release()
+            active.abandon()
 
-    def _make_durable(self, active: _Active) -> None:
+    def _release(self) -> None:
+        active, self._active = self._active, None
+        if active and active.empty:
+            self._segments.remove(active.segment)
+
+    def _make_durable(self, active: SegmentWriter) -> None:
         try:
-            self._files.sync(active.file)
-            active.dirty = False
+            active.sync()
         except OSError:
             # The kernel may have dropped pages that it could not write, and reports that only once.
             self._active = None
             with suppress(OSError):
-                self._files.close(active.file)
+                active.close()
             raise
 
     def _forget(self) -> None:
         """Drop the oldest segment."""
         oldest = self._segments[0]
         if self._active and self._active.segment is oldest:
-            self._files.close(self._active.file)
+            self._active.close()
             self._active = None
         self.forgotten = self._end(oldest)
         self.settled = max(self.settled, self.forgotten)

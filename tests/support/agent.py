@@ -129,6 +129,7 @@ interval_seconds = {pulse}
 {groups[pulse]}
 [poll.monitor]
 interval_seconds = {monitor}
+backing_chains = {backing}
 {groups[monitor]}
 [poll.extra]
 interval_seconds = {extra}
@@ -166,6 +167,7 @@ def running(
     look: float = 1.0,
     cgroup: float = 1.0,
     budget: float = 0.0,
+    backing: bool = False,
     hypervisor: str = "",
     drain: float = 5.0,
     lines: Path | None = None,
@@ -192,6 +194,7 @@ def running(
         look=look,
         cgroup=cgroup,
         budget=budget,
+        backing=json.dumps(backing),
         hypervisor=hypervisor,
         drain=drain,
     )

@@ -23,8 +23,11 @@ from virtstatd.model import Domain
 
 
 NOWAIT = 1 << 29
-FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
+FLAGS: int = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 """Always: of an inactive domain libvirtd would open the image files with its lock held."""
+
+BACKING: int = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING
+"""Every layer of the disks' backing chains, of which QEMU tells in the same answer."""
 
 LOOKUPS = 10
 """So many new domains are looked up; a list of all is dearer than that on a host with many."""
@@ -34,11 +37,17 @@ class BulkCall:
     """Ask for the statistics of all running domains, or of some, and decode them."""
 
     def __init__(
-        self, inventory: Inventory, decoder: Decoder, stalls: Stalls | None = None
+        self,
+        inventory: Inventory,
+        decoder: Decoder,
+        stalls: Stalls | None = None,
+        *,
+        backing_chains: bool = False,
     ) -> None:
         self._inventory = inventory
         self._decoder = decoder
         self._stalls = stalls
+        self._backing = BACKING if backing_chains else 0
         self._whole: dict[str, dict[int, int]] = {}
         inventory.on_gone(self._forget)
 
@@ -69,7 +78,9 @@ class BulkCall:
             answer = self.some(session, bits, self.running(session))
         else:
             answer = Answer(time.time_ns())
-            self._decode(answer, bits, session.connection.getAllDomainStats(bits, FLAGS))
+            self._decode(
+                answer, bits, session.connection.getAllDomainStats(bits, self._flags(bits))
+            )
         self._inventory.reconcile(answer.seen | set(answer.stalled), asked_at)
         return answer
 
@@ -86,7 +97,8 @@ class BulkCall:
         for asked, groups in ((well, bits), (stalled, bits & ~MONITOR)):
             domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
             if domains and groups:
-                records = session.connection.domainListGetStats(domains, groups, FLAGS)
+                flags = self._flags(groups)
+                records = session.connection.domainListGetStats(domains, groups, flags)
                 self._decode(answer, groups, records)
         for uuid in stalled:
             if known := self._inventory.get(uuid):
@@ -130,6 +142,9 @@ class BulkCall:
         """Return the name of a running domain, empty where it is not known."""
         known = self._inventory.get(uuid)
         return known.name if known else ""
+
+    def _flags(self, bits: int) -> int:
+        return FLAGS | (self._backing if bits & BLOCK else 0)
 
     def _stalled(self, uuids: Iterable[str]) -> dict[str, str]:
         if self._stalls is None:

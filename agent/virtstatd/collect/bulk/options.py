@@ -58,6 +58,13 @@ class MonitorOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fiel
 
     interval_seconds: Interval = 15.0
     groups: GroupNames = _groups("monitor")
+    backing_chains: Annotated[
+        bool,
+        Meta(
+            description="Report the sizes of each layer of the disks' backing chains, with the"
+            " label `index`: five series per layer; libvirt asks QEMU for nothing more."
+        ),
+    ] = False
 
 
 class ExtraOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -245,7 +245,7 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
     monitors = Monitors(Verdicts(parts.catalog), parts.log, time.monotonic, pid_of=pid_of)
     sweep = Sweep(
         hypervisor.lanes,
-        BulkCall(inventory, decoder, stalls),
+        BulkCall(inventory, decoder, stalls, backing_chains=options.monitor.backing_chains),
         monitors,
         Exceptions(parts.log, time.monotonic),
         parts.log,

@@ -26,9 +26,11 @@ class Libvirt:
         self.record: dict[str, Any] = dict(WHOLE)
         self.control = IDLE
         self.looks = 0
+        self.flags = 0
 
-    def domainListGetStats(self, *_: object) -> list[Any]:  # noqa: N802 - libvirt's name
+    def domainListGetStats(self, *asked: Any) -> list[Any]:  # noqa: N802 - libvirt's name
         """Return the record."""
+        _, _, self.flags = asked
         return [(self, self.record)]
 
     def controlInfo(self) -> tuple[int, int, int]:  # noqa: N802 - libvirt's name
@@ -58,10 +60,11 @@ def libvirt() -> Libvirt:
 class Calls:
     """A bulk call that asks it."""
 
-    def __init__(self, libvirt: Libvirt) -> None:
+    def __init__(self, libvirt: Libvirt, *, backing_chains: bool = False) -> None:
         self.inventory = Inventory()
         self._session: Any = Session(libvirt, {UUID: libvirt})
-        self._call = BulkCall(self.inventory, Decoder(shipped(), lambda _: None))
+        decoder = Decoder(shipped(), lambda _: None)
+        self._call = BulkCall(self.inventory, decoder, backing_chains=backing_chains)
 
     def partial(self, bits: int = IOTHREAD) -> dict[str, Any]:
         """Ask, and return who was stepped over."""
@@ -98,3 +101,14 @@ def test_other_groups_and_other_runs_are_not_compared(libvirt: Libvirt):
     calls.inventory.started(UUID, "vm", 1)
     assert calls.partial() == {}
     assert libvirt.looks == 0
+
+
+def test_backing_chains_are_asked_for_where_they_are_wanted(libvirt: Libvirt):
+    """The flag goes with the disks' group, and with nothing else, of those who chose it."""
+    block, flag = POLLED["block"].bit, 1 << 30
+    flags = []
+    for wanted in (False, True):
+        for bits in (block, block | VM, VM):
+            Calls(libvirt, backing_chains=wanted).partial(bits)
+            flags.append(libvirt.flags & flag)
+    assert flags == [0, 0, 0, flag, flag, 0]

@@ -1,0 +1,81 @@
+"""What disks, interfaces and memory of real guests are, and what they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.support.guest import Definition
+from lab.support.hypervisor import Lab
+from support.agent import Agent, Series, running
+
+
+DISK = "libvirt_domain_block_stats"
+
+
+@pytest.fixture
+def tuned(lab: Lab) -> Iterator[Definition]:
+    """Start a guest with limits on a disk of three layers, and with memory of its own kind."""
+    backing = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+    definition = lab.definition("tuned", extra=backing)
+    lab.create(definition)
+    limits = {
+        "total-bytes-sec": "1000000",
+        "total-bytes-sec-max": "5000000",
+        "total-bytes-sec-max-length": "3",
+        "read-iops-sec": "50",
+        "group-name": "shared",
+    }
+    given = [word for name, limit in limits.items() for word in (f"--{name}", limit)]
+    lab.virsh("blkdeviotune", definition.uuid, "vda", *given)
+    for layer in ("b", "c"):
+        file = lab.images / f"{definition.uuid}-{layer}.qcow2"
+        where = ["--diskspec", f"vda,file={file}", "--diskspec", "vdb,snapshot=no"]
+        options = ["--disk-only", "--no-metadata"]
+        lab.virsh("snapshot-create-as", definition.uuid, layer, *options, *where)
+    yield definition
+    lab.destroy(definition.name)
+
+
+def of(agent: Agent, family: str, domain: str) -> dict[Series, float]:
+    """Return the series of a metric that one guest has."""
+    return {
+        series: value
+        for series, value in agent.samples().items()
+        if series[0] == family and ("domain", domain) in series[1]
+    }
+
+
+def facts(agent: Agent, family: str, domain: str) -> list[dict[str, str]]:
+    """Return the labels of a guest's info series."""
+    return [dict(labels) for _, labels in of(agent, family, domain)]
+
+
+def test_limits_and_layers_of_disks(lab: Lab, tuned: Definition, tmp_path: Path):
+    """What virsh set is what is shown, of each layer too, and other disks have no limits."""
+    with running(tmp_path, lab.uri_readonly, backing=True) as agent:
+        agent.wait_for(lambda: facts(agent, f"{DISK}_info", tuned.name))
+        agent.wait_for(lambda: of(agent, f"{DISK}_physical_bytes", tuned.name))
+        whole = {
+            (series[0].removeprefix(f"{DISK}_limit_"), dict(series[1])["target_device"]): value
+            for series, value in agent.samples().items()
+            if series[0].startswith(f"{DISK}_limit_")
+        }
+        disks = facts(agent, f"{DISK}_info", tuned.name)
+        (memory,) = facts(agent, "libvirt_domain_memory_backing_info", tuned.name)
+        layers = of(agent, f"{DISK}_physical_bytes", tuned.name)
+        paths = facts(agent, f"{DISK}_path_info", tuned.name)
+    assert whole == {
+        ("total_bytes_per_second", "vda"): 1_000_000,
+        ("burst_total_bytes_per_second", "vda"): 5_000_000,
+        ("burst_length_seconds", "vda"): 3,
+        ("read_requests_per_second", "vda"): 50,
+    }
+    assert [disk.get("limit_group") for disk in disks] == ["shared", None]
+    assert memory == {"domain": "tuned", "source": "memfd", "access": "shared"}
+    assert sorted(dict(labels).get("index", "") for _, labels in layers) == ["", "", "1", "2"]
+    assert {path["path"][-5:] for path in paths if path["target_device"] == "vda"} == {
+        *("qcow2", "a.raw")
+    }

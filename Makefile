@@ -102,6 +102,14 @@ lint: $(VENV)/dev.stamp  ## ruff: rules and format
 types: $(VENV)/dev.stamp  ## mypy, strict
 	$(BIN)/mypy
 
+.PHONY: generated
+generated: $(VENV)/dev.stamp  ## write again what is made from the code: the reference configuration, the README's tables, alerts
+	@text=$$($(BIN)/python -m virtstatd.config.text)
+	printf '%s\n' "$$text" >config/virtstatd.toml
+	$(BIN)/python -m virtstatd.commands.reference README.md
+	$(BIN)/python -m virtstatd.commands.alerts config/prometheus/alerts.toml
+	$(BIN)/python -m virtstatd.commands.dashboards config/grafana
+
 .PHONY: vendor
 vendor:  ## fetch the page's libraries anew, in the versions of their vendor.toml; needs npm
 	@.ci/vendor

@@ -7,10 +7,16 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from virtstatd.catalog import load
+from virtstatd.commands.alerts import Alert, alerts_of
 
 
-RULES = Path(__file__).parents[2] / "config" / "prometheus" / "steal.yml"
+FOLDER = Path(__file__).parents[2] / "config" / "prometheus"
+RULES = FOLDER / "steal.yml"
+ALERTS = FOLDER / "alerts.yml"
+RECORDING = FOLDER / "recording.yml"
 SCRAPE_SECONDS = 15
 MINUTES = 10
 VCPUS = 2
@@ -66,11 +72,15 @@ def firing(name: str, minute: float, *labels: str) -> dict[str, object]:
     }
 
 
-def run_rules(folder: Path, series: list[dict[str, str]], *expected: dict[str, object]) -> None:
+def run_rules(
+    folder: Path,
+    series: list[dict[str, str]],
+    *expected: dict[str, object],
+) -> None:
     """Let promtool run the rules over series."""
     interval = f"{SCRAPE_SECONDS}s"
     test = {"interval": interval, "input_series": series, "promql_expr_test": expected}
-    case = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": [test]}
+    case = {"rule_files": [str(RULES), str(ALERTS)], "evaluation_interval": interval, "tests": [test]}
     (folder / "case.yml").write_text(json.dumps(case))
     promtool("test", "rules", folder / "case.yml")
 
@@ -109,14 +119,133 @@ def test_a_host_without_a_cpu_to_spare_is_told_of(tmp_path: Path):
     )
 
 
-def test_rules_speak_of_what_there_is():
+@pytest.mark.parametrize("rules", [RULES, ALERTS, RECORDING], ids=lambda each: each.stem)
+def test_rules_speak_of_what_there_is(rules: Path):
     """Every series of ours that a rule names is in the catalog."""
     families = {line.field.family for line in load().fields if line.field}
-    named = set(re.findall(r"\b(?:libvirt|virtstatd)_\w+", RULES.read_text()))
+    expressions = re.sub(r"(runbook|summary|finding): .*", "", rules.read_text())
+    named = set(re.findall(r"\b(?:libvirt|virtstatd)_\w+", expressions))
     assert named
     assert {re.sub("_(total|bucket|count|sum)$", "", name) for name in named} <= families
 
 
 def test_promtool_takes_the_rules():
     """Debian's own promtool has no complaint about them."""
-    assert "5 rules found" in promtool("check", "rules", RULES)
+    assert "4 rules found" in promtool("check", "rules", RULES)
+    assert "SUCCESS" in promtool("check", "rules", ALERTS, RECORDING)
+    assert "SUCCESS" in promtool("check", "config", "--syntax-only", FOLDER / "scrape.yml")
+
+
+D = "libvirt_domain"
+BLOCK = f"{D}_block_stats"
+NIC = f"{D}_interface_stats"
+BALLOON_UPDATE = f"{D}_memory_stats_last_update_timestamp_seconds"
+HURT: dict[str, list[tuple[str, str, float, float]]] = {
+    "GuestStuck": [("virtstatd_domain_responsive", "", 0, 1)],
+    "GuestSteal": [
+        (f"{D}_vcpu_delay_seconds_total", 'vcpu="0"', 0.7, 0.05),
+        (f"{D}_info_virtual_cpus", "", 2, 2),
+    ],
+    "GuestStealPeak": [(f"{D}_steal_peak_ratio", "", 0.6, 0.4)],
+    "GuestCpuLimited": [
+        (f"{D}_throttled_periods_total", "", 8, 2),
+        (f"{D}_throttle_periods_total", "", 10, 10),
+    ],
+    "PartitionCpuLimited": [
+        ("libvirt_partition_throttled_periods_total", 'partition="/p"', 8, 2),
+        ("libvirt_partition_throttle_periods_total", 'partition="/p"', 10, 10),
+    ],
+    "DiskLatency": [
+        (f"{BLOCK}_read_time_seconds_total", 'target_device="vda"', 60, 1),
+        (f"{BLOCK}_write_time_seconds_total", 'target_device="vda"', 0, 0),
+        (f"{BLOCK}_read_requests_total", 'target_device="vda"', 100, 100),
+        (f"{BLOCK}_write_requests_total", 'target_device="vda"', 1, 1),
+    ],
+    "DiskAtLimit": [
+        (f"{BLOCK}_write_requests_total", 'target_device="vda"', 99, 50),
+        (f"{BLOCK}_limit_write_requests_per_second", 'target_device="vda"', 100, 100),
+    ],
+    "GuestMemoryLow": [
+        (f"{D}_memory_stats_usable_bytes", "", 1, 30),
+        (f"{D}_memory_stats_available_bytes", "", 100, 100),
+        (BALLOON_UPDATE, "", 400, 400),
+    ],
+    "GuestMemoryStale": [(BALLOON_UPDATE, "", -100, 400)],
+    "NicDrops": [
+        (f"{NIC}_receive_drops_total", 'target_device="vnet1"', 9, 2),
+        (f"{NIC}_transmit_drops_total", 'target_device="vnet1"', 9, 2),
+    ],
+    "LibvirtDown": [("libvirt_up", "", 0, 1)],
+    "HostMemoryLow": [
+        ("libvirt_node_memory_available_bytes", "", 1, 30),
+        ("libvirt_node_memory_total_bytes", "", 100, 100),
+    ],
+    "HostIoPressure": [("libvirt_node_pressure_some_seconds_total", 'resource="io"', 0.5, 0.1)],
+    "HostMemoryPressure": [
+        ("libvirt_node_pressure_some_seconds_total", 'resource="memory"', 0.5, 0.01)
+    ],
+    "SinkFailing": [
+        ("virtstatd_sink_attempts_total", 'sink="s",outcome="timeout"', 1, 1),
+        ("virtstatd_sink_attempts_total", 'sink="s",outcome="ok"', 0, 1),
+    ],
+    "SinkLosing": [
+        ("virtstatd_sink_dropped_samples_total", 'sink="s",reason="full"', 5, 0),
+        ("virtstatd_sink_lost_samples_total", 'sink="s",reason="rejected"', 0, 0),
+    ],
+    "PollLate": [
+        ("virtstatd_age_seconds", 'tier="monitor"', 50, 20),
+        ("virtstatd_interval_seconds", 'tier="monitor"', 15, 15),
+    ],
+    "BudgetStretched": [
+        ("virtstatd_interval_seconds", 'tier="monitor"', 60, 15),
+        ("virtstatd_configured_interval_seconds", 'tier="monitor"', 15, 15),
+    ],
+}
+"""
+Of each alert: metrics, their labels, and the value on a host that hurts and on one that does not.
+
+Those of counters are by how much they grow a second.
+"""
+
+CRITICAL = {
+    *("GuestSteal", "GuestCpuLimited", "PartitionCpuLimited", "DiskLatency"),
+    *("GuestMemoryLow", "HostMemoryLow", "HostMemoryPressure"),
+}
+"""Those whose host hurts so much that the critical one of two alerts fires too."""
+
+FIRING_MINUTES = 30
+ENTRIES = alerts_of(FOLDER / "alerts.toml")
+
+
+def series_of(metric: str, labels: str, host: str, value: float) -> dict[str, str]:
+    """Return a series of half an hour; the balloon's time is relative to its end."""
+    scrapes_left = FIRING_MINUTES * 60 // SCRAPE_SECONDS
+    every = ",".join([f'instance="{host}",domain="{host}"', *([labels] if labels else [])])
+    if metric == BALLOON_UPDATE:
+        value += FIRING_MINUTES * 60 - 800
+    step = value * SCRAPE_SECONDS if metric.endswith("_total") else 0
+    start = 0 if metric.endswith("_total") else value
+    return {"series": f"{metric}{{{every}}}", "values": f"{start:g}+{step:g}x{scrapes_left}"}
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_each_alert_fires_on_the_host_that_hurts(entry: Alert, tmp_path: Path):
+    """It fires for the host whose numbers hurt, with the finding's severity, and for no other."""
+    several = [
+        series_of(metric, labels, host, value)
+        for metric, labels, hurting, healthy in HURT[entry.name]
+        for host, value in (("hurt", hurting), ("well", healthy))
+    ]
+    labels = f'{{instance="hurt", finding="{entry.finding}"}}'
+    expected: dict[str, object] = {
+        "expr": "count by (instance, finding)"
+        f' (ALERTS{{alertname="{entry.name}", alertstate="firing"}})',
+        "eval_time": f"{FIRING_MINUTES}m",
+        "exp_samples": [{"labels": labels, "value": 1 + (entry.name in CRITICAL)}],
+    }
+    run_rules(tmp_path, several, expected)
+
+
+def test_every_alert_is_tested():
+    """An alert that is added without a case fails here."""
+    assert {each.name for each in ENTRIES} == set(HURT)

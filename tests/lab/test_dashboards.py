@@ -1,0 +1,109 @@
+"""Dashboards, recording rules and alerts, with a real Prometheus that scrapes a real guest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lab.support.hypervisor import Lab
+from support.agent import running
+from support.ports import free_port
+from support.servers import asked, serving
+from virtstatd.commands.alerts import alerts_of
+from virtstatd.commands.dashboards import read
+
+
+CONFIG = Path(__file__).parents[2] / "config"
+RULES = ("alerts", "recording", "steal")
+SETTINGS = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: {rules}
+scrape_configs: [{{job_name: virtstatd, static_configs: [{{targets: ['{target}']}}]}}]
+"""
+SECONDS = 90.0
+AWAY = """
+[[sink]]
+name = "away"
+type = "influx"
+url = "http://127.0.0.1:9"
+database = "none"
+"""
+"""A sink whose destination does not exist, for the panels about sinks that fail."""
+
+
+PARTITION = {
+    "cpu.max": "190000 100000",
+    "cpu.cfs_quota_us": "190000",
+    "memory.max": str(8 << 30),
+    "memory.limit_in_bytes": str(8 << 30),
+}
+"""Limits of the partition of all guests, for the panels about limits; none comes near to them."""
+
+
+def queries() -> list[str]:
+    """Return all expressions of dashboards, alerts and recording rules, variables filled in."""
+    several = [
+        query
+        for file in sorted((CONFIG / "grafana").glob("*.toml"))
+        for query in read(file).queries
+    ]
+    several += [each.query for each in alerts_of(CONFIG / "prometheus" / "alerts.toml")]
+    recording = (CONFIG / "prometheus" / "recording.yml").read_text()
+    several += re.findall(r"record: (\S+)", recording)
+    return [
+        each.replace("$__rate_interval", "1m")
+        .replace("$instance", ".+")
+        .replace('instance="', 'instance=~"')
+        .replace('domain="$domain"', 'domain="live"')
+        for each in several
+    ]
+
+
+@pytest.mark.timeout(300)
+async def test_every_panel_and_every_alert_has_numbers(tmp_path: Path):
+    """Each expression has an answer, and Prometheus evaluates each rule without an error."""
+    with Lab() as lab, tempfile.TemporaryDirectory(prefix="prometheus") as folder:
+        await asyncio.to_thread(lab.live_guest, "live")
+        limits = ("--total-iops-sec", "1000", "--total-bytes-sec", "100000000")
+        lab.virsh("blkdeviotune", lab.uuid("live"), "vda", *limits, "--live")
+        for group in lab.trace.groups:
+            for name, text in PARTITION.items():
+                if (group / "machine" / name).exists():
+                    (group / "machine" / name).write_text(text)
+        with running(tmp_path, lab.uri_readonly, local=True, budget=5.0, more=AWAY) as agent:
+            file = Path(folder, "prometheus.yml")
+            rules = [str(CONFIG / "prometheus" / f"{name}.yml") for name in RULES]
+            target = agent.address.removeprefix("http://")
+            settings = SETTINGS.format(rules=json.dumps(rules), target=target)
+            await asyncio.to_thread(file.write_text, settings)
+            url = f"http://127.0.0.1:{free_port()}"
+            command = (
+                "prometheus",
+                f"--config.file={file}",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address={url.removeprefix('http://')}",
+            )
+            async with serving(command, ready=f"{url}/-/ready"):
+                empty = set(queries())
+                ends = asyncio.get_running_loop().time() + SECONDS
+                while empty and asyncio.get_running_loop().time() < ends:
+                    for query in [*empty]:
+                        found = await asked(f"{url}/api/v1/query", query=query)
+                        assert found["status"] == "success", (query, found)
+                        if found["data"]["result"]:
+                            empty.remove(query)
+                    await asyncio.sleep(1)
+                health = await asked(f"{url}/api/v1/rules")
+    assert not empty
+    wrong = [
+        (rule["name"], rule.get("lastError"))
+        for group in health["data"]["groups"]
+        for rule in group["rules"]
+        if rule["health"] != "ok"
+    ]
+    assert not wrong

@@ -80,7 +80,8 @@ def run_rules(
     """Let promtool run the rules over series."""
     interval = f"{SCRAPE_SECONDS}s"
     test = {"interval": interval, "input_series": series, "promql_expr_test": expected}
-    case = {"rule_files": [str(RULES), str(ALERTS)], "evaluation_interval": interval, "tests": [test]}
+    files = [str(RULES), str(ALERTS)]
+    case = {"rule_files": files, "evaluation_interval": interval, "tests": [test]}
     (folder / "case.yml").write_text(json.dumps(case))
     promtool("test", "rules", folder / "case.yml")
 

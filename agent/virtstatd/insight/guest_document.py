@@ -41,7 +41,7 @@ def parts_of(guest: GuestFigures, look: Lookup, wall: float) -> Document:
 def description_of(own: Labels, look: Lookup) -> dict[str, str]:
     """Return the facts from the guest's description by label, and what the configuration adds."""
     facts = dict(own)
-    for family in f"{D}_info", f"{D}_openstack_info":
+    for family in f"{D}_metadata_info", f"{D}_info", f"{D}_openstack_info":
         for labels in look.labels(family):
             facts |= dict(labels)
     return facts

@@ -133,9 +133,11 @@ def vcpus_of(look: Lookup) -> int | None:
 
 def project_of(look: Lookup) -> str | None:
     """Return the project that is named in a guest's metadata."""
-    for labels in look.labels(f"{D}_openstack_info"):
-        names = dict(labels)
-        return names.get("project_name") or names.get("project_id")
+    for family in f"{D}_openstack_info", f"{D}_metadata_info":
+        for labels in look.labels(family):
+            names = dict(labels)
+            if project := names.get("project_name") or names.get("project_id"):
+                return project
     return None
 
 

@@ -12,6 +12,7 @@ from support.processes import Tree
 from virtstatd.catalog import shipped
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
+from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
@@ -28,6 +29,7 @@ from virtstatd.testing import check_collector
 UUID = "11111111-1111-4111-8111-111111111111"
 OPTIONS = {
     "poll": PollOptions(),
+    "metadata": MetadataOptions(),
     "cpu_stats": CpuStatsOptions(enabled=True),
     "local": KernelOptions(interval_seconds=0.5),
     "": None,

@@ -90,7 +90,7 @@ def test_the_defaults_need_no_file() -> None:
     assert config == Config(
         sinks=config.sinks,
         places=config.places,
-        collect={name: TABLES[name]() for name in ("poll", "cpu_stats", "local")},
+        collect={name: TABLES[name]() for name in ("poll", "metadata", "cpu_stats", "local")},
     )
     assert [place.address for place in config.places] == ["127.0.0.1:9766"]
     poll = config.collect["poll"]

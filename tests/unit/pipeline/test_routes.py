@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtstatd.catalog import load, profiles
+from virtstatd.formats.deltas import Deltas
+from virtstatd.formats.lifetimes import Staleness
 from virtstatd.formats.naming import metric_name, name_of
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
 from virtstatd.pipeline.routes import LABEL_MAX, Globs, SinkRoute, Wanted
@@ -245,3 +247,33 @@ def test_the_lean_profile_is_of_the_catalog():
         kept = Globs([pattern])
         assert any(kept(name) for name in names), pattern
     assert sum(map(Globs(profiles.profile("lean")), names)) < len(names)
+
+
+def test_a_changed_label_breaks_no_counter():
+    """Growth goes on over a change of a copied label; the series under the old one are ended."""
+    way, guest = Way(Wanted(labels=["project"])), make_domain(0)
+    deltas, ends = Deltas(), Staleness()
+    ended: list[Labels] = []
+    grown: list[Batch] = []
+    for number, project in enumerate(("a", "a", "b", "b")):
+        way.route(described(guest, {"project": project}))
+        way.batches.clear()
+        at = (1 + number) * 10**9
+        way.route(make_batch([guest], shapes=SHAPES, taken_at=at, base=100 * number))
+        (batch,) = way.batches
+        plan = ends.plan(batch)
+        ends.settle(plan)
+        ended += [each.labels for each in plan.ended]
+        readings = tuple(each.reading for each in deltas.of(batch))
+        deltas.settle(batch)
+        grown.append(replace(batch, readings=readings))
+    assert set(ended) == {(*guest.labels, ("project", "a"))}
+    growth = {
+        value
+        for batch in grown[1:]
+        for reading in batch.readings
+        for series, value in zip(reading.shape.series, reading.values, strict=True)
+        if series.field.kind is Kind.COUNTER
+    }
+    assert len(growth) == 1, "the same each time"
+    assert growth != {0}

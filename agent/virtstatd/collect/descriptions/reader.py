@@ -17,6 +17,7 @@ import libvirt
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.descriptions.limits import Parameters, Tunables, parameters
+from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed_xml
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
@@ -446,12 +447,12 @@ def _is_held(handle: libvirt.virDomain) -> bool:
     return bool(state) and milliseconds >= HELD_MILLISECONDS
 
 
-def descriptions(parts: Parts) -> DescriptionReader:
+def descriptions(options: MetadataOptions, parts: Parts) -> DescriptionReader:
     """Build the collector of descriptions and limits."""
     return DescriptionReader(
         parts.hypervisor.inventory,
         parts.hypervisor.lanes,
-        Describer(parts.catalog),
+        Describer(parts.catalog, options),
         Tunables(parts.catalog),
         parts.log,
         parts.hypervisor.deadline_seconds,
@@ -459,4 +460,4 @@ def descriptions(parts: Parts) -> DescriptionReader:
     )
 
 
-KIND: Final = CollectorKind(DescriptionReader.name, descriptions)
+KIND: Final = CollectorKind(DescriptionReader.name, descriptions, "metadata", MetadataOptions)

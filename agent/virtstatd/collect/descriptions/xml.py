@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Final
@@ -11,14 +10,14 @@ from xml.parsers import expat
 from virtstatd.catalog import Catalog
 from virtstatd.collect.descriptions.devices import (
     Facts,
-    attribute,
     disk_facts,
     memory_backing,
     nic_facts,
     nic_limits,
     tuned_limits,
 )
-from virtstatd.model import Domain, Labels, Reading
+from virtstatd.collect.descriptions.metadata import Metadata, MetadataOptions
+from virtstatd.model import Domain, Labels, Reading, Series
 
 
 XML_MAX_BYTES: Final = 1 << 20
@@ -26,9 +25,6 @@ XML_MAX_BYTES: Final = 1 << 20
 
 DEPTH_MAX: Final = 512
 """Nesting depth; libvirt's own parser accepts 256, and embeds the metadata in its own elements."""
-
-_NOVA: Final = re.compile(r"(\{http://openstack\.org/xmlns/libvirt/nova/[^}]*\})instance", re.ASCII)
-"""Nova's element, for any version of its namespace."""
 
 
 class Undescribable(ValueError):  # noqa: N818 - a property of the XML
@@ -38,23 +34,30 @@ class Undescribable(ValueError):  # noqa: N818 - a property of the XML
 class Describer:
     """Turns a domain's XML into readings whose labels describe the domain and its devices."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, metadata: MetadataOptions | None = None) -> None:
         self._catalog = catalog
+        self._metadata = Metadata(metadata or MetadataOptions())
+        self._metadata_field = catalog.line("domain", "metadata").field
 
     def readings(self, domain: Domain, root: ET.Element) -> tuple[Reading, ...]:
         """Describe a domain; absent facts are absent labels."""
         borne = dict(domain.labels)  # the domain's labels are on every series: none may occur twice
         known = _present(_domain(domain, root))
-        rows = [
+        rows: list[Series | tuple[str, Labels]] = [
             ("domain", tuple((name, value) for name, value in known if name not in borne)),
             *(("disk", _present(disk)) for disk in disk_facts(root)),
             *(("nic", _present(nic)) for nic in nic_facts(root)),
         ]
         if backing := _present(memory_backing(root)):
             rows.append(("memory_backing", backing))
-        if nova := _present(_nova(root)):
+        if nova := self._metadata.nova(root):
             rows.append(("openstack", nova))
-        values = dict.fromkeys(rows, 1) | dict(tuned_limits(root)) | dict(nic_limits(root))
+        if labels := self._metadata.labels(domain, root):
+            assert self._metadata_field  # noqa: S101 - it is an info line
+            rows.append(Series(self._metadata_field, labels))
+        values: dict[Series | tuple[str, Labels], int] = dict.fromkeys(rows, 1)
+        values |= tuned_limits(root)
+        values |= nic_limits(root)
         shape = self._catalog.shape("domain", list(values))
         return (Reading(domain, shape, tuple(values.values())),)
 
@@ -126,18 +129,3 @@ def _domain(domain: Domain, root: ET.Element) -> Facts:
     yield "os_type_machine", kind.get("machine") if kind is not None else None
     yield "title", root.findtext("title")
     yield "partition", root.findtext("resource/partition")
-
-
-def _nova(root: ET.Element) -> Facts:
-    for instance in root.iterfind("metadata/*"):
-        if found := _NOVA.fullmatch(instance.tag):
-            space = found[1]
-            yield "instance_name", instance.findtext(f"{space}name")
-            yield "instance_id", root.findtext("uuid")
-            yield "flavor_name", attribute(instance, f"{space}flavor", "name")
-            for tag in ("user", "project"):
-                owner = instance.find(f"{space}owner/{space}{tag}")
-                if owner is not None:
-                    yield f"{tag}_name", owner.text
-                    yield f"{tag}_id", owner.get("uuid")
-            return

@@ -17,6 +17,7 @@ import uvloop
 
 from virtstatd import __version__, catalog
 from virtstatd.catalog import profiles
+from virtstatd.catalog.names import TOOLS, dialect, dialect_table
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.commands.progress import Progress
@@ -321,8 +322,20 @@ def simulate(arguments: tuple[str, ...]) -> None:
     default="full",
     help="Of all, those that a sink with this `profile` gets.",
 )
-def fields(word: str, form: str, profile: str) -> None:
+@click.option(
+    "--names",
+    type=click.Choice(["virtstatd", *TOOLS]),
+    default="virtstatd",
+    help="Under the names that a sink with these `names` gives them.",
+)
+def fields(word: str, form: str, profile: str, names: str) -> None:
     """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
+    if names != "virtstatd":
+        table = dialect_table(dialect(names), word, "markdown" if form == "markdown" else "text")
+        if not table:
+            fail(f"no metric of {names} has {word!r} in its line", 1)
+        click.echo(table)
+        return
     kept = Globs(() if profile == "full" else profiles.profile(profile))
     table = catalog.shipped().table(
         "markdown" if form == "markdown" else "text",

@@ -11,6 +11,8 @@ from virtstatd.model import Batch, Domain, Labels, Reading
 
 
 NANOSECONDS = 1e9
+LABELS_KEPT = 4
+"""So many sets of labels of one guest are kept as text: its own, another tool's, and new ones."""
 
 _Key = tuple[str, str]
 """Source and group: what a new reading of the same domain replaces."""
@@ -48,7 +50,7 @@ class Latest:
         self._clock = clock
         self._wall = wall
         self._held: dict[str | None, dict[_Key, HeldReading]] = {}
-        self._label_texts: dict[str | None, tuple[Labels, bytes]] = {}
+        self._label_texts: dict[str, dict[Labels, bytes]] = {}
         self._templates = TextTemplates()
         self._plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
         self._former_plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
@@ -121,10 +123,12 @@ class Latest:
     def _labels(self, domain: Domain | None) -> bytes:
         if domain is None:
             return b""
-        labels, text = self._label_texts.get(domain.uuid, ((), b""))
-        if labels != domain.labels:
-            text = label_text(domain.labels)
-            self._label_texts[domain.uuid] = (domain.labels, text)
+        texts = self._label_texts.setdefault(domain.uuid, {})
+        text = texts.get(domain.labels)
+        if text is None:
+            if len(texts) >= LABELS_KEPT:
+                texts.clear()
+            text = texts[domain.labels] = label_text(domain.labels)
         return text
 
     def _forget_earlier_runs(self, domain: Domain) -> None:
@@ -153,7 +157,8 @@ class Latest:
     def _sweep(self) -> None:
         for uuid in [uuid for uuid, held in self._held.items() if not held]:
             del self._held[uuid]
-            self._label_texts.pop(uuid, None)
+            if uuid is not None:
+                self._label_texts.pop(uuid, None)
 
 
 def _id(held: HeldReading) -> int | None:

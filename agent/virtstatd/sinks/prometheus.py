@@ -16,6 +16,7 @@ from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Pages
 from virtstatd.serving.routes import Route
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.other_names import PATIENCE_SECONDS, OtherNames
 
 
 OPENMETRICS = "application/openmetrics-text"
@@ -28,7 +29,7 @@ RESERVED = ("/-/", "/api/", "/assets/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prometheus:
+class Prometheus(OtherNames):
     """Serve the latest readings for scrapes, in text format 0.0.4 or OpenMetrics 1.0."""
 
     listen_address: Annotated[
@@ -62,9 +63,10 @@ class Prometheus:
         """Show the page; a batch is on it as soon as `send` returns."""
         latest = Latest(boottime)
         pages = Pages(latest, opening.log)
+        translated = self.translating(PATIENCE_SECONDS)
 
         async def send(batch: Batch) -> None:
-            latest.put(batch)
+            latest.put(translated(batch))
 
         async def page(request: Request) -> Response:
             return await _page(pages, request)

@@ -28,6 +28,7 @@ from virtstatd.sending.http import LANES, HttpAnswer, HttpClient, http_client
 from virtstatd.sending.link import FIX_SECONDS
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
+from virtstatd.sinks.other_names import OtherNames
 from virtstatd.sinks.own_names import check_names
 
 
@@ -59,7 +60,7 @@ _AWAY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteWrite(Named, Access):
+class RemoteWrite(OtherNames, Named, Access):
     """Push to a receiver of Prometheus remote write, in version 1.0 or 2.0."""
 
     url: Annotated[str, Meta(description="URL that receives, with its path.")] = (
@@ -118,6 +119,7 @@ class RemoteWriter:
         self._place = options.shown_url
         self._wanted = options.protocol
         self._log = log
+        self._translated = options.translating()
         self._encoders = ByHost(options.host, lambda host: _encoders(options, host))
         self._spoken: Version | None = "1.0" if options.protocol == "1.0" else None
         self._logged: Version | None = None
@@ -128,7 +130,7 @@ class RemoteWriter:
         """Write each batch's samples, then its stale markers, which matter less."""
         planned: list[_Planned] = []
         undone: list[Undo] = []
-        for batch in batches:
+        for batch in map(self._translated, batches):
             plan = self._staleness.plan(batch)
             starts = [
                 max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)

@@ -19,6 +19,7 @@ from virtstatd.runtime.worker import Worker
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Pages
 from virtstatd.sink import Batch, Delivery, Opening, Send
+from virtstatd.sinks.other_names import PATIENCE_SECONDS, OtherNames
 
 
 CLOSE_SECONDS = 1.0
@@ -34,7 +35,7 @@ class Outdated(VirtstatdError):  # noqa: N818 - what became of the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Textfile:
+class Textfile(OtherNames):
     """
     Keep the latest readings in a file for node_exporter, replaced whole at an interval.
 
@@ -77,9 +78,10 @@ class Textfile:
         latest = Latest(boottime)
         file = PageFile(Path(self.path), Worker(f"sink {opening.name}"))
         writer = PageWriter(latest, file, opening.log, self.interval_seconds)
+        translated = self.translating(PATIENCE_SECONDS)
 
         async def send(batch: Batch) -> None:
-            latest.put(batch)
+            latest.put(translated(batch))
             writer.begin()
 
         writing = asyncio.create_task(writer.run(), name=f"sink {opening.name}")

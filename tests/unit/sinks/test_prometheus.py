@@ -11,10 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from support.servers import needs
 from support.web import ask, get, opened
+from virtstatd.catalog import shipped
 from virtstatd.config.file import parse_config
 from virtstatd.errors import ConfigError
+from virtstatd.model import Batch, Reading
 from virtstatd.sinks.prometheus import prefers_openmetrics
-from virtstatd.testing import hostile_batch, make_batch, make_domain, make_shapes
+from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch, make_domain, make_shapes
 
 
 SINK = "[[sink]]\ntype = 'prometheus'\nlisten_address = '127.0.0.1:0'\n"
@@ -144,3 +146,38 @@ async def test_promtool_has_no_complaint_about_the_page():
     )
     _, complaints = await linter.communicate(body)
     assert (linter.returncode, complaints) == (0, b"")
+
+
+async def test_the_page_in_another_tools_names():
+    """Both formats show a guest under the names of another tool, and what it lacks under ours."""
+    async with opened(f"{SINK}names = 'kumina'") as it:
+        await it.send(guest_batch())
+        for accept, read in (("", read_text), (PROMETHEUS_ASKS, read_openmetrics)):
+            _, _, body = await get(it.port, Accept=accept)
+            families = list(read(body.decode()))
+            shown = {s.name: s.labels for family in families for s in family.samples}
+            guest = {"domain": "vm-1", "uuid": make_domain(1).uuid}
+            assert shown == {
+                "libvirt_domain_state_code": guest,
+                "libvirt_domain_info_state_reason": {
+                    "domain": "vm-1",
+                    "reason": "booted",
+                },
+            }
+    async with opened(f"{SINK}names = 'kumina'\nown_names = false") as it:
+        await it.send(guest_batch())
+        _, _, body = await get(it.port)
+        assert b"state_reason" not in body
+
+
+def guest_batch() -> Batch:
+    """Return the state of a guest as the agent has it."""
+    shape = shipped().shape(
+        "state",
+        [
+            ("state", {"state": "running", "state_desc": "the domain is running"}),
+            ("reason", {"reason": "booted"}),
+        ],
+    )
+    reading = Reading(make_domain(1), shape, (1, 1))
+    return Batch("bulk", TAKEN_AT, (reading,), frozenset({"state"}))

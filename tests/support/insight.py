@@ -52,16 +52,23 @@ def control(domain: Domain, *, responsive: bool) -> Reading:
 
 def disk(domain: Domain, requests: int, seconds: float, device: str = "vda") -> Reading:
     """Return the reads of a disk, and their time."""
-    labels = (("target_device", device),)
+    return disks(domain, {device: (requests, seconds)})
+
+
+def disks(domain: Domain, several: Mapping[str, tuple[int, float]]) -> Reading:
+    """Return the reads of disks, and their time."""
     values: dict[Item, Number] = {
-        ("{target_device}.rd.reqs", labels): requests,
-        ("{target_device}.rd.bytes", labels): 4096 * requests,
-        ("{target_device}.rd.times", labels): round(seconds * 1e9),
-        ("{target_device}.wr.reqs", labels): 0,
-        ("{target_device}.wr.bytes", labels): 0,
-        ("{target_device}.wr.times", labels): 0,
+        (f"{{target_device}}.{key}", (("target_device", device),)): value
+        for key in ("rd.reqs", "rd.bytes", "rd.times", "wr.reqs", "wr.bytes", "wr.times")
+        for device, (requests, seconds) in several.items()
+        for value in [_of_disk(key, requests, seconds)]
     }
     return read(domain, "block", values)
+
+
+def _of_disk(key: str, requests: int, seconds: float) -> int:
+    read = {"rd.reqs": requests, "rd.bytes": 4096 * requests, "rd.times": round(seconds * 1e9)}
+    return read.get(key, 0)
 
 
 @dataclass

@@ -15,13 +15,18 @@ GuestRow = dict[str, Cell]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; `words` are further names for filters and sorting."""
+    """
+    One column; `words` are further names for filters and sorting.
+
+    `finding` is the kind of finding that its numbers begin, empty for none.
+    """
 
     id: str
     title: str
     unit: Unit
     help: str
     words: tuple[str, ...] = ()
+    finding: str = ""
 
 
 COLUMNS: Final = (
@@ -38,6 +43,7 @@ COLUMNS: Final = (
         "ratio",
         "Time that its vCPUs were ready and waited for a CPU of the host.",
         ("steal",),
+        "steal",
     ),
     Column(
         "steal_peak_ratio",
@@ -45,6 +51,7 @@ COLUMNS: Final = (
         "ratio",
         "Steal of the worst vCPU in its worst second.",
         ("peak",),
+        "steal_peak",
     ),
     Column(
         "memory_used_bytes",
@@ -52,6 +59,27 @@ COLUMNS: Final = (
         "bytes",
         "Memory that the guest uses without its cache, as its balloon driver reports it.",
         ("memory", "used"),
+    ),
+    Column(
+        "memory_cache_bytes",
+        "Cache",
+        "bytes",
+        "Memory of the guest's cache, which it can give back at once.",
+        ("cache",),
+    ),
+    Column(
+        "memory_unused_bytes",
+        "Unused",
+        "bytes",
+        "Memory that the guest uses for nothing.",
+        ("unused",),
+    ),
+    Column(
+        "memory_current_bytes",
+        "Balloon",
+        "bytes",
+        "Memory that the guest has now: its maximum less what its balloon holds back.",
+        ("balloon",),
     ),
     Column("memory_max_bytes", "Memory", "bytes", "Memory that the guest may have.", ("max",)),
     Column("memory_rss_bytes", "Resident", "bytes", "Memory of the host that it holds.", ("rss",)),
@@ -76,6 +104,7 @@ COLUMNS: Final = (
         "seconds",
         "Mean time of a read or write on its slowest disk.",
         ("latency",),
+        "disk_latency",
     ),
     Column("disk_latency_device", "Slowest disk", "text", "The disk with that latency.", ("disk",)),
     Column(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from virtstatd.insight.agent_document import agent_parts
 from virtstatd.insight.columns import BY_NAME, COLUMNS, Cell, GuestRow
@@ -15,13 +15,13 @@ from virtstatd.insight.guest_document import parts_of
 from virtstatd.insight.guests import last_row, row_of, share, whole
 from virtstatd.insight.judge import Judge
 from virtstatd.insight.lookup import Lookup
+from virtstatd.insight.partitions import partition_rows
 
 
 VERSION: Final = 1
 """Of all documents: names in them are added, never changed or removed."""
 
 N: Final = "libvirt_node"
-P: Final = "libvirt_partition"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,13 @@ class Documents:
             "total": len(rows),
             "matched": len(matched),
             "columns": [
-                {"id": each.id, "title": each.title, "unit": each.unit, "help": each.help}
+                {
+                    "id": each.id,
+                    "title": each.title,
+                    "unit": each.unit,
+                    "help": each.help,
+                    "finding": each.finding or None,
+                }
                 for each in COLUMNS
                 if not ids or each.id in ids
             ],
@@ -258,39 +264,3 @@ def pressure_of(look: Lookup, prefix: str) -> dict[str, float | None]:
         for labels, rate in look.rates(f"{prefix}_pressure_some_seconds")
     }
     return {resource: rates.get(resource) for resource in ("cpu", "io", "memory")}
-
-
-def partition_rows(look: Lookup, cpus: int) -> list[Document]:
-    """Return what each partition uses of what it may; a tree, from its paths."""
-    counts = _by_partition(look.values(f"{P}_domains"))
-    used = _by_partition(look.rates(f"{P}_cpu_seconds"))
-    limits = _by_partition(look.values(f"{P}_cpu_limit"))
-    periods = _by_partition(look.rates(f"{P}_throttle_periods"))
-    throttled = _by_partition(look.rates(f"{P}_throttled_periods"))
-    memory = _by_partition(look.values(f"{P}_memory_bytes"))
-    memory_limits = _by_partition(look.values(f"{P}_memory_limit_bytes"))
-    pressure = {
-        (dict(labels)["partition"], dict(labels)["resource"]): rate
-        for labels, rate in look.rates(f"{P}_pressure_some_seconds")
-    }
-    return [
-        {
-            "path": path,
-            "depth": max(0, path.strip("/").count("/")),
-            "guests": whole(counts[path]),
-            "cpu_ratio": share(used.get(path), cpus),
-            "cpu_limit_ratio": share(limits.get(path), cpus),
-            "throttled_ratio": share(throttled.get(path), periods.get(path)),
-            "memory_bytes": whole(memory.get(path)),
-            "memory_limit_bytes": whole(memory_limits.get(path)),
-            **{
-                f"pressure_{resource}": pressure.get((path, resource))
-                for resource in ("cpu", "io", "memory")
-            },
-        }
-        for path in sorted(counts)
-    ]
-
-
-def _by_partition(series: Iterable[tuple[Any, float | None]]) -> dict[str, float | None]:
-    return {dict(labels)["partition"]: number for labels, number in series}

@@ -6,7 +6,7 @@ from typing import Final
 
 from virtstatd.insight.document import Document, stamp
 from virtstatd.insight.figures import GuestFigures
-from virtstatd.insight.guests import D, share, used_memory, whole
+from virtstatd.insight.guests import D, M, memory_parts, share, whole
 from virtstatd.insight.limits import at_limits, disk_limits
 from virtstatd.insight.lookup import Lookup
 from virtstatd.model import Labels
@@ -14,7 +14,6 @@ from virtstatd.model import Labels
 
 B: Final = f"{D}_block_stats"
 NIC: Final = f"{D}_interface_stats"
-M: Final = f"{D}_memory_stats"
 
 
 def parts_of(guest: GuestFigures, look: Lookup, wall: float) -> Document:
@@ -70,7 +69,7 @@ def memory(look: Lookup, wall: float) -> Document:
     }
     return {
         **{name: whole(look.value(family)) for name, family in sizes.items()},
-        "used_bytes": used_memory(look, wall),
+        "used_bytes": memory_parts(look, wall)["memory_used_bytes"],
         "swap_in_bytes_per_second": look.rate(f"{M}_swap_in_bytes"),
         "swap_out_bytes_per_second": look.rate(f"{M}_swap_out_bytes"),
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from virtstatd.insight.columns import GuestRow
+from virtstatd.insight.columns import Cell, GuestRow
 from virtstatd.insight.figures import GuestFigures
 from virtstatd.insight.lookup import Lookup
 
 
 D: Final = "libvirt_domain"
+M: Final = f"{D}_memory_stats"
 RESPONSIVE: Final = "virtstatd_domain_responsive"
 VCPU_TIME: Final = f"{D}_vcpu_time_seconds"
 VCPU_DELAY: Final = f"{D}_vcpu_delay_seconds"
@@ -89,9 +90,9 @@ def _row(guest: GuestFigures, look: Lookup, wall: float) -> GuestRow:
         "cpu_ratio": share(ran, vcpus),
         "steal_ratio": share(waited, vcpus),
         "steal_peak_ratio": look.value(f"{D}_steal_peak_ratio"),
-        "memory_used_bytes": used_memory(look, wall),
-        "memory_max_bytes": whole(look.value(f"{D}_memory_stats_maximum_bytes")),
-        "memory_rss_bytes": whole(look.value(f"{D}_memory_stats_rss_bytes")),
+        **memory_parts(look, wall),
+        "memory_max_bytes": whole(look.value(f"{M}_maximum_bytes")),
+        "memory_rss_bytes": whole(look.value(f"{M}_rss_bytes")),
         "disk_read_bytes_per_second": look.rate(f"{D}_block_stats_read_bytes"),
         "disk_write_bytes_per_second": look.rate(f"{D}_block_stats_write_bytes"),
         "disk_iops": added(
@@ -150,22 +151,34 @@ def partition_named(look: Lookup) -> str | None:
 
 def balloon_age(look: Lookup, wall: float) -> float | None:
     """Return how old the balloon driver's numbers are, None where it never reported."""
-    at = look.value(f"{D}_memory_stats_last_update_timestamp_seconds")
+    at = look.value(f"{M}_last_update_timestamp_seconds")
     return max(0.0, wall - at) if at else None
 
 
-def used_memory(look: Lookup, wall: float) -> int | None:
-    """Return the memory that a guest uses itself, None where that is not known now."""
+def memory_parts(look: Lookup, wall: float) -> dict[str, Cell]:
+    """
+    Return the parts of the memory that a guest has now: used by itself, its cache, and unused.
+
+    Where its driver does not say what is usable, what is used has the cache in it. What is left of
+    `memory_current_bytes` is its kernel's and the firmware's.
+    """
+    used = cache = None
     age = balloon_age(look, wall)
-    if age is not None and age > BALLOON_STALE_SECONDS:
-        return None
-    available = look.value(f"{D}_memory_stats_available_bytes")
-    free = look.value(f"{D}_memory_stats_usable_bytes")
-    if free is None:
-        free = look.value(f"{D}_memory_stats_unused_bytes")
-    if available is None or free is None or free > available:
-        return None
-    return whole(available - free)
+    stale = age is not None and age > BALLOON_STALE_SECONDS
+    unused = None if stale else look.value(f"{M}_unused_bytes")
+    usable = None if stale else look.value(f"{M}_usable_bytes")
+    available = look.value(f"{M}_available_bytes")
+    free = unused if usable is None else usable
+    if available is not None and free is not None and free <= available:
+        used = available - free
+    if usable is not None and unused is not None:
+        cache = max(0.0, usable - unused)
+    return {
+        "memory_used_bytes": whole(used),
+        "memory_cache_bytes": whole(cache),
+        "memory_unused_bytes": whole(unused),
+        "memory_current_bytes": whole(look.value(f"{M}_current_balloon_bytes")),
+    }
 
 
 def slowest_disk(look: Lookup) -> tuple[float | None, str | None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from virtstatd.insight.disks import disk_numbers
 from virtstatd.insight.document import Document
 from virtstatd.insight.documents import Documents, Totals, Whereabouts
 from virtstatd.insight.figures import Figures
@@ -89,11 +90,13 @@ class Insight:
                 row, look = row_and_look(guest, now, wall)
                 self.judge.look(guest.domain, of_guest(row, look, wall), now)
                 self.history.put(uuid, wall, [row[name] for name in GUEST_SERIES])
+                for disk, numbers in disk_numbers(look):
+                    self.history.put(uuid, wall, numbers, disk)
                 self._sum.add(row)
                 yield
 
     def history_of(self, key: str) -> Document:
-        """Return the last hour of a guest by its UUID, or of the host."""
+        """Return the last hour of a guest by its UUID with its disks, or of the host."""
         names = GUEST_SERIES if key else HOST_SERIES
         return self.history.document(key, names, self.figures.wall() / 1e9)
 

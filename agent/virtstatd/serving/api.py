@@ -15,6 +15,7 @@ from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, FilterError, Order, column_of
 from virtstatd.insight.history import HOST
 from virtstatd.insight.insight import Insight
+from virtstatd.insight.kinds import kind_documents
 from virtstatd.runtime.compress import compressed
 from virtstatd.serving.answers import JSON, encoded, in_steps, number_asked, refused, tag_matches
 from virtstatd.serving.http import Request, Respond, Response
@@ -136,7 +137,7 @@ class Api:
         return api_schema()
 
     async def _findings(self, _: dict[str, str]) -> Document:
-        return self._insight.documents.found()
+        return {**self._insight.documents.found(), "kinds": kind_documents()}
 
 
 def asked_of(request: Request) -> dict[str, str]:

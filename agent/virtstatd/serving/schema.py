@@ -27,11 +27,16 @@ class _Head(Struct, kw_only=True):
 
 
 class HistoryJson(Struct):
-    """The last hour: a number for each step from `begin` on, which is Unix time."""
+    """
+    The last hour: a number for each step from `begin` on, which is Unix time.
+
+    That of a guest has also those of each of its first disks.
+    """
 
     begin: int
     step_seconds: int
     series: dict[str, list[float | None]]
+    disks: dict[str, dict[str, list[float | None]]] | UnsetType = UNSET
 
 
 class LibvirtJson(Struct):
@@ -159,6 +164,9 @@ class GuestJson(Struct, kw_only=True):
     steal_ratio: Ratio | UnsetType = UNSET
     steal_peak_ratio: Ratio | UnsetType = UNSET
     memory_used_bytes: Size | UnsetType = UNSET
+    memory_cache_bytes: Size | UnsetType = UNSET
+    memory_unused_bytes: Size | UnsetType = UNSET
+    memory_current_bytes: Size | UnsetType = UNSET
     memory_max_bytes: Size | UnsetType = UNSET
     memory_rss_bytes: Size | UnsetType = UNSET
     disk_read_bytes_per_second: Rate | UnsetType = UNSET
@@ -178,12 +186,13 @@ class GuestJson(Struct, kw_only=True):
 
 
 class ColumnJson(Struct):
-    """A column of the table of guests."""
+    """A column of the table of guests, and the kind of finding that its numbers begin."""
 
     id: str
     title: str
     unit: Literal["ratio", "bytes", "bytes_per_second", "per_second", "seconds", "count", "text"]
     help: str
+    finding: str | None
 
 
 class GuestsJson(_Head, kw_only=True):
@@ -219,11 +228,28 @@ class FindingJson(Struct, kw_only=True):
     advice: str
 
 
+class FindingKindJson(Struct):
+    """A kind of finding: from which value on, or with `below` up to which, something hurts."""
+
+    finding: str
+    severity: Literal["warning", "critical"]
+    unit: Literal["ratio", "bytes", "bytes_per_second", "per_second", "seconds", "count"]
+    threshold: float
+    critical: float | None
+    below: bool
+    hold_seconds: float
+
+
 class FindingsJson(_Head, kw_only=True):
-    """`/api/v1/findings`: critical first, then the longest; `recent` are the last that ended."""
+    """
+    `/api/v1/findings`: critical first, then the longest; `recent` are the last that ended.
+
+    The live stream leaves out `kinds`, which never change.
+    """
 
     findings: list[FindingJson]
     recent: list[FindingJson]
+    kinds: list[FindingKindJson] | UnsetType = UNSET
 
 
 class IncarnationJson(Struct):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from support.insight import VM, World, control, cpu, disk, state
+from support.insight import START, VM, Item, World, control, cpu, disk, disks, read, state
+from virtstatd.model import Number
 from virtstatd.testing import make_domain
 
 
@@ -156,3 +157,61 @@ def test_the_slowest_disk_is_named():
     assert row["disk_iops"] == pytest.approx(20)
     assert world.row(other)["disk_latency_seconds"] is None
     assert world.row(other)["disk_iops"] == 0
+
+
+GIB = 1 << 30
+BALLOON: dict[Item, Number] = {
+    ("maximum", ()): 8 * GIB,
+    ("current", ()): 6 * GIB,
+    ("available", ()): 5 * GIB,
+    ("unused", ()): 1 * GIB,
+    ("usable", ()): 3 * GIB,
+    ("rss", ()): 4 * GIB,
+}
+
+
+@pytest.mark.parametrize(
+    ("without", "used", "cache", "unused"),
+    [
+        ((), 2, 2, 1),
+        (("usable",), 4, None, 1),
+        (("unused",), 2, None, None),
+        (("available",), None, 2, 1),
+    ],
+)
+def test_parts_of_the_memory(
+    without: tuple[str, ...], used: int | None, cache: int | None, unused: int | None
+):
+    """What is used, cached and unused adds up to what the guest has; what is not known is null."""
+    world = World()
+    known = {key: value for key, value in BALLOON.items() if key[0] not in without}
+    known["last-update", ()] = START + round(world.clock.now)
+    world.put(read(VM, "balloon", known), state(VM), lifetime_seconds=3600)
+    row = world.row(VM)
+    parts = [row[f"memory_{part}_bytes"] for part in ("used", "cache", "unused", "current", "max")]
+    wanted = [used, cache, unused, 6, 8]
+    assert parts == [None if each is None else each * GIB for each in wanted]
+    world.go(700)
+    world.put(state(VM))
+    parts = [world.row(VM)[f"memory_{part}_bytes"] for part in ("used", "cache", "unused", "max")]
+    assert parts == [None, None, None, 8 * GIB], "the driver has said nothing for too long"
+
+
+def test_each_disk_has_a_history():
+    """The last hour has what each disk did, beside the sums of the guest."""
+    world = World()
+    for second in range(0, 61, 5):
+        world.put(disks(VM, {"vda": (100 * second, 0.2 * second), "vdb": (0, 0.0)}), state(VM))
+        world.look()
+        world.go(5)
+    history = world.insight.history_of(VM.uuid)
+    of = history["disks"]
+    assert history["series"]["disk_iops"][-1] == pytest.approx(100)
+    assert of["vda"]["read_iops"][-1] == pytest.approx(100)
+    assert of["vda"]["read_bytes_per_second"][-1] == pytest.approx(409600)
+    assert of["vda"]["read_latency_seconds"][-1] == pytest.approx(0.002)
+    assert of["vda"]["write_latency_seconds"][-1] is None, "nothing was written"
+    assert of["vdb"]["read_iops"][-1] == 0
+    assert {len(row) for each in of.values() for row in each.values()} == {
+        len(history["series"]["cpu_ratio"])
+    }

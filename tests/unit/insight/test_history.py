@@ -5,6 +5,8 @@ import random
 import pytest
 
 from virtstatd.insight.history import (
+    DISK_SERIES,
+    DISKS_MAX,
     GUEST_SERIES,
     HOST,
     HOST_SERIES,
@@ -32,6 +34,7 @@ def test_an_hour_of_means():
         "begin": START,
         "step_seconds": 10,
         "series": {"a": [2.0, None, None, 5.0], "b": [7.0, None, None, None]},
+        "disks": {},
     }
 
 
@@ -77,16 +80,20 @@ def test_the_limit_holds_whatever_comes():
         guests = [f"g{each}" for each in range(pick.choice((3, 30, 200, 900)))]
         for each in guests:
             history.put(each, START + at, guest(0.5))
+            for disk in pick.choice(((), ("vda",), ("vda", "sda", "sdb"))):
+                history.put(each, START + at, [0.5] * len(DISK_SERIES), disk)
         assert history.size_bytes <= history.limit_bytes
         assert history.step <= STEP_MAX_SECONDS
         history.tidy(guests, START + at)
     assert history.step > 10
     for at in range(1200, 3000, 5):
         history.put("g0", START + at, guest(0.5))
+        history.put("g0", START + at, [0.5] * len(DISK_SERIES), "vda")
         history.tidy(["g0"], START + at)
     assert history.step == 10
-    for ring in history.rings.values():
-        assert len(ring.numbers) == len(GUEST_SERIES) * 360
+    assert [*history.rings] == ["g0"]
+    for ring in history.rings["g0"].values():
+        assert len(ring.numbers) in (len(GUEST_SERIES) * 360, len(DISK_SERIES) * 360)
 
 
 def test_what_was_known_survives_another_resolution():
@@ -99,10 +106,44 @@ def test_what_was_known_survives_another_resolution():
         "begin": START,
         "step_seconds": 40,
         "series": {"a": [15.0, 55.0], "b": [None, None]},
+        "disks": {},
     }
     history.step = 10
     series = history.document("g", NAMES, START + 80)["series"]["a"]
     assert series == [15.0] * 4 + [55.0] * 4
+
+
+def test_disks_are_beside_their_guest():
+    """The numbers of disks begin and end with those of the guest, whatever came and went."""
+    history = History(MANY)
+    for at in range(0, 100, 10):
+        history.put("g", START + at, [float(at), 1.0])
+        if at >= 50:
+            history.put("g", START + at, [float(at)] * len(DISK_SERIES), "vdb")
+        if at < 30:
+            history.put("g", START + at, [None, *[1.0] * (len(DISK_SERIES) - 1)], "vda")
+    document = history.document("g", NAMES, START + 100)
+    assert document["begin"] == START
+    assert len(document["series"]["a"]) == 10
+    assert document["disks"]["vda"]["write_iops"] == [1.0] * 3 + [None] * 7
+    assert document["disks"]["vda"]["read_bytes_per_second"] == [None] * 10
+    assert document["disks"]["vdb"]["read_iops"] == [None] * 5 + [50.0, 60.0, 70.0, 80.0, 90.0]
+    history.step = 20
+    assert history.document("g", NAMES, START + 100)["disks"]["vdb"]["read_iops"] == [
+        *(None, None),
+        *(50.0, 65.0, 85.0),
+    ]
+    history.tidy(["g"], START + 3650)
+    assert [*history.rings["g"]] == ["", "vdb"]
+
+
+def test_a_guest_has_so_many_disks():
+    """A guest with hundreds of disks takes no room from others."""
+    history = History(MANY)
+    history.put("g", START, guest(1.0))
+    for each in range(500):
+        history.put("g", START, [1.0] * len(DISK_SERIES), f"sd{each}")
+    assert len(history.document("g", GUEST_SERIES, START)["disks"]) == DISKS_MAX
 
 
 def test_off_is_nothing():
@@ -118,6 +159,7 @@ def test_it_is_handed_over():
     history = History(MANY)
     for at in range(0, 600, 10):
         history.put("g", START + at, guest(float(at)))
+        history.put("g", START + at, [float(at)] * len(DISK_SERIES), "vda")
         history.put(HOST, START + at, [float(at)] * len(HOST_SERIES))
     dumped = history.dump()
     again = History(MANY)
@@ -126,7 +168,10 @@ def test_it_is_handed_over():
         assert again.document(key, names, START + 600) == history.document(key, names, START + 600)
     small = History(20_000)
     small.load(dumped)
-    assert small.size_bytes <= 20_000
+    assert 0 < small.size_bytes <= 20_000
+    other = History(MANY)
+    other.load(dumped[:-1])
+    assert other.rings == {}
     none = History(0)
     none.load(dumped)
     assert none.rings == {}

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from support.insight import VM, World, control, cpu, disk, read, state
-from virtstatd.insight.columns import Unit
+from virtstatd.insight.columns import COLUMNS, Unit
 from virtstatd.insight.findings import FINDINGS, FindingKind, Subject, finding_text, spoken
 from virtstatd.insight.judge import Finding, Judge, Observed
+from virtstatd.insight.kinds import kind_documents
 from virtstatd.testing import HOSTILE_NAMES, make_domain
 
 
@@ -99,6 +100,20 @@ def test_a_disk_at_its_limit_is_named():
     (shown,) = document["disks"]
     assert shown["limits"] == {"total_iops": 100}
     assert shown["at_limit_ratio"] == pytest.approx(0.98)
+
+
+def test_each_kind_says_where_it_begins():
+    """Every kind is there once, and a column that names one counts in the unit of that."""
+    kinds = {each["finding"]: each for each in kind_documents()}
+    assert list(kinds) == [*dict.fromkeys(kind.name for kind in FINDINGS)]
+    assert kinds["disk_limited"]["threshold"] == 0.95
+    assert (kinds["steal"]["threshold"], kinds["steal"]["critical"]) == (0.1, 0.3)
+    named = [each for each in COLUMNS if each.finding]
+    assert [each.id for each in named] == [
+        *("steal_ratio", "steal_peak_ratio", "disk_latency_seconds")
+    ]
+    for each in named:
+        assert kinds[each.finding]["unit"] == each.unit
 
 
 def test_what_ended_with_its_guest():

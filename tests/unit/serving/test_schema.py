@@ -11,6 +11,7 @@ from virtstatd.insight.columns import COLUMNS
 from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, Order
 from virtstatd.insight.history import HOST
+from virtstatd.insight.kinds import kind_documents
 from virtstatd.serving.answers import encoded
 from virtstatd.serving.schema import DOCUMENTS, GuestJson, api_schema
 
@@ -60,7 +61,7 @@ def documents(world: World) -> dict[str, dict[str, Any]]:
         "guests": made.guests(rows, Filter(), Order()),
         "guests/{uuid}": {**guest, "history": world.insight.history_of(VM.uuid)},
         "agent": made.agent(),
-        "findings": made.found(),
+        "findings": {**made.found(), "kinds": kind_documents()},
     }
 
 
@@ -88,6 +89,7 @@ def test_something_is_in_every_list():
     for part in "vcpus", "disks", "nics", "findings", "events":
         assert it["guests/{uuid}"][part], part
     assert it["guests/{uuid}"]["history"]["series"]["cpu_ratio"]
+    assert it["guests/{uuid}"]["history"]["disks"]["vda"]["read_iops"]
 
 
 def test_columns_are_those_of_a_row():

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,8 +33,13 @@ def test_numbers_move_and_nothing_is_left(tmp_path: Path, ending: str) -> None:
     with demonstrated(tmp_path, "--domains=8") as demo:
         demo.wait_until_moving()
         assert len(demo.counters()) == 8
+        at = f"http://127.0.0.1:{demo.port}"
+        with urllib.request.urlopen(f"{at}/", timeout=100) as answer:
+            assert b"main.js" in answer.read()
         assert demo.said().splitlines() == [
-            f"8 simulated guests, no hypervisor: http://127.0.0.1:{demo.port}/metrics",
+            f"Open {at}/ in a browser: 8 simulated guests, no hypervisor.",
+            f"In a terminal: virtstatd top --url {at}",
+            f"Metrics: {at}/metrics",
             (
                 "Polled faster than by default (in brackets): pulse every 1 s (5 s),"
                 " monitor every 1 s (15 s), extra every 5 s (60 s)."

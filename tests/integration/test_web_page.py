@@ -39,6 +39,25 @@ TABLE_FITS = """() => {
 
 FITS = "() => document.documentElement.scrollWidth <= window.innerWidth"
 
+SCROLLS = """each => [...each.querySelectorAll("*")].some(
+  (one) => getComputedStyle(one).overflowY !== "visible" && one.scrollHeight > one.clientHeight + 2
+)"""
+
+AMBER = """() => {
+  const canvas = document.querySelector(".charts.three canvas");
+  const { width, height } = canvas;
+  const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, width, height);
+  let found = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    const [red, green, blue, there] = data.slice(at, at + 4);
+    if (red > 120 && green < 100 && blue < 40 && there > 60) found += 1;
+  }
+  return found;
+}"""
+"""How many dots of the first chart of a disk have the colour of its limit, in the light theme."""
+
 HOSTILE = {
     0: "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>",
     1: "\x1b[31mred\x1b[0m\x07\r\n\x00",
@@ -183,6 +202,92 @@ async def test_each_chart_has_its_table(chromium: Browser):
         await expect(chart.locator("thead th")).to_have_text(["Time", "read", "write"])
         assert await chart.locator("tbody tr").count() >= 12
         await expect(chart.locator("tbody td").first).to_contain_text("iB/s")
+
+
+@pytest.mark.parametrize(("count", "tables"), [(1, 1), (8, 1), (12, 2), (128, 4)])
+async def test_every_vcpu_is_readable(chromium: Browser, count: int, tables: int):
+    """All vCPUs are there at once, in tables side by side, none of which scrolls."""
+    host = MadeUpHost(12)
+    host.vcpus = {5: count}
+    size = {"width": 1440, "height": 900}
+    async with showing(chromium, host, f"#/guest/{host.uuid(5)}", viewport=size) as page:
+        panel = page.get_by_role("region", name="vCPUs")
+        await expect(panel.locator("tbody tr")).to_have_count(count)
+        await expect(panel.locator("table")).to_have_count(tables)
+        await expect(panel.locator("tbody tr").last).to_contain_text(f"{count - 1}")
+        assert not await panel.evaluate(SCROLLS)
+        await page.set_viewport_size({"width": 390, "height": 844})
+        if count > 48:
+            await expect(panel.locator("tbody tr")).to_have_count(16)
+            await panel.get_by_role("button", name=f"All {count}").click()
+        await expect(panel.locator("tbody tr")).to_have_count(count)
+        assert await page.evaluate(FITS)
+
+
+async def test_a_disk_against_its_limits(chromium: Browser):
+    """The charts of a disk have its limits as dashed lines and words, and another has its own."""
+    host = MadeUpHost(12)
+    path = f"#/guest/{host.uuid(1)}"
+    async with showing(chromium, host, path, color_scheme="light") as page:
+        chart = page.locator(".charts.three .chart").first
+        await expect(chart).to_contain_text("limit 50.0 MiB/s")
+        await page.wait_for_function(f"() => ({AMBER})() > 50")
+        await expect(page.locator(".charts.three .chart").nth(1)).to_contain_text("limit 1,000 /s")
+        await page.get_by_role("combobox").select_option("vdb")
+        await expect(chart).not_to_contain_text("limit")
+        await page.wait_for_function(f"() => ({AMBER})() === 0")
+        assert "device=vdb" in page.url
+        await chart.get_by_role("button", name="Table of Rate").click()
+        assert await chart.locator("tbody tr").count() >= 12, "it has the last hour"
+
+
+async def test_memory_is_a_stack(chromium: Browser):
+    """The parts of a guest's memory add up to what it has, in the chart and in its table."""
+    host = MadeUpHost(12)
+    async with showing(chromium, host, f"#/guest/{host.uuid(4)}") as page:
+        chart = page.locator(".chart").nth(1)
+        await expect(chart.locator(".key")).to_have_text(
+            [re.compile(each) for each in ("used", "cache", "unused", "kernel", "on the host")]
+        )
+        await chart.get_by_role("button", name="Table of Memory").click()
+        cells = await chart.locator("tbody tr").nth(3).locator("td").all_text_contents()
+        parts = [float(each.split()[0]) / (1024 if "MiB" in each else 1) for each in cells[:4]]
+        assert sum(parts) == pytest.approx(32, abs=0.3)
+
+
+async def test_columns_say_what_they_mean(chromium: Browser):
+    """A column's head has its meaning for the mouse, the keyboard and a screen reader."""
+    means = re.compile("ready and waited for a CPU")
+    async with showing(chromium, MadeUpHost(12)) as page:
+        button = page.locator(".rows th", has_text="Steal").get_by_role("button")
+        await expect(button).to_have_accessible_description(means)
+        hint = page.locator(".hint")
+        await expect(hint).to_be_hidden()
+        await button.hover()
+        await expect(hint).to_have_text(means)
+        await page.keyboard.press("Escape")
+        await expect(hint).to_be_hidden()
+        await page.get_by_role("searchbox").focus()
+        for _ in range(8):
+            await page.keyboard.press("Tab")
+            if await button.evaluate("each => each === document.activeElement"):
+                break
+        await expect(hint).to_have_text(means)
+        await expect(hint).to_be_in_viewport()
+
+
+async def test_a_number_is_marked_where_its_finding_begins(chromium: Browser):
+    """What the API says of a kind of finding decides from when a number has a symbol."""
+    host = MadeUpHost(12)
+    async with showing(chromium, host, f"#/guest/{host.uuid(1)}") as page:
+        cell = (
+            page.get_by_role("region", name="Disks").locator("td[data-title='At its limit']").first
+        )
+        await expect(cell).to_contain_text("◆")
+        host.kinds["disk_limited"] |= {"threshold": 1.5}
+        await page.reload()
+        await expect(cell).to_contain_text("%")
+        await expect(cell).not_to_contain_text("◆")
 
 
 async def test_a_guest_that_turns_stuck_shows(chromium: Browser):

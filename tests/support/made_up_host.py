@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from virtstatd.insight.columns import COLUMNS
 from virtstatd.insight.findings import (
     DISK_LATENCY,
     DISK_LIMITED,
@@ -20,7 +21,9 @@ from virtstatd.insight.findings import (
     FindingKind,
     Subject,
 )
+from virtstatd.insight.history import DISK_SERIES, GUEST_SERIES
 from virtstatd.insight.judge import Finding
+from virtstatd.insight.kinds import kind_documents
 from virtstatd.model import Domain
 
 
@@ -32,11 +35,12 @@ MIB, GIB = 1 << 20, 1 << 30
 HURTING = {1: DISK_LIMITED, 3: DISK_LATENCY, 5: STEAL, 9: MEMORY_LOW}
 """What hurts some of each eleven guests, by their place among them."""
 
-LIMITED_WAVE, FULL_WAVE = 0.98, 0.96
-"""How near to its limit a disk or a memory is that hurts."""
+FULL_WAVE = 0.96
+"""How full the memory is of a guest that hurts."""
 
-SLOW = 40
-"""So many times as slow is a disk that hurts."""
+RATE_LIMIT, IOPS_LIMIT = 50 * MIB, 1000
+LIMITS = {"total_bytes_per_second": RATE_LIMIT, "total_iops": IOPS_LIMIT}
+"""What the first disk of each guest may do."""
 
 Document = dict[str, Any]
 
@@ -49,6 +53,8 @@ class MadeUpHost:
         self.names = dict(names or {})
         self.second = 0
         self.stuck: set[int] = {7} if count > 7 else set()
+        self.vcpus: dict[int, int] = {}
+        self.kinds = {each["finding"]: each for each in kind_documents()}
         self.up = True
         self.status = HTTPStatus.OK
         self.viewers = 0
@@ -172,41 +178,75 @@ class MadeUpHost:
             "pressure_memory": 0.0,
         }
 
-    def row(self, index: int) -> Document:
-        """Return the row of a guest."""
-        stuck = index in self.stuck
+    def hurts(self, index: int) -> FindingKind | None:
+        """Return what hurts a guest."""
+        if index in self.stuck:
+            return STUCK
+        return None if self.is_paused(index) else HURTING.get(index % 11)
+
+    def vcpus_of(self, index: int) -> int:
+        """Return how many vCPUs a guest has."""
+        return self.vcpus.get(index, 1 << index % 5)
+
+    def is_paused(self, index: int) -> bool:
+        """Tell whether a guest is paused."""
+        return index % 12 == 11
+
+    def steal(self, index: int) -> float:
+        """Return the steal of a guest, one that hurts above the threshold at any time."""
         wave = self.wave(index)
-        unknown = stuck or index % 12 == 11
-        known = None if unknown else 1
-        hurts = None if unknown else HURTING.get(index % 11)
-        high = 3 if hurts is STEAL else 1
-        used = FULL_WAVE if hurts is MEMORY_LOW else wave * 0.8
+        if index in self.stuck:
+            return 0.0
+        return 0.11 + wave * 0.15 if self.hurts(index) is STEAL else wave * 0.06
+
+    def latency(self, index: int) -> float:
+        """Return the latency of the slowest disk of a guest, as for steal."""
+        wave = self.wave(index)
+        return 0.055 + wave * 0.05 if self.hurts(index) is DISK_LATENCY else wave * 0.004
+
+    def disk_share(self, index: int) -> float:
+        """Return how near the first disk of a guest is to its limit, as for steal."""
+        wave = self.wave(index)
+        return 0.97 + wave * 0.03 if self.hurts(index) is DISK_LIMITED else wave * 0.75
+
+    def row(self, index: int) -> Document:
+        """Return the row of a guest; of one that is stuck libvirt knows what needs no monitor."""
+        stuck, paused = index in self.stuck, self.is_paused(index)
+        wave, disk = self.wave(index), self.disk_share(index)
+        known = None if paused else int(not stuck)
+        answers = None if paused or stuck else 1
+        hurts = self.hurts(index)
+        memory = (2 << index % 5) * GIB
+        used = FULL_WAVE if hurts is MEMORY_LOW else 0.2 + wave * 0.4
         return {
             "uuid": self.uuid(index),
             "name": self.name(index),
-            "state": "paused" if index % 12 == 11 else "running",
+            "state": "paused" if paused else "running",
             "stuck": stuck,
             "project": f"team-{index % 4}" if index % 5 else None,
-            "vcpus": 1 << index % 5,
+            "vcpus": self.vcpus_of(index),
             "cpu_ratio": known and wave * 0.8,
-            "steal_ratio": known and wave * 0.09 * high,
-            "steal_peak_ratio": known and min(1.0, wave * 0.2 * high),
-            "memory_used_bytes": known and int(used * (2 << index % 5) * GIB),
-            "memory_max_bytes": (2 << index % 5) * GIB,
-            "memory_rss_bytes": int((1 << index % 5) * GIB),
-            "disk_read_bytes_per_second": known and wave * 40 * MIB,
-            "disk_write_bytes_per_second": known and wave * 9 * MIB,
-            "disk_iops": known and wave * 900,
-            "disk_latency_seconds": known and wave * 0.004 * (SLOW if hurts is DISK_LATENCY else 1),
-            "disk_latency_device": known and "vda",
+            "steal_ratio": known and self.steal(index),
+            "steal_peak_ratio": known and min(0.45, self.steal(index) * 1.8),
+            "memory_used_bytes": answers and int(used * memory),
+            "memory_cache_bytes": answers and int((0.97 - used) * 0.6 * memory),
+            "memory_unused_bytes": answers and int((0.97 - used) * 0.4 * memory),
+            "memory_current_bytes": memory,
+            "memory_max_bytes": memory,
+            "memory_rss_bytes": int(memory * (0.6 + used * 0.3)),
+            "disk_read_bytes_per_second": answers and disk * RATE_LIMIT * 0.8,
+            "disk_write_bytes_per_second": answers and disk * RATE_LIMIT * 0.2,
+            "disk_iops": answers and disk * IOPS_LIMIT * 0.9,
+            "disk_latency_seconds": answers and self.latency(index),
+            "disk_latency_device": answers and "vda",
             "net_receive_bytes_per_second": known and wave * 2 * MIB,
             "net_transmit_bytes_per_second": known and wave * 6 * MIB,
-            "pressure_cpu_ratio": known and wave * 0.1 * high,
+            "pressure_cpu_ratio": known and self.steal(index) * 1.2,
             "pressure_io_ratio": known and wave * 0.05,
             "pressure_memory_ratio": known and 0.0,
             "partition": "/machine/gold" if index % 3 else "/machine/silver",
-            "age_seconds": 340.0 if stuck else 1.0 + index % 4,
-            "findings": 1 if stuck or hurts else 0,
+            "age_seconds": 1.0 + index % 4,
+            "findings": 1 if hurts else 0,
             "severity": "critical" if stuck else "warning" if hurts else "",
         }
 
@@ -230,12 +270,34 @@ class MadeUpHost:
             rows.sort(key=lambda each: -severities[each["severity"]])
         offset, limit = int(query.get("offset", 0)), int(query.get("limit", 0)) or len(rows)
         window = rows[offset : offset + limit]
-        return self.versioned({"total": self.count, "matched": len(rows), "guests": window})
+        return self.versioned(
+            {
+                "total": self.count,
+                "matched": len(rows),
+                "columns": self.columns(),
+                "guests": window,
+            }
+        )
+
+    def columns(self) -> list[Document]:
+        """Return the columns, as the agent has them."""
+        return [
+            {
+                "id": each.id,
+                "title": each.title,
+                "unit": each.unit,
+                "help": each.help,
+                "finding": each.finding or None,
+            }
+            for each in COLUMNS
+        ]
 
     def guest(self, index: int, *, history: bool = False) -> Document:
         """Return the document of a guest."""
         row, wave = self.row(index), self.wave(index)
         known = None if row["cpu_ratio"] is None else 1
+        answers = None if row["disk_iops"] is None else 1
+        steal = row["steal_ratio"]
         document: Document = {
             "guest": row,
             "incarnation": {"id": 12, "since": "2026-11-20T08:12:44.000Z", "pid": 4711},
@@ -249,24 +311,24 @@ class MadeUpHost:
                 {
                     "vcpu": str(each),
                     "cpu_ratio": known and self.wave(index + each) * 0.9,
-                    "steal_ratio": known and self.wave(index + each + 3) * 0.2,
+                    "steal_ratio": known and steal * (0.5 + self.wave(index + each + 3)),
                     "wait_ratio": known and self.wave(index + each + 5) * 0.1,
                 }
-                for each in range(row["vcpus"])
+                for each in range(self.vcpus_of(index))
             ],
             "memory": {
                 "max_bytes": row["memory_max_bytes"],
                 "current_bytes": row["memory_max_bytes"],
                 "used_bytes": row["memory_used_bytes"],
                 "available_bytes": row["memory_max_bytes"],
-                "unused_bytes": known and row["memory_max_bytes"] - row["memory_used_bytes"],
-                "usable_bytes": known and row["memory_max_bytes"] - row["memory_used_bytes"],
-                "cache_bytes": known and int(row["memory_used_bytes"] * 0.3),
-                "swap_in_bytes_per_second": 0.0,
-                "swap_out_bytes_per_second": 0.0,
+                "unused_bytes": row["memory_unused_bytes"],
+                "usable_bytes": answers and row["memory_unused_bytes"] + row["memory_cache_bytes"],
+                "cache_bytes": row["memory_cache_bytes"],
+                "swap_in_bytes_per_second": answers and 0.0,
+                "swap_out_bytes_per_second": answers and 0.0,
                 "rss_bytes": row["memory_rss_bytes"],
             },
-            "disks": [self.disk(index, device, known) for device in ("vda", "vdb")],
+            "disks": [self.disk(index, device, answers) for device in ("vda", "vdb")],
             "nics": [
                 {
                     "device": "vnet5",
@@ -295,46 +357,54 @@ class MadeUpHost:
             ],
         }
         if history:
-            document["history"] = self.history(
-                {
-                    "cpu_ratio": (index, 0.8),
-                    "steal_ratio": (index + 3, 0.1),
-                    "memory_used_bytes": (index, row["memory_max_bytes"]),
-                    "disk_read_bytes_per_second": (index, 40 * MIB),
-                    "disk_write_bytes_per_second": (index + 1, 9 * MIB),
-                    "disk_iops": (index, 900),
-                    "disk_latency_seconds": (index, 0.004),
-                    "net_receive_bytes_per_second": (index, 2 * MIB),
-                    "net_transmit_bytes_per_second": (index + 2, 6 * MIB),
-                }
-            )
+            document["history"] = self.past(index)
         return self.versioned(document)
+
+    def past(self, index: int) -> Document:
+        """Return the last hour of a guest and its disks: what its row and they were."""
+        second = self.second
+        times = range(second - 3590, second + 1, 10)
+        rows, disks = [], []
+        for self.second in times:
+            rows.append(self.row(index))
+            disks.append([self.disk(index, device, 1) for device in ("vda", "vdb")])
+        self.second = second
+        return {
+            "begin": BEGIN + times[0],
+            "step_seconds": 10,
+            "series": {name: [row[name] for row in rows] for name in GUEST_SERIES},
+            "disks": {
+                of[0]["device"]: {name: [each[name] for each in of] for name in DISK_SERIES}
+                for of in zip(*disks, strict=True)
+            },
+        }
 
     def disk(self, index: int, device: str, known: int | None) -> Document:
         """Return a disk, with limits, a histogram and what hurts where it is the first."""
         first = device == "vda"
-        hurts = HURTING.get(index % 11) if first else None
-        wave = 1.0 if hurts is DISK_LIMITED else self.wave(index)
-        slow = SLOW if hurts is DISK_LATENCY else 1
+        share = self.disk_share(index) if first else self.wave(index + 5) * 0.3
+        latency = self.latency(index) if first else self.wave(index + 5) * 0.003
         counts = (3, 44, 304, 2104, 7304, 8234, 8278, 8280)
         edges = (0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, None)
         bars = [{"le": le, "count": count} for le, count in zip(edges, counts, strict=True)]
         return {
             "device": device,
             "source": f"/srv/pool/{device}.qcow2",
-            "read_bytes_per_second": known and wave * 40 * MIB,
-            "write_bytes_per_second": known and wave * 9 * MIB,
-            "read_iops": known and wave * 700,
-            "write_iops": known and wave * 200,
-            "flush_iops": known and wave * 12,
-            "read_latency_seconds": known and wave * 0.002 * slow,
-            "write_latency_seconds": known and wave * 0.004 * slow,
-            "flush_latency_seconds": known and wave * 0.011 * slow,
+            "read_bytes_per_second": known and share * RATE_LIMIT * 0.8,
+            "write_bytes_per_second": known and share * RATE_LIMIT * 0.2,
+            "read_iops": known and share * IOPS_LIMIT * 0.7,
+            "write_iops": known and share * IOPS_LIMIT * 0.2,
+            "flush_iops": known and share * 12,
+            "read_latency_seconds": known and latency * 0.9,
+            "write_latency_seconds": known and latency * 1.1,
+            "flush_latency_seconds": known and latency * 1.6,
             "capacity_bytes": 80 * GIB,
             "allocation_bytes": 31 * GIB,
             "errors_per_second": 0.0,
-            "limits": {"total_bytes_per_second": 50 * MIB, "total_iops": 1000} if first else {},
-            "at_limit_ratio": known and wave * LIMITED_WAVE if first else None,
+            "limits": {"total_bytes_per_second": RATE_LIMIT, "total_iops": IOPS_LIMIT}
+            if first
+            else {},
+            "at_limit_ratio": known and share if first else None,
             "histograms": {"read": bars} if first else {},
         }
 
@@ -396,16 +466,17 @@ class MadeUpHost:
             rows = [(index, self.row(index)) for index in range(min(self.count, 60))]
             found = [self.finding(*each) for each in rows if each[1]["severity"]]
             found.sort(key=lambda each: each["severity"])
-        return self.versioned({"findings": found, "recent": []})
+        return self.versioned({"findings": found, "recent": [], "kinds": [*self.kinds.values()]})
 
     def finding(self, index: int, row: Document) -> Document:
         """Return the finding of a guest that hurts."""
-        kind = STUCK if row["stuck"] else HURTING[index % 11]
+        kind = self.hurts(index)
+        assert kind
         values: dict[FindingKind, float] = {
             STUCK: 1,
             STEAL: row["steal_ratio"],
             DISK_LATENCY: row["disk_latency_seconds"],
-            DISK_LIMITED: LIMITED_WAVE,
+            DISK_LIMITED: self.disk_share(index),
             MEMORY_LOW: 1 - FULL_WAVE,
         }
         device = "vda" if kind in (DISK_LATENCY, DISK_LIMITED) else ""

@@ -66,13 +66,15 @@ def demonstrate(domains: int, address: str) -> None:
 
 
 class Welcome(Notify):
-    """Prints the page's address and the polling intervals once the agent serves."""
+    """Prints the page's address first, and the polling intervals, once the agent serves."""
 
     def __init__(self, domains: int, address: str, poll: PollOptions) -> None:
         super().__init__()
-        host = "" if address.rpartition(":")[0] else "127.0.0.1"
+        at = f"http://{'' if address.rpartition(':')[0] else '127.0.0.1'}{address}"
         self._text = (
-            f"{domains} simulated guests, no hypervisor: http://{host}{address}/metrics\n"
+            f"Open {at}/ in a browser: {domains} simulated guests, no hypervisor.\n"
+            f"In a terminal: virtstatd top --url {at}\n"
+            f"Metrics: {at}/metrics\n"
             f"{intervals(poll)}\n"
             "Ctrl-C ends the demo.\n"
         )

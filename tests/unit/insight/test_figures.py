@@ -215,3 +215,19 @@ def test_each_disk_has_a_history():
     assert {len(row) for each in of.values() for row in each.values()} == {
         len(history["series"]["cpu_ratio"])
     }
+
+
+def test_a_stuck_guest_has_one_beginning():
+    """What needs no monitor stays new; since when the guest is stuck, its finding and event say."""
+    world = World()
+    for second in range(0, 60, 5):
+        world.put(cpu(VM, second), state(VM), control(VM, responsive=second < 20))
+        world.look()
+        world.go(5)
+    row = world.row(VM)
+    assert (row["stuck"], row["age_seconds"]) == (True, 5.0)
+    (finding,) = world.insight.judge.documents()
+    document = world.insight.documents.guest(VM.uuid)
+    assert document
+    began = [each["time"] for each in document["events"] if each["event"] == "unresponsive"]
+    assert [finding["since"]] == began

@@ -17,20 +17,24 @@ function colour(name) {
   return found;
 }
 
-const DASHES = [[], [5, 3], [2, 2]];
-const COLOURS = ["accent", "strong", "critical"];
+const DASHES = [[], [5, 3], [2, 2], []];
+const COLOURS = ["accent", "strong", "critical", "muted"];
+const SHADES = ["stack-0", "stack-1", "stack-2", "stack-3"]; // of a stack, from the bottom up
+const LIMIT_SEEN = 0.2; // a limit is in the picture when so much of it is used
 const MINUTES = [1, 2, 5, 10, 15, 30, 60].map((each) => each * 60);
-const WIDTHS = { ratio: 44, seconds: 52, bytes: 60, bytes_per_second: 70 }; // of the axis
+const WIDTHS = { ratio: 44, seconds: 52, per_second: 56, bytes: 60, bytes_per_second: 70 }; // of the axis
 const BINARY = Array.from({ length: 60 }, (_, power) => 2 ** power);
 
 export class Chart {
-  // `lines` are {name, title, tone}: tone 0 is the accent, 1 neutral, 2 what hurts.
-  constructor({ title, unit, lines, top, least }) {
+  // `lines` are {name, title, tone}: tone 0 is the accent, 1 neutral, 2 what hurts, 3 faint; with `layer`
+  // they are layers of a stack instead. `limits()` are {title, value}, drawn as dashed lines.
+  constructor({ title, unit, lines, top, least, limits }) {
     this.title = title;
     this.unit = unit;
     this.lines = lines;
     this.top = top;
     this.least = least ?? 0;
+    this.limits = limits ?? (() => []);
     this.history = null;
     this.minutes = 60;
     this.open = false;
@@ -56,8 +60,23 @@ export class Chart {
     this.redraw();
   }
 
+  // Each layer of a stack is drawn from the ground to its upper edge, the highest one first.
   data() {
-    return [this.history.times, ...this.lines.map((each) => this.history.series[each.name])];
+    const { times, series } = this.history;
+    let below = null;
+    const drawn = this.lines.map((line) => {
+      if (!line.layer) return series[line.name];
+      const under = below;
+      below = series[line.name].map((each, at) => plus(each, under && under[at]));
+      return below;
+    });
+    return [times, ...this.order().map((at) => drawn[at])];
+  }
+
+  order() {
+    const all = this.lines.map((_, at) => at);
+    const layers = all.filter((at) => this.lines[at].layer).reverse();
+    return [...layers, ...all.filter((at) => !this.lines[at].layer)];
   }
 
   build() {
@@ -66,6 +85,7 @@ export class Chart {
     const font = "12px system-ui, sans-serif";
     const axis = { stroke: ink, font, grid, ticks: { show: false }, gap: 4 };
     const bytes = this.unit.startsWith("bytes");
+    this.limitColour = colour("warning");
     this.plot?.destroy();
     this.plot = new uPlot(
       {
@@ -86,15 +106,12 @@ export class Chart {
         ],
         series: [
           {},
-          ...this.lines.map(({ tone }, index) => ({
-            stroke: colour(COLOURS[tone]),
-            width: index ? 1.25 : 1.5,
-            dash: DASHES[tone],
-            fill: index ? undefined : colour("accent-soft"),
-            points: { show: false },
-          })),
+          ...this.order().map((at) => style(this.lines[at], at)),
         ],
-        hooks: { setCursor: [(plot) => this.point(plot.cursor.idx)] },
+        hooks: {
+          setCursor: [(plot) => this.point(plot.cursor.idx)],
+          draw: [(plot) => this.drawLimits(plot)],
+        },
       },
       this.data(),
       this.box,
@@ -120,7 +137,24 @@ export class Chart {
 
   range(high) {
     if (this.top) return [0, this.top()];
-    return [0, Math.max(this.least, (high ?? 0) * 1.1) || 1];
+    const near = this.limits().map((each) => each.value).filter((each) => each * LIMIT_SEEN <= (high ?? 0));
+    return [0, Math.max(this.least, (high ?? 0) * 1.1, ...near.map((each) => each * 1.1)) || 1];
+  }
+
+  drawLimits({ ctx, bbox, valToPos, scales }) {
+    ctx.save();
+    ctx.strokeStyle = this.limitColour;
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    ctx.setLineDash([7, 4].map((each) => each * devicePixelRatio));
+    for (const { value } of this.limits()) {
+      if (value > scales.y.max) continue;
+      const y = Math.round(valToPos(value, "y", true));
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+    }
+    ctx.restore();
   }
 
   point(index) {
@@ -147,9 +181,12 @@ export class Chart {
     render(
       html`<span class="title">${this.title}</span>
         ${this.lines.map(
-          (line) => html`<span class="key tone-${line.tone}"
+          (line, index) => html`<span class="key ${line.layer ? `layer-${index}` : `tone-${line.tone}`}"
             ><i aria-hidden="true"></i>${line.title} <b>${formatted(series[line.name][at], this.unit)}</b></span
           >`,
+        )}
+        ${this.limits().map(
+          (each) => html`<span class="key limit"><i aria-hidden="true"></i>${each.title} <b>${formatted(each.value, this.unit)}</b></span>`,
         )}
         ${this.at === null || !times.length ? "" : html`<time>${clock(times[at])}</time>`}
         <button class="quiet" aria-expanded=${this.open} aria-label="Table of ${this.title}" @click=${() => this.toggle()}>
@@ -188,6 +225,22 @@ export class Chart {
     this.plot?.destroy();
     this.plot = null;
   }
+}
+
+function style({ tone, layer }, index) {
+  if (layer) return { stroke: colour("panel"), width: 1, fill: colour(SHADES[index]), points: { show: false } };
+  return {
+    stroke: colour(COLOURS[tone]),
+    width: index ? 1.25 : 1.5,
+    dash: DASHES[tone],
+    fill: index ? undefined : colour("accent-soft"),
+    points: { show: false },
+  };
+}
+
+// A layer that is not known has no height.
+function plus(value, under) {
+  return value === null ? under : value + (under ?? 0);
 }
 
 function tick(value, unit) {

@@ -1,25 +1,25 @@
 // The columns of the table of guests: what they show, how wide, and on which width of page.
 
 import { formatted, visible } from "./format.js";
-import { stateOf } from "./parts.js";
+import { severityOf, stateOf } from "./parts.js";
 
-// `from` is the least width of page that shows the column unasked; none: only when picked. `warn` and
-// `bad` are where a number gets a symbol, `full` is what a whole bar behind it stands for.
+// `from` is the least width of page that shows the column unasked; none: only when picked. `full` is what
+// a whole bar behind it stands for. What a column means, and from when it hurts, the API says.
 export const COLUMNS = [
   { id: "state", title: "State", width: 112, from: 560 },
   { id: "name", title: "Name", width: 120, from: 0 },
   { id: "project", title: "Project", width: 100, from: 1100 },
   { id: "vcpus", title: "vCPUs", width: 60, unit: "count", from: 700 },
   { id: "cpu_ratio", title: "CPU", width: 78, unit: "ratio", from: 0, full: () => 1 },
-  { id: "steal_ratio", title: "Steal", width: 98, unit: "ratio", from: 0, warn: 0.1, bad: 0.2 },
-  { id: "steal_peak_ratio", title: "Worst second", width: 108, unit: "ratio", from: 820, warn: 0.5 },
+  { id: "steal_ratio", title: "Steal", width: 98, unit: "ratio", from: 0, },
+  { id: "steal_peak_ratio", title: "Worst second", width: 108, unit: "ratio", from: 820, },
   { id: "memory_used_bytes", title: "Memory", width: 92, unit: "bytes", from: 760, full: (row) => row.memory_max_bytes },
   { id: "memory_max_bytes", title: "of", width: 80, unit: "bytes", from: 1560 },
   { id: "memory_rss_bytes", title: "Resident", width: 88, unit: "bytes" },
   { id: "disk_read_bytes_per_second", title: "Disk read", width: 100, unit: "bytes_per_second", from: 1000 },
   { id: "disk_write_bytes_per_second", title: "Disk write", width: 100, unit: "bytes_per_second", from: 1000 },
   { id: "disk_iops", title: "IOPS", width: 76, unit: "count" },
-  { id: "disk_latency_seconds", title: "Disk latency", width: 106, unit: "seconds", from: 700, warn: 0.05, bad: 0.2 },
+  { id: "disk_latency_seconds", title: "Disk latency", width: 106, unit: "seconds", from: 700, },
   { id: "disk_latency_device", title: "Slowest disk", width: 104 },
   { id: "net_receive_bytes_per_second", title: "Net in", width: 100, unit: "bytes_per_second", from: 1200 },
   { id: "net_transmit_bytes_per_second", title: "Net out", width: 100, unit: "bytes_per_second", from: 1200 },
@@ -36,7 +36,7 @@ export function columnsOf(picked, width) {
 }
 
 // What a cell says: its text, a severity where it has a symbol, and the share of its bar.
-export function content(column, row) {
+export function content(column, row, { kinds, columns }) {
   const value = row[column.id];
   if (column.id === "state") {
     const [severity, text] = stateOf(row);
@@ -46,6 +46,5 @@ export function content(column, row) {
   const text = formatted(value, column.unit);
   const most = column.full?.(row);
   if (most) return { text, share: value ? Math.min(1, value / most) : 0 };
-  if (column.bad && value >= column.bad) return { text, severity: "critical" };
-  return column.warn && value >= column.warn ? { text, severity: "warning" } : { text };
+  return { text, severity: severityOf(kinds, columns.get(column.id)?.finding, value) };
 }

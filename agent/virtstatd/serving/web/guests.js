@@ -133,7 +133,7 @@ export function guestTable(model) {
   const columns = columnsOf(url.columns, model.width);
   return html`<section class="panel guests" aria-label="Guests">
     <h2>Guests <small aria-live="polite">${counts(guests)}</small></h2>
-    ${tools(model, columns)}
+    ${tools(model, columns)} ${helps(model)}
     ${model.filterFault ? html`<p class="fault" role="alert">▲ ${model.filterFault}</p>` : ""}
     ${guests.matched === 0 ? nobody(guests) : rowsOf(model, columns)}
   </section>`;
@@ -171,7 +171,7 @@ function tools(model, columns) {
       <fieldset>
         <legend class="hidden">Columns</legend>
         ${COLUMNS.filter((each) => each.id !== "name").map(
-          (each) => html`<label><input type="checkbox" value=${each.id} .checked=${columns.includes(each)} @change=${picked}> ${each.title === "of" ? "Memory, at most" : each.title}</label>`,
+          (each) => html`<label data-help=${help(model.columns, each)}><input type="checkbox" aria-describedby="help-${each.id}" value=${each.id} .checked=${columns.includes(each)} @change=${picked}> ${each.title === "of" ? "Memory, at most" : each.title}</label>`,
         )}
         ${url.columns ? html`<button class="quiet" @click=${() => change(url, { columns: null })}>As at first</button>` : ""}
       </fieldset>
@@ -202,14 +202,21 @@ function space(rows) {
   return rows > 0 ? html`<tr class="space" aria-hidden="true"><td .style=${`height:${rows * ROW}px`}></td></tr>` : "";
 }
 
-function heading({ url }, column) {
+function heading({ url, columns }, column) {
   const down = url.sort === `-${column.id}`;
   const sorted = down ? "descending" : url.sort === column.id ? "ascending" : "none";
   const text = !column.unit;
   const next = sorted === "none" ? (text ? column.id : `-${column.id}`) : down === !text ? (text ? `-${column.id}` : column.id) : "";
   return html`<th scope="col" class="${column.unit ? "number" : ""}" aria-sort=${sorted}
-    ><button class="quiet" @click=${() => change(url, { sort: next })}>${column.title}<i aria-hidden="true">${{ descending: "▼", ascending: "▲", none: "" }[sorted]}</i></button
+    ><button class="quiet" data-help=${help(columns, column)} aria-describedby="help-${column.id}" @click=${() => change(url, { sort: next })}>${column.title}<i aria-hidden="true">${{ descending: "▼", ascending: "▲", none: "" }[sorted]}</i></button
   ></th>`;
+}
+
+const help = (columns, { id }) => columns.get(id)?.help ?? "";
+
+// What each column means, as the description of its head and of its box among the columns to pick.
+function helps({ columns }) {
+  return html`<div hidden>${COLUMNS.map((each) => html`<span id="help-${each.id}">${help(columns, each)}</span>`)}</div>`;
 }
 
 function guestRow(model, columns, place) {
@@ -222,6 +229,6 @@ function guestRow(model, columns, place) {
     element = new GuestRow(columns);
     guests.elements.set(uuid, element);
   }
-  element.update(row, place, link(url, { view: "guest", uuid }), guests);
+  element.update(row, place, link(url, { view: "guest", uuid }), model);
   return element.tr;
 }

@@ -5,7 +5,7 @@ import { Chart } from "./charts.js";
 import { formatted } from "./format.js";
 import { guestTable } from "./guests.js";
 import { History } from "./history.js";
-import { findings, mark, meter, name, panel, table } from "./parts.js";
+import { findings, judged, meter, name, panel, table } from "./parts.js";
 import { change } from "./url.js";
 
 const NAMES = [
@@ -104,7 +104,7 @@ export function hostView(model) {
       <div class="charts">${charts.host.charts.map((each) => each.frame)}</div>
     </section>
     ${guestTable(model)}
-    ${model.partitions.length ? panel("Partitions", partitions(model.partitions)) : ""}
+    ${model.partitions.length ? panel("Partitions", partitions(model)) : ""}
   </main>`;
 }
 
@@ -125,14 +125,12 @@ function sizes(host) {
   return parts.join(", ");
 }
 
-const hurts = (key, from) => (row) => ((row[key] ?? 0) >= from ? "warning" : "");
-
-const PARTITIONS = [
+const columns = (model) => [
   { title: "Partition", cell: (row) => html`<span class="depth-${Math.min(row.depth, 6)}">${row.depth ? html`<i aria-hidden="true">└ </i>` : ""}${name(row.depth ? row.path.split("/").at(-1) : row.path)}</span>` },
   { title: "Guests", id: "guests", unit: "count" },
   { title: "CPU", unit: "ratio", cell: (row) => meter(row.cpu_ratio, "ratio", row.cpu_limit_ratio ?? 1) },
   { title: "CPU limit", id: "cpu_limit_ratio", unit: "ratio" },
-  { title: "Throttled", unit: "ratio", tone: hurts("throttled_ratio", 0.05), cell: (row) => ((row.throttled_ratio ?? 0) >= 0.05 ? mark("warning", formatted(row.throttled_ratio, "ratio")) : formatted(row.throttled_ratio, "ratio")) },
+  { title: "Throttled", unit: "ratio", cell: (row) => judged(model, row.throttled_ratio, "ratio", "partition_limited") },
   { title: "Memory", unit: "bytes", cell: (row) => meter(row.memory_bytes, "bytes", row.memory_limit_bytes) },
   { title: "Memory limit", id: "memory_limit_bytes", unit: "bytes" },
   { title: "Pressure CPU", id: "pressure_cpu", unit: "ratio" },
@@ -140,6 +138,6 @@ const PARTITIONS = [
   { title: "Pressure memory", id: "pressure_memory", unit: "ratio" },
 ];
 
-function partitions(rows) {
-  return table(PARTITIONS, rows, "No partitions.", "Partitions");
+function partitions(model) {
+  return table(columns(model), model.partitions, "No partitions.", "Partitions");
 }

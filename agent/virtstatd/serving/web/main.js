@@ -2,11 +2,13 @@
 
 import { html, render } from "./vendor/lit-html-3.3.3/lit-html.js";
 import { agentView } from "./agent.js";
-import { guestView, GuestCharts } from "./guest.js";
+import { guestView } from "./guest.js";
+import { GuestCharts } from "./guest_charts.js";
 import { GuestList } from "./guests.js";
 import { header, trouble } from "./header.js";
 import { HostCharts, hostView } from "./host.js";
 import { get, Live } from "./live.js";
+import { startHints } from "./hints.js";
 import { startTheme } from "./theme.js";
 import { readUrl } from "./url.js";
 
@@ -19,6 +21,8 @@ const model = {
   host: null,
   hostAt: Date.now(), // when it came, by the browser's clock
   findings: [],
+  kinds: new Map(), // of findings, by name: from which value on something hurts
+  columns: new Map(), // of the table of guests, by id: what they mean
   partitions: [],
   guest: null,
   guestFault: "",
@@ -28,6 +32,7 @@ const model = {
   now: Date.now(),
   hostNow: Date.now(), // by the host's clock, which may not be ours
   width: document.documentElement.clientWidth,
+  allVcpus: false,
   charts: { host: new HostCharts(), guest: null },
   guests: new GuestList(() => {
     follow();
@@ -35,10 +40,14 @@ const model = {
   }),
   live: new Live(take, () => {
     if (model.live.state === "refused") refused();
-    if (model.live.state === "live") loadHistory();
+    if (model.live.state === "live") {
+      loadWords();
+      loadHistory();
+    }
     else if (model.live.status === 503) loadOnce();
     draw();
   }),
+  draw,
   repaint() {
     for (const charts of Object.values(model.charts)) charts?.charts.forEach((each) => each.repaint());
     draw();
@@ -110,6 +119,16 @@ async function loadOnce() {
   ]);
 }
 
+// What never changes while an agent runs.
+async function loadWords() {
+  const [found, guests] = await Promise.allSettled([get("api/v1/findings"), get("api/v1/guests?limit=0")]);
+  model.kinds = byName(found.value?.kinds, "finding") ?? model.kinds;
+  model.columns = byName(guests.value?.columns, "id") ?? model.columns;
+  draw();
+}
+
+const byName = (list, key) => list && new Map(list.map((each) => [each[key], each]));
+
 let loaded = "";
 
 // The last hour: once for the host, for each guest that is opened, and after each interruption.
@@ -162,16 +181,17 @@ function follow() {
   live.watch(paths[url.view]());
 }
 
-function urlChanged() {
+function urlChanged({ type }) {
   const before = model.url;
   const now = (model.url = readUrl());
   const other = now.view !== before.view || now.uuid !== before.uuid;
-  if (other || now.device !== before.device) model.leads = Boolean(now.device);
+  if (type === "hashchange" && (other || now.device !== before.device)) model.leads = Boolean(now.device);
   if (other) {
     model.charts.guest?.destroy();
     model.charts.guest = now.view === "guest" ? new GuestCharts() : null;
     model.guest = null;
     model.guestFault = "";
+    model.allVcpus = false;
     window.scrollTo(0, 0);
   }
   follow();
@@ -180,6 +200,7 @@ function urlChanged() {
   draw();
 }
 
+startHints();
 startTheme(() => model.repaint());
 window.addEventListener("hashchange", urlChanged);
 window.addEventListener("urlchange", urlChanged);

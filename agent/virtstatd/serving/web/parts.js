@@ -38,6 +38,21 @@ export function meter(value, unit, top) {
   return html`<span class="meter" .style=${`--share:${(share * 100).toFixed(1)}%`}>${formatted(value, unit)}</span>`;
 }
 
+// A number with a symbol, where a finding of that kind would begin or be critical; the API says from when.
+export function judged({ kinds }, value, unit, kind) {
+  const text = formatted(value, unit);
+  const severity = severityOf(kinds, kind, value);
+  return severity ? mark(severity, text) : text;
+}
+
+export function severityOf(kinds, kind, value) {
+  const found = kinds.get(kind);
+  if (!found || value === null || value === undefined) return "";
+  const beyond = (limit) => (found.below ? value <= limit : value >= limit);
+  if (found.critical !== null && beyond(found.critical)) return "critical";
+  return beyond(found.threshold) ? found.severity : "";
+}
+
 export function panel(title, content, note = "") {
   return html`<section class="panel" aria-label=${title}>
     <h2>${title}${note ? html` <small>${note}</small>` : ""}</h2>
@@ -45,7 +60,7 @@ export function panel(title, content, note = "") {
   </section>`;
 }
 
-// Columns are {title, unit, cell?, tone?}; the first is the row's header.
+// Columns are {title, unit, cell?}; the first is the row's header.
 export function table(columns, rows, empty, label, current = () => false) {
   if (!rows.length) return html`<p class="empty">${empty}</p>`;
   return html`<div class="wide" tabindex="0" role="group" aria-label="Table: ${label}"><table role="table" class="plain ${columns.length > columnsThatFit() ? "cards" : ""}">
@@ -63,7 +78,7 @@ function columnsThatFit() {
 function cell(column, row, index) {
   const content = column.cell ? column.cell(row) : formatted(row[column.id], column.unit);
   if (!index) return html`<th role="rowheader" scope="row">${content}</th>`;
-  return html`<td role="cell" data-title=${column.title} class="${column.unit ? "number" : ""} ${column.tone?.(row) ?? ""}">${content}</td>`;
+  return html`<td role="cell" data-title=${column.title} class="${column.unit ? "number" : ""}">${content}</td>`;
 }
 
 const LINES = 8;

@@ -21,7 +21,8 @@ export class GuestRow {
     return columns.length === this.columns.length && columns.every((each, index) => each === this.columns[index]);
   }
 
-  update(row, place, href, guests) {
+  update(row, place, href, model) {
+    const { guests } = model;
     this.link.onfocus = () => (guests.active = place);
     set(this.tr, "aria-rowindex", place + 2);
     set(this.tr, "class", row.severity);
@@ -29,8 +30,8 @@ export class GuestRow {
     set(this.link, "tabindex", place === guests.active ? 0 : -1);
     const name = visible(row.name);
     if (this.bdi.textContent !== name) this.bdi.textContent = name;
-    if (this.sign) fill(this.sign, content(STATE, row));
-    this.columns.forEach((column, index) => column.id === "name" || fill(this.cells[index], content(column, row)));
+    if (this.sign) fill(this.sign, content(STATE, row, model));
+    this.columns.forEach((column, index) => column.id === "name" || fill(this.cells[index], content(column, row, model)));
   }
 
   // Without a column of its own the state stands before the name.

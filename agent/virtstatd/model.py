@@ -95,8 +95,8 @@ class Domain:
     One incarnation of a libvirt guest.
 
     `id` is the hypervisor's number of this run; it changes at every start, and the counters begin
-    at zero with it. `labels` go on every series of the domain: `(("domain", name),)` and what the
-    configuration adds.
+    at zero with it. It is negative for a guest that does not run. `labels` go on every series of
+    the domain: `(("domain", name),)` and what the configuration adds.
     """
 
     uuid: str

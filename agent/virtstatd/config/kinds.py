@@ -12,7 +12,7 @@ MODULES: Final = (
     "bulk.poller",
     "descriptions.reader",
     "cpu_stats",
-    "defined",
+    "defined.collector",
     "kernel.collector",
 )
 """In the order of `virtstatd once`: the running domains are known after the first."""

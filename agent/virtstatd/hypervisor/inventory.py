@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from virtstatd.model import Domain, Reading
+from virtstatd.model import Domain, Labels, Reading
 
 
 ENDED_KEPT = 10_000
@@ -84,6 +84,10 @@ class Inventory:
         with self._lock:
             return [(entry.domain, entry.described) for entry in self._entries.values()]
 
+    def labels(self, uuid: str, name: str) -> Labels:
+        """Return the labels that every series of a domain has, running or not."""
+        return (("domain", name), ("uuid", uuid)) if self._uuid else (("domain", name),)
+
     def see(self, uuid: str, name: str, number: int) -> Domain | None:
         """
         Return the domain, which is recorded if it is new; None for an incarnation that has ended.
@@ -104,10 +108,7 @@ class Inventory:
             ended = self._ended.get(uuid, ())
             if number in ended:
                 return None
-            labels: tuple[tuple[str, str], ...] = (("domain", name),)
-            if self._uuid:
-                labels += (("uuid", uuid),)
-            domain = Domain(uuid, name, number, labels)
+            domain = Domain(uuid, name, number, self.labels(uuid, name))
             first = before is None and not ended
             self._entries[uuid] = _Entry(domain, self._clock(), announced=announced or first)
             self._outdate((uuid,))

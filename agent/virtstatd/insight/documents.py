@@ -53,11 +53,17 @@ class Documents:
         return {"version": VERSION, "time": stamp(self.figures.wall())}
 
     def rows(self, *, fresh: bool = True) -> Iterator[GuestRow]:
-        """Yield the row of each guest; not `fresh`, as it was computed last."""
+        """Yield the row of each guest that runs; not `fresh`, as it was computed last."""
         now, wall = self.figures.clock(), self.figures.wall() / 1e9
         make = row_of if fresh else last_row
         for guest in [*self.figures.guests.values()]:
             yield self.judged(make(guest, now, wall))
+
+    def stopped_rows(self) -> Iterator[GuestRow]:
+        """Yield the row of each guest that is defined and does not run: its state, not more."""
+        now, wall = self.figures.clock(), self.figures.wall() / 1e9
+        for guest in [*self.figures.stopped.values()]:
+            yield row_of(guest, now, wall)
 
     def row(self, guest: GuestFigures) -> GuestRow:
         """Return the row of one guest."""
@@ -156,8 +162,8 @@ class Documents:
         }
 
     def guest(self, uuid: str) -> Document | None:
-        """Return the document of a guest, None if it does not run here."""
-        guest = self.figures.guests.get(uuid)
+        """Return the document of a guest, None if it is not defined here."""
+        guest = self.figures.known(uuid)
         if guest is None:
             return None
         wall = self.figures.wall() / 1e9

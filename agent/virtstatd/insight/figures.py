@@ -78,6 +78,9 @@ class Figures:
         self.wall = wall
         self.version = 0
         self.guests: dict[str, GuestFigures] = {}
+        self.stopped: dict[str, GuestFigures] = {}
+        """Guests that are defined and do not run."""
+
         self.at: float | None = None
         """When the newest reading of a guest was taken."""
 
@@ -114,11 +117,12 @@ class Figures:
                     if guest is None:
                         continue
                     guest.version += 1
-                    guest.at = self.at = max(guest.at, at)
+                    guest.at = max(guest.at, at)
+                    self.at = guest.at if domain.id >= 0 else self.at
                     of = seen[domain.uuid] = guest, set()
                 of[1].add(group)
                 held = of[0].held
-                if group in _WATCHED:
+                if group in _WATCHED and domain.id >= 0:
                     self._watch(of[0], reading, batch)
             _hold(held, (batch.source, group), reading, at, until)
         for guest, groups in seen.values():
@@ -126,6 +130,10 @@ class Figures:
                 guest.held.pop((batch.source, group), None)
         for domain in batch.gone:
             self._end(domain)
+
+    def known(self, uuid: str) -> GuestFigures | None:
+        """Return a guest, running or not; None if it is not defined here."""
+        return self.guests.get(uuid) or self.stopped.get(uuid)
 
     def noted(self, uuid: str, event: str, text: str) -> None:
         """Add an event to a guest."""
@@ -135,6 +143,11 @@ class Figures:
 
     def _guest(self, domain: Domain, now: float) -> GuestFigures | None:
         """Return the run that a reading belongs to, None if it has ended."""
+        if domain.id < 0:
+            guest = self.stopped.get(domain.uuid)
+            if guest is None or guest.domain is not domain:
+                guest = self.stopped[domain.uuid] = GuestFigures(domain, deque(maxlen=0))
+            return guest
         guest = self.guests.get(domain.uuid)
         if guest is not None and guest.domain is domain:
             return guest
@@ -143,6 +156,7 @@ class Figures:
         if guest is not None and guest.domain.id == domain.id:
             guest.domain = domain  # it has another name or other labels
             return guest
+        self.stopped.pop(domain.uuid, None)
         events = self._events.setdefault(domain.uuid, deque(maxlen=EVENTS_MAX))
         guest = self.guests[domain.uuid] = GuestFigures(domain, events)
         if self._began is not None and now - self._began > START_SECONDS:
@@ -151,6 +165,10 @@ class Figures:
         return guest
 
     def _end(self, domain: Domain) -> None:
+        if domain.id < 0:
+            if (guest := self.stopped.get(domain.uuid)) and guest.domain is domain:
+                del self.stopped[domain.uuid]
+            return
         self._ended[id(domain)] = domain
         if len(self._ended) > ENDED_MAX:
             del self._ended[next(iter(self._ended))]

@@ -4,6 +4,7 @@ Filter words and sort keys for the table of guests.
     web            the name contains it            -web           it does not
     steal>5        a number, ratios in per cent, latency in milliseconds, bytes with K, M, G or T
     state:paused   a text is that, or begins so    -project:test  it is not
+    state:shutoff  guests that do not run, too
     /^web-[0-9]/   a regular expression finds something in the name
 """
 
@@ -55,6 +56,8 @@ class Filter:
         if len(words) > WORDS_MAX:
             raise FilterError(f"more than {WORDS_MAX} filter words")
         self._tests = [_test_of(word) for word in words]
+        self.names_state = any(word.startswith("state:") for word in words)
+        """Whether it asks for a state, so that guests that do not run are looked at as well."""
 
     def __call__(self, row: GuestRow) -> bool:
         """Tell whether a row is wanted."""

@@ -87,6 +87,11 @@ EVENTS: Final[dict[str, Event]] = {
         "This host does not count CPU time per CPU; `reason` is libvirt's.",
         "Use cgroups of version 1, or switch `cpu_stats` off.",
     ),
+    "defined.refused": Event(
+        "info",
+        "Libvirt refuses a list of guests, or one that a driver does not have; its facts are"
+        " missing.",
+    ),
     "domain.answered": Event("info", "Libvirt returns all groups of this guest again."),
     "domain.decodable": Event("info", "All values of this guest can be decoded again."),
     "domain.refused": Event(

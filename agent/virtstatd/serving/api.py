@@ -105,6 +105,8 @@ class Api:
             column_of(each)
         wanted, order = Filter(query.get("filter", "")), Order(query.get("sort", ""))
         rows = await self.rows()
+        if wanted.names_state:
+            rows += await in_steps(self._insight.documents.stopped_rows())
         return self._insight.documents.guests(
             rows,
             wanted,
@@ -120,7 +122,7 @@ class Api:
         async def answer(query: dict[str, str]) -> Document:
             document = self._insight.documents.guest(uuid)
             if document is None:
-                raise NotThere("no guest with this UUID runs here")
+                raise NotThere("no guest with this UUID is here")
             return self._with_history(query, document, uuid)
 
         return await self._respond(request, answer)

@@ -140,6 +140,9 @@ class View:
         text = self._event("host", host) + self._findings()
         match self._view:
             case "guests":
+                if self._wanted.names_state:
+                    rows = rows + await in_steps(documents.stopped_rows())
+                    BY_NAME.sort(rows)
                 text += self._window(rows)
             case "guest":
                 guest = documents.guest(self._uuid)
@@ -175,7 +178,7 @@ class View:
         changes: list[GuestRow] = []
         now: dict[str, GuestRow] = {}
         for uuid in order:
-            guest = documents.figures.guests.get(uuid)
+            guest = documents.figures.known(uuid)
             if guest is None:
                 continue
             row = documents.row(guest)

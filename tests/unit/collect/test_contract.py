@@ -13,6 +13,7 @@ from virtstatd.catalog import shipped
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.descriptions.metadata import MetadataOptions
+from virtstatd.collect.defined.collector import DefinedOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
@@ -31,6 +32,7 @@ OPTIONS = {
     "poll": PollOptions(),
     "metadata": MetadataOptions(),
     "cpu_stats": CpuStatsOptions(enabled=True),
+    "defined": DefinedOptions(),
     "local": KernelOptions(interval_seconds=0.5),
     "": None,
 }
@@ -49,7 +51,8 @@ class Libvirt:
             "listAllDomains": [self],
             "lookupByUUIDString": self,
             "connect": self,
-            "numOfDefinedDomains": 3,
+            "snapshotNum": 2,
+            "listAllCheckpoints": [],
             "getLibVersion": 9_000_000,
             "getCPUMap": (2, [True, True], 2),
             "getCPUStats": [{"cpu_time": 7, "vcpu_time": 5}] * 2,

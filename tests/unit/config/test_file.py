@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from virtstatd.collect.bulk.options import MonitorOptions
 from virtstatd.config.file import Config, load_config, parse_config, read_config
+from virtstatd.config.kinds import KINDS
 from virtstatd.config.plugins import Plugins
 from virtstatd.config.tables import TABLES
 from virtstatd.errors import ConfigError, StartError
@@ -54,7 +55,9 @@ def faults_of(text: str, sinks: dict[str, type[Sink]] | None = None) -> list[str
 @pytest.mark.parametrize("path", sorted((FILES / "bad").glob("*.toml")), ids=lambda path: path.stem)
 def test_a_bad_file_reports_exactly_what_its_head_says(path: Path) -> None:
     """Each file's faults, all of them and no other, are those that its first comments announce."""
-    head = [line for line in path.read_bytes().splitlines() if line.startswith(b"## ")]
+    tables = ", ".join(dict.fromkeys(name.partition(".")[0] for name in TABLES)).encode()
+    lines = path.read_bytes().replace(b"{tables}", tables).splitlines()
+    head = [line for line in lines if line.startswith(b"## ")]
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert caught.value.faults == [f"{path}{line.removeprefix(b'## ').decode()}" for line in head]
@@ -90,7 +93,7 @@ def test_the_defaults_need_no_file() -> None:
     assert config == Config(
         sinks=config.sinks,
         places=config.places,
-        collect={name: TABLES[name]() for name in ("poll", "metadata", "cpu_stats", "local")},
+        collect={each.table: TABLES[each.table]() for each in KINDS if each.table},
     )
     assert [place.address for place in config.places] == ["127.0.0.1:9766"]
     poll = config.collect["poll"]

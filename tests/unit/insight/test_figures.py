@@ -231,3 +231,28 @@ def test_a_stuck_guest_has_one_beginning():
     assert document
     began = [each["time"] for each in document["events"] if each["event"] == "unresponsive"]
     assert [finding["since"]] == began
+
+
+def test_guests_that_do_not_run_are_no_guests_that_run():
+    """They are rows where a state is asked for, count nowhere else, and end when they start."""
+    world = World()
+    off = replace(VM, id=-1)
+    world.put(state(off, "shutoff"), source="defined", lifetime_seconds=120.0)
+    documents = world.insight.documents
+    assert not [*documents.rows()]
+    assert world.insight.figures.at is None
+    (row,) = documents.stopped_rows()
+    assert (row["name"], row["state"], row["cpu_ratio"]) == (VM.name, "shutoff", None)
+    found = documents.guest(VM.uuid)
+    assert found
+    assert found["guest"]["state"] == "shutoff"
+    world.put(state(VM))
+    assert not [*documents.stopped_rows()]
+    assert [each["state"] for each in documents.rows()] == ["running"]
+    world.put(gone=[VM])
+    world.put(state(off, "shutoff"), source="defined")
+    assert not [*documents.rows()]
+    world.put(gone=[replace(off)])  # an earlier one of the same name
+    assert [*documents.stopped_rows()]
+    world.put(gone=[off])
+    assert not [*documents.stopped_rows()]

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,19 @@ async def test_the_table_is_filtered_sorted_cut_and_narrowed():
     assert [each["name"] for each in document["guests"]] == ["vm-0"]
     document = decoded(await get(world, "guests?filter=state:paused"))
     assert (document["total"], document["matched"]) == (2, 1)
+
+
+async def test_guests_that_do_not_run_are_there_where_a_state_is_asked_for():
+    """They are not in the table without that, and have a document of their own."""
+    world = two_guests()
+    off = replace(make_domain(7), id=-1)
+    world.put(state(off, "shutoff"), source="defined")
+    assert len(decoded(await get(world, "guests"))["guests"]) == 2
+    document = decoded(await get(world, "guests?filter=state:shutoff"))
+    assert [each["name"] for each in document["guests"]] == [off.name]
+    found = decoded(await get(world, f"guests/{off.uuid}"))
+    assert (found["guest"]["state"], found["incarnation"]["id"]) == ("shutoff", -1)
+    assert decoded(await get(world, "host"))["guests"]["active"] == 2
 
 
 @pytest.mark.parametrize(

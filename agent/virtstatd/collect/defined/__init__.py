@@ -1,0 +1,1 @@
+"""All guests that libvirt knows, those that do not run among them."""

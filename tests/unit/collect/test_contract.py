@@ -12,8 +12,8 @@ from support.processes import Tree
 from virtstatd.catalog import shipped
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
-from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.defined.collector import DefinedOptions
+from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts

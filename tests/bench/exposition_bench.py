@@ -78,11 +78,11 @@ async def main(domains: int) -> None:
         latest.put(batch)
         took.setdefault("put", []).append(time.perf_counter() - started)
         started = time.process_time()
-        blocks = await pages._blocks()
+        blocks = await pages._blocks(openmetrics=False)
         took.setdefault("render (CPU)", []).append(time.process_time() - started)
         del blocks
         started = time.process_time()
-        await pages._blocks()
+        await pages._blocks(openmetrics=False)
         took.setdefault("assemble, already rendered (CPU)", []).append(
             time.process_time() - started
         )

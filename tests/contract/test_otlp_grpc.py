@@ -61,7 +61,7 @@ async def test_every_point_arrives(batch: Batch, compress: bool):
         options = {"request_samples": 100, "compress": compress}
         async with sink(receiver.url, **options).open(opening()) as send:
             await send(batch)
-        assert points(receiver.requests) == wanted(batch, TAKEN_AT)
+        assert points(receiver.requests) == wanted(batch, 0, TAKEN_AT)
         assert "virtstatd/" in receiver.metadata[0]["user-agent"]
 
 
@@ -74,7 +74,7 @@ async def test_requests_larger_than_any_window():
             for _ in range(2):
                 await send(batch)
         assert [each.ByteSize() for each in receiver.requests] > [1 << 20] * 2
-        assert points(receiver.requests[:1]) == wanted(batch, TAKEN_AT)
+        assert points(receiver.requests[:1]) == wanted(batch, 0, TAKEN_AT)
 
 
 async def test_contract_with_a_receiver_that_comes_and_goes():
@@ -173,7 +173,7 @@ async def test_a_message_that_is_too_large():
         async with grpc_client(Access(url=receiver.url), METHOD) as client:
             with pytest.raises(TooLarge, match="larger than max"):
                 await client.call(b"\0" * 9000, compress=False)
-    assert found == wanted(batch, TAKEN_AT)
+    assert found == wanted(batch, 0, TAKEN_AT)
 
 
 async def test_partial_success():
@@ -201,7 +201,7 @@ async def test_a_receiver_that_comes_back():
                     await send(make_batch(2))
                 except TryLater:
                     await asyncio.sleep(0.01)
-        assert points(receiver.requests[1:]) == wanted(make_batch(2), TAKEN_AT)
+        assert points(receiver.requests[1:]) == wanted(make_batch(2), 0, TAKEN_AT)
 
 
 async def test_tokens_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,9 +1,8 @@
 """
-When series began and ended, for receivers that have to know.
+When series ended, for receivers that have to know.
 
-A run of a domain begins with its first reading, and its counters with it. A series ends when its
-domain does, when it is no longer in a reading of its group, when its group was asked and not
-answered, or when nothing new came within the lifetime of its batch.
+A series ends when its domain does, when it is no longer in a reading of its group, when its group
+was asked and not answered, or when nothing new came within the lifetime of its batch.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from virtstatd.model import Batch, Domain, Labels, Reading, Series
+from virtstatd.model import Batch, Labels, Reading, Series
 
 
 MILLISECOND = 1_000_000
@@ -215,53 +214,3 @@ class Staleness:
             for each in held.values()
             if each.labels in labels
         ]
-
-
-class Runs:
-    """
-    Remember when each incarnation of a domain was first seen, which is where its counters begin.
-
-    The beginning is also *witnessed* when the domain was not there before, so that its counters
-    were at zero then: another run of it is known, or everything that ran at the first batch has
-    long been seen. A domain from which nothing came for a day is forgotten: the news of its end may
-    have been lost.
-    """
-
-    def __init__(self) -> None:
-        self._began: dict[str | None, tuple[int, int, bool]] = {}
-        self._seen: dict[str | None, int] = {}
-        self._forgot_at = 0
-        self._complete_at: int | None = None
-
-    def began(self, domain: Domain | None, batch: Batch) -> int:
-        """Return when a run began, in nanoseconds: the time of its first reading."""
-        return min(self._known(domain, batch)[1], batch.taken_at)
-
-    def witnessed(self, domain: Domain | None, batch: Batch) -> int:
-        """Return when a run began, in nanoseconds, 0 unless the beginning was witnessed."""
-        _, began, witnessed = self._known(domain, batch)
-        return began if witnessed and began <= batch.taken_at else 0
-
-    def settle(self, batch: Batch) -> None:
-        """Forget the runs that have ended."""
-        for domain in batch.gone:
-            if self._began.get(domain.uuid, (None,))[0] == domain.id:
-                del self._began[domain.uuid]
-                self._seen.pop(domain.uuid, None)
-        if batch.taken_at - self._forgot_at > HOUR:
-            self._forgot_at = batch.taken_at
-            oldest = batch.taken_at - DAY
-            self._seen = {uuid: seen for uuid, seen in self._seen.items() if seen >= oldest}
-            self._began = {uuid: self._began[uuid] for uuid in self._seen}
-
-    def _known(self, domain: Domain | None, batch: Batch) -> tuple[int, int, bool]:
-        if self._complete_at is None:
-            self._complete_at = batch.taken_at + round(batch.lifetime_seconds * 1e9)
-        uuid, run = (domain.uuid, domain.id) if domain else (None, 0)
-        known = self._began.get(uuid)
-        if known is None or known[0] != run:
-            new = known is not None or batch.taken_at > self._complete_at
-            known = self._began[uuid] = run, batch.taken_at, new and domain is not None
-        if batch.taken_at - self._seen.get(uuid, 0) > HOUR:
-            self._seen[uuid] = batch.taken_at
-        return known

@@ -133,6 +133,17 @@ def family_block(field: Field) -> Family:
     return Family(base, field.kind, first.encode(), second.encode())
 
 
+def with_created(lines: bytes, family: Family, began: int) -> bytes:
+    """Return the lines of a counter, each with the one of OpenMetrics that says when it began."""
+    suffix = len(family.name) + len("_total")
+    name, at = f"{family.name}_created".encode(), f" {began / 1e9:.3f}".encode()
+    parts: list[bytes] = []
+    for line in lines.split(b"\n")[:-1]:  # a label can hold other line breaks
+        head = line[: line.rindex(b" ")]
+        parts += (line, b"\n", name, head[suffix:], at, b"\n")
+    return b"".join(parts)
+
+
 def label_text(labels: Labels) -> bytes:
     """Return labels as they stand between the braces, in both formats."""
     return _pairs(labels).encode()

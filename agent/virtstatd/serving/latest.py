@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from virtstatd.formats.prometheus_text import TextTemplate, TextTemplates, label_text, text_template
+from virtstatd.formats.runs import Runs
 from virtstatd.model import Batch, Domain, Labels, Reading
 
 
@@ -26,6 +27,7 @@ class HeldReading:
     labels: bytes
     arrival: int
     until: float
+    began: int = 0
     template: TextTemplate | None = None
     lines: tuple[bytes, ...] = ()
 
@@ -43,11 +45,18 @@ class Latest:
 
     `clock` returns monotonic seconds, `wall` nanoseconds as batches have them: a lifetime counts
     from when a reading was taken, so that what had to wait on its way is not shown as current.
-    `version` rises when there may be something else to show.
+    `version` rises when there may be something else to show. `runs` are for pages that show when
+    counters began.
     """
 
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        wall: Callable[[], int] = time.time_ns,
+        runs: Runs | None = None,
+    ) -> None:
         self._clock = clock
+        self._runs = runs
         self._wall = wall
         self._held: dict[str | None, dict[_Key, HeldReading]] = {}
         self._label_texts: dict[str, dict[Labels, bytes]] = {}
@@ -76,6 +85,8 @@ class Latest:
         until = self._clock() + batch.lifetime_seconds - age
         self._earliest_end = min(self._earliest_end, until)
         seen: dict[str | None, set[str]] = {}
+        if self._runs:
+            self._runs.learn(batch)
         for reading in batch.readings:
             domain = reading.domain
             uuid = domain.uuid if domain else None
@@ -84,13 +95,16 @@ class Latest:
                 if domain:
                     self._forget_earlier_runs(domain)
             seen[uuid].add(reading.shape.group)
-            held = HeldReading(reading, self._labels(domain), self._arrivals, until)
+            began = self._runs.witnessed(reading, batch) if self._runs else 0
+            held = HeldReading(reading, self._labels(domain), self._arrivals, until, began)
             self._held.setdefault(uuid, {})[batch.source, reading.shape.group] = held
         for uuid, groups in seen.items():
             for group in batch.groups - groups:
                 self._held[uuid].pop((batch.source, group), None)
         for domain in batch.gone:  # last: an incarnation that ended does not come back
             self._forget_run(domain)
+        if self._runs:
+            self._runs.settle(batch)
 
     def together(self) -> list[list[HeldReading]]:
         """Return a snapshot of what is held: a list per domain's labels, newest reading first."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.formats.prometheus_text import END_OF_OPENMETRICS, Family
+from virtstatd.formats.prometheus_text import END_OF_OPENMETRICS, Family, with_created
+from virtstatd.model import Kind
 from virtstatd.runtime.compress import GZIP_BITS, LEVEL
 from virtstatd.serving.latest import Latest
 
@@ -65,15 +66,17 @@ class Pages:
 
     async def parts(self, *, openmetrics: bool) -> list[bytes]:
         """Return the page in pieces, neither joined nor compressed, for what is no client."""
-        return _joined(await self._blocks(), openmetrics=openmetrics)
+        return _joined(await self._blocks(openmetrics=openmetrics), openmetrics=openmetrics)
 
-    async def _blocks(self) -> dict[str, tuple[Family, list[bytes]]]:
+    async def _blocks(self, *, openmetrics: bool) -> dict[str, tuple[Family, list[bytes]]]:
         """Sort the lines of everything that is shown into one block per family."""
         blocks: dict[str, tuple[Family, list[bytes]]] = {}
         step_ends = time.monotonic() + STEP_SECONDS
         for group in self._latest.together():
             for held, template in zip(group, self._latest.planned(group), strict=True):
                 for family, lines in zip(template.families, held.rendered(template), strict=True):
+                    if openmetrics and held.began and family.kind is Kind.COUNTER:
+                        lines = with_created(lines, family, held.began)  # noqa: PLW2901 - more of it
                     block = blocks.get(family.name)
                     if block is None:
                         blocks[family.name] = (family, [lines])

@@ -20,8 +20,9 @@ from virtstatd import __version__
 from virtstatd.config.plugins import PIP
 from virtstatd.errors import Denied, TooLarge
 from virtstatd.formats.deltas import Deltas
-from virtstatd.formats.lifetimes import EndedSeries, Runs, Staleness
+from virtstatd.formats.lifetimes import EndedSeries, Staleness
 from virtstatd.formats.otlp import OtlpEncoder, Points
+from virtstatd.formats.runs import Runs
 from virtstatd.model import Reading
 from virtstatd.runtime.compress import compressed
 from virtstatd.sending.access import Access
@@ -176,6 +177,7 @@ class OtlpBatches:
     def items(self, batch: Batch) -> list[tuple[int, Callable[[], list[Points]]]]:
         """Return what encodes each reading, with its number of samples, then what has ended."""
         ended: tuple[EndedSeries, ...] = ()
+        self._runs.learn(batch)
         if self._staleness is not None:
             plan = self._staleness.plan(batch)
             batch, ended = replace(batch, readings=plan.readings), plan.ended
@@ -213,7 +215,7 @@ class OtlpBatches:
                 yield each.reading, each.start
         else:
             for reading in batch.readings:
-                yield reading, self._runs.began(reading.domain, batch)
+                yield reading, self._runs.began(reading, batch)
 
 
 def check_partial_success(answer: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from virtstatd.formats.runs import Runs
 from virtstatd.runtime.clock import boottime
 from virtstatd.sending.address import split_address
 from virtstatd.serving.http import Request, Response
@@ -43,6 +44,14 @@ class Prometheus(OtherNames):
         str, Meta(description="Path of the page.", pattern=r"^/[A-Za-z0-9._~/-]*\Z")
     ] = "/metrics"
 
+    created: Annotated[
+        bool,
+        Meta(
+            description="In OpenMetrics, also say when counters began, as `_created`; scrapers that"
+            " do not know these keep one more series per counter."
+        ),
+    ] = False
+
     delivery: ClassVar[Delivery] = "latest"
 
     def __post_init__(self) -> None:
@@ -61,7 +70,7 @@ class Prometheus(OtherNames):
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:
         """Show the page; a batch is on it as soon as `send` returns."""
-        latest = Latest(boottime)
+        latest = Latest(boottime, runs=Runs() if self.created else None)
         pages = Pages(latest, opening.log)
         translated = self.translating(PATIENCE_SECONDS)
 

@@ -19,7 +19,8 @@ from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.errors import Denied, Rejected, TryLater
-from virtstatd.formats.lifetimes import MILLISECOND, Plan, Runs, Staleness, Undo
+from virtstatd.formats.lifetimes import MILLISECOND, Plan, Staleness, Undo
+from virtstatd.formats.runs import Runs
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.runtime.compress import compressed
@@ -132,8 +133,9 @@ class RemoteWriter:
         undone: list[Undo] = []
         for batch in map(self._translated, batches):
             plan = self._staleness.plan(batch)
+            self._runs.learn(batch)
             starts = [
-                max(0, self._runs.witnessed(reading.domain, batch) // MILLISECOND - 1)
+                max(0, self._runs.witnessed(reading, batch) // MILLISECOND - 1)
                 for reading in plan.readings
             ]
             planned.append((plan, starts))

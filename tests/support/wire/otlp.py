@@ -64,10 +64,11 @@ def _points(metric: Metric) -> Iterator[tuple[Iterable[Any], Point]]:
         yield each.attributes, (kind, each.start_time_unix_nano, each.time_unix_nano, *value)
 
 
-def wanted(batch: Batch, start: int) -> dict[Key, Point]:
-    """Return what must arrive, by the rules and not by the encoder."""
+def wanted(batch: Batch, start: int, of_host: int = 0) -> dict[Key, Point]:
+    """Return what must arrive, by the rules and not by the encoder; starts of guests and host."""
     found: dict[Key, Point] = {}
     histograms: dict[Key, dict[str, list[Any]]] = {}
+    starts: dict[Key, int] = {}
     for reading in batch.readings:
         labels = dict(reading.domain.labels) if reading.domain else {}
         for series, value in zip(reading.shape.series, reading.values, strict=True):
@@ -78,6 +79,7 @@ def wanted(batch: Batch, start: int) -> dict[Key, Point]:
             own = dict(series.labels)
             bound = own.pop("le", None)
             key = name, frozenset((k, visible(v)) for k, v in (own | labels).items())
+            starts[key] = start if reading.domain else of_host
             number = value
             if math.isfinite(value) and series.part in ("", "sum"):
                 try:
@@ -92,7 +94,7 @@ def wanted(batch: Batch, start: int) -> dict[Key, Point]:
             counter = field.kind is Kind.COUNTER
             found[key] = (
                 "sum" if counter else "gauge",
-                start if counter else 0,
+                starts[key] if counter else 0,
                 batch.taken_at,
                 repr(float(number)),
             )
@@ -100,7 +102,7 @@ def wanted(batch: Batch, start: int) -> dict[Key, Point]:
         cumulative = [count for _, count in parts["bucket"]]
         found[key] = (
             "histogram",
-            start,
+            starts[key],
             batch.taken_at,
             tuple(b - a for a, b in itertools.pairwise([0, *cumulative])),
             tuple(bound for bound, _ in parts["bucket"][:-1]),

@@ -18,6 +18,7 @@ from support.http_stub import Stub, answering
 from support.wire.otlp import points, wanted
 from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.otlp import OtlpEncoder
+from virtstatd.formats.runs import LEARN_NS
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.sink import Rejected, TryLater
 from virtstatd.sinks.otlp import Otlp
@@ -45,7 +46,7 @@ async def test_every_value_arrives(batch: Batch):
             await send(batch)
         assert stub.requests[0].path == "/v1/metrics"
         assert stub.requests[0].headers["Content-Type"] == "application/x-protobuf"
-        assert points(messages(stub)) == wanted(batch, TAKEN_AT)
+        assert points(messages(stub)) == wanted(batch, 0, TAKEN_AT)
 
 
 async def test_the_resource_and_the_metrics_are_described():
@@ -73,29 +74,36 @@ async def test_the_resource_and_the_metrics_are_described():
 
 
 async def test_counters_begin_with_their_run():
-    """The start time is when a run was first seen, for each run its own, and stays when resent."""
+    """The start time is when the process started, else when a run was first seen, once that is."""
     guest = make_domain()
     again = Domain(guest.uuid, guest.name, guest.id + 1, guest.labels)
     shapes = make_shapes()
+    started = Field("libvirt_domain", "start_time", Kind.GAUGE, "seconds", "")
+    process = Shape("local", (Series(started),))
     first = make_batch([guest], shapes=shapes)
+    second = replace(first, taken_at=TAKEN_AT + 5 * SECOND)
+    late = replace(first, taken_at=TAKEN_AT + LEARN_NS)
+    third = make_batch([again], shapes=shapes, taken_at=late.taken_at + 10 * SECOND)
+    began = third.taken_at // SECOND - 3
+    told = Batch("local", third.taken_at, (Reading(again, process, (began,)),))
     async with answering() as stub, Otlp(url=stub.url).open(opening()) as send:
         stub.status = 503
         with pytest.raises(TryLater):
             await send(first)
         stub.status = 200
-        await send(first)
-        second = replace(first, taken_at=TAKEN_AT + 5 * SECOND)
-        await send(second)
-        assert len(stub.requests) == 2
-        stub.requests.pop(0)
-        assert points(messages(stub)) == wanted(second, TAKEN_AT)
-        third = make_batch([again], shapes=shapes, taken_at=TAKEN_AT + 10 * SECOND)
-        await send(third)
-        assert points(messages(stub)) == wanted(third, TAKEN_AT + 10 * SECOND)
-        await send(Batch("inventory", TAKEN_AT + 11 * SECOND, (), gone=(again,)))
-        fourth = replace(third, taken_at=TAKEN_AT + 12 * SECOND)
-        await send(fourth)
-        assert points(messages(stub)) == wanted(fourth, TAKEN_AT + 12 * SECOND)
+        for batch, start in ((first, 0), (second, 0), (late, TAKEN_AT), (late, TAKEN_AT)):
+            stub.requests.clear()
+            await send(batch)
+            assert points(messages(stub)) == wanted(batch, start)
+        await send(told)
+        for batch in (third, replace(third, taken_at=third.taken_at + SECOND)):
+            stub.requests.clear()
+            await send(batch)
+            assert points(messages(stub)) == wanted(batch, began * SECOND)
+        await send(Batch("inventory", batch.taken_at, (), gone=(again,)))
+        stub.requests.clear()
+        await send(batch)
+        assert points(messages(stub)) == wanted(batch, 0)
 
 
 async def test_growth_instead_of_counters():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.http_stub import Received, Stub, answering
 from support.wire.remote_write import STALE, Written, read, read2, understanding, version, wanted
-from virtstatd.formats.lifetimes import HOUR, Plan, Runs
+from virtstatd.formats.lifetimes import Plan
 from virtstatd.formats.write1 import WriteEncoder
 from virtstatd.formats.write2 import Write2Encoder
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
@@ -319,35 +319,3 @@ async def test_names_that_never_end(monkeypatch: pytest.MonkeyPatch):
             found = [each for each in read2(request.body) if each.bits != STALE]
             assert {each.labels: each.bits for each in found} == wanted(batch.readings)
     assert max(sizes) < 2 * min(sizes)
-
-
-def test_runs():
-    """A run begins with its first reading; it was witnessed when something preceded it."""
-    one, other = make_domain(0), make_domain(1)
-    again = Domain(one.uuid, one.name, one.id + 1, one.labels)
-    at = [Batch("b", TAKEN_AT + n * SECOND, (), lifetime_seconds=10) for n in range(40)]
-    runs = Runs()
-    assert runs.began(one, at[0]) == runs.began(one, at[1]) == TAKEN_AT
-    assert runs.witnessed(one, at[1]) == 0
-    assert runs.witnessed(other, at[9]) == 0
-    assert runs.witnessed(again, at[5]) == TAKEN_AT + 5 * SECOND
-    assert runs.witnessed(again, at[4]) == 0
-    assert runs.witnessed(again, at[6]) == TAKEN_AT + 5 * SECOND
-    runs.settle(replace(at[7], gone=(one, again)))
-    assert runs.witnessed(again, at[8]) == 0
-    assert runs.witnessed(make_domain(2), at[11]) == TAKEN_AT + 11 * SECOND
-    assert runs.witnessed(None, at[30]) == 0
-    assert runs.began(None, at[31]) == TAKEN_AT + 30 * SECOND
-
-
-def test_runs_whose_end_was_lost():
-    """A guest from which nothing came for a day is forgotten, one that is there never is."""
-    runs, stays = Runs(), make_domain(0)
-    for hour in range(60):
-        at = Batch("b", TAKEN_AT + hour * HOUR, (), lifetime_seconds=10)
-        runs.began(stays, at)
-        runs.began(make_domain(1 + hour), at)
-        runs.settle(at)
-        assert runs.began(stays, at) == TAKEN_AT
-    assert len(runs._began) < 30
-    assert len(runs._seen) == len(runs._began)

@@ -14,7 +14,7 @@ from support.web import ask, get, opened
 from virtstatd.catalog import shipped
 from virtstatd.config.file import parse_config
 from virtstatd.errors import ConfigError
-from virtstatd.model import Batch, Reading
+from virtstatd.model import Batch, Field, Kind, Reading, Series, Shape
 from virtstatd.sinks.prometheus import prefers_openmetrics
 from virtstatd.testing import TAKEN_AT, hostile_batch, make_batch, make_domain, make_shapes
 
@@ -181,3 +181,29 @@ def guest_batch() -> Batch:
     )
     reading = Reading(make_domain(1), shape, (1, 1))
     return Batch("bulk", TAKEN_AT, (reading,), frozenset({"state"}))
+
+
+async def test_the_page_says_when_counters_began():
+    """With `created` OpenMetrics has the start of the guest's process with every counter."""
+    started = TAKEN_AT // 10**9 - 100
+    hostile = make_domain(2, 'a\rb "c} 1\n')
+    cpu = shipped().shape("cpu", [("time", ()), ("user", ())])
+    field = Field("libvirt_domain", "start_time", Kind.GAUGE, "seconds", "")
+    process = Shape("local", (Series(field),))
+    readings = [Reading(guest, process, (started,)) for guest in (make_domain(1), hostile)]
+    readings += [Reading(each.domain, cpu, (10**9, 7)) for each in readings]
+    batch = Batch("bulk", TAKEN_AT, tuple(readings))
+    name = "libvirt_domain_info_cpu_time_seconds"
+    for option, wanted in (("created = true", {started}), ("", set())):
+        async with opened(SINK + option) as it:
+            await it.send(batch)
+            _, _, body = await get(it.port, Accept=PROMETHEUS_ASKS)
+            families = list(read_openmetrics(body.decode()))  # type: ignore[no-untyped-call]
+            samples = [each for family in families for each in family.samples]
+            created = [each for each in samples if each.name == f"{name}_created"]
+            totals = [each.labels for each in samples if each.name == f"{name}_total"]
+            assert {each.value for each in created} == wanted
+            assert [each.labels for each in created] == (totals if wanted else [])
+            assert len(totals) == 2
+            _, _, body = await get(it.port)
+            assert b"_created" not in body

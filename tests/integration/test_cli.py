@@ -80,6 +80,15 @@ def test_a_good_file_is_called_good(file: Path):
     assert "at 50 ms an answer it carries 20 batches a second, one at a time\n" in done.stdout
 
 
+def test_a_connection_that_could_change_guests_is_said(tmp_path: Path):
+    """`check` says where one is opened, and only where it is."""
+    file = tmp_path / "virtstatd.toml"
+    file.write_text("[guest_agent]\nenabled = true\n")
+    assert "guest_agent: opens a read-write connection" in virtstatd("check", str(file)).stdout
+    file.write_text("[guest_agent]\nenabled = false\n")
+    assert "read-write" not in virtstatd("check", str(file)).stdout
+
+
 def test_check_says_what_each_sink_can_carry(file: Path):
     """`check` says how much a sink carries where answers take 50 ms, of those that push."""
     file.write_text(

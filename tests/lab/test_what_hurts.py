@@ -19,13 +19,12 @@ from support.waits import slowness
 NAMES = ("frozen", "starved", "throttled")
 SECONDS = 15.0
 MARK = re.compile("(!!| !) ")
-BURN = {"path": "/bin/busybox", "arg": ["sh", "-c", "while :; do :; done"]}
+BURN = "while :; do :; done"
 
 
 def starve(lab: Lab, name: str) -> None:
     """Let a guest want all of a CPU, and have a twentieth of it."""
-    command = json.dumps({"execute": "guest-exec", "arguments": BURN})
-    lab.virsh("qemu-agent-command", lab.uuid(name), command)
+    lab.inside_guest(name, BURN)
     lab.virsh("schedinfo", lab.uuid(name), "--live", "--set", "vcpu_quota=5000")
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -132,9 +133,10 @@ async def hypervisor() -> AsyncIterator[Hypervisor]:
     """Make a hypervisor whose lanes reach the libvirt above."""
     up, inventory, log = Up(up=True), Inventory(), structlog.get_logger()
     session: Any = Libvirt()
-    lanes = Lanes(lambda: Session(session), 1, up)
-    connection = Connection(lambda: Session(session), inventory, log, up)
-    yield Hypervisor(up, inventory, lanes, connection, None, "elsewhere", 25, 5.0)
+    opened = partial(Session, session)
+    lanes = Lanes(opened, 1, up)
+    connection = Connection(opened, inventory, log, up)
+    yield Hypervisor(up, inventory, lanes, connection, None, "elsewhere", 25, 5.0, opened)
     await lanes.close(5.0)
 
 

@@ -38,13 +38,15 @@ class CollectorKind:
     A built-in collector: its name, its table in the configuration, and its builder.
 
     `build` is called with the table's options, if there is a table, and the parts. It returns None
-    if the collector is switched off or does not apply here.
+    if the collector is switched off or does not apply here. `note` returns what `virtstatd check`
+    says of the options, empty for nothing.
     """
 
     name: str
     build: Callable[..., Collector | None]
     table: str = ""
     options: type | None = None
+    note: Callable[[Any], str] = lambda _: ""
 
     def built(self, options: Any, parts: Parts) -> Collector | None:
         """Return the collector, None if it is off or does not apply."""

@@ -22,6 +22,7 @@ from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.commands.progress import Progress
 from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
+from virtstatd.config.kinds import KINDS
 from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
 from virtstatd.config.plugged import SinkConfig
@@ -190,6 +191,9 @@ def check(path: Path | None, file: Path | None) -> None:
     if read.config.collectors:
         names = ", ".join(f"{each.name} ({each.type})" for each in read.config.collectors)
         click.echo(f"collectors of other packages: {names}")
+    for kind in KINDS:
+        if note := kind.note(read.config.collect.get(kind.table)):
+            click.echo(f"{kind.name}: {note}")
     asked = read.config.hypervisor.deadline_seconds
     limits = deadlines(read.config.collect["poll"], asked).items()
     shown = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits)

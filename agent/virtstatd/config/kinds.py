@@ -14,6 +14,7 @@ MODULES: Final = (
     "cpu_stats",
     "defined.collector",
     "kernel.collector",
+    "guest_agent.collector",
 )
 """In the order of `virtstatd once`: the running domains are known after the first."""
 

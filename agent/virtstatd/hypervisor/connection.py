@@ -48,6 +48,7 @@ DESCRIBED_ANEW = {"disk_change", "device_removed", "tunable", "device_added", "m
     "memory_device_size_change",
     "nic_mac_change",
     "vcpu_removed",
+    "agent_lifecycle",
 }
 DEFINED, STARTED, STOPPED = 0, 2, 5
 CLOSE_SECONDS = 1.0

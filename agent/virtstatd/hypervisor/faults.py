@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import libvirt
 
 from virtstatd.errors import Disconnected, Refused, VirtstatdError
@@ -23,6 +25,14 @@ MENDS = (
 )
 """The fix if libvirt's socket cannot be opened, by a text in its message."""
 
+READ_WRITE: Final = "libvirt-sock'", "virtqemud-sock'"
+WRITING = (
+    *MENDS[:2],
+    ("permission denied", "the agent's user needs the group libvirt (libvirt-group.conf)"),
+    ("authentication", "polkit must let the agent's user manage: the group libvirt can"),
+)
+"""The same for the read-write socket."""
+
 
 class Oversize(Refused):
     """The answer does not fit into one of libvirt's messages; ask for fewer domains at once."""
@@ -36,7 +46,8 @@ def unreachable(error: libvirt.libvirtError) -> Disconnected:
     """Return why no connection could be opened, and the fix if it is known."""
     message = error.get_error_message() or str(error)
     if "connect socket to" in message or "authentication" in message.casefold():
-        for said, mend in MENDS:
+        writing = any(socket in message for socket in READ_WRITE)
+        for said, mend in WRITING if writing else MENDS:
             if said in message.casefold():
                 return Disconnected(f"{message}; {mend}")
     return Disconnected(message)

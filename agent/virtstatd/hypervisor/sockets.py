@@ -1,9 +1,10 @@
-"""Where libvirt listens on this host, and how a read-only session to it is opened."""
+"""Where libvirt listens on this host, and how a session to it is opened."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from virtstatd.hypervisor.listener import Listener, listener_of
 
 DIRECTORIES = (Path("/run/libvirt"), Path("/var/run/libvirt"))
 SOCKETS = ("virtqemud-sock-ro", "libvirt-sock-ro")
+
+_READ_ONLY = re.compile(r"([?&]socket=[^&]*)-ro(?=&|\Z)")
 
 WAKE_SECONDS = 60.0
 """Pause between activations of a daemon that never answered: systemd limits unit starts."""
@@ -59,9 +62,23 @@ def open_session(uri: str, keepalive_seconds: int, keepalive_count: int) -> Sess
     A frozen daemon is noticed after `keepalive_seconds * (keepalive_count + 1)`; a driver without
     keepalives (`test:///default`) is opened without them. Raises `libvirt.libvirtError`.
     """
-    connection = libvirt.openReadOnly(uri)
+    return _kept_alive(libvirt.openReadOnly(uri), keepalive_seconds, keepalive_count)
+
+
+def open_read_write(uri: str, keepalive_seconds: int, keepalive_count: int) -> Session:
+    """Open a connection as `open_session` does, but one that could change guests."""
+    connection = libvirt.open(read_write_uri(uri))
+    return _kept_alive(connection, keepalive_seconds, keepalive_count)
+
+
+def read_write_uri(uri: str) -> str:
+    """Return the URI with the daemon's read-write socket, where it names the read-only one."""
+    return _READ_ONLY.sub(r"\1", uri)
+
+
+def _kept_alive(connection: libvirt.virConnect, seconds: int, count: int) -> Session:
     with contextlib.suppress(libvirt.libvirtError):
-        connection.setKeepAlive(keepalive_seconds, keepalive_count)
+        connection.setKeepAlive(seconds, count)
     return Session(connection)
 
 
@@ -82,7 +99,7 @@ class _Door:
 
 class Opener:
     """
-    Opens read-only connections to `uri`, or to the local hypervisor if it is empty.
+    Opens connections to `uri`, or to the local hypervisor if it is empty; read-only as a rule.
 
     Of several local sockets it uses the first that answers; one that does not may be left over from
     a daemon that has ended.

@@ -144,6 +144,32 @@ EVENTS: Final[dict[str, Event]] = {
         "The hypervisor refuses these `groups` for every guest.",
         "Remove them from `poll.*.groups` if the driver does not have them.",
     ),
+    "guest_agent.answers": Event("info", "The agent in this guest answers again."),
+    "guest_agent.asking": Event("info", "Agents in guests are asked again."),
+    "guest_agent.crowded": Event(
+        "warning",
+        "So many questions to agents hang in libvirt that no guest is asked any more.",
+        "Look for guests that are `silent`: restart their agent, or the guest.",
+    ),
+    "guest_agent.opened": Event(
+        "info",
+        "A read-write connection is open, to ask the agents in guests; nothing is changed.",
+    ),
+    "guest_agent.refused": Event(
+        "info",
+        "An agent, or libvirt, refuses this `question`; other guests may refuse it without a line.",
+        "See `reason`: the agent may be too old, or forbid it.",
+    ),
+    "guest_agent.silent": Event(
+        "info",
+        "The agent in this guest does not answer; it is asked less and less often.",
+        "Restart the agent in the guest, if its owner wants to.",
+    ),
+    "guest_agent.unavailable": Event(
+        "warning",
+        "No read-write connection to libvirt for questions to the agents in guests.",
+        "Let the agent's user use it: systemd/drop-ins/libvirt-group.conf; or switch it off.",
+    ),
     "host.slept": Event(
         "info", "The host was suspended for `seconds`; everything is polled again."
     ),

@@ -37,7 +37,7 @@ from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.hypervisor.place import Elsewhere, pid_files
 from virtstatd.hypervisor.processes import Processes
-from virtstatd.hypervisor.sockets import Opener, detected_uri
+from virtstatd.hypervisor.sockets import Opener, detected_uri, open_read_write
 from virtstatd.model import Batch, Domain
 from virtstatd.service.isolated import IsolatedCollector
 
@@ -90,7 +90,8 @@ async def collecting(
     options = config.hypervisor
     uri = options.uri or detected_uri()
     processes, elsewhere = _processes(uri)
-    opened = Opener(options.uri, options.keepalive_seconds, options.keepalive_count)
+    keepalive = options.keepalive_seconds, options.keepalive_count
+    opened = Opener(options.uri, *keepalive)
     inventory = Inventory(uuid=config.labels.uuid)
     inventory.on_gone(_gone_to(emit))
     meter = _meter(uri, processes, elsewhere, inventory) if config.budget.host_cpu_percent else None
@@ -108,6 +109,7 @@ async def collecting(
         elsewhere,
         options.slice_domains,
         options.deadline_seconds,
+        Opener(options.uri, *keepalive, connect=open_read_write),
     )
     allowed = Budget.seconds_of(config.budget.host_cpu_percent) if meter else math.inf
     parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)

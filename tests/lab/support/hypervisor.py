@@ -11,6 +11,7 @@ By hand, as root: `PYTHONPATH=tests python -m lab.hypervisor --guests 60`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -94,6 +95,12 @@ class Lab(Libvirtd):
         self.run("ip", "address", "add", f"{net}.1/24", "dev", tap)
         wait_until(lambda: self._moving(definition), f"{name} to boot: {definition.console}")
         return definition
+
+    def inside_guest(self, name: str, script: str) -> None:
+        """Start a shell script in a live guest, through its agent, and do not wait for its end."""
+        started = {"path": "/bin/busybox", "arg": ["sh", "-c", script]}
+        command = json.dumps({"execute": "guest-exec", "arguments": started})
+        self.virsh("qemu-agent-command", self.uuid(name), command)
 
     def taps(self, name: str) -> list[str]:
         """Return the taps of a guest's network interfaces, in the lab's network namespace."""

@@ -14,6 +14,7 @@ from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.defined.collector import DefinedOptions
 from virtstatd.collect.descriptions.metadata import MetadataOptions
+from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
@@ -28,12 +29,18 @@ from virtstatd.testing import check_collector
 
 
 UUID = "11111111-1111-4111-8111-111111111111"
+XML = f"""
+<domain type='kvm'><name>vm</name><uuid>{UUID}</uuid><devices><channel>
+  <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
+</channel></devices></domain>
+"""
 OPTIONS = {
     "poll": PollOptions(),
     "metadata": MetadataOptions(),
     "cpu_stats": CpuStatsOptions(enabled=True),
     "defined": DefinedOptions(),
     "local": KernelOptions(interval_seconds=0.5),
+    "guest_agent": GuestAgentOptions(enabled=True),
     "": None,
 }
 
@@ -47,7 +54,7 @@ class Libvirt:
             "UUIDString": UUID,
             "name": "vm",
             "ID": 1,
-            "XMLDesc": f"<domain type='kvm'><name>vm</name><uuid>{UUID}</uuid></domain>",
+            "XMLDesc": XML,
             "listAllDomains": [self],
             "lookupByUUIDString": self,
             "connect": self,
@@ -62,6 +69,8 @@ class Libvirt:
             "numaParameters": {},
             "domainListGetStats": [(self, {"state.state": 1, "state.reason": 1})],
             "getAllDomainStats": [(self, {"state.state": 1, "state.reason": 1})],
+            "guestInfo": {"user.count": 0, "hostname": "web"},
+            "guestVcpus": {"vcpus": "0", "online": "0", "offlinable": ""},
             "close": 0,
         }
         if name not in answers:
@@ -77,7 +86,9 @@ def hypervisor(tree: Tree) -> Hypervisor:
     lanes = Lanes(lambda: Session(session), 1, up)
     connection = Connection(lambda: Session(session), inventory, log, up)
     processes = Processes(tree.pids, tree.proc)
-    return Hypervisor(up, inventory, lanes, connection, processes, "", 25, 5.0)
+    return Hypervisor(
+        up, inventory, lanes, connection, processes, "", 25, 5.0, lambda: Session(session)
+    )
 
 
 @pytest.mark.slow

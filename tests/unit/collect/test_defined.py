@@ -1,6 +1,7 @@
 """Guests that libvirt knows, running or not."""
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 
 import libvirt
@@ -112,9 +113,10 @@ def collector(there: Libvirt) -> tuple[DefinedCollector, Hypervisor]:
     """Return a collector with this libvirt."""
     up, inventory, log = Up(up=True), Inventory(), structlog.get_logger()
     session: Any = there
-    lanes = Lanes(lambda: Session(session), 1, up)
-    connection = Connection(lambda: Session(session), inventory, log, up)
-    hypervisor = Hypervisor(up, inventory, lanes, connection, None, "", 25, 5.0)
+    opened = partial(Session, session)
+    lanes = Lanes(opened, 1, up)
+    connection = Connection(opened, inventory, log, up)
+    hypervisor = Hypervisor(up, inventory, lanes, connection, None, "", 25, 5.0, opened)
     made = DefinedCollector(DefinedOptions(), shipped(), hypervisor, log, FakeClock())
     return made, hypervisor
 

@@ -11,9 +11,16 @@ import libvirt
 import pytest
 
 from virtstatd.errors import Disconnected
+from virtstatd.hypervisor.faults import unreachable
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.hypervisor.listener import Listener
-from virtstatd.hypervisor.sockets import ENDING_SECONDS, WAKE_SECONDS, Opener, detected_uri
+from virtstatd.hypervisor.sockets import (
+    ENDING_SECONDS,
+    WAKE_SECONDS,
+    Opener,
+    detected_uri,
+    read_write_uri,
+)
 
 
 @dataclass
@@ -259,3 +266,35 @@ def test_a_daemon_that_was_stopped_is_left_alone_beside_another_one(tmp_path: Pa
                 opens()
             host.now += 3
     assert host.connects == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (
+            "qemu+unix:///system?socket=/run/libvirt/virtqemud-sock-ro",
+            "qemu+unix:///system?socket=/run/libvirt/virtqemud-sock",
+        ),
+        (
+            "qemu+unix:///system?no=1&socket=/a-ro&b=c-ro",
+            "qemu+unix:///system?no=1&socket=/a&b=c-ro",
+        ),
+        ("qemu+unix:///system?socket=/run/libvirt/libvirt-sock", None),
+        ("qemu:///system", None),
+        ("qemu+tls://host-ro/system", None),
+    ],
+)
+def test_the_read_write_socket_is_the_read_only_ones_neighbour(uri: str, expected: str | None):
+    """Where the URI names no read-only socket it is the same."""
+    assert read_write_uri(uri) == (expected or uri)
+
+
+@pytest.mark.parametrize(
+    ("socket", "fix"), [("libvirt-sock", "group libvirt"), ("virtqemud-sock-ro", "unix_sock_ro")]
+)
+def test_each_socket_has_its_own_fix(socket: str, fix: str):
+    """A read-write socket that is closed needs another group, not other permissions."""
+    message = f"Failed to connect socket to '/run/libvirt/{socket}': Permission denied"
+    error = libvirt.libvirtError(message)
+    error.err = (38, 7, message, 2, "", "", "", 13, 0)
+    assert fix in str(unreachable(error))

@@ -16,6 +16,7 @@ from virtstatd.collect.descriptions.devices import (
     nic_limits,
     tuned_limits,
 )
+from virtstatd.collect.descriptions.guest_side import guest_side
 from virtstatd.collect.descriptions.metadata import Metadata, MetadataOptions
 from virtstatd.model import Domain, Labels, Reading, Series
 
@@ -58,6 +59,7 @@ class Describer:
         values: dict[Series | tuple[str, Labels], int] = dict.fromkeys(rows, 1)
         values |= tuned_limits(root)
         values |= nic_limits(root)
+        values |= guest_side(root)
         shape = self._catalog.shape("domain", list(values))
         return (Reading(domain, shape, tuple(values.values())),)
 

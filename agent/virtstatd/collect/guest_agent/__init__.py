@@ -1,0 +1,1 @@
+"""What guests say about themselves through their agent, on a read-write connection."""

@@ -1,0 +1,85 @@
+"""
+The thread on which guests' agents are asked, beside the lanes that poll statistics.
+
+Libvirt waits for an agent without a limit of its own, and such a call holds one of the daemon's
+workers until the agent answers, its guest ends or pauses for good. So the number of calls that hang
+is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from virtstatd.errors import Crowded, Overdue
+from virtstatd.hypervisor.lanes import Lane, Open, Session
+
+
+T = TypeVar("T")
+
+
+class AgentThread:
+    """
+    Makes one call at a time; one that hangs is left behind with its thread, up to `hanging_max`.
+
+    The connection is opened by the first call.
+    """
+
+    def __init__(self, open_session: Open, hanging_max: int) -> None:
+        self._open = open_session
+        self._most = hanging_max
+        self._lane: Lane | None = None
+        self.hanging = 0
+        """Calls past their limit that libvirt has not answered yet."""
+
+        self.left: asyncio.Future[Any] | None = None
+        """The last call that was left behind, which is done when libvirt has answered it."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so many calls hang that no other may be made."""
+        return self.hanging >= self._most
+
+    async def ask(self, function: Callable[[Session], T], seconds: float) -> T:
+        """
+        Return what a function of a session returns within so many seconds.
+
+        Raises `Crowded` without a call while too many hang, `Overdue` past the limit, and what
+        `Lane.call` raises.
+        """
+        if self.full:
+            raise Crowded(f"{self.hanging} calls to guest agents hang in libvirt")
+        lane = self._lane = self._lane or Lane("guest agent", self._open)
+        call = lane.call(function)
+        try:
+            await self._wait(call, seconds)
+        finally:
+            if not call.done():
+                self._leave(lane, call)
+        if not call.done():
+            raise Overdue(f"no answer within {seconds:g} s")
+        return call.result()
+
+    async def close(self, seconds: float) -> None:
+        """End the thread, waiting for it at most so long; one that hangs ends with the process."""
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.close()
+            await asyncio.wait({lane.ended}, timeout=seconds)
+
+    async def _wait(self, call: asyncio.Future[Any], seconds: float) -> None:
+        """Wait for an answer until the limit; tests override this with a rule without time."""
+        await asyncio.wait({call}, timeout=seconds)
+
+    def _leave(self, lane: Lane, call: asyncio.Future[Any]) -> None:
+        self._lane, self.left = None, call
+        self.hanging += 1
+
+        def returned(late: asyncio.Future[Any]) -> None:
+            if not late.cancelled():
+                late.exception()  # retrieved, so that asyncio does not log it
+            self.hanging -= 1
+
+        call.add_done_callback(returned)
+        lane.close()

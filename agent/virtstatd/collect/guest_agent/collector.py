@@ -1,0 +1,294 @@
+"""Asks the agents in the guests, one after another, and sends what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from virtstatd.catalog import Catalog
+from virtstatd.collect.guest_agent.answers import Said
+from virtstatd.collect.guest_agent.asking import AgentThread
+from virtstatd.collect.guest_agent.batches import SOURCE, AgentBatches
+from virtstatd.collect.guest_agent.guests import AgentGuest, AgentGuests
+from virtstatd.collect.guest_agent.options import GuestAgentOptions
+from virtstatd.collect.guest_agent.questions import (
+    OFTEN,
+    QUESTIONS,
+    Question,
+    Unanswered,
+    answered,
+)
+from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collector import Emit, Health, Outcome, Row, Up
+from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
+from virtstatd.hypervisor.hypervisor import Hypervisor
+from virtstatd.hypervisor.lanes import Session
+from virtstatd.model import Batch
+from virtstatd.runtime.waiting import first_of
+
+
+LOOK_SECONDS: Final = 2.0
+"""How often descriptions are looked at for agents that came or went."""
+
+RETRY_SECONDS: Final = 15.0
+"""Pause after a connection that could not be opened."""
+
+CLOSE_SECONDS: Final = 1.0
+
+OUTCOMES: Final = ("ok", "refused", "silent", "overdue")
+LEFT_OUT: Final = ("limit", "impossible", "unknown")
+
+
+Rest = Callable[[asyncio.Event, float], Awaitable[None]]
+
+
+async def rest_for(stop: asyncio.Event, seconds: float) -> None:
+    """Rest for so long, or until the stop."""
+    await first_of(stop, seconds=seconds)
+
+
+class GuestAgentCollector:
+    """
+    Ask each guest whose agent is connected, at two intervals, on a thread of its own.
+
+    The thread rests as long as it has worked, so that agents are asked half of the time at most. A
+    guest without an answer is asked less and less often, and nobody waits for it but for the limit
+    of one call.
+    """
+
+    name = SOURCE
+
+    def __init__(
+        self,
+        options: GuestAgentOptions,
+        hypervisor: Hypervisor,
+        catalog: Catalog,
+        log: FilteringBoundLogger,
+        *,
+        thread: AgentThread | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rest: Rest = rest_for,
+    ) -> None:
+        self._options = options
+        self._hypervisor = hypervisor
+        self._batches = AgentBatches(catalog, options)
+        self._log = log
+        self._clock = clock
+        self._rest = rest
+        self._thread = thread or AgentThread(hypervisor.open_read_write, options.hanging_calls)
+        self._guests = AgentGuests(hypervisor.inventory)
+        self._health = Health(clock)
+        self._calls: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self._version: int | None = None
+        self._away = ""
+        self._full = False
+        self._refused: set[str] = set()
+
+    async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
+        """Ask until `stop`; each new connection may lead to another libvirt."""
+        coming, turns = libvirt.coming(), libvirt.turns
+        try:
+            while not stop.is_set():
+                coming.clear()
+                if turns != libvirt.turns:
+                    turns, self._version = libvirt.turns, None
+                pause = await self.ask_due(emit, stop) if libvirt else LOOK_SECONDS
+                await first_of(stop, coming, seconds=pause)
+        finally:
+            await self._thread.close(CLOSE_SECONDS)
+
+    async def once(self, emit: Emit) -> Outcome:
+        """Ask each guest once; a host without agents is no failure."""
+        self._guests.look(self._clock())
+        guests = list(self._guests)
+        try:
+            for guest in guests:
+                begun = self._clock()
+                await self._visit(guest, emit)
+                self._health.ended(begun, good=True)
+        except (Crowded, Disconnected) as error:
+            return Outcome(answered=False, reason=str(error))
+        finally:
+            await self._thread.close(CLOSE_SECONDS)
+        if not guests:
+            return Outcome(answered=None, reason="no guest's agent is connected")
+        return Outcome()
+
+    def numbers(self) -> Iterator[Row]:
+        """Yield the outcomes of the calls, the guests by state, and what was left out."""
+        yield "agent_hanging", {}, self._thread.hanging
+        for outcome, count in self._calls.items():
+            yield "agent_calls", {"outcome": outcome}, count
+        silent = sum(guest.failures > 0 for guest in self._guests)
+        states = {
+            "answering": len(self._guests) - silent,
+            "silent": silent,
+            "disconnected": self._guests.disconnected,
+        }
+        for state, count in states.items():
+            yield "agent_domains", {"state": state}, count
+        left: Counter[str] = Counter(dict.fromkeys(LEFT_OUT, 0))
+        for guest in self._guests:
+            for (_, reason), count in guest.left.items():
+                left[reason] += count
+        for reason, count in left.items():
+            yield "agent_left_out", {"reason": reason}, count
+        yield from self._health.rows(self.name)
+
+    async def ask_due(self, emit: Emit, stop: asyncio.Event) -> float:
+        """Ask the guests that are due, and return how long to wait for the next."""
+        begun = self._clock()
+        for domain in self._guests.look(begun):
+            emit(self._batches.gone(domain))
+        due = self._guests.due(begun)
+        for guest in self._guests.hung(begun):
+            guest.silent(begun, self._options.interval_seconds)
+            still = self._batches.made(guest, {OFTEN: Said()}, begun, 0.0, time.time_ns())
+            self._send(guest, still, emit)
+        for guest in due:
+            if stop.is_set() or self._clock() - begun >= LOOK_SECONDS:
+                return 0.0
+            started = self._clock()
+            try:
+                await self._visit(guest, emit)
+            except (Crowded, Disconnected) as error:
+                self._health.ended(started, good=False)
+                self._hinder(error)
+                return RETRY_SECONDS if isinstance(error, Disconnected) else LOOK_SECONDS
+            self._health.ended(started, good=True)
+            if self._full:
+                self._full = False
+                self._log.info("guest_agent.asking")
+            await self._rest(stop, self._clock() - started)
+        ahead = self._guests.next_at(begun + LOOK_SECONDS) - self._clock()
+        return min(LOOK_SECONDS, max(0.0, ahead))
+
+    async def _visit(self, guest: AgentGuest, emit: Emit) -> None:
+        """Ask a guest what is due, and send its answers; raises where nobody can be asked."""
+        now, taken_at = self._clock(), time.time_ns()
+        version = await self._opened()
+        often, seldom = guest.often_at <= now, guest.seldom_at <= now
+        late = now - guest.due
+        options = self._options
+        of: dict[str, Said] = {}
+        for question in QUESTIONS:
+            due = often if question.often else seldom
+            if not due or version < question.since or not guest.asks(question, now):
+                continue
+            said = await self._ask(guest, question, version)
+            if said is None:
+                break
+            of.setdefault(question.group, Said()).add(said)
+        else:
+            if often:
+                guest.often_at = now + options.interval_seconds
+            if seldom:
+                guest.seldom_at = now + options.filesystems_interval_seconds
+            self._answers(guest)
+        if often or guest.failures:
+            of.setdefault(OFTEN, Said())
+        self._send(guest, self._batches.made(guest, of, now, late, taken_at), emit)
+
+    def _send(self, guest: AgentGuest, batches: Iterable[Batch], emit: Emit) -> None:
+        if self._guests.runs(guest):
+            for batch in batches:
+                emit(batch)
+
+    async def _opened(self) -> int:
+        """Return libvirt's version, asked for at each new connection."""
+        if self._version is None or self._away:
+            seconds = self._hypervisor.deadline_seconds
+            try:
+                self._version = await self._thread.ask(_version, seconds)
+            except (Overdue, Refused) as error:
+                raise Disconnected(str(error)) from error
+            self._log.info("guest_agent.opened")
+            self._away = ""
+        return self._version
+
+    async def _ask(self, guest: AgentGuest, question: Question, version: int) -> Said | None:
+        """Return what a guest says, nothing for a refusal, None where the guest is silent."""
+        call = partial(answered, guest.domain.uuid, question, version)
+        try:
+            answer = await self._thread.ask(call, self._options.limit_seconds)
+            if isinstance(answer, Unanswered):
+                return self._unanswered(guest, question, answer)
+            said = question.said(answer, self._options.devices_per_guest)
+        except Overdue as error:
+            self._calls["overdue"] += 1
+            guest.hanging = self._thread.left
+            self._silent(guest, str(error))
+            return None
+        except VirtstatdError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what guests say may be anything
+            answer = Unanswered(f"{type(error).__name__}: {error}", silent=False)
+            return self._unanswered(guest, question, answer)
+        self._calls["ok"] += 1
+        return said
+
+    def _unanswered(self, guest: AgentGuest, question: Question, answer: Unanswered) -> Said | None:
+        if answer.silent:
+            self._calls["silent"] += 1
+            self._silent(guest, answer.reason)
+            return None
+        self._calls["refused"] += 1
+        guest.refuses(question, self._clock())
+        if question.name not in self._refused:
+            self._refused.add(question.name)
+            self._log.info(
+                "guest_agent.refused",
+                question=question.name,
+                domain=guest.domain.name,
+                reason=answer.reason,
+            )
+        return Said()
+
+    def _silent(self, guest: AgentGuest, reason: str) -> None:
+        if not guest.failures:
+            of = {"domain": guest.domain.name, "uuid": guest.domain.uuid}
+            self._log.info("guest_agent.silent", **of, reason=reason)
+        guest.silent(self._clock(), self._options.interval_seconds)
+
+    def _answers(self, guest: AgentGuest) -> None:
+        if guest.failures:
+            guest.failures = 0
+            of = {"domain": guest.domain.name, "uuid": guest.domain.uuid}
+            self._log.info("guest_agent.answers", **of)
+
+    def _hinder(self, error: VirtstatdError) -> None:
+        """Log once why nobody can be asked."""
+        if isinstance(error, Crowded):
+            if not self._full:
+                self._full = True
+                self._log.warning("guest_agent.crowded", reason=str(error))
+        elif not self._away:
+            self._away = str(error) or "unknown"
+            self._log.warning("guest_agent.unavailable", reason=str(error))
+
+
+def _version(session: Session) -> int:
+    """Return the version of libvirt's daemon; runs on the thread."""
+    return int(session.connection.getLibVersion())
+
+
+def guest_agent(options: GuestAgentOptions, parts: Parts) -> GuestAgentCollector | None:
+    """Build the collector, None if it is not enabled: then no connection is opened."""
+    if not options.enabled:
+        return None
+    return GuestAgentCollector(options, parts.hypervisor, parts.catalog, parts.log)
+
+
+def _note(options: GuestAgentOptions) -> str:
+    if not options.enabled:
+        return ""
+    return "opens a read-write connection to libvirt, which could change guests; it never does"
+
+
+KIND: Final = CollectorKind(SOURCE, guest_agent, "guest_agent", GuestAgentOptions, _note)

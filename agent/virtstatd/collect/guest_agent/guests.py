@@ -1,0 +1,133 @@
+"""What is known of the agent in each guest: when it is asked next, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from virtstatd.collect.guest_agent.questions import Question
+from virtstatd.hypervisor.inventory import Inventory
+from virtstatd.model import Domain, Reading, Shape
+
+
+CONNECTED: Final = "libvirt_domain_guest_agent_connected"
+
+BACKOFF_MAX_SECONDS: Final = 900.0
+"""Longest pause of a guest whose agent does not answer; it doubles with each question."""
+
+REFUSED_SECONDS: Final = 900.0
+"""Pause before a question that was refused is asked again."""
+
+
+@dataclass(slots=True, eq=False)
+class AgentGuest:
+    """
+    One run of a guest whose agent is connected.
+
+    `often_at` and `seldom_at` are when it is asked next, at each interval; `refused` says until
+    when which question is not asked. `failures` counts questions without an answer since the last
+    one with one, and `hanging` is a call that libvirt has not answered yet: meanwhile no other is
+    made. `left` are the numbers left out of its last answers, by group and reason.
+    """
+
+    domain: Domain
+    often_at: float
+    seldom_at: float
+    refused: dict[str, float] = field(default_factory=dict)
+    failures: int = 0
+    hanging: asyncio.Future[Any] | None = None
+    left: dict[tuple[str, str], int] = field(default_factory=dict)
+    shapes: dict[str, tuple[object, Shape]] = field(default_factory=dict)
+
+    @property
+    def due(self) -> float:
+        """When it is asked next."""
+        return min(self.often_at, self.seldom_at)
+
+    def silent(self, now: float, interval: float) -> None:
+        """Wait longer after each question without an answer."""
+        pause = min(interval * 2**self.failures, max(interval, BACKOFF_MAX_SECONDS))
+        self.failures = min(self.failures + 1, 16)
+        self.often_at = self.seldom_at = now + pause
+
+    def refuses(self, question: Question, now: float) -> None:
+        """Leave a question out for a while."""
+        self.refused[question.name] = now + REFUSED_SECONDS
+
+    def asks(self, question: Question, now: float) -> bool:
+        """Return whether a question is not one that it has refused lately."""
+        return self.refused.get(question.name, now) <= now
+
+
+class AgentGuests:
+    """The guests whose agents are connected, as their descriptions say it."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._known: dict[str, AgentGuest] = {}
+        self._seen: dict[str, tuple[tuple[Reading, ...], bool | None]] = {}
+        self.disconnected = 0
+        """Guests with a channel that no agent holds open."""
+
+    def __iter__(self) -> Iterator[AgentGuest]:
+        return iter(self._known.values())
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def runs(self, guest: AgentGuest) -> bool:
+        """Return whether this run of a guest has not ended."""
+        return self._inventory.get(guest.domain.uuid) is guest.domain
+
+    def look(self, now: float) -> list[Domain]:
+        """Take over what descriptions say now; return the running guests whose agents are gone."""
+        former, self._known = self._known, {}
+        seen, self._seen = self._seen, {}
+        self.disconnected = 0
+        gone: list[Domain] = []
+        for domain, described in self._inventory.domains():
+            last = seen.get(domain.uuid)
+            connected = last[1] if last and last[0] is described else is_connected(described)
+            self._seen[domain.uuid] = described, connected
+            self.disconnected += connected is False
+            guest = former.get(domain.uuid)
+            known = guest is not None and guest.domain is domain
+            if connected:
+                self._known[domain.uuid] = (
+                    guest if guest and known else AgentGuest(domain, now, now)
+                )
+            elif known:
+                gone.append(domain)
+        return gone
+
+    def due(self, now: float) -> list[AgentGuest]:
+        """Return the guests whose time has come, those that wait longest first."""
+        for guest in self._known.values():
+            if guest.hanging is not None and guest.hanging.done():
+                guest.hanging = None
+                guest.often_at = guest.seldom_at = now
+        several = self._known.values()
+        return sorted((each for each in several if each.due <= now and not each.hanging), key=_due)
+
+    def hung(self, now: float) -> list[AgentGuest]:
+        """Return the guests whose time has come while a call for them hangs."""
+        return [each for each in self._known.values() if each.hanging and each.due <= now]
+
+    def next_at(self, otherwise: float) -> float:
+        """Return when the next guest is due, at the latest `otherwise`."""
+        return min((guest.due for guest in self._known.values()), default=otherwise)
+
+
+def _due(guest: AgentGuest) -> float:
+    return guest.due
+
+
+def is_connected(described: tuple[Reading, ...]) -> bool | None:
+    """Return what a description says of the agent's channel, None if it does not know one."""
+    for reading in described:
+        for series, value in zip(reading.shape.series, reading.values, strict=True):
+            if series.field.family == CONNECTED:
+                return bool(value)
+    return None

@@ -1,0 +1,142 @@
+"""What a real guest's agent says, and what it costs the others when it hangs."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lab.support.hypervisor import Lab
+from support.agent import Agent, running
+
+
+AGENT = """
+[guest_agent]
+enabled = true
+interval_seconds = 1
+filesystems_interval_seconds = 2
+limit_seconds = 2
+"""
+FILESYSTEM = "libvirt_domain_guest_filesystem_"
+FILL = """
+for module in crc16 mbcache jbd2 ext4; do insmod /modules/$module.ko; done
+mke2fs /dev/vdb
+mkdir /data
+mount -t ext4 /dev/vdb /data
+dd if=/dev/zero of=/data/file bs=1k count=3000
+"""
+STOP = """
+kill -STOP $(pidof qemu-ga)
+until ping -c 1 -W 1 {there}; do sleep 0.1; done
+kill -CONT $(pidof qemu-ga)
+"""
+READ = "libvirt_domain_block_stats_read_requests_total"
+
+
+def said(agent: Agent, name: str) -> dict[str, dict[str, float]]:
+    """Return the series of a guest's agent: by metric, by the values of their labels."""
+    found: dict[str, dict[str, float]] = {}
+    for (family, labels), value in agent.samples().items():
+        of = dict(labels)
+        if of.pop("domain", "") == name and family.startswith("libvirt_domain_guest_"):
+            key = " ".join(of[label] for label in sorted(of) if of[label])
+            found.setdefault(family.removeprefix("libvirt_domain_guest_"), {})[key] = value
+    return found
+
+
+def virsh_info(lab: Lab, name: str, *kinds: str) -> dict[str, str]:
+    """Return what `virsh guestinfo` shows."""
+    lines = lab.virsh("guestinfo", lab.uuid(name), *kinds).splitlines()
+    return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+
+
+def writers(lab: Lab) -> list[bool]:
+    """Return for each client of libvirtd whether its connection could change guests."""
+    rows = lab.run("virt-admin", "client-list", "libvirtd").splitlines()[2:]
+    several = [row.split()[0] for row in rows if row.split()]
+    infos = [lab.run("virt-admin", "client-info", "libvirtd", each) for each in several]
+    return [re.search(r"readonly\s*: no", info) is not None for info in infos]
+
+
+def polled(agent: Agent, tier: str, times: float) -> bool:
+    """Return whether a tier has been polled so often."""
+    return (agent.value("virtstatd_ticks_total", tier=tier) or 0) >= times
+
+
+@pytest.fixture
+def net(private_lab: Lab) -> str:
+    """Start a guest with a file system, and return the network that it is in."""
+    private_lab.live_guest()
+    private_lab.inside_guest("live", FILL)
+    tap = private_lab.taps("live")[0]
+    shown = private_lab.run("ip", "-4", "address", "show", "dev", tap)
+    found = re.search(r"inet (\d+\.\d+\.\d+)\.1/24", shown)
+    assert found
+    return found[1]
+
+
+def test_what_the_guest_says_is_virshs_and_a_hung_agent_is_alone(
+    private_lab: Lab, net: str, tmp_path: Path
+):
+    """
+    Every number is virsh's; an agent stopped in its guest delays no other series of any guest.
+
+    The poll goes on, disk counters of the same guest move, one call hangs and no second one is
+    made; when the agent goes on, its numbers are there again.
+    """
+    lab = private_lab
+    with running(tmp_path, lab.uri_readonly, more=AGENT) as agent:
+        used = f"{FILESYSTEM}used_bytes"
+        of = {"domain": "live", "mountpoint": "/data", "device": "vdb"}
+        of |= {"fstype": "ext4", "target_device": "vdb"}
+        agent.wait_for(lambda: (agent.value(used, **of) or 0) > 3_000_000)
+        shown, virsh = said(agent, "live"), virsh_info(lab, "live")
+        assert agent.value(f"{FILESYSTEM}size_bytes", **of) == int(virsh["fs.0.total-bytes"])
+        assert agent.value(used, **of) == int(virsh["fs.0.used-bytes"])
+        assert shown["agent_connected"] == shown["agent_responsive"] == {"": 1}
+        assert shown["users"] == {"": int(virsh["user.count"])}
+        assert shown["timezone_info"] == {virsh["timezone.name"]: 1}
+        assert shown["hostname_info"] == {virsh["hostname"]: 1}
+        (system,) = shown["os_info"]
+        for key in ("os.machine", "os.kernel-release", "os.kernel-version"):
+            assert virsh[key] in system
+        assert len(shown["disk_info"]) == int(virsh["disk.count"])
+        assert f"{net}.2 eth0 ipv4 " in " ".join(shown["interface_info"])
+        assert shown["vcpus"] == shown["vcpus_online"] == {"": 1}
+        assert len(agent.events("guest_agent.opened")) == 1
+        assert sum(writers(lab)) == 1
+
+        def value(name: str, **labels: str) -> float:
+            return agent.value(name, **labels) or 0.0
+
+        lab.inside_guest("live", STOP.format(there=f"{net}.9"))
+        agent.wait_for(lambda: value("virtstatd_guest_agent_hanging_calls") == 1)
+        reads = value(READ, domain="live", target_device="vda")
+        polls = value("virtstatd_ticks_total", tier="monitor")
+        agent.wait_for(partial(polled, agent, "monitor", polls + 4))
+        assert value(READ, domain="live", target_device="vda") > reads
+        assert value("virtstatd_calls_total", tier="monitor", outcome="overdue") == 0
+        assert value("virtstatd_calls_total", tier="pulse", outcome="overdue") == 0
+        assert value("virtstatd_missing_domains", tier="monitor") == 0
+        assert value("virtstatd_guest_agent_hanging_calls") == 1
+        assert said(agent, "live")["agent_responsive"] == {"": 0}
+        lab.run("ip", "address", "add", f"{net}.9/24", "dev", lab.taps("live")[0])
+        agent.wait_for(lambda: agent.events("guest_agent.answers"))
+        agent.wait_for(lambda: agent.value(used, **of))
+        assert value("virtstatd_guest_agent_hanging_calls") == 0
+
+
+def test_without_it_nobody_is_asked(private_lab: Lab, tmp_path: Path):
+    """Off as it is by default there is no read-write connection; nor is one without any agent."""
+    lab = private_lab
+    for name, more in (("off", ""), ("on", AGENT)):
+        (tmp_path / name).mkdir()
+        with running(tmp_path / name, lab.uri_readonly, more=more) as agent:
+            agent.wait_for(lambda: (agent.value("virtstatd_xml_reads_total") or 0) >= 4)
+            agent.wait_for(partial(polled, agent, "pulse", 5))
+            clients = writers(lab)
+            assert clients
+            assert not any(clients)
+            assert not agent.events("guest_agent.opened")

@@ -7,7 +7,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -21,16 +21,15 @@ from virtstatd.catalog.names import TOOLS, dialect, dialect_table
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.commands.progress import Progress
-from virtstatd.config.file import DEFAULT_FILE, Loaded, read_config
+from virtstatd.config.file import DEFAULT_FILE, Config, Loaded, read_config
 from virtstatd.config.kinds import KINDS
 from virtstatd.config.options import Fault, noun
 from virtstatd.config.options import options as options_of
-from virtstatd.config.plugged import SinkConfig
 from virtstatd.config.plugins import SINKS
 from virtstatd.errors import ConfigError, Disconnected, StartError
 from virtstatd.formats.naming import metric_name
+from virtstatd.pipeline.picking import Globs
 from virtstatd.pipeline.promises import PROMISES
-from virtstatd.pipeline.routes import Globs
 from virtstatd.runtime import logs
 from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
@@ -199,7 +198,7 @@ def check(path: Path | None, file: Path | None) -> None:
     shown = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits)
     click.echo(f"calls are abandoned after deadline_seconds = {asked:g}, half an interval at most:")
     click.echo(f"    {shown}")
-    for note in read.located([*found.notes, *unmatched(read.config.sinks)]):
+    for note in read.located([*found.notes, *unmatched(read.config), *filtered(read.config)]):
         click.echo(f"note: {note}")
     for orphan in orphaned_spools(read.config):
         text = (
@@ -208,17 +207,36 @@ def check(path: Path | None, file: Path | None) -> None:
         click.echo(f"{text}; see `virtstatd spool`")
 
 
-def unmatched(sinks: Iterable[SinkConfig]) -> Iterator[Fault]:
-    """Yield the patterns of sinks that match nothing of the catalog."""
+def filtered(config: Config) -> Iterable[Fault]:
+    """Say how many guests are monitored here; return the rules that match nobody."""
+    from virtstatd.commands.filtered import filtered_here
+
+    with logs.opened("error", config.log.format) as opened:
+        found = on_loop(lambda: filtered_here(config, opened.log))
+    if found is None:
+        return ()
+    click.echo(found.text)
+    return found.notes
+
+
+def unmatched(config: Config) -> Iterator[Fault]:
+    """Yield the patterns of sinks and of the filter that match nothing of the catalog."""
     lines = catalog.shipped().fields
     names = {metric_name(line.field) for line in lines if line.field}
     groups = KERNEL_GROUPS.union(line.group for line in lines)
-    for sink in sinks:
-        for option, known in (("keep", names), ("drop", names), ("groups", groups)):
-            for at, pattern in enumerate(getattr(sink.route, option)):
-                if not any(map(Globs([pattern]), known)):
-                    text = "matches nothing of `virtstatd fields`"
-                    yield Fault(("sink", sink.index, option, at), text)
+    asked: list[tuple[tuple[str | int, ...], Iterable[str], Collection[str]]] = [
+        (("sink", sink.index, option), getattr(sink.route, option), known)
+        for sink in config.sinks
+        for option, known in (("keep", names), ("drop", names), ("groups", groups))
+    ]
+    asked += [
+        (("filter", option), getattr(config.filter, option), names)
+        for option in ("include_fields", "exclude_fields")
+    ]
+    for path, patterns, among in asked:
+        for at, pattern in enumerate(patterns):
+            if not any(map(Globs([pattern]), among)):
+                yield Fault((*path, at), "matches nothing of `virtstatd fields`")
 
 
 @main.command()

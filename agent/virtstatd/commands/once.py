@@ -14,8 +14,8 @@ from virtstatd.config.file import Config
 from virtstatd.formats.json_lines import Lines
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.model import Batch
-from virtstatd.pipeline.one_source import OneSource
 from virtstatd.service.collecting import collecting
+from virtstatd.service.passing import passing_on
 from virtstatd.serving.latest import Latest
 from virtstatd.serving.page import Pages
 
@@ -31,7 +31,7 @@ async def ask_once(
     """
     events_on(asyncio.get_running_loop())
     batches: list[Batch] = []
-    emit = OneSource([batches.append], log)
+    emit = passing_on(config, [batches.append], log)
     async with collecting(config, catalogs.shipped(), emit, log, up=Up(up=True)) as left:
         outcomes = await left.once(emit)
     if form == "jsonl":

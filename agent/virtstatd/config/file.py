@@ -24,6 +24,7 @@ from virtstatd.config.options import Fault, build, faults_of_value, nearest, opt
 from virtstatd.config.places import WebAddress, places_of
 from virtstatd.config.plugged import CollectorConfig, SinkConfig, TomlTable
 from virtstatd.config.plugins import COLLECTORS, SINKS, Plugins
+from virtstatd.config.rules import rule_faults
 from virtstatd.config.tables import (
     TABLES,
     AgentOptions,
@@ -34,6 +35,7 @@ from virtstatd.config.tables import (
 )
 from virtstatd.config.toml_lines import Path, line_of, parsed, text_of
 from virtstatd.errors import ConfigError
+from virtstatd.hypervisor.filter import FilterOptions
 from virtstatd.serving.options import WebOptions
 
 
@@ -61,6 +63,7 @@ class Config(Struct, frozen=True, kw_only=True):
     hypervisor: HypervisorOptions = HypervisorOptions()
     budget: BudgetOptions = BudgetOptions()
     labels: LabelsOptions = LabelsOptions()
+    filter: FilterOptions = FilterOptions()
     agent: AgentOptions = AgentOptions()
     log: LogOptions = LogOptions()
     web: WebOptions = WebOptions()
@@ -129,6 +132,7 @@ def parse_config(
     faults = [*_tables(document), *_uri(document), *_tiers(document)]
     found = plugged.built_sinks(document, sinks, faults)
     others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
+    faults += rule_faults(_inner(document, "filter"))
     faults += _routed(found, (*OWN_NAMES, *(each.name for each in others)))
     if faults:
         raise ConfigError(_located(lines, faults, file))
@@ -143,6 +147,7 @@ def parse_config(
         hypervisor=tables.pop("hypervisor"),
         budget=tables.pop("budget"),
         labels=tables.pop("labels"),
+        filter=tables.pop("filter"),
         agent=tables.pop("agent"),
         log=tables.pop("log"),
         web=tables.pop("web"),

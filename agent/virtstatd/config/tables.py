@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from virtstatd.config.kinds import KINDS
+from virtstatd.hypervisor.filter import FilterOptions
 from virtstatd.serving.options import WebOptions
 
 
@@ -251,6 +252,7 @@ TABLES: Final[dict[str, type]] = {
     **{kind.table: kind.options for kind in KINDS if kind.options is not None},
     "budget": BudgetOptions,
     "labels": LabelsOptions,
+    "filter": FilterOptions,
     "web": WebOptions,
     "agent": AgentOptions,
     "log": LogOptions,

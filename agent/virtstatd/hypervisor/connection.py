@@ -175,6 +175,7 @@ class Connection:
     def numbers(self) -> Iterator[Row]:
         """Yield how often it connected and was lost, and the number of events."""
         yield "domains", {}, len(self._inventory)
+        yield "filtered_domains", {}, self._inventory.filtered()
         yield "connects", {}, self.connects
         yield "disconnects", {}, self.disconnects
         for event in EVENTS.values():

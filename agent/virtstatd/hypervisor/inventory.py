@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from virtstatd.hypervisor.filter import GuestFilter, facts_of
 from virtstatd.model import Domain, Labels, Reading
 
 
@@ -30,7 +31,9 @@ class _Entry:
 
     `started` is the start time of its process, in ticks since the host's start, 0 if unknown;
     `announced` says that the next end that libvirt reports is that of this run: libvirt has
-    reported its start, it ran when we connected, or no run was before it.
+    reported its start, it ran when we connected, or no run was before it. A run that is `aside` is
+    not monitored: the filter leaves it out, or its description must first be read; `decided` tells
+    which.
     """
 
     domain: Domain
@@ -39,27 +42,60 @@ class _Entry:
     announced: bool = False
     described: tuple[Reading, ...] = ()
     tuned: tuple[Reading, ...] = ()
+    aside: bool = False
+    decided: bool = True
 
 
 class Inventory:
     """
     The running domains by UUID. Safe to use from every thread.
 
-    With `uuid` the UUID is among the labels that every series of a domain has.
+    With `uuid` the UUID is among the labels that every series of a domain has. Domains that the
+    filter leaves out are known, but no function except `described_as` returns them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, uuid: bool = False) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        uuid: bool = False,
+        admission: GuestFilter | None = None,
+    ) -> None:
         self._clock = clock
+        self._admission = admission or GuestFilter()
         self._gone_to: list[Callable[[Domain], None]] = []
         self._stale_to: list[Callable[[], object]] = []
         self._uuid = uuid
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
+        self._refused: dict[str, tuple[str, int]] = {}
         self._ended: dict[str, tuple[int, ...]] = {}
         self._stale: dict[str, None] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) - self._aside()
+
+    @property
+    def filters(self) -> bool:
+        """Whether there is a filter, which may leave guests out."""
+        return not self._admission.everything
+
+    def wants(self, uuid: str, name: str) -> bool:
+        """Return whether a domain is monitored; one that does not run has only its name."""
+        entry = self._entries.get(uuid)
+        if entry is not None:
+            return not entry.aside
+        return uuid not in self._refused and bool(self._admission.admits(name, uuid, {}))
+
+    def filtered(self) -> int:
+        """Return how many running domains are not monitored."""
+        return len(self._refused) + self._aside()
+
+    def _aside(self) -> int:
+        if not self.filters:
+            return 0
+        with self._lock:
+            return sum(entry.aside for entry in self._entries.values())
 
     def on_gone(self, call: Callable[[Domain], None]) -> None:
         """Register `call` for each incarnation that ended, called on the thread that noticed."""
@@ -70,19 +106,28 @@ class Inventory:
         self._stale_to.append(call)
 
     def get(self, uuid: str) -> Domain | None:
-        """Return a running domain."""
+        """Return a running domain that is monitored."""
+        entry = self._entries.get(uuid)
+        return entry.domain if entry and not entry.aside else None
+
+    def described_as(self, uuid: str) -> Domain | None:
+        """Return a running domain whose description matters, monitored or not."""
         entry = self._entries.get(uuid)
         return entry.domain if entry else None
 
     def uuids(self) -> list[str]:
         """Return the running domains, longest known first."""
         with self._lock:
-            return list(self._entries)
+            return [uuid for uuid, entry in self._entries.items() if not entry.aside]
 
     def domains(self) -> list[tuple[Domain, tuple[Reading, ...]]]:
         """Return the running domains with the facts of their XML, longest known first."""
         with self._lock:
-            return [(entry.domain, entry.described) for entry in self._entries.values()]
+            return [
+                (entry.domain, entry.described)
+                for entry in self._entries.values()
+                if not entry.aside
+            ]
 
     def labels(self, uuid: str, name: str) -> Labels:
         """Return the labels that every series of a domain has, running or not."""
@@ -90,30 +135,46 @@ class Inventory:
 
     def see(self, uuid: str, name: str, number: int) -> Domain | None:
         """
-        Return the domain, which is recorded if it is new; None for an incarnation that has ended.
+        Return the domain, which is recorded if it is new.
 
-        A new name or number means a new incarnation: the previous one has ended.
+        None is for an incarnation that has ended, and for one that is not monitored. A new name or
+        number means a new incarnation: the previous one has ended.
         """
         entry = self._entries.get(uuid)  # without the lock: a dict look-up is atomic
         if entry is not None and entry.domain.id == number and entry.domain.name == name:
-            return entry.domain
+            return None if entry.aside else entry.domain
+        if self._refused.get(uuid) == (name, number):
+            return None
         return self._see(uuid, name, number, announced=False)
 
     def _see(self, uuid: str, name: str, number: int, *, announced: bool) -> Domain | None:
+        admitted = self._admission.admits(name, uuid)
         with self._lock:
             before = self._entries.get(uuid)
             if before and before.domain.id == number and before.domain.name == name:
                 before.announced |= announced
-                return before.domain  # another thread was faster
+                return None if before.aside else before.domain  # another thread was faster
             ended = self._ended.get(uuid, ())
             if number in ended:
                 return None
-            domain = Domain(uuid, name, number, self.labels(uuid, name))
-            first = before is None and not ended
-            self._entries[uuid] = _Entry(domain, self._clock(), announced=announced or first)
-            self._outdate((uuid,))
-        if before is not None:
+            if admitted is False:
+                self._refused[uuid] = name, number
+                self._forget(uuid)
+                domain = None
+            else:
+                self._refused.pop(uuid, None)
+                domain = self._enter(uuid, name, number)
+                entry = self._entries[uuid]
+                entry.announced = announced or (before is None and not ended)
+                entry.aside, entry.decided = admitted is None, admitted is True
+                self._outdate((uuid,))
+        if before is not None and not before.aside:
             self._report(before.domain)
+        return domain if admitted else None
+
+    def _enter(self, uuid: str, name: str, number: int) -> Domain:
+        domain = Domain(uuid, name, number, self.labels(uuid, name))
+        self._entries[uuid] = _Entry(domain, self._clock())
         return domain
 
     def begun(self, domain: Domain, started: int) -> Domain | None:
@@ -152,18 +213,23 @@ class Inventory:
         a poll has already ended.
         """
         with self._lock:
+            self._refused.pop(uuid, None)
             entry = self._entries.get(uuid)
             if entry is None or (
                 entry.since >= before if before is not None else self._late(entry)
             ):
                 return
-            del self._entries[uuid]
-            self._stale.pop(uuid, None)
+            self._forget(uuid)
             ended = self._ended.pop(uuid, ())
             self._ended[uuid] = (*ended[1 - RUNS_KEPT :], entry.domain.id)
             if len(self._ended) > ENDED_KEPT:
                 del self._ended[next(iter(self._ended))]
-        self._report(entry.domain)
+        if not entry.aside:
+            self._report(entry.domain)
+
+    def _forget(self, uuid: str) -> None:
+        self._entries.pop(uuid, None)
+        self._stale.pop(uuid, None)
 
     @staticmethod
     def _late(entry: _Entry) -> bool:
@@ -173,7 +239,9 @@ class Inventory:
 
     def reconcile(self, running: Collection[str], asked_at: float) -> None:
         """End the domains that are missing in a complete list, requested at `asked_at`."""
-        for uuid in self.uuids():
+        with self._lock:
+            known = [*self._entries, *self._refused]
+        for uuid in known:
             if uuid not in running:
                 self.end(uuid, before=asked_at)
 
@@ -182,9 +250,10 @@ class Inventory:
         with self._lock:
             self._ended.clear()
         asked_at = self._clock()
-        uuids = {
-            uuid for uuid, name, number in running if self._see(uuid, name, number, announced=True)
-        }
+        uuids = set()
+        for uuid, name, number in running:
+            self._see(uuid, name, number, announced=True)
+            uuids.add(uuid)
         self.reconcile(uuids, asked_at)
         with self._lock:
             self._outdate(self._entries)
@@ -205,12 +274,26 @@ class Inventory:
                 del self._stale[uuid]
             return [self._entries[uuid].domain for uuid in taken]
 
-    def describe(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
-        """Store the facts of the XML of an incarnation that still runs."""
+    def describe(self, domain: Domain, readings: tuple[Reading, ...] | None) -> None:
+        """
+        Store the facts of the XML of an incarnation that still runs; they may decide on it.
+
+        None says that they cannot be read: where they are missing, that decides.
+        """
         with self._lock:
             entry = self._entries.get(domain.uuid)
-            if entry is not None and entry.domain is domain:
-                entry.described = readings
+            if entry is None or entry.domain is not domain:
+                return
+            if readings is None and entry.decided:
+                return
+            entry.described = readings or ()
+            aside = entry.aside
+            facts = facts_of(entry.described) if self.filters else {}
+            entry.aside = not self._admission.admits(domain.name, domain.uuid, facts)
+            entry.decided = True
+            left = entry.aside and not aside
+        if left:
+            self._report(domain)
 
     def tune(self, domain: Domain, readings: tuple[Reading, ...]) -> None:
         """Store the limits of an incarnation that still runs."""
@@ -225,7 +308,7 @@ class Inventory:
             return tuple(
                 reading
                 for uuid, entry in self._entries.items()
-                if of is None or uuid in of
+                if (of is None or uuid in of) and not entry.aside
                 for reading in (*entry.described, *entry.tuned)
             )
 

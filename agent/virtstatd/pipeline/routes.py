@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from operator import itemgetter
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from virtstatd.collector import Emit
-from virtstatd.model import Batch, Domain, Field, Kind, Labels, Number, Reading, Series, Shape
+from virtstatd.model import Batch, Domain, Kind, Labels, Reading, Series, Shape
+from virtstatd.pipeline.picking import Globs, NameOf, Picker, fields_wanted
 
 
 COLLECTORS: Final = {
@@ -35,34 +35,6 @@ LABEL_MAX: Final = 128
 
 LIFETIME_INTERVALS: Final = 2.5
 """For how many intervals of its own a route's readings are current."""
-
-_Pick = Callable[[tuple[Number, ...]], tuple[Number, ...]]
-NameOf = Callable[[Field], str]
-"""Returns the name of a metric as the page has it, without `_bucket`, `_sum` and `_count`."""
-
-
-def no_glob(text: str) -> bool:
-    """Tell whether a text stands for itself alone."""
-    return not any(each in text for each in "*?[")
-
-
-class Globs:
-    """Patterns as in a shell, any of which may match; none at all match everything or nothing."""
-
-    def __init__(self, patterns: Iterable[str], *, otherwise: bool = True) -> None:
-        several = tuple(patterns)
-        self._plain = frozenset(filter(no_glob, several))
-        self._globs = tuple(each for each in several if not no_glob(each))
-        self._otherwise = otherwise
-
-    def __bool__(self) -> bool:
-        return bool(self._plain or self._globs)
-
-    def __call__(self, text: str) -> bool:
-        """Tell whether a text is matched."""
-        if not self:
-            return self._otherwise
-        return text in self._plain or any(fnmatchcase(text, glob) for glob in self._globs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +77,7 @@ class SinkRoute:
         self._collectors = frozenset(wanted.collectors)
         self._offer = offer
         self._clock = clock
-        self._picker = _Picker(Globs(wanted.keep), Globs(wanted.drop, otherwise=False), name_of)
+        self._picker = Picker(fields_wanted(wanted.keep, wanted.drop, name_of))
         self._domains = _Domains(Globs(wanted.domains), frozenset(wanted.labels))
         self._held = _Held(wanted.interval_seconds) if wanted.interval_seconds else None
 
@@ -156,46 +128,6 @@ class SinkRoute:
                 yield Reading(domain, shape, pick(reading.values) if pick else reading.values)
             else:
                 yield reading
-
-
-class _Picker:
-    """Picks the series that are wanted, once per shape."""
-
-    def __init__(self, keep: Globs, drop: Globs, name_of: NameOf) -> None:
-        self._keep = keep
-        self._drop = drop
-        self._name_of = name_of
-        self._fields: dict[Field, bool] = {}
-        self._shapes: WeakKeyDictionary[Shape, tuple[Shape, _Pick | None] | None] = (
-            WeakKeyDictionary()
-        )
-
-    def __call__(self, shape: Shape) -> tuple[Shape, _Pick | None] | None:
-        """Return what is left of a shape and how to pick its numbers, None where nothing is."""
-        try:
-            return self._shapes[shape]
-        except KeyError:
-            picked = self._shapes[shape] = self._pick(shape)
-            return picked
-
-    def _pick(self, shape: Shape) -> tuple[Shape, _Pick | None] | None:
-        at = [n for n, series in enumerate(shape.series) if self._wanted(series)]
-        if not at:
-            return None
-        if len(at) == len(shape.series):
-            return shape, None
-        left = Shape(shape.group, tuple(shape.series[n] for n in at))
-        if len(at) == 1:
-            (only,) = at
-            return left, lambda values: (values[only],)
-        return left, itemgetter(*at)
-
-    def _wanted(self, series: Series) -> bool:
-        field = series.field
-        if field not in self._fields:
-            name = self._name_of(field)
-            self._fields[field] = self._keep(name) and not self._drop(name)
-        return self._fields[field]
 
 
 class _Domains:

@@ -32,6 +32,7 @@ from virtstatd.collector import Collector, Emit, Outcome, Up
 from virtstatd.config.file import Config
 from virtstatd.config.kinds import KINDS
 from virtstatd.hypervisor.connection import Connection
+from virtstatd.hypervisor.filter import FilterOptions, GuestFilter, facts_of
 from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes
@@ -39,6 +40,7 @@ from virtstatd.hypervisor.place import Elsewhere, pid_files
 from virtstatd.hypervisor.processes import Processes
 from virtstatd.hypervisor.sockets import Opener, detected_uri, open_read_write
 from virtstatd.model import Batch, Domain
+from virtstatd.runtime.waiting import until_stopped
 from virtstatd.service.isolated import IsolatedCollector
 
 
@@ -63,6 +65,26 @@ class Collecting:
         """Return the names of the guests that do not answer."""
         asked = (getattr(each, "unresponsive", None) for each in self.collectors)
         return [name for ask in asked if ask for name in ask()]
+
+    def start(self, tasks: asyncio.TaskGroup, emit: Emit, up: Up, stop: asyncio.Event) -> None:
+        """Run the event connection, the budget and the collectors until `stop`."""
+        tasks.create_task(self.hypervisor.connection.run(stop), name="connection")
+        if self.budget:
+            tasks.create_task(self.budget.run(stop), name="budget")
+        for each in self.collectors:
+            collector = each.run(emit, up, stop)
+            tasks.create_task(until_stopped(collector, stop), name=f"collector {each.name}")
+
+    def end_unwanted(self, options: FilterOptions, emit: Emit) -> None:
+        """End the series of guests that another filter leaves out, before that takes over."""
+        admits = GuestFilter(options).admits
+        gone = tuple(
+            domain
+            for domain, described in self.hypervisor.inventory.domains()
+            if not admits(domain.name, domain.uuid, facts_of(described))
+        )
+        if gone:
+            emit(Batch("inventory", time.time_ns(), (), gone=gone))
 
     async def once(self, emit: Emit) -> dict[str, Outcome]:
         """Run each collector once, one after another; return the outcomes by name."""
@@ -92,7 +114,7 @@ async def collecting(
     processes, elsewhere = _processes(uri)
     keepalive = options.keepalive_seconds, options.keepalive_count
     opened = Opener(options.uri, *keepalive)
-    inventory = Inventory(uuid=config.labels.uuid)
+    inventory = Inventory(uuid=config.labels.uuid, admission=GuestFilter(config.filter))
     inventory.on_gone(_gone_to(emit))
     meter = _meter(uri, processes, elsewhere, inventory) if config.budget.host_cpu_percent else None
     lanes = (

@@ -18,7 +18,6 @@ from virtstatd import catalog as catalogs
 from virtstatd.collector import Row, Up
 from virtstatd.config.file import Config, Loaded
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.pipeline.one_source import OneSource
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.runtime.clock import Clocks
 from virtstatd.runtime.logs import Logs
@@ -28,6 +27,7 @@ from virtstatd.service.collecting import Collecting, collecting
 from virtstatd.service.first_words import report_found
 from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
+from virtstatd.service.passing import passing_on
 from virtstatd.service.reload import Ended, RunControl
 from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
 from virtstatd.service.signals import Signals
@@ -77,7 +77,7 @@ async def serve(
         routes = [routed(*each) for each in zip(config.sinks, outlets, strict=True)]
         await warn_of_orphans(config, log)
         taking = [*routes, web.seen, *([watching.insight.put] if watching else [])]
-        passing = OneSource(taking, log)
+        passing = passing_on(config, taking, log)
         emit = lag.measuring(passing)
         clocks = Clocks(log, up.again)
 
@@ -91,25 +91,22 @@ async def serve(
         async with (
             draining(outlets, drain_seconds, routes),
             collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,
-            asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(until_stopped(control.run(), stop), name="reload")
-            tasks.create_task(lag.run(stop), name="loop lag")
-            tasks.create_task(clocks.run(stop), name="clocks")
-            tasks.create_task(left.hypervisor.connection.run(stop), name="connection")
-            if watching:
-                tasks.create_task(watching.run(stop), name="watching")
-            if left.budget:
-                tasks.create_task(left.budget.run(stop), name="budget")
-            for each in left.collectors:
-                collector = each.run(emit, up, stop)
-                tasks.create_task(until_stopped(collector, stop), name=f"collector {each.name}")
-            watch.started(outlets, left)
-            notify.ready()
-            names = [outlet.name for outlet in outlets]
-            found = report_found(left, up, names, web.page, log, stop)
-            tasks.create_task(found, name="first words")
-            log.info("agent.started", sinks=names)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(until_stopped(control.run(), stop), name="reload")
+                tasks.create_task(lag.run(stop), name="loop lag")
+                tasks.create_task(clocks.run(stop), name="clocks")
+                if watching:
+                    tasks.create_task(watching.run(stop), name="watching")
+                left.start(tasks, emit, up, stop)
+                watch.started(outlets, left)
+                notify.ready()
+                names = [outlet.name for outlet in outlets]
+                found = report_found(left, up, names, web.page, log, stop)
+                tasks.create_task(found, name="first words")
+                log.info("agent.started", sinks=names)
+            if accepted := control.ended().accepted:
+                left.end_unwanted(accepted.config.filter, emit)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()

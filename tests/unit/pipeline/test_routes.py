@@ -13,7 +13,8 @@ from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.lifetimes import Staleness
 from virtstatd.formats.naming import metric_name, name_of
 from virtstatd.model import Batch, Domain, Field, Kind, Labels, Reading, Series, Shape
-from virtstatd.pipeline.routes import LABEL_MAX, Globs, SinkRoute, Wanted
+from virtstatd.pipeline.picking import Globs
+from virtstatd.pipeline.routes import LABEL_MAX, SinkRoute, Wanted
 from virtstatd.testing import make_batch, make_domain, make_shapes
 
 

@@ -37,6 +37,10 @@ class Questions(Protocol):
         """Return how many domains are believed to run."""
         ...
 
+    def selects(self) -> bool:
+        """Return whether guests may be left out, so that never all are asked."""
+        ...
+
     def uuids(self) -> list[str]:
         """Return whom it believes to run, without asking."""
         ...

@@ -55,6 +55,10 @@ class BulkCall:
         """Return how many domains are believed to run."""
         return len(self._inventory)
 
+    def selects(self) -> bool:
+        """Return whether guests may be left out, so that never all are asked."""
+        return self._inventory.filters
+
     def uuids(self) -> list[str]:
         """Return whom it believes to run, without asking."""
         return self._inventory.uuids()
@@ -63,12 +67,12 @@ class BulkCall:
         """Return the UUIDs of the running domains; answered even when all workers are stuck."""
         asked_at = time.monotonic()
         self._list(session)
-        known = {
+        known = [
             uuid
             for uuid, domain in session.domains.items()
             if self._inventory.see(uuid, domain.name(), domain.ID()) is not None
-        }
-        self._inventory.reconcile(known, asked_at)
+        ]
+        self._inventory.reconcile(session.domains.keys(), asked_at)
         return sorted(known)
 
     def everyone(self, session: Session, bits: int) -> Answer:

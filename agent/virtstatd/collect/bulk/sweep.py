@@ -89,7 +89,7 @@ class Sweep:
         """Ask for all domains; return whether all were answered."""
         bits = self.exceptions.asked(poll.bits)
         careful = poll.monitor and self._lanes.stuck
-        apart = self.exceptions.concern(bits)
+        apart = self.exceptions.concern(bits) or self._questions.selects()
         if self._questions.known() <= self._slice(bits) and not careful and not apart and bits:
             with contextlib.suppress(Refused):  # by slices, then, and guest by guest
                 complete = await self._ask(poll, None, bits)

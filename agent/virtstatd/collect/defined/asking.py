@@ -89,15 +89,27 @@ def list_states(session: Session, listed: Listed) -> None:
     }
 
 
-def list_facts(session: Session, listed: Listed, round_number: int, known: Counts) -> None:
-    """List who has what, and count for some of them; a list that is refused costs itself alone."""
+def list_facts(
+    session: Session,
+    listed: Listed,
+    round_number: int,
+    known: Counts,
+    wanted: Callable[[str, str], bool],
+) -> None:
+    """
+    List who has what, and count for some of them; a list that is refused costs itself alone.
+
+    `wanted` says by UUID and name whose snapshots are counted.
+    """
     there: list[tuple[str, libvirt.virDomain]] = []
     for name, flag in LISTS.items():
         handles = _tried(session, listed, name, partial(session.connection.listAllDomains, flag))
         if handles is not None:
             listed.sets[name] = frozenset(handle.UUIDString() for handle in handles)
             if name in COUNTED:
-                there += [(name, handle) for handle in handles]
+                there += [
+                    (name, each) for each in handles if wanted(each.UUIDString(), each.name())
+                ]
     for name, handle in _longest_ago(there, round_number, known):
         count = _tried(session, listed, f"{name} of a guest", partial(_count, name, handle))
         if count is not None:

@@ -148,7 +148,8 @@ class DefinedCollector:
         list_states(session, listed)
         if everything:
             self._rounds += 1
-            list_facts(session, listed, self._rounds, self._counts)
+            wants = self._hypervisor.inventory.wants
+            list_facts(session, listed, self._rounds, self._counts, wants)
 
     def _take(self, listed: Listed, *, everything: bool) -> None:
         """Keep the facts, which a question for states alone does not bring, and report refusals."""
@@ -175,7 +176,8 @@ class DefinedCollector:
             running = inventory.get(uuid)
             domain = running
             if seen.number < 0:
-                if running is not None:  # it starts or ends now; its end is an event
+                # it starts or ends now, and its end is an event; or the filter leaves it out
+                if running is not None or not inventory.wants(uuid, seen.name):
                     continue
                 domain = gone.get(uuid)
                 if domain is None or domain.name != seen.name:

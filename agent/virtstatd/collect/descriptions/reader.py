@@ -233,6 +233,8 @@ class DescriptionReader:
                     self._interrupted(guest, turn)
                 else:
                     guest.again_at = self._clock() + HELD_SECONDS
+                if guest.held:
+                    self._inventory.describe(guest.domain, None)
             if isinstance(lacking, Crowded | Disconnected):
                 return
 
@@ -373,6 +375,7 @@ class DescriptionReader:
         if not isinstance(answer, _Answer):
             self.failures += 1
             self._error = str(answer)
+            self._inventory.describe(guest.domain, None)
             self._queue(guest)
             if not guest.failed:
                 guest.failed = True
@@ -390,12 +393,17 @@ class DescriptionReader:
             guest.changed = self._news = True
             if guest.limits != answer.limits:
                 guest.limits, guest.limits_at = answer.limits, -math.inf
-        if self._clock() - guest.limits_at >= LIMITS_AGAIN_SECONDS:
+        if self._inventory.get(guest.domain.uuid) is None:
+            guest.again_at = math.inf  # nothing but a change may have it monitored
+            guest.waits = 0
+        elif self._clock() - guest.limits_at >= LIMITS_AGAIN_SECONDS:
             guest.limits_at = self._clock()
             self._queue(guest)
 
     def _queue(self, guest: _Guest) -> None:
-        """Queue a domain for reading its limits, before all that wait."""
+        """Queue a domain that is monitored for reading its limits, before all that wait."""
+        if self._inventory.get(guest.domain.uuid) is None:
+            return
         self._queued += 1
         guest.waits = self._queued
 
@@ -416,7 +424,7 @@ class DescriptionReader:
         """Schedule domains that are due, and forget those that have ended."""
         now = self._clock()
         for uuid, guest in list(self._guests.items()):
-            if self._inventory.get(uuid) is not guest.domain:
+            if self._inventory.described_as(uuid) is not guest.domain:
                 del self._guests[uuid]
             elif guest.again_at <= now:
                 guest.again_at = math.inf

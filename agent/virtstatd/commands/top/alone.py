@@ -18,9 +18,8 @@ from virtstatd.commands.api import ApiError
 from virtstatd.config.file import Config
 from virtstatd.errors import StartError
 from virtstatd.hypervisor.loop import events_on
-from virtstatd.pipeline.one_source import OneSource
-from virtstatd.runtime.waiting import until_stopped
 from virtstatd.service.collecting import collecting
+from virtstatd.service.passing import passing_on
 from virtstatd.service.watching import Watching
 from virtstatd.serving.api import Api
 from virtstatd.serving.http import Request
@@ -96,7 +95,7 @@ class Alone:
         events_on(loop)
         watching = Watching(self._config, (), self._log, ())
         self._routes += Api(watching.insight, self._config.web.viewers).routes()
-        emit = OneSource([watching.insight.put], self._log)
+        emit = passing_on(self._config, [watching.insight.put], self._log)
         up = Up(up=self._once)
         async with (
             collecting(self._config, catalogs.shipped(), emit, self._log, up=up) as left,
@@ -108,11 +107,6 @@ class Alone:
                 await asyncio.sleep(ROUND_SECONDS)
                 await left.once(emit)
             else:
-                tasks.create_task(left.hypervisor.connection.run(stop), name="connection")
-                if left.budget:
-                    tasks.create_task(left.budget.run(stop), name="budget")
-                for each in left.collectors:
-                    collector = each.run(emit, up, stop)
-                    tasks.create_task(until_stopped(collector, stop), name=each.name)
+                left.start(tasks, emit, up, stop)
             self._ready.set_result(loop)
             await stop.wait()

@@ -78,6 +78,10 @@ class World:
             raise
 
     # as a source
+    def selects(self) -> bool:
+        """Leave nobody out."""
+        return False
+
     def known(self) -> int:
         """Return how many there are."""
         return len(self.everybody)

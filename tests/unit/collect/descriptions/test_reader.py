@@ -25,6 +25,7 @@ from virtstatd.collect.descriptions.reader import (
 from virtstatd.collect.descriptions.xml import Describer, parsed_xml
 from virtstatd.collector import Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
+from virtstatd.hypervisor.filter import FilterOptions, GuestFilter, GuestRule
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
 from virtstatd.model import Batch
@@ -38,7 +39,9 @@ XML = "<domain type='kvm'><uuid>u</uuid></domain>"
 class World:
     """Some domains; every question is answered from here."""
 
-    def __init__(self, domains: int, allowed: float = math.inf) -> None:
+    def __init__(
+        self, domains: int, allowed: float = math.inf, admission: GuestFilter | None = None
+    ) -> None:
         self.clock = FakeClock()
         self.stuck = 0
         self.turns = 0
@@ -54,7 +57,7 @@ class World:
         self.refused: set[str] = set()
         self.batches: list[Batch] = []
         self.libvirt = Up(up=True)
-        self.inventory = Inventory(self.clock)
+        self.inventory = Inventory(self.clock, admission=admission)
         for number in range(domains):
             self.inventory.see(f"u{number}", f"vm{number}", 1)
         self.reader = DescriptionReader(
@@ -167,6 +170,29 @@ async def test_each_domain_is_read_once_and_again_after_a_while():
     world.inventory.end("u1")
     assert sorted(await world.pass_by(AGAIN_SECONDS)) == ["u0", "u2"]
     assert world.reader.reads == 9
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_whom_the_filter_leaves_out_is_asked_again_only_on_a_change(*, refused: bool):
+    """By its name never; by its metadata once, without its limits, and once more by an event."""
+    rule = GuestRule(labels={"title": "a"})
+    options = FilterOptions(include=(rule,), exclude=(GuestRule(name="vm1"),))
+    world = World(3, admission=GuestFilter(options))
+    if refused:
+        world.refused = {"u0", "u2"}
+    assert await world.pass_by(0) == ["u0", "u2"]
+    assert len(world.inventory) == 0
+    await world.reader.tune(asyncio.Event(), 3)
+    if not refused:
+        assert await world.pass_by(AGAIN_SECONDS) == []
+    world.refused.clear()
+    world.xml = XML.replace("<uuid>", "<title>a</title><uuid>")
+    assert world.tuned == 0
+    world.inventory.change("u2")
+    assert "u2" in await world.pass_by(0)
+    assert "u2" in world.inventory.uuids()
+    await world.reader.tune(asyncio.Event(), 3)
+    assert world.tuned == len(world.inventory)
 
 
 async def test_domains_are_not_all_read_again_at_once():

@@ -46,7 +46,7 @@ async def test_somebody_else_fills_the_disk_and_empties_it(tmp_path: Path):
                     pass
             while not one.queue.failing:
                 one.offer()
-                await one.until(lambda: not one.queue._jobs)
+                await one.until(lambda: one.idle)
             before = one.offered
             while len(one.times) < 30:  # what is on the full disk is delivered from it
                 await one.deliver()
@@ -56,7 +56,7 @@ async def test_somebody_else_fills_the_disk_and_empties_it(tmp_path: Path):
             assert one.queue.kept.batches < one.queue.waiting.batches
             one.clock.now += RETRY_SECONDS
             one.offer()
-            await one.until(lambda: not one.queue._jobs)
+            await one.until(lambda: one.idle)
             failing = [one.queue.failing]
             (disk / "other").unlink()
             one.clock.now += RETRY_SECONDS
@@ -80,7 +80,7 @@ async def test_the_spool_itself_fills_the_disk(tmp_path: Path):
         async with queued(disk / "s", memory=8 * MIB, disk=64 * MIB) as one:
             while not one.queue.failing:
                 one.offer(domains=800)
-                await one.until(lambda: not one.queue._jobs)
+                await one.until(lambda: one.idle)
             assert one.queue.disk_bytes > 14 * MIB
             full = one.offered
             while one.queue.disk_bytes > 8 * MIB:
@@ -100,7 +100,7 @@ async def test_the_cap_holds_on_a_real_disk(tmp_path: Path):
         async with queued(disk / "s", memory=MIB, disk=4 * MIB) as one:
             for _ in range(80):
                 one.offer(domains=800)
-                await one.until(lambda: not one.queue._jobs)
+                await one.until(lambda: one.idle)
                 used = sum(path.stat().st_size for path in (disk / "s").glob("*.segment"))
                 assert used <= 4 * MIB
             while one.queue.waiting.batches:

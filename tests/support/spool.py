@@ -89,6 +89,11 @@ class Subject:
         self.times: list[int] = []
         self.offered = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether the thread of the disk has nothing to do."""
+        return not self.queue._thread.busy
+
     def offer(self, domains: int = 3) -> None:
         """Offer the next batch."""
         batch = numbered(self.offered, domains)

@@ -45,6 +45,53 @@ class Tally:
 ALONE: Final = -1
 """Asks a queue for one batch."""
 
+
+def train_length(batches: Iterable[Batch], samples: int) -> int:
+    """Return how many of the first batches have so many samples at most, but one at least."""
+    count = 0
+    for batch in batches:
+        if count and batch.samples > samples:
+            break
+        samples -= batch.samples
+        count += 1
+    return count
+
+
+class BatchRow:
+    """Batches in a row, oldest first, and their sum."""
+
+    def __init__(self, batches: Iterable[Batch] = ()) -> None:
+        self.batches = deque[Batch]()
+        self.tally = Tally()
+        for batch in batches:
+            self.append(batch)
+
+    def append(self, batch: Batch) -> None:
+        """Add the newest."""
+        self.batches.append(batch)
+        self.tally.add(batch)
+
+    def prepend(self, batch: Batch) -> None:
+        """Add the oldest."""
+        self.batches.appendleft(batch)
+        self.tally.add(batch)
+
+    def pop(self) -> Batch:
+        """Remove the oldest."""
+        batch = self.batches.popleft()
+        self.tally.remove(batch)
+        return batch
+
+    def train(self, samples: int) -> list[Batch]:
+        """Remove the oldest of so many samples at most, but one at least."""
+        return [self.pop() for _ in range(train_length(self.batches, samples))]
+
+    def drop(self, capacity: int, dropped: Tally) -> None:
+        """Remove and count the oldest, never the newest, until the rest has so many bytes."""
+        while self.tally.bytes > capacity and len(self.batches) > 1:
+            dropped.add(self.pop())
+
+
 Linger = Callable[[], Awaitable[None]]
 """Waits for more batches to share a request."""
 
@@ -140,8 +187,7 @@ class Buffer:
         self.kept = Tally()
         self.disk_bytes = 0
         self._capacity = capacity
-        self._batches: deque[Batch] = deque()
-        self._waiting = Tally()
+        self._row = BatchRow()
         self._taken: deque[Batch] = deque()
         self._changed = asyncio.Event()
         self._closed = False
@@ -149,12 +195,12 @@ class Buffer:
     @property
     def waiting(self) -> Tally:
         """Batches in the buffer now."""
-        return self._waiting + Tally()
+        return self._row.tally + Tally()
 
     @property
     def bytes(self) -> int:
         """Memory of waiting batches in bytes, by estimate."""
-        return self._waiting.bytes
+        return self._row.tally.bytes
 
     def numbers(self) -> Iterable[tuple[str, int]]:
         """Return nothing: it has no disk."""
@@ -162,27 +208,21 @@ class Buffer:
 
     def offer(self, batch: Batch) -> None:
         """Add a batch; drop the oldest until it fits."""
-        self._batches.append(batch)
-        self._waiting.add(batch)
-        while self._waiting.bytes > self._capacity and len(self._batches) > 1:
-            self.dropped["memory"].add(self._pop())
+        self._row.append(batch)
+        self._row.drop(self._capacity, self.dropped["memory"])
         self._changed.set()
 
     async def take(self, samples: int = ALONE, linger: Linger | None = None) -> list[Batch]:
         """Return the oldest batches up to a size, or wait; nothing once closed and empty."""
-        idle = not self._batches
-        while not self._batches:
+        idle = not self._row.batches
+        while not self._row.batches:
             if self._closed:
                 return []
             self._changed.clear()
             await self._changed.wait()
         if idle and linger is not None:
             await linger()
-        train = [self._pop()]
-        room = samples - train[0].samples
-        while self._batches and self._batches[0].samples <= room:
-            train.append(self._pop())
-            room -= train[-1].samples
+        train = self._row.train(samples)
         self._taken.extend(train)
         return train
 
@@ -198,13 +238,7 @@ class Buffer:
 
     async def finish(self) -> Lost:
         """Return what is lost with the process: everything."""
-        lost = Lost(self._waiting, tuple(self._taken))
-        self._waiting = Tally()
-        self._batches.clear()
+        lost = Lost(self._row.tally, tuple(self._taken))
+        self._row = BatchRow()
         self._taken.clear()
         return lost
-
-    def _pop(self) -> Batch:
-        batch = self._batches.popleft()
-        self._waiting.remove(batch)
-        return batch

@@ -4,32 +4,31 @@ A queue on disk that goes on without the disk.
     offer ──▶ pending (memory) ──▶ logged (disk) ──▶ taken
                   └──── while the disk fails or hangs ──▶
 
-The disk has a thread of its own, and only its answers count: while the disk hangs, fails or is
-full, this is a queue in memory, and what is on disk waits.
+The disk has a thread of its own, which makes one turn at a time, and only its answers count: while
+the disk hangs, fails or is full, this is a queue in memory, and what is on disk waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.model import Batch
-from virtstatd.pipeline.buffer import ALONE, Linger, Lost, Tally
+from virtstatd.pipeline.buffer import ALONE, BatchRow, Linger, Lost, Tally, train_length
 from virtstatd.pipeline.spool.log import Spool
 from virtstatd.pipeline.spool.reader import Found
 from virtstatd.pipeline.spool.segment import Position
-from virtstatd.runtime.worker import Worker
+from virtstatd.pipeline.spool.turn import Turn, TurnThread
 
 
 RETRY_SECONDS = 30.0
 """Pause before a failed disk is tried again."""
 
 HUNG_SECONDS = 5.0
-"""Time of one call to the disk after which it counts as failed."""
+"""Time of one turn of the disk after which it counts as failed."""
 
 SETTLE_SECONDS = 1.0
 """Longest wait of the next batch for the disk to record the one before it."""
@@ -38,48 +37,7 @@ FINISH_SECONDS = 1.5
 """Time at the end to write what is not on disk yet."""
 
 APPEND_BYTES = 1 << 20
-"""Most bytes for one call of the thread, by the estimate of `Batch.bytes`."""
-
-READ_SAMPLES = 8192
-"""Most samples to read in one call of the thread, but one batch at least."""
-
-
-@dataclass(slots=True, eq=False)
-class _Taken:
-    """A batch that the sender has, and the position behind it, None where it is not on disk."""
-
-    batch: Batch
-    after: Position | None
-
-
-@dataclass(slots=True, eq=False)
-class _Append:
-    """One call of the thread: write batches, and what became of them."""
-
-    batches: list[Batch]
-    reopen: bool
-    opened: tuple[Position, Position] | None = None
-    """`settled` and `end` of the spool as it was opened."""
-    written: int = 0
-    refused: Exception | None = None
-    """Why the next one cannot be written, which is not the disk's fault."""
-
-    def run(self, spool: Spool) -> None:  # on the thread
-        """Write them, up to the first failure."""
-        if self.reopen:
-            spool.open()
-            self.opened = spool.settled, spool.end
-        for batch in self.batches:
-            before = spool.end
-            try:
-                spool.append(batch)
-            except OSError:
-                raise
-            except Exception as error:  # noqa: BLE001 - this batch cannot be written, others can
-                self.refused = error
-                return
-            finally:
-                self.written += spool.end != before
+"""Most bytes to write in one turn, by the estimate of `Batch.bytes`."""
 
 
 class Spooled:
@@ -105,56 +63,48 @@ class Spooled:
         self.disk_bytes = 0
         self.failing = False
         self._spool = spool
-        self._worker = Worker(f"spool {spool.directory.name}")
         self._log = log
         self._clock = clock
         self._capacity = capacity
         self._sync_seconds = sync_seconds
         self._hung_seconds = hung_seconds
         self._loop = asyncio.get_running_loop()
+        self._thread = TurnThread(spool, self._ended, hung_seconds, self._hung)
         self._changed = asyncio.Event()
-        self._pending: deque[Batch] = deque()
-        self._memory = Tally()
-        """What is pending."""
-        self._writing = 0
-        """How many of the oldest pending batches the thread has, which cannot be called back."""
-        self._unfit = False
-        """Whether the oldest pending batch cannot be written, and the others wait behind it."""
-        self._logged = Tally()
-        """Batches on disk from `_cursor` on, which are not read yet."""
-        self._cursor = Position()
+        self._pending = BatchRow()
+        self._refused: Batch | None = None
+        """A pending batch that cannot be written; the others wait behind it."""
+        self._cursor = self._end = Position()
+        """What is on disk and was not taken is between these two."""
         self._found: deque[Found] = deque()
-        """Batches that were read and not taken."""
-        self._taken: deque[_Taken] = deque()
-        self._settled = Position()
-        self._forgotten = Position()
-        self._opened = False
-        self._unreadable = False
-        self._closed = False
-        self._ending = False
-        self._finished = False
+        """What was read of it ahead."""
+        self._taken: deque[tuple[Batch, Position | None]] = deque()
+        """Each with the position behind it, None where it is not on disk."""
+        self._settled = self._recorded = Position()
+        self._opened = self._unreadable = self._wanted = self._flush_due = False
+        self._closed = self._ending = False
         self._retry_at = clock()
-        self._jobs: dict[str, asyncio.Future[None]] = {}
-        """Running calls, at most one of a kind."""
         self._flushing: asyncio.TimerHandle | None = None
-        self._append()
+        self._go_on()
 
     @property
     def waiting(self) -> Tally:
         """Batches in the queue now."""
-        return self._memory + self._logged + _sum(found.batch for found in self._found)
+        return self._memory + self.kept
 
     @property
     def kept(self) -> Tally:
         """Batches of `waiting` that are on disk."""
-        return self._logged + _sum(
-            found.batch for found in self._found if found.position >= self._forgotten
-        )
+        return self._end.since(self._cursor)
 
     @property
     def bytes(self) -> int:
         """Memory of waiting batches in bytes, by estimate."""
-        return self._memory.bytes + sum(found.batch.bytes for found in self._found)
+        return self._memory.bytes + sum(each.batch.bytes for each in self._found)
+
+    @property
+    def _memory(self) -> Tally:
+        return self._pending.tally + self._thread.turn.batches.tally
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """Yield the size of the files, whether they can be used, and what was found in them."""
@@ -166,9 +116,8 @@ class Spooled:
     def offer(self, batch: Batch) -> None:
         """Add a batch; never waits."""
         self._pending.append(batch)
-        self._memory.add(batch)
         self._make_room()
-        self._append()
+        self._go_on()
         self._changed.set()
 
     async def take(self, samples: int = ALONE, linger: Linger | None = None) -> list[Batch]:
@@ -178,10 +127,13 @@ class Spooled:
             if idle and linger is not None and self.waiting.batches:
                 idle = False
                 await linger()
+            self._wanted = True
+            self._go_on()
             if train := self._next(samples):
                 self._taken.extend(train)
-                self._read()  # what comes after it, meanwhile
-                return [each.batch for each in train]
+                self._wanted = bool(self.kept.batches)
+                self._go_on()  # what comes next is read meanwhile
+                return [batch for batch, _ in train]
             if self._closed and not self.waiting.batches and (self._opened or self.failing):
                 return []
             self._changed.clear()
@@ -189,10 +141,14 @@ class Spooled:
 
     async def settle(self, count: int) -> None:
         """Forget so many of the oldest that were taken; wait for the disk to record that."""
-        ends = [self._taken.popleft().after for _ in range(count)]
-        if known := [end for end in ends if end is not None]:
-            self._settle(max(known))
-            await self._answer("settle", SETTLE_SECONDS)
+        ends = [self._taken.popleft()[1] for _ in range(count)]
+        position = max((each for each in ends if each), default=Position())
+        self._settled = max(self._settled, position)
+        self._go_on()
+        until = self._loop.time() + SETTLE_SECONDS
+        while self._recorded < position and not self._unreadable:
+            if not await self._thread.turned(until):
+                break
 
     def close(self) -> None:
         """End the stream: nothing is offered after this."""
@@ -201,237 +157,130 @@ class Spooled:
 
     async def finish(self) -> Lost:
         """Write and sync what is not on disk yet; return what is lost."""
-        deadline = self._loop.time() + FINISH_SECONDS
+        until = self._loop.time() + FINISH_SECONDS
         self._retry_at = self._clock()
         lost = Tally()
-        while (left := deadline - self._loop.time()) > 0:
-            if self._unfit:
-                self._unfit = False
-                lost.add(self._from_memory(0))
-            self._append(everything=True)
-            if "append" not in self._jobs or self._unreadable:
+        while self._memory.batches:
+            if self._stuck:
+                lost.add(self._pending.pop())
+            self._go_on(everything=True)
+            if self._unreadable or not await self._thread.turned(until):
                 break
-            await self._answer("append", left)
         self._ending = True
         if self._flushing:
             self._flushing.cancel()
-        done = self._worker.submit(self._spool.finish)
-        self._worker.close()
-        await asyncio.wait([done], timeout=max(0.0, deadline - self._loop.time()))
-        return self._rest(lost)
+        unfinished = await self._thread.finish(until)
+        lost += self._pending.tally + unfinished.batches.tally
+        self._pending = BatchRow()
+        self._found.clear()
+        gone = self._spool.forgotten
+        return Lost(lost, [batch for batch, end in self._taken if end is None or end <= gone])
 
-    def _rest(self, lost: Tally) -> Lost:
-        """Clear the memory; return what of it is not on disk."""
-        kept = self.kept
-        lost = lost + self.waiting - kept
-        taken = [
-            each.batch
-            for each in self._taken
-            if each.after is None or each.after <= self._forgotten
-        ]
-        for each in (self._pending, self._found, self._taken):
-            each.clear()
-        self._finished = True
-        self._memory, self._logged = Tally(), kept
-        return Lost(lost, taken)
-
-    def _next(self, samples: int) -> list[_Taken]:
-        """Return the oldest batches that may be taken now."""
-        self._read()
+    def _next(self, samples: int) -> list[tuple[Batch, Position | None]]:
+        """Remove the oldest batches that may be taken now."""
         if self._found:
-            return self._popped(samples)
-        direct = self.failing and (self._unreadable or not self._logged.batches)
-        if direct and len(self._pending) > self._writing:
-            train = [self._from_memory(self._writing)]
-            while (
-                len(self._pending) > self._writing
-                and (size := self._pending[self._writing].samples) <= samples
-            ):
-                train.append(self._from_memory(self._writing))
-                samples -= size
-            return [_Taken(batch, None) for batch in train]
-        if self._unfit and not self._logged.batches:
-            self._unfit = False
-            batch = self._from_memory(0)
-            self._append()
-            return [_Taken(batch, None)]
-        return []
+            count = train_length((each.batch for each in self._found), samples)
+            return [self._passed(self._found.popleft()) for _ in range(count)]
+        if self.kept.batches and not (self.failing and self._unreadable):
+            return []
+        if self.failing:
+            return [(batch, None) for batch in self._pending.train(samples)]
+        return [(self._pending.pop(), None)] if self._stuck else []
 
-    def _popped(self, samples: int) -> list[_Taken]:
-        """Take batches that were read."""
-        train: list[_Taken] = []
-        while self._found and (not train or self._found[0].batch.samples <= samples):
-            found = self._found.popleft()
-            samples -= found.batch.samples
-            train.append(_Taken(found.batch, found.after))
-        return train
-
-    def _from_memory(self, at: int) -> Batch:
-        batch = self._pending[at]
-        del self._pending[at]
-        self._memory.remove(batch)
-        return batch
-
-    def _make_room(self) -> None:
-        """Drop the oldest from memory until the rest fits; the newest is always kept."""
-        while self._memory.bytes > self._capacity and len(self._pending) > self._writing + 1:
-            self.dropped["memory"].add(self._from_memory(self._writing))
-            self._unfit = self._unfit and self._writing > 0
-
-    @property
-    def _end(self) -> Position:
-        """The end of what is on disk."""
-        return self._cursor.after(self._logged, self._logged.batches)
+    def _passed(self, found: Found) -> tuple[Batch, Position]:
+        self._lose(found.position, "damaged")
+        self._cursor = found.after
+        return found.batch, found.after
 
     def _lose(self, to: Position, reason: str) -> None:
         """Count batches on disk up to a position as dropped."""
-        if (lost := min(to, self._end).since(self._cursor)).batches > 0:
+        if to > self._cursor:
+            lost = to.since(self._cursor)
             self.dropped[reason] += lost
-            self._logged -= lost
             self._cursor = to
             if reason == "damaged":
                 self._log.error("spool.damaged", batches=lost.batches, samples=lost.samples)
 
-    def _append(self, *, everything: bool = False) -> None:
-        """Start writing what is pending, unless the thread is busy or has just failed."""
-        if self._busy("append") or self._unfit:
-            return
-        if self.failing and self._clock() < self._retry_at:
-            return
-        job = _Append([], reopen=self.failing or not self._opened)
-        size = 0
-        for batch in self._pending:
-            if size >= APPEND_BYTES and not everything:
-                break
-            job.batches.append(batch)
-            size += batch.bytes
-        if job.batches or job.reopen:
-            self._writing = len(job.batches)
-            self._submit("append", job.run, lambda error: self._appended(job, error))
+    def _make_room(self) -> None:
+        """Drop the oldest from memory until the rest fits; the newest is always kept."""
+        room = self._capacity - self._thread.turn.batches.tally.bytes
+        self._pending.drop(room, self.dropped["memory"])
 
-    def _appended(self, job: _Append, error: BaseException | None) -> None:
-        self._writing = 0
-        if job.opened:
-            self._was_opened(*job.opened)
-        for _ in range(job.written):
-            self._logged.add(self._from_memory(0))
-        if job.refused is not None:
-            self._unfit = True
-            self._log.error("spool.refused", exc_info=job.refused)
-        if error is None:
+    @property
+    def _stuck(self) -> bool:
+        """Whether the oldest pending batch cannot be written."""
+        return bool(self._pending.batches) and self._pending.batches[0] is self._refused
+
+    def _go_on(self, *, everything: bool = False) -> None:
+        """Start a turn with what is due, unless one runs."""
+        if self._thread.busy or self._ending:
+            return
+        turn = Turn(flush=self._flush_due)
+        self._flush_due = False
+        trying = self._clock() >= self._retry_at
+        if self._settled > self._recorded:
+            turn.settled = self._settled
+        if trying or not self.failing:
+            turn.reopen = self.failing or not self._opened
+            while self._pending.batches and not self._stuck:
+                if turn.batches.tally.bytes >= APPEND_BYTES and not everything:
+                    break
+                turn.batches.append(self._pending.pop())
+        readable = self._opened and (trying or not self._unreadable)
+        there = turn.batches.batches or self.kept.batches
+        if self._wanted and readable and there and not self._found:
+            turn.at = self._cursor
+        if turn.due:
+            self._thread.start(turn)
+
+    def _ended(self, turn: Turn, error: BaseException | None) -> None:
+        """Count what came of a turn, and go on."""
+        if error is not None:
+            self._unreadable |= turn.reading
+            self._failed(error)
+        elif turn.writing or turn.reading:
             self._unreadable = False
-            if self.failing:
+            if turn.writing and self.failing:
                 self.failing = False
                 self._log.info("spool.regained")
+        self._was_written(turn)
+        self.disk_bytes = self._spool.size
+        if self._opened:
+            self._lose(self._spool.forgotten, "disk")
+        self._found.extend(turn.found)
+        while self._found and self._found[0].position < self._cursor:
+            self._found.popleft()
+        if turn.reading and error is None and not self._found:  # nothing that can be read is left
+            self._lose(self._end, "damaged")
         self._make_room()
-        self._append()
-        if not self._flushing and not self._ending:
+        self._go_on()
+        self._changed.set()
+
+    def _was_written(self, turn: Turn) -> None:
+        """Count what is on disk now, and what was there at the start or beyond what is known."""
+        written = BatchRow(turn.batches.pop() for _ in range(turn.written)).tally
+        for batch in reversed(turn.batches.batches):
+            self._pending.prepend(batch)
+        if turn.refused is not None:
+            self._refused = self._pending.batches[0]
+            self._log.error("spool.refused", exc_info=turn.refused)
+        first = turn.opened is not None and not self._opened
+        if turn.opened is not None and first:
+            self._opened = True
+            self._cursor = self._end = turn.opened
+        if turn.end is not None:
+            self._recorded = turn.settled or self._recorded
+            more = turn.end.since(self._end) - written  # reported as failed, but was written
+            self._end = turn.end
+            self.recovered += more
+            if first and more.batches:
+                self._log.info("spool.recovered", batches=more.batches, samples=more.samples)
+        if written.batches and not (self._flushing or self._ending):
             self._flushing = self._loop.call_later(self._sync_seconds, self._flush)
 
-    def _was_opened(self, settled: Position, end: Position) -> None:
-        """Count what was found, at the start or beyond what is known to be written."""
-        if self._opened:
-            between = end.since(self._end)  # reported as failed, but was written
-        else:
-            self._opened = True
-            self._cursor = settled
-            between = end.since(settled)
-            if between.batches:
-                self._log.info("spool.recovered", batches=between.batches, samples=between.samples)
-        if between.batches > 0:
-            self.recovered += between
-            self._logged += between
-
-    def _read(self) -> None:
-        """Start reading the oldest that is on disk, unless some was read already."""
-        if not self._opened or self._found or not self._logged.batches or self._busy("read"):
-            return
-        if self._unreadable and self._clock() < self._retry_at:
-            return
-        found: list[Found | None] = []
-        at, limit = self._cursor, self._end
-
-        def read(spool: Spool) -> None:  # on the thread
-            samples, position = 0, at
-            while samples < READ_SAMPLES and position < limit:
-                one = spool.read(position, limit)
-                found.append(one)
-                if one is None:
-                    return
-                position = one.after
-                samples += one.batch.samples
-
-        self._submit("read", read, lambda error: self._was_read(found, limit, error))
-
-    def _was_read(
-        self, found: list[Found | None], limit: Position, error: BaseException | None
-    ) -> None:
-        self._unreadable = error is not None
-        for each in found:
-            self._lose(each.position if each else limit, "damaged")
-            if each and each.position == self._cursor:  # or it was forgotten meanwhile
-                self._cursor = each.after
-                self._logged.remove(each.batch)
-                self._found.append(each)
-
-    def _settle(self, position: Position) -> None:
-        """Start recording on disk that everything before a position is settled."""
-        self._settled = max(self._settled, position)
-        if not self._busy("settle"):
-            settled = self._settled
-            self._submit(
-                "settle",
-                lambda spool: spool.settle(settled),
-                lambda _: self._settle(position) if settled < self._settled else None,
-            )
-
     def _flush(self) -> None:
-        self._flushing = None
-        if not self._busy("flush"):
-            self._submit("flush", Spool.flush, lambda _: None)
-
-    def _busy(self, kind: str) -> bool:
-        return self._ending or kind in self._jobs
-
-    def _submit(
-        self,
-        kind: str,
-        call: Callable[[Spool], None],
-        then: Callable[[BaseException | None], None],
-    ) -> None:
-        """Run a call on the thread, and `then` on the event loop with its error."""
-        after: list[tuple[Position, int]] = []
-
-        def run() -> None:  # on the thread
-            try:
-                call(self._spool)
-            finally:
-                after.append((self._spool.forgotten, self._spool.size))
-
-        done = self._jobs[kind] = self._worker.submit(run)
-        timer = self._loop.call_later(self._hung_seconds, self._hung)
-
-        def finished(_: asyncio.Future[None]) -> None:
-            timer.cancel()
-            del self._jobs[kind]
-            if self._finished:
-                return
-            error = done.exception()
-            if error is not None:
-                self._failed(error)
-            then(error)
-            forgotten, self.disk_bytes = after[0]
-            self._forgotten = max(self._forgotten, forgotten)
-            if self._opened:
-                self._lose(self._forgotten, "disk")
-            self._changed.set()
-
-        done.add_done_callback(finished)
-
-    async def _answer(self, kind: str, seconds: float) -> None:
-        """Wait for the running call of a kind, but not for a disk that hangs."""
-        if kind in self._jobs and not self._unreadable:
-            await asyncio.wait([self._jobs[kind]], timeout=max(0.0, seconds))
+        self._flushing, self._flush_due = None, True
+        self._go_on()
 
     def _hung(self) -> None:
         self._unreadable = True
@@ -446,10 +295,3 @@ class Spooled:
             self.failing = True
             known = isinstance(error, OSError)
             self._log.error("spool.failed", reason=str(error), exc_info=None if known else error)
-
-
-def _sum(batches: Iterable[Batch]) -> Tally:
-    tally = Tally()
-    for batch in batches:
-        tally.add(batch)
-    return tally

@@ -140,6 +140,7 @@ interval_seconds = {look}
 cgroup_interval_seconds = {cgroup}
 [budget]
 host_cpu_percent = {budget}
+series_per_guest = {series}
 [agent]
 interval_seconds = 1.0
 drain_seconds = {drain}
@@ -167,6 +168,7 @@ def running(
     look: float = 1.0,
     cgroup: float = 1.0,
     budget: float = 0.0,
+    series: int = 20_000,
     backing: bool = False,
     hypervisor: str = "",
     drain: float = 5.0,
@@ -194,6 +196,7 @@ def running(
         look=look,
         cgroup=cgroup,
         budget=budget,
+        series=series,
         backing=json.dumps(backing),
         hypervisor=hypervisor,
         drain=drain,

@@ -31,7 +31,7 @@ async def ask_once(
     """
     events_on(asyncio.get_running_loop())
     batches: list[Batch] = []
-    emit = passing_on(config, [batches.append], log)
+    emit = passing_on(config, [batches.append], log).emit
     async with collecting(config, catalogs.shipped(), emit, log, up=Up(up=True)) as left:
         outcomes = await left.once(emit)
     if form == "jsonl":

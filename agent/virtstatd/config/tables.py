@@ -56,7 +56,7 @@ class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """CPU that polling may use; beyond it monitor and extra are polled less often."""
+    """CPU that polling may use, beyond which it is less frequent, and series of guests."""
 
     host_cpu_percent: Annotated[
         float,
@@ -67,6 +67,24 @@ class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             le=100,
         ),
     ] = 1.0
+    series_per_guest: Annotated[
+        int,
+        Meta(
+            description="Series that one guest may have; beyond it whole groups are left out, the"
+            " least important first; 0 sets no limit.",
+            ge=0,
+            le=10_000_000,
+        ),
+    ] = 20_000
+    series_per_host: Annotated[
+        int,
+        Meta(
+            description="Series that all guests together may have; beyond it groups are left out"
+            " of every guest; 0 sets no limit.",
+            ge=0,
+            le=100_000_000,
+        ),
+    ] = 5_000_000
 
 
 class LabelsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

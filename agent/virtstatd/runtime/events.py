@@ -207,6 +207,12 @@ EVENTS: Final[dict[str, Event]] = {
         "Check for `domain.unresponsive` at the same time; otherwise check libvirt's log.",
     ),
     "poll.recovered": Event("info", "The tier's calls are answered again."),
+    "series.cut": Event(
+        "warning",
+        "A guest or the host has more series than it may; `group` is left out of `domains`.",
+        "See what has so many; raise the `limit` in [budget] if all of them are wanted.",
+    ),
+    "series.restored": Event("info", "`group` is left out of no guest any more."),
     "sink.abandoned": Event(
         "error",
         "At shutdown `batches` could not be delivered and are lost.",

@@ -78,7 +78,7 @@ async def serve(
         await warn_of_orphans(config, log)
         taking = [*routes, web.seen, *([watching.insight.put] if watching else [])]
         passing = passing_on(config, taking, log)
-        emit = lag.measuring(passing)
+        emit = lag.measuring(passing.emit)
         clocks = Clocks(log, up.again)
 
         def own() -> Iterator[Row]:
@@ -87,7 +87,7 @@ async def serve(
             yield "clock_steps", {}, clocks.steps
             yield "log_dropped", {}, logs.dropped
 
-        numbers = [own, web.numbers, passing.numbers, *(outlet.numbers for outlet in outlets)]
+        numbers = [own, web.numbers, *passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
             draining(outlets, drain_seconds, routes),
             collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,

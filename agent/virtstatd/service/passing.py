@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.collect.own import RowSource
 from virtstatd.collector import Emit
 from virtstatd.config.file import Config
 from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.one_source import OneSource
+from virtstatd.pipeline.series_budget import SeriesBudget
 from virtstatd.pipeline.sieve import Sieve, Unwanted
 
 
-def passing_on(config: Config, offers: Sequence[Emit], log: FilteringBoundLogger) -> OneSource:
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """What takes every batch, and the numbers of the stages behind it."""
+
+    emit: Emit
+    numbers: Sequence[RowSource]
+
+
+def passing_on(config: Config, offers: Sequence[Emit], log: FilteringBoundLogger) -> Passing:
     """Return what takes every batch, and passes on what is left of it to all that it is for."""
+    numbers: list[RowSource] = []
+    per_guest, per_host = config.budget.series_per_guest, config.budget.series_per_host
+    if per_guest or per_host:
+        budget = SeriesBudget(per_guest, per_host, offers, log)
+        offers = [budget]
+        numbers.append(budget.numbers)
     options = config.filter
     unwanted = Unwanted(
         include_disks=options.include_disks,
@@ -26,4 +43,5 @@ def passing_on(config: Config, offers: Sequence[Emit], log: FilteringBoundLogger
     )
     if not unwanted.nothing:
         offers = [Sieve(unwanted, metric_name, offers)]
-    return OneSource(offers, log)
+    source = OneSource(offers, log)
+    return Passing(source, (source.numbers, *numbers))

@@ -95,7 +95,7 @@ class Alone:
         events_on(loop)
         watching = Watching(self._config, (), self._log, ())
         self._routes += Api(watching.insight, self._config.web.viewers).routes()
-        emit = passing_on(self._config, [watching.insight.put], self._log)
+        emit = passing_on(self._config, [watching.insight.put], self._log).emit
         up = Up(up=self._once)
         async with (
             collecting(self._config, catalogs.shipped(), emit, self._log, up=up) as left,

@@ -25,6 +25,13 @@ class ApiStub(ThreadingHTTPServer):
         self.up = True
         self.answer: tuple[int, str] | None = None
         self.tag = ""
+        self.ended = threading.Event()
+        self.live = True
+        """Whether there is a live stream."""
+
+        self.beat = 0.1
+        """Seconds between its events."""
+
         self.asked: list[tuple[str, dict[str, str], dict[str, str]]] = []
 
     @property
@@ -70,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(parts.query))
         path = parts.path.removeprefix("/api/v1/")
         self.server.asked.append((path, query, dict(self.headers)))
+        if path == "live" and self.server.live and self.server.answer is None:
+            self._stream(query)
+            return
         document = self.server.document(path, query)
         status, text = 200, json.dumps(document)
         if self.server.answer is not None:
@@ -85,6 +95,34 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", self.server.tag)
         self.end_headers()
         self.wfile.write(body)
+
+    def _stream(self, query: dict[str, str]) -> None:
+        """Send what a view has, until the client goes or the server answers otherwise."""
+        server, uuid = self.server, query.get("uuid", "")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while server.answer is None and server.live:
+                events = [("host", server.document("host", {}))]
+                events.append(("findings", documents.findings(*server.found)))
+                match query.get("view"):
+                    case "guests":
+                        table = server.document("guests", query) or {}
+                        rows = table.pop("guests")
+                        order = [each["uuid"] for each in rows]
+                        events.append(("guests", {**table, "order": order, "rows": rows}))
+                    case "guest":
+                        guest = server.document(f"guests/{uuid}", {}) or {"guest": None}
+                        guest.pop("history", None)
+                        events.append(("guest", guest))
+                    case "agent":
+                        events.append(("agent", server.agent))
+                for name, document in events:
+                    self.wfile.write(f"event: {name}\ndata: {json.dumps(document)}\n\n".encode())
+                self.wfile.write(b": \n\n")
+                server.ended.wait(server.beat)
 
     def handle(self) -> None:
         """Serve a connection, which a client that is killed may reset."""
@@ -111,6 +149,8 @@ def api_stub(count: int = 3, *, hurt: bool = True) -> Iterator[ApiStub]:
     try:
         yield server
     finally:
+        server.live = False
+        server.ended.set()
         server.shutdown()
         server.server_close()
         thread.join(10)

@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,14 +114,33 @@ class AgentApi:
             self._connection.close()
             self._connection = None
 
+    def opened(
+        self, path: str, seconds: float, **query: object
+    ) -> tuple[socket.socket, http.client.HTTPResponse]:
+        """
+        Return an answer that is still to be read, and its connection, which is its own.
+
+        `seconds` is how long it may be silent. Raises ApiError.
+        """
+        connection = self._connected(seconds)
+        try:
+            connection.request("GET", _target(path, query), headers=self._headers())
+            sock = connection.sock
+            answer = connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:
+                body = answer.read(MAX_BYTES)
+                connection.close()
+                raise ApiError(self._refused(answer.status, body))
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self.unreachable(error) from error
+        return sock, answer
+
     def document(self, path: str, **query: object) -> dict[str, Any]:
         """Return a document of the API; raises ApiError."""
-        asked = urlencode({key: value for key, value in query.items() if value not in ("", None)})
-        target = f"/api/v1/{quote(path)}" + (f"?{asked}" if asked else "")
+        target = _target(path, query)
         etag, kept = self._kept.get(path, ("", {}))
-        headers = {"Accept": "application/json"}
-        if self._endpoint.authorization:
-            headers["Authorization"] = self._endpoint.authorization
+        headers = self._headers()
         if etag.startswith(target):
             headers["If-None-Match"] = etag.removeprefix(target)
         status, tag, body = self._asked(target, headers)
@@ -141,7 +161,7 @@ class AgentApi:
         """Ask, once more where a connection that was kept has ended."""
         for fresh in (self._connection is None, True):
             try:
-                connection = self._connection = self._connection or self._connected()
+                connection = self._connection = self._connection or self._connected(self._seconds)
                 connection.request("GET", target, headers=headers)
                 answer = connection.getresponse()
                 body = answer.read(MAX_BYTES)
@@ -151,18 +171,22 @@ class AgentApi:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 if fresh:
-                    raise Unreachable(self._unreachable(error)) from error
+                    raise self.unreachable(error) from error
         raise AssertionError  # the second time is always a fresh one
 
-    def _connected(self) -> http.client.HTTPConnection:
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json"}
+        if self._endpoint.authorization:
+            headers["Authorization"] = self._endpoint.authorization
+        return headers
+
+    def _connected(self, seconds: float) -> http.client.HTTPConnection:
         if self.where.startswith(UNIX):
-            return UnixConnection(self.where.removeprefix(UNIX), self._seconds)
+            return UnixConnection(self.where.removeprefix(UNIX), seconds)
         host, port = self._parts.hostname or "", self._parts.port
         if self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, port or 80, timeout=self._seconds)
-        return http.client.HTTPSConnection(
-            host, port or 443, timeout=self._seconds, context=self._tls()
-        )
+            return http.client.HTTPConnection(host, port or 80, timeout=seconds)
+        return http.client.HTTPSConnection(host, port or 443, timeout=seconds, context=self._tls())
 
     def _tls(self) -> ssl.SSLContext:
         endpoint = self._endpoint
@@ -174,11 +198,13 @@ class AgentApi:
             context.load_cert_chain(endpoint.certificate_file, endpoint.key_file or None)
         return context
 
-    def _unreachable(self, error: Exception) -> str:
+    def unreachable(self, error: Exception) -> Unreachable:
+        """Return what an error of a connection means."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            return f"{self.where}: {error.verify_message}; name its authority with --ca-file"
+            advice = "name its authority with --ca-file"
+            return Unreachable(f"{self.where}: {error.verify_message}; {advice}")
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"no agent answers at {self.where}: {reason}; {START}"
+        return Unreachable(f"no agent answers at {self.where}: {reason}; {START}")
 
     def _refused(self, status: int, body: bytes) -> str:
         text = body[:1000].decode("utf-8", "replace").strip()
@@ -190,6 +216,11 @@ class AgentApi:
             case http.HTTPStatus.NOT_FOUND if "/" in text and "see " in text:
                 return f"the agent at {self.where} has no API: it is older than this command"
         return f"{self.where}: {text or status}"
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    asked = urlencode({key: value for key, value in query.items() if value not in ("", None)})
+    return f"/api/v1/{quote(path)}" + (f"?{asked}" if asked else "")
 
 
 class UnixConnection(http.client.HTTPConnection):

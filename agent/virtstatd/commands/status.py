@@ -152,13 +152,22 @@ def _host(host: Mapping[str, Any]) -> str:
 
 def _findings(found: list[Any]) -> Iterator[str]:
     head = "hurts  "
-    for each in found[:FINDINGS_MAX]:
+    for each in _each_first(found)[:FINDINGS_MAX]:
         yield f"  {head}  {MARKS.get(str(each.get('severity')), '  ')} {each.get('text')}"
         head = "       "
     if not found:
         yield "  hurts    nothing"
     elif len(found) > FINDINGS_MAX:
         yield f"              and {len(found) - FINDINGS_MAX} more: virtstatd top"
+
+
+def _each_first(found: list[Any]) -> list[Any]:
+    """Return one finding of each guest first, so that one with many hides no other."""
+    first: dict[str, Any] = {}
+    for each in found:
+        first.setdefault((each.get("guest") or {}).get("uuid") or str(each.get("id")), each)
+    ids = {id(each) for each in first.values()}
+    return [*first.values(), *(each for each in found if id(each) not in ids)]
 
 
 def _sinks(agent: Mapping[str, Any]) -> Iterator[str]:

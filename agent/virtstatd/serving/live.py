@@ -25,7 +25,7 @@ WINDOW: Final = 60
 WINDOW_MAX: Final = 500
 """Rows of a window, by default and at most."""
 
-FRESH_MAX: Final = 200
+FRESH_MAX: Final = 60
 """With more guests those outside of a window are shown as they were when last looked at."""
 
 VALUES_SECONDS: Final = 10.0

@@ -54,6 +54,17 @@ def test_what_hurts_is_named_with_the_advice():
     assert len(lines) == 12
 
 
+def test_a_guest_with_many_findings_hides_no_other():
+    """Of each guest one finding comes first."""
+    rows = [documents.guest_row(index) for index in range(2)]
+    many = [documents.finding(rows[0], id=str(index)) for index in range(9)]
+    lines = status_lines(known(*many, documents.finding(rows[1])), "x")
+    assert "guest-0000" in lines[5]
+    assert "guest-0001" in lines[6]
+    assert "guest-0000" in lines[7]
+    assert lines[9] == "              and 6 more: virtstatd top"
+
+
 @pytest.mark.parametrize(
     ("found", "up", "code"),
     [((), True, 0), (("warning",), True, 1), (("warning", "critical"), True, 2), ((), False, 2)],

@@ -29,7 +29,13 @@ ONCE_HEIGHT: Final = 100_000
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @agent_options
-@click.option("--interval", type=click.FloatRange(0.5, 3600), default=1.0, show_default=True)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.5, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks; below 3 an agent's live stream is followed instead.",
+)
 @click.option("--sort", default="", help="Column to sort by, `-` before it for the largest first.")
 @click.option("--filter", "words", default="", help="Filter words, as in `steal>5 project:x`.")
 @click.option("--alone", is_flag=True, help="Ask no agent: run the collectors here, read only.")

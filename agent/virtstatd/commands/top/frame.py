@@ -164,7 +164,9 @@ def _guests(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine
         empty = clipped(((text, "dim"),), width) if seen.guests else ()
         return [heading(view.sort, width), empty, *_nothing(seen, view, width)]
     lines = [heading(view.sort, width)]
-    for index, each in enumerate(guests[: max(room - 1, 0)], seen.first):
+    begin = max(view.first, seen.first)
+    shown = guests[begin - seen.first :][: max(room - 1, 0)]
+    for index, each in enumerate(shown, begin):
         lines.append(
             row(each, width, cursor=index == view.cursor, ascii_only=view.ascii_only),
         )
@@ -174,9 +176,7 @@ def _guests(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine
 def _guest(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:
     if (seen.guest.get("guest") or {}).get("uuid") != view.uuid:
         return _nothing(seen, view, width)
-    return _scrolled(
-        guest_lines(seen.guest, seen.trails, width, ascii_only=view.ascii_only), view, room
-    )
+    return _scrolled(guest_lines(seen, width, ascii_only=view.ascii_only), view, room)
 
 
 def _agent(seen: Shown, view: TopView, width: int, room: int) -> list[FrameLine]:

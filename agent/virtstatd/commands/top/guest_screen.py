@@ -17,7 +17,7 @@ from virtstatd.commands.top.lines import (
     styled,
     wrapped,
 )
-from virtstatd.commands.top.state import Known, Trails
+from virtstatd.commands.top.state import Known, Shown
 from virtstatd.commands.units import (
     any_text,
     bytes_text,
@@ -45,27 +45,22 @@ PAST: Final[tuple[tuple[str, str, Text, float | None], ...]] = (
     ("net_receive_bytes_per_second", "net in", rate_text, None),
     ("net_transmit_bytes_per_second", "net out", rate_text, None),
 )
-STEAL_HURTS: Final = 0.1
-LIMIT_HURTS: Final = 0.9
-"""From which ratios a vCPU or a disk is marked."""
-
 BARS_MOST: Final = 60
 LABEL: Final = 9
 VALUE: Final = 9
 
 
-def guest_lines(
-    document: Known, trails: Trails, width: int, *, ascii_only: bool
-) -> list[FrameLine]:
+def guest_lines(seen: Shown, width: int, *, ascii_only: bool) -> list[FrameLine]:
     """Return all that is known of a guest; the screen shows what fits."""
-    screen = _Guest(document, trails, width, ascii_only=ascii_only)
+    screen = _Guest(seen, width, ascii_only=ascii_only)
     return [clipped(line, width) for line in screen.lines()]
 
 
 class _Guest:
-    def __init__(self, document: Known, trails: Trails, width: int, *, ascii_only: bool) -> None:
-        self._document = document
-        self._trails = trails
+    def __init__(self, seen: Shown, width: int, *, ascii_only: bool) -> None:
+        self._document = seen.guest
+        self._trails = seen.trails
+        self._kinds = seen.kinds
         self._width = width
         self._ascii = ascii_only
 
@@ -85,6 +80,11 @@ class _Guest:
 
     def _heading(self, text: str) -> FrameLine:
         return headed(f" {text}", self._width)
+
+    def _style(self, finding: str, value: float | None) -> Style:
+        """Return how a number is marked: where a finding of that kind begins, the agent says."""
+        kind = self._kinds.get(finding)
+        return "warning" if kind and (value or 0.0) >= kind["threshold"] else "plain"
 
     def _head(self) -> Iterator[FrameLine]:
         row = self._document.get("guest") or {}
@@ -157,7 +157,7 @@ class _Guest:
         yield self._heading(f"{fitted('vCPU', 6)}{run}  {steal}   WAIT")
         for each in vcpus:
             name = each.get("vcpu")
-            style = _over(each.get("steal_ratio"), STEAL_HURTS)
+            style = self._style("steal", each.get("steal_ratio"))
             yield (
                 (
                     f" {fitted(self._neutral(name), 4)} {ratio_text(each.get('cpu_ratio')):>6} ",
@@ -210,7 +210,7 @@ class _Guest:
             iops = f"{count_text(each.get('read_iops'))}/{count_text(each.get('write_iops'))}"
             read, write = each.get("read_latency_seconds"), each.get("write_latency_seconds")
             latency = f"{seconds_text(read)}/{seconds_text(write)}"
-            style = _over(each.get("at_limit_ratio"), LIMIT_HURTS)
+            style = self._style("disk_limited", each.get("at_limit_ratio"))
             yield (
                 (f" {fitted(self._neutral(name), 9)}", "plain"),
                 (f"{rate_text(each.get('read_bytes_per_second')):>8}", "plain"),
@@ -278,10 +278,6 @@ class _Guest:
             yield self._heading("Description")
         for key, value in known[:DESCRIBED]:
             yield ((f" {fitted(self._neutral(key), 24)} {self._neutral(value)}", "plain"),)
-
-
-def _over(value: float | None, threshold: float) -> Style:
-    return "warning" if (value or 0.0) >= threshold else "plain"
 
 
 def _limit(key: str, value: object) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from virtstatd.commands.top.following import follower_of
 from virtstatd.commands.top.frame import frame, table_rows
 from virtstatd.commands.top.keys import pressed
 from virtstatd.commands.top.lines import FrameLine, Style
-from virtstatd.commands.top.source import Answers, Needed, looked, wanted
+from virtstatd.commands.top.source import Answers, Needed, wanted
 from virtstatd.commands.top.state import Shown, TopView
 
 
@@ -27,12 +28,11 @@ ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Looker:
-    """Looks at the documents of the screen on a thread, so that keys never wait for an agent."""
+    """Follows what the screen shows on a thread, so that keys never wait for an agent."""
 
     def __init__(self, source: Answers, seconds: float, wake: Callable[[], None]) -> None:
         self.seen = Shown(where=source.where)
-        self._source = source
-        self._seconds = seconds
+        self._follower = follower_of(source, seconds)
         self._wake = wake
         self._wanted = Needed("hurts")
         self._changed = threading.Event()
@@ -45,24 +45,31 @@ class Looker:
         self._thread.start()
 
     def want(self, what: Needed, *, paused: bool) -> None:
-        """Look at something from now on, at once where it is something else than before."""
-        changed = what != self._wanted
+        """Follow something from now on, at once where it is something else than before."""
+        changed = what != self._wanted or paused != self._paused
         self._wanted, self._paused = what, paused
         if changed:
-            self._changed.set()
+            self._turn()
 
     def close(self) -> None:
         """End; an answer that is waited for is not."""
         self._ended = True
+        self._turn()
+
+    def _turn(self) -> None:
         self._changed.set()
+        self._follower.cut()
 
     def _run(self) -> None:
         while not self._ended:
             self._changed.clear()
-            self.seen = looked(self._source, self._wanted, self.seen)
-            self._wake()
-            while not self._changed.wait(self._seconds) and self._paused:
-                pass
+            for seen in self._follower.follow(self._wanted, self.seen, self._changed):
+                self.seen = seen
+                self._wake()
+                if self._paused:
+                    break
+            if self._paused:
+                self._changed.wait()
 
 
 def show(source: Answers, view: TopView, seconds: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from virtstatd.commands.api import ApiError
-from virtstatd.commands.top.state import Screen, Shown, TopView, remembered
+from virtstatd.commands.top.state import Known, Screen, Shown, TopView, remembered
 from virtstatd.commands.top.table import fitting
 
 
@@ -28,9 +28,12 @@ class Needed:
 
 def wanted(view: TopView, width: int, rows: int) -> Needed:
     """Return what a screen of that size needs; `rows` is how many guests fit."""
-    first = view.first if view.screen == "guests" else 0
+    first, asked = 0, rows
+    if view.screen == "guests":  # more than is in view: not each step of the cursor asks anew
+        step = max(rows // 2, 1)
+        first, asked = view.first // step * step, rows + step
     columns = tuple(dict.fromkeys((*ALWAYS, *(each.id for each, _ in fitting(width)))))
-    return Needed(view.screen, view.sort, view.filter, first, rows, columns, view.uuid)
+    return Needed(view.screen, view.sort, view.filter, first, asked, columns, view.uuid)
 
 
 class Answers(Protocol):
@@ -71,12 +74,14 @@ def looked(source: Answers, what: Needed, before: Shown) -> Shown:
 
 
 def _fresh(source: Answers, what: Needed, before: Shown) -> Shown:
+    findings = source.document("findings")
     seen = replace(
         before,
         where=source.where,
         fault="",
         host=source.document("host"),
-        findings=source.document("findings"),
+        findings=findings,
+        kinds=kinds_of(findings),
     )
     match what.screen:
         case "hurts" | "guests":
@@ -88,6 +93,11 @@ def _fresh(source: Answers, what: Needed, before: Shown) -> Shown:
         case "agent":
             return replace(seen, agent=source.document("agent"))
     return seen
+
+
+def kinds_of(findings: Known) -> dict[str, Known]:
+    """Return the kinds of findings by name, where the agent says them."""
+    return {str(each.get("finding")): each for each in findings.get("kinds") or ()}
 
 
 def _shows(seen: Shown, uuid: str) -> bool:

@@ -47,7 +47,7 @@ class Shown:
     What is known: documents as the agent's API has them, empty where there are none yet.
 
     `first` is the place of the first guest of the window. `where` says who was asked, `fault` why
-    nothing newer came.
+    nothing newer came. `kinds` are the kinds of findings by name, with their thresholds.
     """
 
     where: str = ""
@@ -59,6 +59,7 @@ class Shown:
     first: int = 0
     fault: str = ""
     trails: Trails = field(default_factory=dict)
+    kinds: Known = field(default_factory=dict)
 
 
 def remembered(trails: Trails, guest: Known) -> Trails:

@@ -42,12 +42,12 @@ class Follower(Protocol):
 def follower_of(source: Answers, seconds: float) -> Follower:
     """Return what follows an agent by its stream, unless looks are rare, and others by looks."""
     if isinstance(source, AgentApi) and seconds < STREAMED_SECONDS:
-        return Streamed(source, seconds)
-    return Polled(source, seconds)
+        return LiveFollower(source, seconds)
+    return LookFollower(source, seconds)
 
 
-class Polled:
-    """Looks at the documents each `seconds`."""
+class LookFollower:
+    """LookFollower at the documents each `seconds`."""
 
     def __init__(self, source: Answers, seconds: float) -> None:
         self._source = source
@@ -64,7 +64,7 @@ class Polled:
         """Do nothing: a look is short."""
 
 
-class Streamed:
+class LiveFollower:
     """Follows the live stream; where there is none now, looks at documents until there is."""
 
     def __init__(self, source: AgentApi, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support import documents
 from support.api_stub import api_stub
 from virtstatd.commands.api import AgentApi, Endpoint
-from virtstatd.commands.top.following import Polled, Streamed, Window, follower_of, taken
+from virtstatd.commands.top.following import LiveFollower, LookFollower, Window, follower_of, taken
 from virtstatd.commands.top.source import Needed
 from virtstatd.commands.top.state import Shown
 
@@ -78,7 +78,7 @@ def following(
     api: AgentApi, what: Needed, changed: threading.Event
 ) -> Generator[Shown, None, None]:
     """Follow an agent."""
-    yield from Streamed(api, 0.01).follow(what, EMPTY, changed)
+    yield from LiveFollower(api, 0.01).follow(what, EMPTY, changed)
 
 
 @pytest.mark.parametrize("screen", ["hurts", "guests", "guest", "agent", "help"])
@@ -116,7 +116,7 @@ def test_a_stream_is_cut_at_once():
     """A reader that waits for the next event is woken by a cut, and ends without a fault."""
     with api_stub(3) as stub, closing(AgentApi(Endpoint(stub.url))) as api:
         stub.beat = 1000.0
-        streamed = Streamed(api, 1.0)
+        streamed = LiveFollower(api, 1.0)
         changed, first = threading.Event(), threading.Event()
 
         def read() -> None:
@@ -135,5 +135,5 @@ def test_a_stream_is_cut_at_once():
 def test_rare_looks_are_documents():
     """A stream each second would cost more than a document a minute."""
     api = AgentApi(Endpoint("http://127.0.0.1:1"))
-    assert isinstance(follower_of(api, 1.0), Streamed)
-    assert isinstance(follower_of(api, 60.0), Polled)
+    assert isinstance(follower_of(api, 1.0), LiveFollower)
+    assert isinstance(follower_of(api, 60.0), LookFollower)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,8 +76,44 @@ def test_limits_and_layers_of_disks(lab: Lab, tuned: Definition, tmp_path: Path)
         ("read_requests_per_second", "vda"): 50,
     }
     assert [disk.get("limit_group") for disk in disks] == ["shared", None]
-    assert memory == {"domain": "tuned", "source": "memfd", "access": "shared"}
+    assert memory == {"domain": "tuned", "source_type": "memfd", "access_mode": "shared"}
     assert sorted(dict(labels).get("index", "") for _, labels in layers) == ["", "", "1", "2"]
     assert {path["path"][-5:] for path in paths if path["target_device"] == "vda"} == {
         *("qcow2", "a.raw")
     }
+
+
+def test_where_guests_run(lab: Lab, tuned: Definition, tmp_path: Path):
+    """Start, CPU, affinity and memory by node of a guest are what the kernel and virsh say."""
+    lab.virsh("vcpupin", tuned.uuid, "2", "0")
+    pid = lab.qemu_pid(tuned.name)
+    with running(tmp_path, lab.uri_readonly, local=True) as agent:
+        agent.wait_for(lambda: of(agent, "libvirt_domain_vcpu_current_cpu", tuned.name))
+        allowed = {
+            fact["vcpu"]: fact["cpus"]
+            for fact in facts(agent, "libvirt_domain_vcpu_affinity_info", tuned.name)
+        }
+        running_on = of(agent, "libvirt_domain_vcpu_current_cpu", tuned.name)
+        (started,) = of(agent, "libvirt_domain_start_time_seconds", tuned.name).values()
+        memory = sum(of(agent, "libvirt_domain_numa_memory_bytes", tuned.name).values())
+        (huge,) = of(agent, "libvirt_domain_huge_pages_bytes", tuned.name).values()
+        (charged,) = of(agent, "libvirt_domain_cgroup_memory_bytes", tuned.name).values()
+    whole = ",".join(map(str, sorted(os.sched_getaffinity(pid))))
+    assert set(allowed) == {"0", "1", "2", "3"}
+    assert allowed["2"] == "0"
+    assert expanded(allowed["1"]) == whole
+    assert {dict(labels)["vcpu"]: cpu for (_, labels), cpu in running_on.items()}["2"] == 0
+    assert set(running_on.values()) <= set(range(os.cpu_count() or 1))
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert started == pytest.approx(booted + ticks / os.sysconf("SC_CLK_TCK"), abs=5)
+    assert huge == 0
+    assert 0 < memory <= charged * 1.5
+
+
+def expanded(cpus: str) -> str:
+    """Return each CPU of a list like `0-3,8`."""
+    ranges = [part.partition("-")[::2] for part in cpus.split(",")]
+    return ",".join(
+        str(cpu) for low, high in ranges for cpu in range(int(low), int(high or low) + 1)
+    )

@@ -20,6 +20,7 @@ UNITS = frozenset(
         "bytes_per_second",
         "drops",
         "errors",
+        "joules",
         "packets",
         "requests",
         "requests_per_second",

@@ -75,11 +75,7 @@ class Folder:
 
     def read_whole(self, name: str) -> bytes:
         """Return the contents of a file that may be longer than a single read brings."""
-        descriptor = self.open(name)
-        try:
-            return b"".join(iter(lambda: os.read(descriptor, READ_BYTES), b""))
-        finally:
-            os.close(descriptor)
+        return _read_to_end(self.open(name))
 
     def inode(self, name: str) -> int:
         """Return the number of a file in it."""
@@ -111,6 +107,10 @@ class Place:
     def read(self, name: str, size: int = READ_BYTES) -> bytes:
         """Return a file's contents, read once."""
         return _read_once(self.open(name), size)
+
+    def read_whole(self, name: str) -> bytes:
+        """Return the contents of a file that may be longer than a single read brings."""
+        return _read_to_end(self.open(name))
 
 
 class File:
@@ -175,5 +175,12 @@ class Files:
 def _read_once(descriptor: int, size: int) -> bytes:
     try:
         return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def _read_to_end(descriptor: int) -> bytes:
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, READ_BYTES), b""))
     finally:
         os.close(descriptor)

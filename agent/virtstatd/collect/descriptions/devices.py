@@ -154,9 +154,9 @@ def memory_backing(root: ET.Element) -> Facts:
         yield "huge_pages", "yes"
         sizes = {_size(page) for page in pages.iterfind("page")} - {0}
         yield "huge_page_bytes", ",".join(map(str, sorted(sizes)))
-    yield "source", attribute(backing, "source", "type")
-    yield "access", attribute(backing, "access", "mode")
-    yield "allocation", attribute(backing, "allocation", "mode")
+    yield "source_type", attribute(backing, "source", "type")
+    yield "access_mode", attribute(backing, "access", "mode")
+    yield "allocation_mode", attribute(backing, "allocation", "mode")
     yield "locked", None if backing.find("locked") is None else "yes"
 
 

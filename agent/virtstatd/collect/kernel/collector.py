@@ -11,7 +11,13 @@ from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.kernel.blind import HANGING, MENDS, RENAMED
-from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS, Shapes
+from virtstatd.collect.kernel.shapes import (
+    CGROUP_GROUPS,
+    DETAIL_GROUPS,
+    GROUPS,
+    SUMMARY_GROUPS,
+    Shapes,
+)
 from virtstatd.collect.kernel.survey import SUMMARY_NANOSECONDS, Running, Second, Survey
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
@@ -23,6 +29,7 @@ from virtstatd.runtime.worker import Worker
 
 SOURCE: Final = "local"
 CGROUP_SOURCE: Final = "local cgroup"
+DETAIL_SOURCE: Final = "local details"
 SUMMARY_SOURCE: Final = "local summary"
 SUMMARY_LIFETIME_SECONDS: Final = 4 * SUMMARY_NANOSECONDS / 1e9
 
@@ -61,6 +68,22 @@ class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             le=300,
         ),
     ] = 5.0
+    details: Annotated[
+        bool,
+        Meta(
+            description="Read each guest's start, the CPU and affinity of its vCPUs, its memory by"
+            " NUMA node and its huge pages too: two files per vCPU and three per guest."
+        ),
+    ] = True
+    details_interval_seconds: Annotated[
+        float,
+        Meta(
+            description="Seconds in which each guest's details are read once, some guests' at each"
+            " look.",
+            ge=1,
+            le=3600,
+        ),
+    ] = 60.0
     peak_seconds: Annotated[
         float,
         Meta(description="Time for which the highest share of a look is shown.", ge=1, le=3600),
@@ -70,6 +93,12 @@ class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def cgroup_looks(self) -> int:
         """In how many looks each guest's cgroup is read once."""
         return max(1, round(self.cgroup_interval_seconds / self.interval_seconds))
+
+    @property
+    def detail_looks(self) -> int:
+        """In how many looks each guest's details are read once, 0 for never."""
+        looks = max(1, round(self.details_interval_seconds / self.interval_seconds))
+        return looks if self.details else 0
 
 
 class KernelCollector:
@@ -92,6 +121,7 @@ class KernelCollector:
         log: FilteringBoundLogger,
         interval_seconds: float,
         cgroup_looks: int,
+        detail_looks: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.survey = survey
@@ -103,6 +133,7 @@ class KernelCollector:
         self.cpu_seconds = 0.0
         """What the looks have cost so far."""
         self._cgroup_looks = cgroup_looks
+        self._detail_looks = detail_looks
         self._last_seconds = interval_seconds
         self._domains = 0
         self._hidden: dict[str, str] = {}
@@ -191,6 +222,9 @@ class KernelCollector:
         if second.cgroups:
             of, lifetime = current(second.cgroups), self._fresh_seconds(self._cgroup_looks)
             emit(Batch(CGROUP_SOURCE, at, of, CGROUP_GROUPS, lifetime))
+        if second.details:
+            of, lifetime = current(second.details), self._fresh_seconds(self._detail_looks)
+            emit(Batch(DETAIL_SOURCE, at, of, DETAIL_GROUPS, lifetime))
         if second.summaries:
             of = current(second.summaries)
             emit(Batch(SUMMARY_SOURCE, at, of, SUMMARY_GROUPS, SUMMARY_LIFETIME_SECONDS))
@@ -245,6 +279,7 @@ def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
         options.peak_seconds,
         options.cgroup_looks,
         begun=hypervisor.inventory.begun,
+        detail_looks=options.detail_looks,
     )
     return KernelCollector(
         survey,
@@ -252,6 +287,7 @@ def kernel(options: KernelOptions, parts: Parts) -> KernelCollector | None:
         parts.log,
         options.interval_seconds,
         options.cgroup_looks,
+        options.detail_looks,
     )
 
 

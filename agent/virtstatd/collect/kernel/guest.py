@@ -225,6 +225,17 @@ class Guest:
             used["domains_cpu", 0] = self._usage
         return Use(self._folders, used, {"vcpus": self._vcpus, "rss": self._memory[0]})
 
+    @property
+    def vcpu_threads(self) -> list[tuple[int, str]]:
+        """The vCPUs, and the kernel's numbers of their threads."""
+        of_vcpus = zip(self._roles[: self._vcpus], self._threads.ids, strict=False)
+        return [(number, thread) for (_, number), thread in of_vcpus]
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The guest's own cgroups by controller, "" for version 2, as last found."""
+        return self._folders
+
     def cgroup(self, domain: Domain, hierarchies: Hierarchies, now: int) -> Reading | None:
         """
         Return the numbers of the guest's cgroup, after `read`; None if it has none.

@@ -1,5 +1,5 @@
 """
-The host's own numbers: each CPU with steal and guest time, memory, NUMA nodes, load, pressure.
+The host's own numbers: CPUs with steal and guest time, memory, NUMA nodes, load, pressure, energy.
 
 Libvirt has some of them too, but by one call per CPU and without the host's own steal time.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from virtstatd.collect.kernel.controllers import Fact, FactRow
+from virtstatd.collect.kernel.energy import Energy
 from virtstatd.model import Number
 
 
@@ -61,6 +62,7 @@ class Node:
     def __init__(self, proc: Path, devices: Path = Path("/sys")) -> None:
         self._proc = proc
         self._sys = devices
+        self._energy = Energy(devices)
         self._highest: dict[tuple[str, str], int] = {}
 
     def read(self) -> tuple[list[FactRow], dict[str, str]]:
@@ -74,6 +76,7 @@ class Node:
             "host pressure": self._pressure,
             "host NUMA nodes": self._numa,
             "host huge pages": self._pages,
+            "host energy": self._energy.read,
         }
         for name, part in parts.items():
             try:

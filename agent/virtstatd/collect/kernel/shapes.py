@@ -15,6 +15,7 @@ from virtstatd.model import Series, Shape
 
 GROUPS = frozenset({"local", "local_net"})
 CGROUP_GROUPS = frozenset({"local_cgroup"})
+DETAIL_GROUPS = frozenset({"local_detail"})
 SUMMARY_GROUPS = frozenset({"local_storm", "node", "partition"})
 
 

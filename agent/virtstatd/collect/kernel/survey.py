@@ -11,6 +11,7 @@ from pathlib import Path
 
 from virtstatd.collect.kernel.blind import HIDDEN_CGROUPS, Bars
 from virtstatd.collect.kernel.cgroup import Hierarchies
+from virtstatd.collect.kernel.details import Details
 from virtstatd.collect.kernel.guest import Guest, ProcessEnded, ProcessHidden
 from virtstatd.collect.kernel.links import Devices, LinkTable, link_table
 from virtstatd.collect.kernel.node import Node
@@ -52,14 +53,15 @@ class Second:
     """
     The result of one reading; `taken_at` is Unix time in nanoseconds before it.
 
-    `cgroups` are the readings of those guests whose turn it was. `blind` has the reasons by what
-    cannot be seen, `lost` by the guest and the device that it had; `hanging` are, by pid, the pid
-    files of processes whose files the kernel does not return.
+    `cgroups` and `details` are the readings of those guests whose turn it was. `blind` has the
+    reasons by what cannot be seen, `lost` by the guest and the device that it had; `hanging` are,
+    by pid, the pid files of processes whose files the kernel does not return.
     """
 
     taken_at: int
     readings: list[Reading] = field(default_factory=list)
     cgroups: list[Reading] = field(default_factory=list)
+    details: list[Reading] = field(default_factory=list)
     summaries: list[Reading] = field(default_factory=list)
     blind: dict[str, str] = field(default_factory=dict)
     lost: dict[tuple[Domain, str], str] = field(default_factory=dict)
@@ -72,7 +74,8 @@ class Survey:
     Reads all guests one after another; made for a thread of its own, since procfs can stall.
 
     A guest's cgroup has more files than the rest together, and most of them are counters: they are
-    read at every `cgroup_looks`th reading, for another part of the guests at each.
+    read at every `cgroup_looks`th reading, for another part of the guests at each. So are details
+    at every `detail_looks`th, never if that is 0.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Survey:
         devices: Path = Path("/sys"),
         clock: Callable[[], int] = time.monotonic_ns,
         begun: Begun = lambda domain, _: domain,
+        *,
+        detail_looks: int = 0,
     ) -> None:
         self.bars = Bars(proc)
         self._cgroups = cgroups
@@ -107,13 +112,14 @@ class Survey:
         self._descriptors = descriptors
         self._peak_seconds = peak_seconds
         self._cgroup_looks = cgroup_looks
+        self._details = Details(shapes, detail_looks)
         self._looks = 0
         self._turns = cycle(range(cgroup_looks))
         self._guests: dict[int, Guest] = {}
         self._summed_at = -SUMMARY_NANOSECONDS
 
     def look(self, *, whole: bool = False) -> Second:
-        """Read everything once; with `whole` also every guest's cgroup."""
+        """Read everything once; with `whole` also every guest's cgroup and details."""
         began = time.thread_time()
         second = Second(time.time_ns())
         running = self._known = {known[0].uuid: known for known in self._running()}
@@ -191,6 +197,8 @@ class Survey:
             return None
         if whole or guest.turn == self._looks % self._cgroup_looks:
             self._read_cgroup(guest, domain, second)
+        if reading := self._details.read(guest, domain, self._looks, whole=whole):
+            second.details.append(reading)
         return guest
 
     def _read_cgroup(self, guest: Guest, domain: Domain, second: Second) -> None:

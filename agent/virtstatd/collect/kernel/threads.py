@@ -42,6 +42,8 @@ class Threads:
         self._names: dict[str, ThreadRole | None] = {}
         self._sights: dict[str, int] = {}
         self.roles: tuple[ThreadRole, ...] = ()
+        self.ids: tuple[str, ...] = ()
+        """The kernel's numbers of the threads, in the order of `roles`."""
         self._read = Files(())
         self._rows: list[bytes] = []
         self._times: ThreadTimes = [], []
@@ -77,6 +79,7 @@ class Threads:
             self._files[key].close()
         self._files = files
         self.roles = tuple(role for _, role in files)
+        self.ids = tuple(thread for thread, _ in files)
         self._read = Files(tuple(files.values()))
         self._rows = []
         return changed

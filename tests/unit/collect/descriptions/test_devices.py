@@ -124,8 +124,8 @@ def test_bandwidth_is_in_bytes():
             {
                 "huge_pages": "yes",
                 "huge_page_bytes": "2097152,1073741824",
-                "source": "memfd",
-                "access": "shared",
+                "source_type": "memfd",
+                "access_mode": "shared",
                 "locked": "yes",
             },
         ),

@@ -117,3 +117,38 @@ def expanded(cpus: str) -> str:
     return ",".join(
         str(cpu) for low, high in ranges for cpu in range(int(low), int(high or low) + 1)
     )
+
+
+STORAGE = "[storage]\ninterval_seconds = 1\n"
+
+
+def test_storages_and_limits_of_a_guest_that_works(lab: Lab, tmp_path: Path):
+    """What its disk does is in the sum of its storage, and in relation to the limit that it has."""
+    live = lab.uuid("live")
+    used: Series = (
+        f"{DISK}_limit_used_ratio",
+        (("domain", "live"), ("limit", "total_requests"), ("target_device", "vda")),
+    )
+    lab.virsh("blkdeviotune", live, "vda", "--total-iops-sec", "1000")
+    try:
+        with running(tmp_path, lab.uri_readonly, local=True, hypervisor=STORAGE) as agent:
+            agent.wait_for(lambda: facts(agent, f"{DISK}_storage_info", "live"))
+            (fact, _) = facts(agent, f"{DISK}_storage_info", "live")
+            storage = (("storage", fact["storage"]), ("storage_type", fact["storage_type"]))
+            written: Series = ("libvirt_storage_write_requests_total", storage)
+            agent.wait_for(lambda: agent.samples().get(written, 0) > 0)
+            begun, before = time.monotonic(), lab.stats("live")
+            first = agent.samples()
+            agent.wait_for(lambda: agent.samples()[written] > first[written] + 20)
+            agent.wait_for(lambda: agent.samples().get(used, 0) > 0)
+            samples, after = agent.samples(), lab.stats("live")
+            seconds = time.monotonic() - begun
+    finally:
+        lab.virsh("blkdeviotune", live, "vda", "--total-iops-sec", "0")
+    grown = sum(
+        int(after[f"block.0.{way}.reqs"]) - int(before[f"block.0.{way}.reqs"])
+        for way in ("rd", "wr")
+    )
+    assert 0.2 * grown / seconds < samples[used] * 1000 < 5 * grown / seconds
+    assert samples["libvirt_storage_write_time_seconds_total", storage] > 0
+    assert samples["libvirt_storage_disks", storage] == 2 * len(lab.names())

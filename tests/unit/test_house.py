@@ -73,6 +73,7 @@ ARROWS: dict[str, set[str]] = {
     "collect/kernel": {"catalog", "collect/parts", "collector", "hypervisor", "model", "runtime"},
     "collect/own": {"catalog", "collector", "model", "runtime", "virtstatd"},
     "collect/parts": {"catalog", "collector", "hypervisor"},
+    "collect/storage": {"catalog", "collect/parts", "collector", "model", "runtime"},
     "collect/tier": {"collector", "errors", "hypervisor", "runtime"},
     "collector": {"errors", "model"},
     "commands": {

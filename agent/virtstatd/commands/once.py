@@ -33,7 +33,7 @@ async def ask_once(
     batches: list[Batch] = []
     emit = passing_on(config, [batches.append], log).emit
     async with collecting(config, catalogs.shipped(), emit, log, up=Up(up=True)) as left:
-        outcomes = await left.once(emit)
+        outcomes = await left.once()
     if form == "jsonl":
         lines = Lines()
         for batch in batches:

@@ -15,6 +15,7 @@ MODULES: Final = (
     "defined.collector",
     "kernel.collector",
     "guest_agent.collector",
+    "storage.collector",
 )
 """In the order of `virtstatd once`: the running domains are known after the first."""
 

@@ -9,19 +9,15 @@ from virtstatd.insight.lookup import Lookup
 
 
 _B: Final = "libvirt_domain_block_stats"
-LIMITED: Final = {
-    "total_bytes_per_second": ("read_bytes", "write_bytes"),
-    "read_bytes_per_second": ("read_bytes",),
-    "write_bytes_per_second": ("write_bytes",),
-    "total_iops": ("read_requests", "write_requests"),
-    "read_iops": ("read_requests",),
-    "write_iops": ("write_requests",),
-}
-"""Limits of a disk, and the counters that they limit."""
-
 METRICS: Final = {
-    name: f"{_B}_limit_{name.replace('_iops', '_requests_per_second')}" for name in LIMITED
+    f"{way}_{unit}": f"{_B}_limit_{way}_{metric}"
+    for unit, metric in (
+        ("bytes_per_second", "bytes_per_second"),
+        ("iops", "requests_per_second"),
+    )
+    for way in ("total", "read", "write")
 }
+"""Limits of a disk, and their metrics."""
 
 
 def disk_limits(look: Lookup) -> dict[str, dict[str, float]]:
@@ -36,19 +32,8 @@ def disk_limits(look: Lookup) -> dict[str, dict[str, float]]:
 
 def at_limits(look: Lookup) -> Iterator[tuple[str, float]]:
     """Yield each disk that has limits, and how near it is to the nearest: 1 is at it."""
-    limits = disk_limits(look)
-    if not limits:
-        return
-    rates: dict[tuple[str, str], float | None] = {
-        (counter, dict(labels)["target_device"]): rate
-        for counter in ("read_bytes", "write_bytes", "read_requests", "write_requests")
-        for labels, rate in look.rates(f"{_B}_{counter}")
-    }
-    for device, own in limits.items():
-        shares = []
-        for name, limit in own.items():
-            several = [rates.get((counter, device)) for counter in LIMITED[name]]
-            if None not in several:
-                shares.append(sum(each for each in several if each is not None) / limit)
-        if shares:
-            yield device, max(shares)
+    shares: dict[str, float] = {}
+    for labels, share in look.values(f"{_B}_limit_used_ratio"):
+        device = dict(labels)["target_device"]
+        shares[device] = max(share, shares.get(device, 0.0))
+    yield from shares.items()

@@ -50,11 +50,16 @@ CLOSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """Libvirt, the collectors, and their budget, if there is one."""
+    """
+    Libvirt, the collectors, and their budget, if there is one.
+
+    What collectors emit goes through `emit`, so that those that make numbers of others' hear it.
+    """
 
     hypervisor: Hypervisor
     collectors: Sequence[Collector]
     budget: Budget | None
+    emit: Emit
 
     def ticking(self, now: float) -> bool:
         """Return whether the collectors' deadlines are still being served."""
@@ -66,16 +71,16 @@ class Collecting:
         asked = (getattr(each, "unresponsive", None) for each in self.collectors)
         return [name for ask in asked if ask for name in ask()]
 
-    def start(self, tasks: asyncio.TaskGroup, emit: Emit, up: Up, stop: asyncio.Event) -> None:
+    def start(self, tasks: asyncio.TaskGroup, up: Up, stop: asyncio.Event) -> None:
         """Run the event connection, the budget and the collectors until `stop`."""
         tasks.create_task(self.hypervisor.connection.run(stop), name="connection")
         if self.budget:
             tasks.create_task(self.budget.run(stop), name="budget")
         for each in self.collectors:
-            collector = each.run(emit, up, stop)
+            collector = each.run(self.emit, up, stop)
             tasks.create_task(until_stopped(collector, stop), name=f"collector {each.name}")
 
-    def end_unwanted(self, options: FilterOptions, emit: Emit) -> None:
+    def end_unwanted(self, options: FilterOptions) -> None:
         """End the series of guests that another filter leaves out, before that takes over."""
         admits = GuestFilter(options).admits
         gone = tuple(
@@ -84,11 +89,11 @@ class Collecting:
             if not admits(domain.name, domain.uuid, facts_of(described))
         )
         if gone:
-            emit(Batch("inventory", time.time_ns(), (), gone=gone))
+            self.emit(Batch("inventory", time.time_ns(), (), gone=gone))
 
-    async def once(self, emit: Emit) -> dict[str, Outcome]:
+    async def once(self) -> dict[str, Outcome]:
         """Run each collector once, one after another; return the outcomes by name."""
-        return {each.name: await each.once(emit) for each in self.collectors}
+        return {each.name: await each.once(self.emit) for each in self.collectors}
 
 
 @asynccontextmanager
@@ -115,7 +120,14 @@ async def collecting(
     keepalive = options.keepalive_seconds, options.keepalive_count
     opened = Opener(options.uri, *keepalive)
     inventory = Inventory(uuid=config.labels.uuid, admission=GuestFilter(config.filter))
-    inventory.on_gone(_gone_to(emit))
+    hearing: list[Emit] = []
+
+    def heard(batch: Batch) -> None:
+        emit(batch)
+        for hear in hearing:
+            hear(batch)
+
+    inventory.on_gone(_gone_to(heard))
     meter = _meter(uri, processes, elsewhere, inventory) if config.budget.host_cpu_percent else None
     lanes = (
         MeteredLanes(opened, options.lanes, meter, up)
@@ -136,6 +148,7 @@ async def collecting(
     allowed = Budget.seconds_of(config.budget.host_cpu_percent) if meter else math.inf
     parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
     collectors = [*_own(config, parts)]
+    hearing += [each.heard for each in collectors if hasattr(each, "heard")]
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]
     kernel: Any = next((each for each in collectors if hasattr(each, "cpu_seconds")), None)
     percent = config.budget.host_cpu_percent
@@ -164,7 +177,7 @@ async def collecting(
     turning = up.turning()
     forwarding = asyncio.create_task(_forward(turning, news), name="news")
     try:
-        yield Collecting(hypervisor, collectors, budget)
+        yield Collecting(hypervisor, collectors, budget, heard)
     finally:
         forwarding.cancel()
         await lanes.close(CLOSE_SECONDS)

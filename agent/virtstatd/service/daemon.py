@@ -98,7 +98,7 @@ async def serve(
                 tasks.create_task(clocks.run(stop), name="clocks")
                 if watching:
                     tasks.create_task(watching.run(stop), name="watching")
-                left.start(tasks, emit, up, stop)
+                left.start(tasks, up, stop)
                 watch.started(outlets, left)
                 notify.ready()
                 names = [outlet.name for outlet in outlets]
@@ -106,7 +106,7 @@ async def serve(
                 tasks.create_task(found, name="first words")
                 log.info("agent.started", sinks=names)
             if accepted := control.ended().accepted:
-                left.end_unwanted(accepted.config.filter, emit)
+                left.end_unwanted(accepted.config.filter)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await events.drain()

@@ -67,6 +67,7 @@ def test_groups(catalog: Catalog):
         "local",
         "node",
         "partition",
+        "storage",
         "tunable",
         "unknown",
     }

@@ -18,6 +18,7 @@ from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
+from virtstatd.collect.storage.collector import StorageOptions
 from virtstatd.collector import Collector, Up
 from virtstatd.config.kinds import KINDS, OWN_NAMES
 from virtstatd.hypervisor.connection import Connection
@@ -41,6 +42,7 @@ OPTIONS = {
     "defined": DefinedOptions(),
     "local": KernelOptions(interval_seconds=0.5),
     "guest_agent": GuestAgentOptions(enabled=True),
+    "storage": StorageOptions(interval_seconds=1),
     "": None,
 }
 

@@ -88,9 +88,12 @@ def test_a_disk_at_its_limit_is_named():
     world = World()
     vda = (("target_device", "vda"),)
     limit = read(VM, "domain", {("limit_total_requests", vda): 100, ("limit_read_bytes", vda): 0})
+    requests = (*vda, ("limit", "total_requests"))
+    used = read(VM, "storage", {("limit_used", requests): 0.98})
     for at in range(2):
         world.put(disk(VM, 490 * at, 0.01 * at), state(VM))
         world.put(limit, source="inventory", lifetime_seconds=120.0)
+        world.put(used, source="storage")
         world.go(5)
     world.look()
     (finding,) = world.insight.judge.documents()

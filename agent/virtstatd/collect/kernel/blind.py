@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from virtstatd.runtime.mounts import mounted
 
 
 RENAMED: Final = "renamed interfaces"
@@ -110,17 +111,5 @@ class Bars:
 
 def mounts(proc: Path, *kinds: str) -> dict[Path, tuple[str, str]]:
     """Return root and options of the file systems of these kinds, by where they are mounted."""
-    found: dict[Path, tuple[str, str]] = {}
-    with suppress(OSError):
-        for line in (proc / "self/mountinfo").read_text(errors="replace").splitlines():
-            head, _, tail = line.partition(" - ")
-            _, _, _, root, point, *_ = head.split()
-            kind, _, options = tail.split(None, 2)
-            if kind in kinds:
-                found[Path(_plain(point))] = _plain(root), options
-    return found
-
-
-def _plain(text: str) -> str:
-    r"""Return a path of mountinfo, which has `\040` for a space."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    found = mounted(proc / "self/mountinfo")
+    return {Path(each.point): (each.root, each.options) for each in found if each.kind in kinds}

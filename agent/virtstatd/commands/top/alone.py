@@ -103,10 +103,10 @@ class Alone:
         ):
             tasks.create_task(watching.run(stop), name="watching")
             if self._once:
-                await left.once(emit)
+                await left.once()
                 await asyncio.sleep(ROUND_SECONDS)
-                await left.once(emit)
+                await left.once()
             else:
-                left.start(tasks, emit, up, stop)
+                left.start(tasks, up, stop)
             self._ready.set_result(loop)
             await stop.wait()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -22,29 +22,18 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
 from virtstatd.collect.parts import CollectorKind, Parts
-from virtstatd.collect.tier import OUTCOME, Tier
-from virtstatd.collector import Emit, Health, Outcome, Row, Up
-from virtstatd.errors import Crowded, Disconnected, Overdue, Refused
+from virtstatd.collect.tier import Tier
+from virtstatd.collect.turns import TURN_SECONDS, UNSUPPORTED, GuestTurns, TurnAnswer, ask_each
+from virtstatd.collector import Emit, Outcome, Row, Up
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
-from virtstatd.model import Batch, Domain, Reading, Shape
-from virtstatd.runtime.ticker import Ticker, ticks
+from virtstatd.model import Domain, Reading, Shape
+from virtstatd.runtime.ticker import Ticker
 
 
 SOURCE: Final = "cpu_stats"
 GROUPS: Final = frozenset({"cpu_stats", "cpu"})
 
-TURN_SECONDS: Final = 0.25
-"""Maximum time of one turn on a lane; other calls wait for it that long at most."""
-
-UNSUPPORTED: Final = frozenset(
-    {
-        libvirt.VIR_ERR_NO_SUPPORT,
-        libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
-        libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
-        libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
-    }
-)
 UNMOUNTED: Final = "CPUACCT controller is not mounted"
 
 TOTALS: Final = {"cpu_time": "time", "user_time": "user", "system_time": "system"}
@@ -52,22 +41,6 @@ TOTALS: Final = {"cpu_time": "time", "user_time": "user", "system_time": "system
 
 CpuTimes = Sequence[Mapping[str, int]]
 Online = Sequence[bool]
-
-
-@dataclass(slots=True)
-class TurnAnswer:
-    """
-    The results of one turn, filled while it runs, so that those before a call that hangs are kept.
-
-    `taken_at` is Unix time in nanoseconds before it; `silent` are those of `asked` without an
-    answer; `refused` is libvirt's reason if this host does not count per CPU.
-    """
-
-    taken_at: int = 0
-    readings: list[Reading] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    silent: set[str] = field(default_factory=set)
-    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -113,21 +86,16 @@ class CpuStats:
         self, session: Session, uuids: Sequence[str], told: TurnAnswer, *, per_cpu: bool
     ) -> None:
         """Read as many of these domains as fit into a turn, each independent of the others."""
-        told.taken_at = time.time_ns()
         until = self._clock() + TURN_SECONDS
         online = _online(session) if per_cpu else ()
-        for uuid in uuids:
-            domain = self._inventory.get(uuid)
-            told.asked.append(uuid)
-            if domain is not None:
-                try:
-                    self._ask(session, domain, told, () if told.refused else online)
-                except libvirt.libvirtError:
-                    if not session.connection.isAlive():
-                        raise
-                    told.silent.add(uuid)
-            if self._clock() >= until or (told.refused and not self.totals):
-                return
+
+        def ask(domain: Domain) -> None:
+            self._ask(session, domain, told, () if told.refused else online)
+
+        def enough() -> bool:
+            return self._clock() >= until or bool(told.refused and not self.totals)
+
+        ask_each(session, (self._inventory, uuids), told, ask, enough)
 
     def forget(self) -> None:
         """Drop what is kept of domains that have ended."""
@@ -203,12 +171,10 @@ class CpuStatsCollector:
     """
     Read the CPU statistics of all domains at every tick, a turn at a time.
 
-    A turn is taken when no poll waits for a lane, and counts among the calls that may hang: if one
-    of these calls hangs, the last such call is left to the polls. `supported` is None until libvirt
-    has reported time per CPU, or has refused to.
+    `supported` is None until libvirt has reported time per CPU, or has refused to.
     """
 
-    name = "cpu_stats"
+    name = SOURCE
 
     def __init__(
         self,
@@ -220,42 +186,33 @@ class CpuStatsCollector:
         *,
         slice_domains: int,
         deadline_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tier = tier
         self.tiers = (tier,)
         self.supported: bool | None = None
+        self.turns = GuestTurns(
+            self,
+            inventory,
+            lanes,
+            tier,
+            slice_domains=slice_domains,
+            deadline_seconds=deadline_seconds,
+        )
         self._source = source
         self._inventory = inventory
-        self._lanes = lanes
         self._log = log
-        self._slice = slice_domains
-        self._deadline = deadline_seconds
-        self._clock = clock
-        self._health = Health(clock)
-        self._suspects: set[str] = set()
         self._said = ""
-        self._error = ""
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:
-        """Read until `stop`; each new connection may lead to another libvirt."""
-        nudge = libvirt.coming()
-        turns = libvirt.turns
-        async for _ in ticks([self.tier.ticker], stop, nudge, self._clock):
-            if not libvirt:
-                self.tier.ticker.skip()
-                continue
-            if turns != libvirt.turns:
-                turns = libvirt.turns
-                self.reconnected()
-            await self._round(emit, stop)
+        """Read until `stop`."""
+        await self.turns.run(emit, libvirt, stop)
 
     async def once(self, emit: Emit) -> Outcome:
         """Read every domain once; a host that does not count time per CPU is no failure."""
-        await self._round(emit, asyncio.Event())
-        if not self.tier.outcomes["ok"] and len(self._inventory):
-            return Outcome(answered=False, reason=self._error or "libvirt answered no call")
-        if not self._asks:
+        await self.turns.round(emit, asyncio.Event())
+        if not self.turns.tier.outcomes["ok"] and len(self._inventory):
+            reason = self.turns.error or "libvirt answered no call"
+            return Outcome(answered=False, reason=reason)
+        if not self.asks:
             return Outcome(answered=None, reason=self._said)
         return Outcome()
 
@@ -263,74 +220,21 @@ class CpuStatsCollector:
         """Yield the outcomes of the polls, and whether this host counts time per CPU."""
         if self.supported is not None:
             yield "cpu_stats_supported", {}, int(self.supported)
-        yield from self.tier.rows()
-        yield from self._health.rows(self.name)
-
-    def reconnected(self) -> None:
-        """Try to read time per CPU again, since it may be another libvirt."""
-        self.supported = None
-
-    async def _round(self, emit: Emit, stop: asyncio.Event) -> None:
-        begun, self.tier.busy = self._clock(), True
-        try:
-            await self.read_all(emit, stop)
-        finally:
-            self._health.ended(begun, good=(self.tier.good_at or 0.0) >= begun)
-            self.tier.busy = False
-            self.tier.asked += 1
-
-    async def read_all(self, emit: Emit, stop: asyncio.Event) -> None:
-        """Read every domain once, a batch for each turn."""
-        begun = self._clock()
-        if not self._lanes.stuck:
-            self._suspects.clear()
-        uuids = self._inventory.uuids()
-        missing = self._suspects.intersection(uuids)
-        pending = [uuid for uuid in uuids if uuid not in missing]
-        self._source.forget()
-        while pending and self._asks and not stop.is_set():
-            told = await self._turn(pending[: self._slice])
-            if not told.asked:
-                missing.update(pending)
-                break
-            pending = pending[len(told.asked) :]
-            missing |= told.silent
-            self._judge(told)
-            if told.readings:
-                readings, lifetime = tuple(told.readings), self.tier.lifetime()
-                emit(Batch(SOURCE, told.taken_at, readings, GROUPS, lifetime))
-        self.tier.missing = missing
-        if not missing and self._asks:
-            self.tier.good_at = begun
+        yield from self.turns.tier.rows()
+        yield from self.turns.health.rows(self.name)
 
     @property
-    def _asks(self) -> bool:
+    def asks(self) -> bool:
+        """Whether there is anything to read on this host."""
         return self._source.totals or self.supported is not False
 
-    async def _turn(self, uuids: list[str]) -> TurnAnswer:
-        """Read on a lane; if the call fails, the answers before it are kept."""
-        told = TurnAnswer()
+    def some(self, session: Session, uuids: Sequence[str], told: TurnAnswer) -> None:
+        """Read as many of these domains as fit into a turn."""
+        self._source.some(session, uuids, told, per_cpu=self.supported is not False)
 
-        def turn(session: Session) -> float:
-            started = time.monotonic()
-            self._source.some(session, uuids, told, per_cpu=self.supported is not False)
-            return time.monotonic() - started
-
-        try:
-            seconds = await self._lanes.run(turn, self._deadline, monitor=True, patient=True)
-        except (Crowded, Overdue, Refused, Disconnected) as error:
-            self.tier.outcomes[OUTCOME.get(type(error), "withheld")] += 1
-            self._error = str(error)
-            told.silent.update(told.asked[-1:])
-            if isinstance(error, Overdue):
-                self._suspects.update(told.asked[-1:])
-        else:
-            self.tier.outcomes["ok"] += 1
-            self.tier.observe(seconds)
-        return told
-
-    def _judge(self, told: TurnAnswer) -> None:
+    def took(self, told: TurnAnswer) -> None:
         """Record whether libvirt reports time per CPU; log once if it does not."""
+        self._source.forget()
         if told.refused:
             self.supported = False
             if told.refused != self._said:
@@ -338,6 +242,10 @@ class CpuStatsCollector:
                 self._log.warning("cpu_stats.refused", reason=told.refused)
         elif self.supported is None and any(r.shape.group == SOURCE for r in told.readings):
             self.supported = True
+
+    def reconnected(self) -> None:
+        """Try to read time per CPU again, since it may be another libvirt."""
+        self.supported = None
 
 
 def cpu_stats(options: CpuStatsOptions, parts: Parts) -> CpuStatsCollector | None:

@@ -13,6 +13,7 @@ MODULES: Final = (
     "descriptions.reader",
     "cpu_stats",
     "defined.collector",
+    "disk_errors",
     "kernel.collector",
     "guest_agent.collector",
     "storage.collector",

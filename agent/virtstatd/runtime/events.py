@@ -92,6 +92,11 @@ EVENTS: Final[dict[str, Event]] = {
         "Libvirt refuses a list of guests, or one that a driver does not have; its facts are"
         " missing.",
     ),
+    "disk_errors.refused": Event(
+        "warning",
+        "Libvirt does not know errors of disks with this driver; `reason` is libvirt's.",
+        "Switch `disk_errors` off.",
+    ),
     "domain.answered": Event("info", "Libvirt returns all groups of this guest again."),
     "domain.decodable": Event("info", "All values of this guest can be decoded again."),
     "domain.refused": Event(

@@ -59,6 +59,7 @@ def test_groups(catalog: Catalog):
         "control",
         "cpu_stats",
         "defined",
+        "disk_errors",
         "domain",
         "finding",
         "guest",

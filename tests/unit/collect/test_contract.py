@@ -15,6 +15,7 @@ from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.defined.collector import DefinedOptions
 from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
+from virtstatd.collect.disk_errors import DiskErrorsOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
@@ -40,6 +41,7 @@ OPTIONS = {
     "metadata": MetadataOptions(),
     "cpu_stats": CpuStatsOptions(enabled=True),
     "defined": DefinedOptions(),
+    "disk_errors": DiskErrorsOptions(enabled=True),
     "local": KernelOptions(interval_seconds=0.5),
     "guest_agent": GuestAgentOptions(enabled=True),
     "storage": StorageOptions(interval_seconds=1),
@@ -74,6 +76,8 @@ class Libvirt:
             "guestInfo": {"user.count": 0, "hostname": "web"},
             "guestVcpus": {"vcpus": "0", "online": "0", "offlinable": ""},
             "close": 0,
+            "controlInfo": (0, 0, 0),
+            "diskErrors": {},
         }
         if name not in answers:
             raise AttributeError(name)

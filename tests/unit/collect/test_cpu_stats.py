@@ -10,8 +10,9 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.collect.cpu_stats import GROUPS, TURN_SECONDS, CpuStats, CpuStatsCollector
+from virtstatd.collect.cpu_stats import GROUPS, CpuStats, CpuStatsCollector
 from virtstatd.collect.tier import Tier
+from virtstatd.collect.turns import TURN_SECONDS
 from virtstatd.errors import Crowded, Disconnected, Overdue
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import UNPROVEN_STUCK_MAX, Session
@@ -106,7 +107,7 @@ class World:
     async def read(self) -> dict[str, dict[str, float]]:
         """Read once; return each guest's numbers by series."""
         self.batches.clear()
-        await self.reader.read_all(self.batches.append, asyncio.Event())
+        await self.reader.turns.ask_all(self.batches.append, asyncio.Event())
         shown: dict[str, dict[str, float]] = {}
         for batch in self.batches:
             for reading in batch.readings:

@@ -14,8 +14,8 @@ from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.defined.collector import DefinedOptions
 from virtstatd.collect.descriptions.metadata import MetadataOptions
-from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.disk_errors import DiskErrorsOptions
+from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts

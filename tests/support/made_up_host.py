@@ -31,6 +31,7 @@ BEGIN = 1_790_000_600
 """Unix seconds at which these hosts begin."""
 
 MIB, GIB = 1 << 20, 1 << 30
+STARTED = "2026-11-20T08:12:44.000Z"
 
 HURTING = {1: DISK_LIMITED, 3: DISK_LATENCY, 5: STEAL, 9: MEMORY_LOW}
 """What hurts some of each eleven guests, by their place among them."""
@@ -300,7 +301,7 @@ class MadeUpHost:
         steal = row["steal_ratio"]
         document: Document = {
             "guest": row,
-            "incarnation": {"id": 12, "since": "2026-11-20T08:12:44.000Z", "pid": 4711},
+            "incarnation": {"id": 12, "since": None, "started": STARTED, "pid": 4711},
             "description": {
                 "Title": "Shop, front end",
                 "Machine": "pc-q35-7.2",
@@ -313,6 +314,9 @@ class MadeUpHost:
                     "cpu_ratio": known and self.wave(index + each) * 0.9,
                     "steal_ratio": known and steal * (0.5 + self.wave(index + each + 3)),
                     "wait_ratio": known and self.wave(index + each + 5) * 0.1,
+                    "current_cpu": (index + each) % 32,
+                    "affinity_cpus": 32,
+                    "affinity": "0-31",
                 }
                 for each in range(self.vcpus_of(index))
             ],
@@ -327,11 +331,19 @@ class MadeUpHost:
                 "swap_in_bytes_per_second": answers and 0.0,
                 "swap_out_bytes_per_second": answers and 0.0,
                 "rss_bytes": row["memory_rss_bytes"],
+                "huge_pages_bytes": 0,
+                "numa_nodes": [{"node": "0", "bytes": row["memory_rss_bytes"]}],
             },
             "disks": [self.disk(index, device, answers) for device in ("vda", "vdb")],
             "nics": [
                 {
                     "device": "vnet5",
+                    "source": "br0",
+                    "source_type": "bridge",
+                    "mac_address": "52:54:00:12:34:56",
+                    "model": "virtio",
+                    "vlan": None,
+                    "limits": {"receive_average_bytes_per_second": 125 * MIB},
                     "receive_bytes_per_second": wave * 2 * MIB,
                     "transmit_bytes_per_second": wave * 6 * MIB,
                     "receive_packets_per_second": wave * 2100,
@@ -390,6 +402,9 @@ class MadeUpHost:
         return {
             "device": device,
             "source": f"/srv/pool/{device}.qcow2",
+            "storage_type": "nfs4",
+            "storage": "nas:/export/vms",
+            "error": None,
             "read_bytes_per_second": known and share * RATE_LIMIT * 0.8,
             "write_bytes_per_second": known and share * RATE_LIMIT * 0.2,
             "read_iops": known and share * IOPS_LIMIT * 0.7,

@@ -9,6 +9,13 @@ from virtstatd.insight.figures import GuestFigures
 from virtstatd.insight.guests import D, M, memory_parts, share, whole
 from virtstatd.insight.limits import at_limits, disk_limits
 from virtstatd.insight.lookup import Lookup
+from virtstatd.insight.placing import (
+    place_disks,
+    place_memory,
+    place_nics,
+    place_vcpus,
+    started,
+)
 from virtstatd.model import Labels
 
 
@@ -23,13 +30,14 @@ def parts_of(guest: GuestFigures, look: Lookup, wall: float) -> Document:
         "incarnation": {
             "id": domain.id,
             "since": stamp(guest.since) if guest.since else None,
+            "started": started(look),
             "pid": None,
         },
         "description": description_of(domain.labels, look),
-        "vcpus": vcpus(look),
-        "memory": memory(look, wall),
-        "disks": disks(look),
-        "nics": nics(look),
+        "vcpus": place_vcpus(look, vcpus(look)),
+        "memory": {**memory(look, wall), **place_memory(look)},
+        "disks": place_disks(look, disks(look)),
+        "nics": place_nics(look, nics(look)),
         "events": [
             {"time": stamp(each.at), "event": each.event, "text": each.text}
             for each in reversed(guest.events)

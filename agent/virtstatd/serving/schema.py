@@ -253,20 +253,35 @@ class FindingsJson(_Head, kw_only=True):
 
 
 class IncarnationJson(Struct):
-    """The run of a guest; null where the agent has not seen it begin."""
+    """The run of a guest: `since` if the agent saw it begin, `started` as the kernel says."""
 
     id: int
     since: Time | None
+    started: Time | None
     pid: Count
 
 
 class VcpuJson(Struct):
-    """A vCPU: shares of time that it ran, waited for a CPU, and waited for I/O of the host."""
+    """
+    A vCPU: shares of time that it ran, waited for a CPU, and waited for I/O of the host.
+
+    `current_cpu` is the CPU of the host that it ran on last; `affinity` lists those that it may.
+    """
 
     vcpu: str
     cpu_ratio: Ratio
     steal_ratio: Ratio
     wait_ratio: Ratio
+    current_cpu: Count
+    affinity_cpus: Count
+    affinity: str | None
+
+
+class NumaNodeJson(Struct):
+    """A guest's memory on a NUMA node of its host."""
+
+    node: str
+    bytes: Size
 
 
 class GuestMemoryJson(Struct):
@@ -282,6 +297,8 @@ class GuestMemoryJson(Struct):
     swap_in_bytes_per_second: Rate
     swap_out_bytes_per_second: Rate
     rss_bytes: Size
+    huge_pages_bytes: Size
+    numa_nodes: list[NumaNodeJson]
 
 
 class BucketJson(Struct):
@@ -296,6 +313,9 @@ class DiskJson(Struct):
 
     device: str
     source: str | None
+    storage_type: str | None
+    storage: str | None
+    error: str | None
     read_bytes_per_second: Rate
     write_bytes_per_second: Rate
     read_iops: Rate
@@ -313,9 +333,15 @@ class DiskJson(Struct):
 
 
 class NicJson(Struct):
-    """An interface of a guest, as the guest sees it."""
+    """An interface of a guest, as the guest sees it, with the limits of its bandwidth."""
 
     device: str
+    source: str | None
+    source_type: str | None
+    mac_address: str | None
+    model: str | None
+    vlan: str | None
+    limits: dict[str, float]
     receive_bytes_per_second: Rate
     transmit_bytes_per_second: Rate
     receive_packets_per_second: Rate

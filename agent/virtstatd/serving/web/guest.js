@@ -5,6 +5,7 @@ import { disksOf, histogramsOf } from "./disks.js";
 import { formatted, moment, NONE, span } from "./format.js";
 import { periods } from "./host.js";
 import { findings, mark, meter, name, panel, severityOf, state, table } from "./parts.js";
+import { placeOf } from "./placing.js";
 import { link } from "./url.js";
 import { FEW, vcpusOf } from "./vcpus.js";
 
@@ -31,7 +32,7 @@ export function guestView(model) {
     <div class="columns">
       ${few ? "" : memory(guest.memory)} ${histogramsOf(guest)}
       ${panel("What happened", events(guest.events))}
-      ${panel("Description", description(guest.description))}
+      ${placeOf(guest)} ${panel("Description", description(guest.description))}
     </div>
   </main>`;
 }
@@ -40,7 +41,7 @@ function facts({ guest, incarnation }) {
   return [
     ["Project", guest.project ? name(guest.project) : NONE],
     ["Partition", guest.partition ? name(guest.partition) : NONE],
-    ["Runs since", moment(incarnation?.since)],
+    ["Runs since", moment(incarnation?.started ?? incarnation?.since)],
     ["QEMU process", incarnation?.pid ?? NONE],
     ["Numbers are", guest.age_seconds === null ? NONE : `${span(guest.age_seconds)} old`],
     ["UUID", html`<code>${guest.uuid}</code>`],

@@ -168,6 +168,25 @@ async def test_a_guest_by_mouse_and_by_keys(chromium: Browser):
         assert page.url.endswith(host.uuid(next(n for n in range(200) if host.name(n) == name)))
 
 
+async def test_a_guest_tells_where_it_is(chromium: Browser):
+    """CPUs, NUMA nodes, storages and networks are in a panel, and names there stay text."""
+    host = MadeUpHost(1)
+    document = host.guest(0)
+    document["disks"][0]["storage"] = HOSTILE[0]
+    document["disks"][1]["error"] = "no_space"
+    host.guest = lambda *_, **__: document  # type: ignore[method-assign]
+    async with showing(chromium, host, f"#/guest/{host.uuid(0)}") as page:
+        panel = page.get_by_label("Where it is", exact=True)
+        await expect(panel).to_contain_text("may run on CPUs 0-31, ran last on 0")
+        await expect(panel).to_contain_text("Memory on node 0")
+        await expect(panel).to_contain_text("<img src=x")
+        await expect(panel).to_contain_text("nas:/export/vms, in error: no_space")
+        await expect(panel).to_contain_text(
+            "bridge br0, 52:54:00:12:34:56, virtio, in at most 125 MiB"
+        )
+        assert await page.title() != "taken"
+
+
 async def test_a_guest_that_is_not_there(chromium: Browser):
     """The address of a guest that has gone says so, and leads back to the others."""
     host = MadeUpHost(12)

@@ -28,8 +28,11 @@ from virtstatd.runtime.worker import Worker
 
 
 SOURCE: Final = "storage"
-GROUPS: Final = frozenset({"storage", "storage_disk"})
+DISKS: Final = "storage_disk"
 SHARES: Final = "storage_limit"
+
+DISKS_SECONDS: Final = 60.0
+"""How often the storage of each disk is sent, changed or not, because readings expire."""
 
 _KINDS: Final = 1024
 """Shapes that are remembered; each set of disks and storages makes new ones."""
@@ -80,6 +83,8 @@ class StorageCollector:
         self._described: dict[str, Reading] = {}
         self._shares: dict[str, LimitShares] = {}
         self._infos: dict[str, Reading] = {}
+        self._changed: set[str] = set()
+        self._all_sent_at = -DISKS_SECONDS
         self._unplaced: dict[str, Reading] = {}
         self._news = asyncio.Event()
         self._shape = lru_cache(_KINDS)(self._compiled)
@@ -196,19 +201,34 @@ class StorageCollector:
                     ("disk", (("target_device", device), *_labels(storage)))
                     for device, storage in places.items()
                 )
-                shape = self._shape("storage_disk", keys)
-                self._infos[domain.uuid] = Reading(domain, shape, (1,) * len(places))
+                self._infos.pop(domain.uuid, None)
+                if keys:
+                    shape = self._shape(DISKS, keys)
+                    self._infos[domain.uuid] = Reading(domain, shape, (1,) * len(keys))
+                    self._changed.add(domain.uuid)
         self._news.set()
 
     def _send(self, emit: Emit) -> None:
         begun = self._clock()
-        readings = [*self._infos.values()]
+        readings: tuple[Reading, ...] = ()
         if rows := list(self._sums.rows(begun)):
             shape = self._shape(SOURCE, tuple((key, _labels(storage)) for key, storage, _ in rows))
-            readings.append(Reading(None, shape, tuple([number for _, _, number in rows])))
+            readings = (Reading(None, shape, tuple([number for _, _, number in rows])),)
         lifetime = LIFETIME_INTERVALS * self._interval
-        emit(Batch(SOURCE, time.time_ns(), tuple(readings), GROUPS, lifetime))
+        emit(Batch(SOURCE, time.time_ns(), readings, frozenset({SOURCE}), lifetime))
+        self._send_disks(emit, begun)
         self._health.ended(begun, good=True)
+
+    def _send_disks(self, emit: Emit, now: float) -> None:
+        """Send the storages of those disks that have others now, and of all once a minute."""
+        every = now >= self._all_sent_at + DISKS_SECONDS
+        if every:
+            self._all_sent_at = now
+        changed, self._changed = self._changed, set()
+        infos = [info for uuid, info in self._infos.items() if every or uuid in changed]
+        if infos:
+            lifetime = LIFETIME_INTERVALS * DISKS_SECONDS
+            emit(Batch(SOURCE, time.time_ns(), tuple(infos), frozenset({DISKS}), lifetime))
 
     def _compiled(self, group: str, keys: tuple[tuple[str, Labels], ...]) -> Shape:
         series = [self._catalog.series(SOURCE, key, labels) for key, labels in keys]

@@ -189,3 +189,24 @@ async def test_a_search_that_hangs_holds_up_nothing(catalog: Catalog):
         await scene.until(lambda seen: FILE in seen)
         scene.poll(7501)
         await scene.until(lambda seen: seen[FILE] == 7501)
+
+
+async def test_the_storage_of_a_disk_is_sent_when_it_changes(catalog: Catalog):
+    """And else once a minute: of many disks that is many series, which hardly ever change."""
+    async with running(catalog) as scene:
+
+        def sent(group: str) -> int:
+            return sum(group in batch.groups for batch in scene.sent)
+
+        async def sums(count: int) -> None:
+            wanted = sent("storage") + count
+            await scene.until(lambda _: sent("storage") >= wanted)
+
+        scene.describe()
+        await scene.until(lambda _: sent("storage_disk") == 1)
+        await sums(5)
+        assert sent("storage_disk") == 1
+        scene.describe(AGAIN)
+        await scene.until(lambda _: sent("storage_disk") == 2)
+        await sums(5)
+        assert sent("storage_disk") == 2

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, SUMMARY_GROUPS
+from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, DETAIL_GROUPS, SUMMARY_GROUPS
 from virtstatd.collect.kernel.shapes import GROUPS as GROUPS_OF_KERNEL
+from virtstatd.collect.storage.collector import DISKS, SHARES
 from virtstatd.formats.lifetimes import Staleness
 from virtstatd.model import Batch, Domain, Field, Kind, Reading, Series, Shape
 from virtstatd.pipeline.series_budget import (
@@ -28,7 +29,7 @@ from virtstatd.pipeline.series_budget import (
 from virtstatd.testing import FakeClock, make_domain
 
 
-HOST_GROUPS = {"agent", "finding", "node", "partition"}
+HOST_GROUPS = {"agent", "finding", "node", "partition", "storage"}
 GROUPS = ("unknown", "made_up", "vm", "perf", "iothread", "block", "net", "domain", *sorted(KEPT))
 SHAPES: dict[tuple[str, int], Shape] = {}
 
@@ -242,6 +243,6 @@ def test_a_group_that_is_not_there_any_more_is_not_counted():
 def test_every_group_of_guests_has_a_place():
     """A new group of the catalog is put into the order, or among those that are kept."""
     placed = (KEPT | set(ORDER)) - {"others", VCPU_KVM}
-    of_kernel = (GROUPS_OF_KERNEL | CGROUP_GROUPS | SUMMARY_GROUPS) - HOST_GROUPS
-    assert placed == (load().groups.keys() - HOST_GROUPS) | of_kernel
+    made = GROUPS_OF_KERNEL | CGROUP_GROUPS | DETAIL_GROUPS | SUMMARY_GROUPS | {DISKS, SHARES}
+    assert placed == (load().groups.keys() | made) - HOST_GROUPS
     assert not KEPT & set(ORDER)

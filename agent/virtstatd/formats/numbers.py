@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from itertools import chain
-from operator import itemgetter, truediv
+from operator import floordiv, itemgetter, mod, truediv
 
 from virtstatd.model import Number, Shape
 
@@ -89,21 +88,22 @@ class PlainTemplate:
 
     `integers` has two holes for a number with an exponent, before and behind its point: `spread`
     picks what goes into them out of the values followed by the quotients and remainders of those
-    that `divided` picks. `anything` takes numbers as finished text, those that `shown` picks.
+    that `divided` picks. `anything` takes numbers as finished text, those that `shown` picks. Bytes
+    are formatted nearly twice as fast as text.
     """
 
-    integers: str
-    anything: str
+    integers: bytes
+    anything: bytes
     exponents: tuple[int, ...]
     shown: Pick
     divided: Pick
     powers: tuple[int, ...]
     spread: Pick
-    zeros: tuple[str, ...]
+    zeros: tuple[bytes, ...]
     common: bool
     """Whether no exponent is positive, as with all fields of the catalog."""
 
-    def render(self, values: tuple[Number, ...]) -> str:
+    def render(self, values: tuple[Number, ...]) -> bytes:
         """Fill in the values of a reading."""
         if (
             self.common and type(sum(values)) is int
@@ -112,12 +112,14 @@ class PlainTemplate:
                 return self.integers % self.spread(values)
             divided = self.divided(values)
             if min(divided) >= 0:  # divmod rounds down, which would need another text
-                halves = chain.from_iterable(map(divmod, divided, self.powers))
-                text = self.integers % self.spread((*values, *halves))
+                quotients = map(floordiv, divided, self.powers)
+                remainders = map(mod, divided, self.powers)
+                text = self.integers % self.spread((*values, *quotients, *remainders))
                 for fraction in self.zeros:
-                    text = text.replace(fraction, "\n")
+                    text = text.replace(fraction, b"\n")
                 return text
-        return self.anything % tuple(map(plain_text, self.shown(values), self.exponents))
+        texts = map(plain_text, self.shown(values), self.exponents)
+        return self.anything % tuple([text.encode() for text in texts])
 
 
 def plain_template(
@@ -131,25 +133,25 @@ def plain_template(
     divided = [place for place, exponent in zip(places, exponents, strict=True) if exponent < 0]
     spread: list[int] = []
     integers: list[str] = []
-    half = count
+    quotient = count
     escaped = [(before.replace("%", "%%"), behind) for before, behind in lines]
     for (before, behind), exponent, place in zip(escaped, exponents, places, strict=True):
         if exponent < 0:
             integers.append(f"{before}%d.%0{-exponent}d{behind}")
-            spread += half, half + 1
-            half += 2
+            spread += quotient, quotient + len(divided)
+            quotient += 1
         else:
             integers.append(f"{before}%d{behind}")
             spread.append(place)
     return PlainTemplate(
-        integers="".join(integers),
-        anything="".join(f"{before}%s{behind}" for before, behind in escaped),
+        integers="".join(integers).encode(),
+        anything="".join(f"{before}%s{behind}" for before, behind in escaped).encode(),
         exponents=tuple(exponents),
         shown=_pick(places),
         divided=_pick(divided),
         powers=tuple(10**-exponent for exponent in exponents if exponent < 0),
         spread=_pick(spread),
-        zeros=tuple(f".{'0' * -each}\n" for each in sorted({*exponents}) if each < 0),
+        zeros=tuple(f".{'0' * -each}\n".encode() for each in sorted({*exponents}) if each < 0),
         common=all(each <= 0 for each in exponents),
     )
 

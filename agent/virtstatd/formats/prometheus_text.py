@@ -77,8 +77,7 @@ class TextTemplate:
         """Return the lines of each family, in the order of `families`."""
         if not self.families:
             return []  # where splitting would find one empty text
-        text = self.lines.render(values)
-        return text.encode().replace(b"\0", labels).split(b"\1")
+        return self.lines.render(values).replace(b"\0", labels).split(b"\1")
 
 
 class TextTemplates:

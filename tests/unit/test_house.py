@@ -109,11 +109,13 @@ ARROWS: dict[str, set[str]] = {
         "virtstatd",
     },
     "config": {
+        "catalog",
         "collect/bulk",
         "collect/parts",
         "collector",
         "errors",
         "hypervisor",
+        "model",
         "serving",
         "sink",
     },

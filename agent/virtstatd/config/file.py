@@ -19,6 +19,7 @@ from msgspec import Struct
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import PollOptions
 from virtstatd.config import plugged
+from virtstatd.config.copied import copied_faults
 from virtstatd.config.kinds import OWN_NAMES
 from virtstatd.config.options import Fault, build, faults_of_value, nearest, options, shown, unknown
 from virtstatd.config.places import WebAddress, places_of
@@ -134,6 +135,7 @@ def parse_config(
     others = plugged.built_collectors(document, collectors, OWN_NAMES, faults)
     faults += rule_faults(_inner(document, "filter"))
     faults += _routed(found, (*OWN_NAMES, *(each.name for each in others)))
+    faults += copied_faults(found, _metadata_labels(document), anything=bool(others))
     if faults:
         raise ConfigError(_located(lines, faults, file))
     tables: dict[str, Any] = {
@@ -245,6 +247,14 @@ def _routed(sinks: Iterable[SinkConfig], collectors: Sequence[str]) -> Iterator[
                 yield Fault(
                     path, f"no collector is called {shown(name)}{nearest(name, collectors)}"
                 )
+
+
+def _metadata_labels(document: TomlTable) -> Iterator[str]:
+    """Yield the labels of the table `[metadata]`, except those at fault."""
+    labels = _inner(document, "metadata").get("labels")
+    for each in labels if isinstance(labels, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("label"), str):
+            yield each["label"]
 
 
 def _inner(document: TomlTable, *names: str) -> TomlTable:

@@ -41,7 +41,7 @@ from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import post_together
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 from virtstatd.sinks.influx import KEPT, influx_lines, refused_lines
-from virtstatd.sinks.own_names import check_names
+from virtstatd.sinks.own_names import check_attributes, check_labels
 
 
 if TYPE_CHECKING:
@@ -130,8 +130,12 @@ class Http(Named, Access):
             raise ValueError("wrapper: needs format = json")
         if self.tags and self.format == "json":
             raise ValueError("tags: need another format than json")
-        if self.format != "otlp-json":
-            check_names("tags", self.tags, ("instance", *KEPT))
+        if self.format == "otlp-json":
+            check_attributes("tags", self.tags, self.host)
+        elif self.format == "influx":
+            check_labels("tags", self.tags, KEPT, reserved="_")
+        else:
+            check_labels("tags", self.tags, ("instance",))
         if self.dead_letter_file and not self.dead_letter_file.startswith("/"):
             raise ValueError("dead_letter_file: must be an absolute path")
         if self.compress == "zstd" and find_spec("cramjam") is None:

@@ -19,11 +19,11 @@ from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import post_together
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
-from virtstatd.sinks.own_names import check_names
+from virtstatd.sinks.own_names import check_labels
 
 
-KEPT = ("host", "time", "_field", "_measurement")
-"""Tags that InfluxDB does not take, and the one that `host` sets."""
+KEPT = ("host", "time")
+"""A tag that InfluxDB does not take, and the one that `host` sets."""
 
 Prefix = Annotated[
     str, Meta(description="Begins the name of every measurement; the group follows.")
@@ -64,7 +64,7 @@ class Influx(Named, Access):
             raise ValueError("url: what follows the path is made of the other options")
         if not self.bucket and not self.database:
             raise ValueError("database: one of database and bucket must be given")
-        check_names("tags", self.tags, KEPT)
+        check_labels("tags", self.tags, KEPT, reserved="_")
 
     @property
     def trains(self) -> Trains:

@@ -17,7 +17,7 @@ from virtstatd.sending.datagrams import Datagrams
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send
 from virtstatd.sinks.influx import KEPT, Prefix, Tags, influx_lines
-from virtstatd.sinks.own_names import check_names
+from virtstatd.sinks.own_names import check_labels
 
 
 SHOWN_CHARACTERS = 100
@@ -41,7 +41,7 @@ class InfluxUdp(Named):
 
     def __post_init__(self) -> None:
         check_server("address", self.address)
-        check_names("tags", self.tags, KEPT)
+        check_labels("tags", self.tags, KEPT, reserved="_")
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Send]:

@@ -30,6 +30,7 @@ from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.requests import post_together
 from virtstatd.sink import Batch, Delivery, Opening, Rejected, Send, Trains
+from virtstatd.sinks.own_names import check_attributes
 
 
 SHOWN_CHARACTERS = 256
@@ -72,6 +73,7 @@ class Otlp(Named, Access):
 
     def __post_init__(self) -> None:
         Access.__post_init__(self)
+        check_attributes("resource_attributes", self.resource_attributes, self.host)
         if self.protocol == "grpc":
             if urlsplit(self.url).path.strip("/"):
                 raise ValueError("url: must have no path for gRPC, like http://127.0.0.1:4317")

@@ -30,7 +30,7 @@ from virtstatd.sending.link import FIX_SECONDS
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 from virtstatd.sinks.other_names import OtherNames
-from virtstatd.sinks.own_names import check_names
+from virtstatd.sinks.own_names import check_labels
 
 
 Version = Literal["1.0", "2.0"]
@@ -87,9 +87,11 @@ class RemoteWrite(OtherNames, Named, Access):
     def __post_init__(self) -> None:
         Access.__post_init__(self)
         for name in self.external_labels:
-            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name) or name == "__name__":
-                raise ValueError(f"external_labels: {name!r} is no name of a label")
-        check_names("external_labels", self.external_labels)
+            if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+                raise ValueError(
+                    f"external_labels: {name!r} is no name of a label; use letters, digits and _"
+                )
+        check_labels("external_labels", self.external_labels)
         if self.host and "instance" in self.external_labels:
             raise ValueError("external_labels: `instance` is what host says already")
 

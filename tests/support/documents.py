@@ -215,4 +215,5 @@ def agent(*, state: str = "ok", lost: int = 0) -> dict[str, Any]:
             }
         ],
         "loop_lag_seconds": 0.001,
+        "left_out": {"guests": 0, "series": 0, "groups": []},
     }

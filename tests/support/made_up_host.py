@@ -470,6 +470,7 @@ class MadeUpHost:
                     for name, state, waiting, circuit in sinks
                 ],
                 "loop_lag_seconds": 0.0021,
+                "left_out": {"guests": 2, "series": 0, "groups": []},
             }
         )
 

@@ -83,7 +83,7 @@ def status_lines(documents: StatusDocuments, where: str, *, ascii_only: bool = F
         f"{host.get('host')}: {_verdict(documents, found)}",
         f"  agent    {_agent(host, agent, where)}",
         f"  libvirt  {_libvirt(host)}",
-        f"  guests   {_guests(host)}",
+        f"  guests   {_guests(host, agent)}",
         f"  host     {_host(host)}",
         *_findings(found),
         *_sinks(agent),
@@ -128,12 +128,18 @@ def _libvirt(host: Mapping[str, Any]) -> str:
     return f"{version}{state}, {host.get('uri')}, newest number {age} old"
 
 
-def _guests(host: Mapping[str, Any]) -> str:
+def _guests(host: Mapping[str, Any], agent: Mapping[str, Any]) -> str:
     guests = host.get("guests") or {}
     parts = [f"{any_text(guests.get('running'))} running"]
     parts += [f"{guests[each]} {each}" for each in ("paused", "stopped") if guests.get(each)]
     if guests.get("stuck"):
         parts.append(f"{guests['stuck']} STUCK")
+    left_out = agent.get("left_out") or {}
+    if left_out.get("guests"):
+        parts.append(f"{left_out['guests']} left out by the filter")
+    if left_out.get("series"):
+        groups = ", ".join(left_out.get("groups") or ())
+        parts.append(f"{left_out['series']} series too many ({groups})")
     return ", ".join(parts)
 
 

@@ -25,6 +25,17 @@ def agent_parts(look: Lookup, failing: Iterable[str], since: float | None) -> Do
         },
         "sinks": sink_parts(look, frozenset(failing)),
         "loop_lag_seconds": look.value("virtstatd_loop_lag_max_seconds"),
+        "left_out": left_out(look),
+    }
+
+
+def left_out(look: Lookup) -> Document:
+    """Return the guests that the filter leaves out, and the groups that are too many series."""
+    cut = _by(look, "virtstatd_cut_series", "group")
+    return {
+        "guests": _count(look.value("virtstatd_filtered_domains")),
+        "series": _count(sum(cut.values())),
+        "groups": sorted(cut),
     }
 
 

@@ -57,6 +57,9 @@ The groups, in the order in which they are left out.
 `others` are those of collectors of other packages, `vcpu_kvm` is what KVM counts for each vCPU.
 """
 
+UNKNOWN: Final = frozenset({"unknown_stat", "unknown_text_info"})
+"""Fields that the catalog does not know; they come in libvirt's own groups, too."""
+
 KEPT: Final = frozenset({"state", "control", "cpu", "vcpu", "local", "balloon", "memory"})
 """The groups that are never left out: state, CPU time, steal and memory."""
 
@@ -128,7 +131,7 @@ class SeriesBudget:
         self._host = _Level(per_host)
         self._passing: Counter[str] = Counter()
         self._units: WeakKeyDictionary[Shape, Counter[str]] = WeakKeyDictionary()
-        self._core = Picker(lambda series: _unit("vcpu", series) == "vcpu")
+        self._pickers: dict[tuple[str, int], Picker] = {}
         self._cutting: set[str] = set()
         self._reported: set[str] = set()
         self._looked_at = clock()
@@ -254,17 +257,24 @@ class SeriesBudget:
     def _left(self, readings: Sequence[Reading]) -> Iterator[Reading]:
         for reading in readings:
             guest = self._guests.get(reading.domain.uuid) if reading.domain else None
-            if guest is None:  # of the host, or it ends with this batch
+            level = max(guest.level.cut, self._host.cut) if guest else 0
+            if not level or KEPT.issuperset(units := self._units_of(reading.shape)):
                 yield reading
                 continue
-            level = max(guest.level.cut, self._host.cut)
-            cut, group = ORDER[:level], reading.shape.group
-            if group == "vcpu" and VCPU_KVM in cut:
-                if picked := self._core(reading.shape):
-                    shape, pick = picked
-                    yield Reading(reading.domain, shape, pick(reading.values)) if pick else reading
-            elif _unit_of_group(group) not in cut:
-                yield reading
+            cut = ORDER[:level]
+            if len(units) == 1:
+                if units.keys().isdisjoint(cut):
+                    yield reading
+            elif picked := self._picker(reading.shape.group, level)(reading.shape):
+                shape, pick = picked
+                yield Reading(reading.domain, shape, pick(reading.values)) if pick else reading
+
+    def _picker(self, group: str, level: int) -> Picker:
+        """Return what picks the series of a group that are left, where its parts differ."""
+        if (group, level) not in self._pickers:
+            cut = ORDER[:level]
+            self._pickers[group, level] = Picker(lambda series: _unit(group, series) not in cut)
+        return self._pickers[group, level]
 
 
 def _level(counts: Mapping[str, int], limit: int) -> int:
@@ -278,10 +288,9 @@ def _level(counts: Mapping[str, int], limit: int) -> int:
 
 
 def _unit(group: str, series: Series) -> str:
+    """Return the group of the order that a series belongs to, whatever group it came in."""
+    if series.field.name in UNKNOWN:
+        return "unknown"
     if group == "vcpu" and any(name == "stat" for name, _ in series.labels):
         return VCPU_KVM
-    return _unit_of_group(group)
-
-
-def _unit_of_group(group: str) -> str:
     return group if group in KEPT or group in ORDER else OTHERS

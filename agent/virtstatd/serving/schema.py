@@ -427,6 +427,14 @@ class SinkJson(Struct):
     circuit_open: bool
 
 
+class LeftOutJson(Struct):
+    """Guests that the filter leaves out, and series beyond the limits, with their groups."""
+
+    guests: Count
+    series: Count
+    groups: list[str]
+
+
 class AgentJson(_Head, kw_only=True):
     """`/api/v1/agent`: the agent itself."""
 
@@ -438,6 +446,7 @@ class AgentJson(_Head, kw_only=True):
     calls: CallsJson
     sinks: list[SinkJson]
     loop_lag_seconds: Seconds
+    left_out: LeftOutJson
 
 
 DOCUMENTS: Final[dict[str, type[Struct]]] = {

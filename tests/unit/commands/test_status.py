@@ -65,6 +65,14 @@ def test_a_guest_with_many_findings_hides_no_other():
     assert lines[9] == "              and 6 more: virtstatd top"
 
 
+def test_what_is_left_out_is_said():
+    """Guests by the filter, and series that are too many, with their groups; nothing where none."""
+    left_out = {"guests": 12, "series": 9000, "groups": ["unknown", "vm"]}
+    lines = status_lines(known(left_out=left_out), "x")
+    text = "3 running, 12 left out by the filter, 9000 series too many (unknown, vm)"
+    assert lines[3] == f"  guests   {text}"
+
+
 @pytest.mark.parametrize(
     ("found", "up", "code"),
     [((), True, 0), (("warning",), True, 1), (("warning", "critical"), True, 2), ((), False, 2)],

@@ -256,3 +256,16 @@ def test_guests_that_do_not_run_are_no_guests_that_run():
     assert [*documents.stopped_rows()]
     world.put(gone=[off])
     assert not [*documents.stopped_rows()]
+
+
+def test_the_project_of_any_cloud():
+    """The column has what Nova wrote, else the project in other metadata, else nothing."""
+    world = World()
+    world.put(state(VM))
+    assert world.row(VM)["project"] is None
+    other = ("metadata", (("project_name", "users"),))
+    world.put(state(VM), read(VM, "domain", {other: 1}))
+    assert world.row(VM)["project"] == "users"
+    nova = ("openstack", (("project_id", "7"),))
+    world.put(state(VM), read(VM, "domain", {nova: 1, other: 1}))
+    assert world.row(VM)["project"] == "7"

@@ -184,6 +184,24 @@ def test_the_statistics_of_kvm_are_a_group_of_their_own():
     assert world.rows() == {"guest_series": 8, VCPU_KVM: 480}
 
 
+@pytest.mark.parametrize("group", ["state", "balloon", "vcpu", "block"])
+def test_made_up_fields_are_left_out_in_whatever_group_they_come(group: str):
+    """Unknown keys of the groups that always stay are the first to go, and nothing else is."""
+    catalog, whole = load(), shape(group, 10)
+    unknown = [
+        catalog.series("unknown", "stat", {"group": group, "key": f"made_up_{number}"})
+        for number in range(5000)
+    ]
+    flooded = Shape(group, (*whole.series, *unknown))
+    world = World(per_guest=100)
+    reading = Reading(make_domain(0), flooded, tuple(range(len(flooded.series))))
+    world.budget(Batch("bulk", 1, (reading,), frozenset({group})))
+    (left,) = world.batches[-1].readings
+    assert left.shape.series == whole.series
+    assert left.values == tuple(range(10))
+    assert world.rows() == {"guest_series": 10, "unknown": 5000}
+
+
 def test_a_host_cuts_the_same_groups_of_every_guest():
     """Beyond the host's limit each guest lacks the same; what is of no guest stays."""
     world = World(per_host=100)

@@ -23,6 +23,9 @@ VALUE_MAX: Final = 256
 ELEMENTS_MAX: Final = 256
 """Elements of a guest's metadata that are looked at; libvirt keeps one per name space."""
 
+CHILDREN_MAX: Final = 1000
+"""Elements that are looked at on each step of a path."""
+
 Preset = Literal["nova", "ovirt", "opennebula", "kubevirt", "cloudstack", "libosinfo", "titles"]
 
 LABEL_TITLE: Final = "a name of a label other than domain, uuid, index and le"
@@ -210,7 +213,8 @@ def _at(element: ET.Element, names: Sequence[str]) -> ET.Element | None:
     for name in names:
         if found is None:
             return None
-        found = next((each for each in found if each.tag.rpartition("}")[2] == name), None)
+        some = islice(found, CHILDREN_MAX)
+        found = next((each for each in some if each.tag.rpartition("}")[2] == name), None)
     return found
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from virtstatd.catalog import load
 from virtstatd.collect.descriptions.metadata import (
+    CHILDREN_MAX,
     ELEMENTS_MAX,
     VALUE_MAX,
     Metadata,
@@ -226,3 +227,6 @@ def test_many_elements_cost_little():
     wanted = (*own(first="").labels, MetadataLabel(label="last", namespace="urn:b"))
     assert len(parsed_xml(f"<d>{inner}</d>")[0]) > ELEMENTS_MAX
     assert labels(inner, MetadataOptions(presets=(), labels=wanted)) == {"first": "x"}
+    deep = f"<metadata><a xmlns='{OWN}'>{'<b/>' * CHILDREN_MAX}<c>x</c></a></metadata>"
+    assert labels(deep, own(late="c")) == {}
+    assert labels(deep.replace("<b/>", "", 1), own(late="c")) == {"late": "x"}

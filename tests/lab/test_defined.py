@@ -86,3 +86,4 @@ def test_guests_that_do_not_run(lab: Lab, tmp_path: Path):
         lab.virsh("undefine", moving.uuid, "--managed-save")
         agent.wait_for(lambda: not facts(agent, "moving"))
         assert facts(agent, "guest-0")["persistent"] == 0
+        assert not agent.events("defined.refused")

@@ -14,6 +14,8 @@ MODULES: Final = (
     "cpu_stats",
     "defined.collector",
     "disk_errors",
+    "objects.pools",
+    "objects.networks",
     "kernel.collector",
     "guest_agent.collector",
     "storage.collector",

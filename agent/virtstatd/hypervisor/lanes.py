@@ -175,7 +175,9 @@ class Lanes:
     """
 
     def __init__(self, open_session: Open, width: int, up: Up | None = None) -> None:
-        self._open = open_session
+        self.open_session = open_session
+        """Opens a connection, for calls beside these lanes as well."""
+
         self._width = width
         self._up = Up(up=True) if up is None else up
         self._made = 0
@@ -297,7 +299,7 @@ class Lanes:
         if self._idle:
             return self._idle.pop()
         self._made += 1
-        return Lane(f"lane {self._made}", self._open)
+        return Lane(f"lane {self._made}", self.open_session)
 
     def _end(self, most: int) -> None:
         self._busy -= 1

@@ -205,6 +205,17 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "local.off": Event("info", "The guests do not run on this host, so the kernel is not read."),
     "null.closed": Event("info", "The sink that drops everything has ended."),
+    "object.answered": Event("info", "Libvirt answers about this pool or network again."),
+    "object.hung": Event(
+        "warning",
+        "Libvirt does not answer about this pool or network; the others are not affected.",
+        "Check the storage behind the pool `name`, such as its NFS server.",
+    ),
+    "objects.refused": Event(
+        "info",
+        "Libvirt refuses, or does not have, what is asked about pools or networks (`of`).",
+        "Install libvirt's storage or network driver if you want them.",
+    ),
     "otlp.opened": Event("debug", "The sink is open."),
     "poll.failing": Event(
         "warning",

@@ -66,9 +66,11 @@ def test_groups(catalog: Catalog):
         "guest_facts",
         "guest_filesystem",
         "local",
+        "network",
         "node",
         "partition",
         "storage",
+        "storage_pool",
         "tunable",
         "unknown",
     }

@@ -17,6 +17,8 @@ from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.disk_errors import DiskErrorsOptions
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.kernel.collector import KernelOptions
+from virtstatd.collect.objects.networks import NetworksOptions
+from virtstatd.collect.objects.pools import PoolsOptions
 from virtstatd.collect.own import OwnCollector
 from virtstatd.collect.parts import Parts
 from virtstatd.collect.storage.collector import StorageOptions
@@ -42,6 +44,8 @@ OPTIONS = {
     "cpu_stats": CpuStatsOptions(enabled=True),
     "defined": DefinedOptions(),
     "disk_errors": DiskErrorsOptions(enabled=True),
+    "pools": PoolsOptions(),
+    "networks": NetworksOptions(),
     "local": KernelOptions(interval_seconds=0.5),
     "guest_agent": GuestAgentOptions(enabled=True),
     "storage": StorageOptions(interval_seconds=1),
@@ -63,6 +67,8 @@ class Libvirt:
             "lookupByUUIDString": self,
             "connect": self,
             "snapshotNum": 2,
+            "listAllStoragePools": [],
+            "listAllNetworks": [],
             "listAllCheckpoints": [],
             "getLibVersion": 9_000_000,
             "getCPUMap": (2, [True, True], 2),

@@ -70,7 +70,7 @@ class Libvirt:
         1 << 8: "managed_save",
         1 << 10: "autostart",
         1 << 12: "snapshots",
-        1 << 16: "checkpoints",
+        1 << 14: "checkpoints",
     }
 
     def __init__(self, *guests: Guest) -> None:

@@ -26,7 +26,7 @@ LISTS: Final = {
     "transient": 1 << 3,
     "managed_save": 1 << 8,
     "snapshots": 1 << 12,
-    "checkpoints": 1 << 16,
+    "checkpoints": 1 << 14,
 }
 """The filter of `virConnectListAllDomains` that lists who has it."""
 

@@ -1,0 +1,1 @@
+"""Objects of libvirt beside its guests: storage pools and networks."""

@@ -107,7 +107,7 @@ def parts(there: Libvirt, seconds: float = 60.0) -> Parts:
 
     lanes = Lanes(opened, 1, up)
     connection = Connection(opened, inventory, log, up)
-    hypervisor = Hypervisor(up, inventory, lanes, connection, None, "", 25, seconds)
+    hypervisor = Hypervisor(up, inventory, lanes, connection, None, "", 25, seconds, opened)
     return Parts(shipped(), hypervisor, log, frozenset(), 1.0, asyncio.Event())
 
 

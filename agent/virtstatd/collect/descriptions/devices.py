@@ -98,17 +98,21 @@ def _place(source: ET.Element | None) -> str | None:
 def _pci(source: ET.Element) -> str | None:
     """Return an NVMe disk's place on the bus, and its namespace unless it is the first."""
     address = source.find("address")
-    if address is None:
-        return None
+    where = None if address is None else pci_address(address)
+    if where is None or source.get("namespace", "1") == "1":
+        return where
+    return f"{where}/{source.get('namespace')}"
+
+
+def pci_address(address: ET.Element) -> str | None:
+    """Return a place on the PCI bus as lspci shows it, None if the address is no such place."""
     try:
         domain, bus, slot, function = (
             int(address.get(part, "0"), 0) for part in ("domain", "bus", "slot", "function")
         )
     except ValueError:
         return None
-    first = source.get("namespace", "1") == "1"
-    where = f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
-    return where if first else f"{where}/{source.get('namespace')}"
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
 def nic_facts(root: ET.Element) -> Iterator[Facts]:

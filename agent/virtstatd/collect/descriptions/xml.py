@@ -8,6 +8,7 @@ from typing import Final
 from xml.parsers import expat
 
 from virtstatd.catalog import Catalog
+from virtstatd.collect.descriptions.assigned import assigned
 from virtstatd.collect.descriptions.devices import (
     Facts,
     disk_facts,
@@ -48,6 +49,7 @@ class Describer:
             ("domain", tuple((name, value) for name, value in known if name not in borne)),
             *(("disk", _present(disk)) for disk in disk_facts(root)),
             *(("nic", _present(nic)) for nic in nic_facts(root)),
+            *(("hostdev", _present(device)) for device in assigned(root)),
         ]
         if backing := _present(memory_backing(root)):
             rows.append(("memory_backing", backing))

@@ -181,6 +181,11 @@ HURT: dict[str, list[tuple[str, str, float, float]]] = {
         ("libvirt_node_memory_available_bytes", "", 1, 30),
         ("libvirt_node_memory_total_bytes", "", 100, 100),
     ],
+    "StoragePoolFull": [
+        ("libvirt_storage_pool_available_bytes", 'storage_pool="p"', 2, 50),
+        ("libvirt_storage_pool_capacity_bytes", 'storage_pool="p"', 100, 100),
+    ],
+    "StoragePoolHung": [("libvirt_storage_pool_timed_out", 'storage_pool="p"', 1, 0)],
     "HostIoPressure": [("libvirt_node_pressure_some_seconds_total", 'resource="io"', 0.5, 0.1)],
     "HostMemoryPressure": [
         ("libvirt_node_pressure_some_seconds_total", 'resource="memory"', 0.5, 0.01)
@@ -210,7 +215,7 @@ Those of counters are by how much they grow a second.
 
 CRITICAL = {
     *("GuestSteal", "GuestCpuLimited", "PartitionCpuLimited", "DiskLatency"),
-    *("GuestMemoryLow", "HostMemoryLow", "HostMemoryPressure"),
+    *("GuestMemoryLow", "HostMemoryLow", "HostMemoryPressure", "StoragePoolFull"),
 }
 """Those whose host hurts so much that the critical one of two alerts fires too."""
 

@@ -309,6 +309,21 @@ async def test_a_number_is_marked_where_its_finding_begins(chromium: Browser):
         await expect(cell).not_to_contain_text("◆")
 
 
+async def test_pools_and_networks(chromium: Browser):
+    """Each has a row with its name as text; what is nearly full and what hangs is marked."""
+    host = MadeUpHost(5)
+    async with showing(chromium, host) as page:
+        pools = page.get_by_role("group", name="Table: Storage pools").get_by_role("row")
+        await expect(pools.filter(has_text="nfs<i>")).to_contain_text("hangs")
+        await expect(pools.filter(has_text="fast").locator(".mark")).to_have_count(1)
+        await expect(pools.filter(has_text="old").locator(".mark.warning")).to_contain_text("5.0")
+        networks = page.get_by_role("group", name="Table: Networks").get_by_role("row")
+        await expect(networks.filter(has_text="lab<b>")).to_contain_text("inactive")
+    async with showing(chromium, MadeUpHost(0)) as page:
+        await expect(page.get_by_role("heading", name="Guests")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Storage pools")).to_have_count(0)
+
+
 async def test_a_guest_that_turns_stuck_shows(chromium: Browser):
     """A guest that stops answering is in the strip, in what hurts and in its row at once."""
     host = MadeUpHost(12)

@@ -115,6 +115,8 @@ def host(
         "disk": {"read_bytes_per_second": 1e6, "write_bytes_per_second": 2e7, "iops": 1234},
         "network": {"receive_bytes_per_second": 1e6, "transmit_bytes_per_second": None},
         "partitions": [],
+        "storage_pools": [],
+        "networks": [],
     }
 
 

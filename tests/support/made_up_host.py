@@ -19,11 +19,11 @@ from virtstatd.insight.findings import (
     STEAL,
     STUCK,
     FindingKind,
-    Subject,
 )
 from virtstatd.insight.history import DISK_SERIES, GUEST_SERIES
 from virtstatd.insight.judge import Finding
 from virtstatd.insight.kinds import kind_documents
+from virtstatd.insight.wording import Subject
 from virtstatd.model import Domain
 
 
@@ -148,7 +148,42 @@ class MadeUpHost:
         if history:
             document["history"] = self.history(series)
             document["partitions"] = self.partitions()
+        document["storage_pools"] = self.pools()
+        document["networks"] = self.networks()
         return self.versioned(document)
+
+    def pools(self) -> list[Document]:
+        """Return a pool with space, one that is nearly full, and one that hangs."""
+        if not self.count:
+            return []
+        sizes = ("capacity_bytes", "allocation_bytes", "available_bytes", "available_ratio")
+        texts = ("state", "type", "source", "volumes", "volumes_in_use")
+        unknown = dict.fromkeys([*sizes, *texts])
+        rows: list[Document] = [{**unknown, "name": "nfs<i>", "hangs": True}]
+        for name, left in (("fast", 0.4), ("old", 0.05)):
+            free = round(left * 100 * GIB)
+            row = {
+                "name": name,
+                "state": "running",
+                "type": "dir",
+                "hangs": False,
+                "capacity_bytes": 100 * GIB,
+                "allocation_bytes": 100 * GIB - free,
+                "available_bytes": free,
+                "available_ratio": left,
+                "volumes": 40,
+                "volumes_in_use": 31,
+            }
+            rows.append({**unknown, **row})
+        return rows
+
+    def networks(self) -> list[Document]:
+        """Return a network that is active, and one that is not."""
+        return [
+            {"name": name, "active": active, "bridge": "virbr0", "forward": "nat", "ports": 3}
+            for name, active in (("default", True), ("lab<b>", False))
+            if self.count
+        ]
 
     def partitions(self) -> list[Document]:
         """Return a tree of four partitions, the first one the sum of the others."""

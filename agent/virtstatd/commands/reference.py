@@ -13,7 +13,8 @@ from pathlib import Path
 from virtstatd import catalog
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.text import markdown_tables
-from virtstatd.insight.findings import FINDINGS, Subject, finding_text, spoken
+from virtstatd.insight.findings import FINDINGS
+from virtstatd.insight.wording import Subject, finding_text, spoken
 from virtstatd.model import Domain
 from virtstatd.pipeline.promises import PROMISES
 

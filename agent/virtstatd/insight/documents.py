@@ -15,6 +15,7 @@ from virtstatd.insight.guest_document import parts_of
 from virtstatd.insight.guests import last_row, row_of, share, whole
 from virtstatd.insight.judge import Judge
 from virtstatd.insight.lookup import Lookup
+from virtstatd.insight.objects import network_rows, pool_rows
 from virtstatd.insight.partitions import partition_rows
 
 
@@ -123,6 +124,8 @@ class Documents:
                 "transmit_bytes_per_second": total.transmit,
             },
             "partitions": partition_rows(look, cpus),
+            "storage_pools": pool_rows(look),
+            "networks": network_rows(look),
         }
 
     def guests(

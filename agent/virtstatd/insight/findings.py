@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from virtstatd.insight.columns import Unit
-from virtstatd.model import Domain
 
 
 Severity = Literal["warning", "critical"]
@@ -171,6 +169,25 @@ HOST_MEMORY_LOW: Final = FindingKind(
     hold_seconds=10.0,
     below=True,
 )
+POOL_FULL: Final = FindingKind(
+    "pool_full",
+    "warning",
+    "ratio",
+    0.1,
+    "Storage pool {device} has {value} of its space left",
+    "virsh pool-info {quoted}  # as of its last refresh; then delete volumes, or add space",
+    critical=0.03,
+    below=True,
+)
+POOL_HUNG: Final = FindingKind(
+    "pool_hung",
+    "critical",
+    "count",
+    1,
+    "Libvirt does not answer about storage pool {device}: its storage hangs",
+    "journalctl -u virtstatd -g object.hung -n 5  # then look at its NFS server or its disks",
+    brief=True,
+)
 PRESSURE_IO: Final = FindingKind(
     "pressure_io",
     "warning",
@@ -231,63 +248,7 @@ BUDGET_STRETCHED: Final = FindingKind(
 FINDINGS: Final = (
     *(STUCK, STEAL, STEAL_PEAK, GUEST_LIMITED, DISK_LATENCY, DISK_LIMITED, MEMORY_LOW),
     *(MEMORY_STALE, NIC_DROPS, LIBVIRT_DOWN, HOST_MEMORY_LOW, PRESSURE_IO, PRESSURE_MEMORY),
-    *(PARTITION_LIMITED, SINK_FAILING, SINK_LOSING, POLL_LATE, BUDGET_STRETCHED),
+    *(POOL_FULL, POOL_HUNG, PARTITION_LIMITED, SINK_FAILING, SINK_LOSING, POLL_LATE),
+    BUDGET_STRETCHED,
 )
 """All of them, as documentation and tests read them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The guest that a finding is about, None for the host, and the device, empty for none."""
-
-    domain: Domain | None = None
-    device: str = ""
-
-    @property
-    def uuid(self) -> str:
-        """The guest's UUID, empty for the host."""
-        return self.domain.uuid if self.domain else ""
-
-    @property
-    def name(self) -> str:
-        """The guest's name, empty for the host."""
-        return self.domain.name if self.domain else ""
-
-
-def finding_text(
-    kind: FindingKind, subject: Subject, value: float, threshold: float
-) -> tuple[str, str]:
-    """Return the text and the advice of a finding; names in them are as hostile as they are."""
-    words = {
-        "name": subject.name,
-        "uuid": subject.uuid,
-        "device": subject.device,
-        "quoted": shlex.quote(subject.device),
-        "value": spoken(value, kind.unit),
-        "threshold": spoken(threshold, kind.unit),
-    }
-    return kind.text.format_map(words), kind.advice.format_map(words)
-
-
-def spoken(value: float, unit: Unit) -> str:
-    """Return a number as people say it: 21 %, 57 ms, 12 min, 340/s."""
-    if unit == "ratio":
-        return f"{round(value * 100, 0 if value >= TENTH else 1):g} %"
-    if unit == "seconds":
-        for limit, factor, name in _TIMES:
-            if value < limit:
-                return f"{value * factor:.3g} {name}"
-    if unit == "per_second":
-        return f"{value:.3g}/s" if value < 1000 else f"{value:.0f}/s"  # noqa: PLR2004 - digits
-    return f"{value:g}"
-
-
-TENTH: Final = 0.1
-"""A ratio from here on has no decimals."""
-
-_TIMES: Final = (
-    (1.0, 1000, "ms"),
-    (120.0, 1, "s"),
-    (7200.0, 1 / 60, "min"),
-    (float("inf"), 1 / 3600, "h"),
-)

@@ -12,9 +12,8 @@ from virtstatd.insight.findings import (
     RELEASE_SECONDS,
     FindingKind,
     Severity,
-    Subject,
-    finding_text,
 )
+from virtstatd.insight.wording import Subject, finding_text
 from virtstatd.model import Domain
 
 

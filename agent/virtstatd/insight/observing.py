@@ -18,6 +18,7 @@ from virtstatd.insight.guests import (
 from virtstatd.insight.judge import Observed
 from virtstatd.insight.limits import at_limits
 from virtstatd.insight.lookup import Lookup
+from virtstatd.insight.objects import pools_hung, pools_left
 
 
 LATE_INTERVALS: Final = 3.0
@@ -74,6 +75,10 @@ def of_host(look: Lookup, failing: Iterable[str]) -> Iterator[Observed]:
     left = share(available, look.value("libvirt_node_memory_total_bytes"))
     if left is not None:
         yield Observed(kinds.HOST_MEMORY_LOW, "", left)
+    for device, left in pools_left(look):
+        yield Observed(kinds.POOL_FULL, device, left)
+    for device, hung in pools_hung(look).items():
+        yield Observed(kinds.POOL_HUNG, device, hung)
     for labels, rate in look.rates("libvirt_node_pressure_some_seconds"):
         kind = _PRESSURES.get(dict(labels)["resource"])
         if kind and rate is not None:

@@ -41,6 +41,9 @@ NUMBERS: Final = frozenset({int, float})
 BY_NAME: Final = Order("name")
 
 VIEWS: Final = ("host", "guests", "guest", "agent", "findings")
+SLOW: Final = ("partitions", "storage_pools", "networks")
+"""What of the host's document is not in the stream: it changes once a minute."""
+
 STREAM: Final = "text/event-stream"
 
 
@@ -63,7 +66,8 @@ class Shared:
                 self._rows = await in_steps(self.insight.documents.rows(fresh=fresh))
                 BY_NAME.sort(self._rows)
                 self._host = self.insight.documents.host(Totals.of(self._rows))
-                del self._host["partitions"]
+                for slow in SLOW:
+                    del self._host[slow]
                 self._made_at = now
             return self._rows, self._host
 

@@ -120,6 +120,32 @@ class PartitionJson(Struct):
     pressure_memory: Ratio
 
 
+class PoolJson(Struct):
+    """A storage pool of libvirt's; sizes are those of its last refresh."""
+
+    name: str
+    state: str | None
+    type: str | None
+    source: str | None
+    hangs: bool
+    capacity_bytes: Size
+    allocation_bytes: Size
+    available_bytes: Size
+    volumes: Count
+    available_ratio: Ratio
+    volumes_in_use: Count
+
+
+class NetworkJson(Struct):
+    """A virtual network of libvirt's."""
+
+    name: str
+    active: bool
+    bridge: str | None
+    forward: str | None
+    ports: Count
+
+
 class HostJson(_Head, kw_only=True):
     """`/api/v1/host`: the host, and sums over its guests."""
 
@@ -136,6 +162,8 @@ class HostJson(_Head, kw_only=True):
     disk: HostDiskJson
     network: HostNetworkJson
     partitions: list[PartitionJson]
+    storage_pools: list[PoolJson]
+    networks: list[NetworkJson]
     history: HistoryJson | UnsetType = UNSET
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from support.insight import VM, World, control, cpu, disk, read, state
 from virtstatd.insight.columns import COLUMNS, Unit
-from virtstatd.insight.findings import FINDINGS, FindingKind, Subject, finding_text, spoken
+from virtstatd.insight.findings import FINDINGS, FindingKind
 from virtstatd.insight.judge import Finding, Judge, Observed
 from virtstatd.insight.kinds import kind_documents
+from virtstatd.insight.wording import Subject, finding_text, spoken
 from virtstatd.testing import HOSTILE_NAMES, make_domain
 
 

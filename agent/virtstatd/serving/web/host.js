@@ -5,6 +5,7 @@ import { Chart } from "./charts.js";
 import { formatted } from "./format.js";
 import { guestTable } from "./guests.js";
 import { History } from "./history.js";
+import { objectPanels } from "./objects.js";
 import { findings, judged, meter, name, panel, table } from "./parts.js";
 import { change } from "./url.js";
 
@@ -104,6 +105,7 @@ export function hostView(model) {
       <div class="charts">${charts.host.charts.map((each) => each.frame)}</div>
     </section>
     ${guestTable(model)}
+    ${objectPanels(model)}
     ${model.partitions.length ? panel("Partitions", partitions(model)) : ""}
   </main>`;
 }

@@ -24,6 +24,7 @@ const model = {
   kinds: new Map(), // of findings, by name: from which value on something hurts
   columns: new Map(), // of the table of guests, by id: what they mean
   partitions: [],
+  lists: {},
   guest: null,
   guestFault: "",
   filterFault: "",
@@ -149,6 +150,7 @@ async function loadHistory() {
 async function loadHost() {
   const found = await get("api/v1/host?history=1");
   model.partitions = found.partitions ?? [];
+  model.lists = found;
   model.charts.host.load(found);
   if (!model.host) take("host", found);
 }
@@ -164,7 +166,8 @@ async function loadGuest(uuid) {
 async function loadPartitions() {
   if (document.hidden || model.url.view !== "host" || model.live.state !== "live") return;
   try {
-    model.partitions = (await get("api/v1/host")).partitions ?? [];
+    model.lists = await get("api/v1/host");
+    model.partitions = model.lists.partitions ?? [];
   } catch {
     return; // the stream says what is wrong
   }

@@ -29,7 +29,7 @@ from virtstatd.pipeline.series_budget import (
 from virtstatd.testing import FakeClock, make_domain
 
 
-HOST_GROUPS = {"agent", "finding", "node", "partition", "storage"}
+HOST_GROUPS = {"network", "storage_pool", "agent", "finding", "node", "partition", "storage"}
 GROUPS = ("unknown", "made_up", "vm", "perf", "iothread", "block", "net", "domain", *sorted(KEPT))
 SHAPES: dict[tuple[str, int], Shape] = {}
 

@@ -132,6 +132,11 @@ def guest(row: dict[str, Any], *found: dict[str, Any]) -> dict[str, Any]:
         "time": TIME,
         "guest": row,
         "incarnation": {"id": 7, "since": "2026-11-20T00:00:00.000Z", "pid": 4711},
+        "definition": {
+            **dict.fromkeys(("autostart", "persistent", "managed_save")),
+            **dict.fromkeys(("snapshots", "checkpoints"), 0),
+        },
+        "host_devices": [],
         "description": {"os": name, "machine": "pc-q35"},
         "vcpus": [
             {"vcpu": str(each), "cpu_ratio": 0.5, "steal_ratio": 0.12, "wait_ratio": None}

@@ -337,6 +337,11 @@ class MadeUpHost:
         document: Document = {
             "guest": row,
             "incarnation": {"id": 12, "since": None, "started": STARTED, "pid": 4711},
+            "definition": {
+                **dict.fromkeys(("autostart", "persistent", "managed_save")),
+                **dict.fromkeys(("snapshots", "checkpoints"), 0),
+            },
+            "host_devices": [],
             "description": {
                 "Title": "Shop, front end",
                 "Machine": "pc-q35-7.2",

@@ -9,6 +9,7 @@ from virtstatd.insight.figures import GuestFigures
 from virtstatd.insight.guests import D, M, memory_parts, share, whole
 from virtstatd.insight.limits import at_limits, disk_limits
 from virtstatd.insight.lookup import Lookup
+from virtstatd.insight.objects import definition_of
 from virtstatd.insight.placing import (
     place_disks,
     place_memory,
@@ -34,6 +35,8 @@ def parts_of(guest: GuestFigures, look: Lookup, wall: float) -> Document:
             "pid": None,
         },
         "description": description_of(domain.labels, look),
+        "definition": definition_of(look),
+        "host_devices": [dict(labels) for labels in look.labels(f"{D}_hostdev_info")],
         "vcpus": place_vcpus(look, vcpus(look)),
         "memory": {**memory(look, wall), **place_memory(look)},
         "disks": place_disks(look, disks(look)),

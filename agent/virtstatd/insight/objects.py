@@ -1,4 +1,4 @@
-"""Storage pools and networks of the host, as the page and findings have them."""
+"""Storage pools and networks of the host, and what libvirt keeps of each guest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from typing import Final
 
 from virtstatd.insight.document import Document
-from virtstatd.insight.guests import share, whole
+from virtstatd.insight.guests import D, share, whole
 from virtstatd.insight.lookup import Lookup
 
 
 POOL: Final = "libvirt_storage_pool"
 NET: Final = "libvirt_network"
+
+
+def definition_of(look: Lookup) -> Document:
+    """Return what libvirt keeps of a guest besides its run; what is not known is null."""
+    flags = {key: look.value(f"{D}_{key}") for key in ("autostart", "persistent", "managed_save")}
+    counts = {key: whole(look.value(f"{D}_{key}")) for key in ("snapshots", "checkpoints")}
+    return {key: None if flag is None else bool(flag) for key, flag in flags.items()} | counts
 
 
 def pool_rows(look: Lookup) -> list[Document]:

@@ -388,12 +388,24 @@ class GuestEventJson(Struct):
     text: str
 
 
+class DefinitionJson(Struct):
+    """What libvirt keeps of a guest besides its run; null is not known."""
+
+    autostart: bool | None
+    persistent: bool | None
+    managed_save: bool | None
+    snapshots: Count
+    checkpoints: Count
+
+
 class GuestDocumentJson(_Head, kw_only=True):
     """`/api/v1/guests/UUID`: everything about one guest."""
 
     guest: GuestJson
     incarnation: IncarnationJson
     description: dict[str, str]
+    definition: DefinitionJson
+    host_devices: list[dict[str, str]]
     vcpus: list[VcpuJson]
     memory: GuestMemoryJson
     disks: list[DiskJson]

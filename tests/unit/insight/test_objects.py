@@ -2,9 +2,9 @@
 
 import msgspec
 
-from support.insight import World, read
+from support.insight import VM, World, read, state
 from virtstatd.model import Number, Reading
-from virtstatd.serving.schema import HostJson
+from virtstatd.serving.schema import GuestDocumentJson, HostJson
 
 
 GIB = 1 << 30
@@ -88,3 +88,26 @@ def test_a_pool_that_is_nearly_full_and_one_that_hangs():
     for _ in range(4):
         last = found()
     assert last == {}
+
+
+def test_what_libvirt_keeps_of_a_guest():
+    """A guest's document has its autostart, snapshots and devices; what is not known is null."""
+    world = World()
+    world.put(state(VM))
+    world.put(
+        read(VM, "defined", {("autostart", ()): 1, ("persistent", ()): 0, ("snapshots", ()): 3}),
+        source="defined",
+    )
+    device = (("device", "hostdev0"), ("type", "pci"), ("address", "0000:06:12.5"))
+    world.put(read(VM, "domain", {("hostdev", device): 1}), source="inventory")
+    document = world.insight.documents.guest(VM.uuid)
+    assert document
+    msgspec.convert(document, GuestDocumentJson)
+    assert document["definition"] == {
+        "autostart": True,
+        "persistent": False,
+        "managed_save": None,
+        "snapshots": 3,
+        "checkpoints": None,
+    }
+    assert document["host_devices"] == [dict(device)]

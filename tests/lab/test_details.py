@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lab.support.guest import Definition
 from lab.support.hypervisor import Lab
+from lab.support.machine import LabError
 from support.agent import Agent, Series, running
 
 
 DISK = "libvirt_domain_block_stats"
+STORAGE = "[storage]\ninterval_seconds = 1\n"
 
 
 @pytest.fixture
@@ -119,7 +122,51 @@ def expanded(cpus: str) -> str:
     )
 
 
-STORAGE = "[storage]\ninterval_seconds = 1\n"
+NETWORK = (
+    "<network><name>inner</name><forward mode='bridge'/><bridge name='br-inner'/>"
+    "<portgroup name='db'/></network>"
+)
+POOLED = (
+    "<disk type='volume' device='disk'><driver name='qemu' type='raw'/>"
+    "<source pool='images' volume='a.raw'/><target dev='vda' bus='virtio'/></disk>"
+)
+NETWORKED = (
+    "<interface type='network'><source network='inner' portgroup='db'/><model type='virtio'/>"
+    "</interface>"
+)
+
+
+def test_networks_and_pools(lab: Lab, tmp_path: Path):
+    """An interface of a network and a disk of a pool say so, as libvirt resolved them."""
+    pool, file = lab.images / "pool", lab.images / "inner.xml"
+    lab.run("mkdir", str(pool))
+    lab.run("sh", "-c", f'printf %s "$0" > {file}', NETWORK)
+    lab.run("ip", "link", "add", "br-inner", "type", "bridge")
+    devices = f"<devices>{POOLED}{NETWORKED}</devices>"
+    guest = lab.definition("networked", disks=0, nics=0, extra=devices)
+    try:
+        lab.virsh("net-create", str(file))
+        lab.virsh("pool-create-as", "images", "dir", "--target", str(pool))
+        lab.virsh("vol-create-as", "images", "a.raw", "1M", "--format", "raw")
+        lab.create(guest)
+        with running(tmp_path, lab.uri_readonly, hypervisor=STORAGE) as agent:
+            agent.wait_for(lambda: facts(agent, f"{DISK}_storage_info", "networked"))
+            (disk,) = facts(agent, f"{DISK}_storage_info", "networked")
+            (nic,) = facts(agent, "libvirt_domain_interface_stats_info", "networked")
+    finally:
+        for command in (
+            ("destroy", guest.uuid),
+            ("net-destroy", "inner"),
+            ("pool-destroy", "images"),
+        ):
+            with suppress(LabError):
+                lab.virsh(*command)
+        lab.definitions.pop("networked", None)
+        lab.run("ip", "link", "delete", "br-inner")
+        lab.run("rm", "-r", str(pool), str(file))
+    assert (disk["storage_type"], disk["storage"]) == ("pool", "images")
+    assert (nic["source_network"], nic["source_bridge"]) == ("inner", "br-inner")
+    assert (nic["source_portgroup"], nic["interface_type"]) == ("db", "bridge")
 
 
 def test_storages_and_limits_of_a_guest_that_works(lab: Lab, tmp_path: Path):

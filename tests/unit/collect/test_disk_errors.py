@@ -10,7 +10,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from virtstatd.catalog import load
-from virtstatd.collect.disk_errors import GROUPS, DiskErrorsCollector
+from virtstatd.collect.disk_errors import GROUPS, KIND, DiskErrorsCollector, DiskErrorsOptions
 from virtstatd.collect.tier import Tier
 from virtstatd.errors import Overdue
 from virtstatd.hypervisor.inventory import Inventory
@@ -149,3 +149,10 @@ async def test_a_driver_without_the_call_is_asked_once():
     world.reader.reconnected()
     await world.read()
     assert world.guests["a"].asked == 2
+
+
+def test_it_is_off_unless_it_is_wanted():
+    """By default there is no collector, and so no call."""
+    parts: Any = None
+    assert DiskErrorsOptions() == DiskErrorsOptions(enabled=False, interval_seconds=60.0)
+    assert KIND.built(DiskErrorsOptions(), parts) is None

@@ -53,8 +53,26 @@ def tuned_limits(root: ET.Element) -> Iterator[DeviceLimit]:
 def _tuned(root: ET.Element, key: str, element: str) -> Iterator[DeviceLimit]:
     for disk in root.iterfind("devices/disk"):
         target = attribute(disk, "target", "dev")
-        if target and (number := _number(disk.findtext(f"iotune/{element}"))):
+        if target and (number := _lowest(root, disk, element)):
             yield (key, (("target_device", target),)), number
+
+
+def _lowest(root: ET.Element, disk: ET.Element, element: str) -> int:
+    """Return the lowest of a disk's own limit and those of its throttle groups, 0 without any."""
+    own = [disk.findtext(f"iotune/{element}")]
+    groups = _groups(disk)
+    shared = [
+        group.findtext(element)
+        for group in root.iterfind("throttlegroups/throttlegroup")
+        if group.findtext("group_name") in groups
+    ]
+    return min(filter(None, map(_number, own + shared)), default=0)
+
+
+def _groups(disk: ET.Element) -> list[str]:
+    """Return the groups whose limits a disk shares: of its own tuning, or from libvirt 11.2 on."""
+    names = [each.get("group") for each in disk.iterfind("throttlefilters/throttlefilter")]
+    return [name for name in (disk.findtext("iotune/group_name"), *names) if name]
 
 
 def _number(text: str | None) -> int:
@@ -76,7 +94,7 @@ def _disk(disk: ET.Element) -> Facts:
     yield "source_protocol", attribute(disk, "source", "protocol")
     yield "data_store", _place(disk.find("source/dataStore/source"))
     yield "serial", disk.findtext("serial")
-    yield "limit_group", disk.findtext("iotune/group_name")
+    yield "limit_group", ",".join(_groups(disk))
 
 
 def _place(source: ET.Element | None) -> str | None:

@@ -89,6 +89,7 @@ class _Guest:
     def _head(self) -> Iterator[FrameLine]:
         row = self._document.get("guest") or {}
         run = self._document.get("incarnation") or {}
+        since = run.get("started") or run.get("since")
         severity = str(row.get("severity") or "")
         state = "STUCK: its monitor does not answer" if row.get("stuck") else row.get("state")
         name = fitted(f" {self._neutral(row.get('name'))}  {self._neutral(state)}", self._width)
@@ -99,7 +100,7 @@ class _Guest:
             f"project {self._neutral(row['project'])}" if row.get("project") else "",
             f"partition {self._neutral(row['partition'])}" if row.get("partition") else "",
             f"pid {run['pid']}" if run.get("pid") else "",
-            f"runs since {self._neutral(run['since'])}" if run.get("since") else "",
+            f"runs since {self._neutral(since)}" if since else "",
             f"data {seconds_text(row.get('age_seconds'))} old",
         ]
         yield ((parted([each for each in parts if each], self._width), "plain"),)

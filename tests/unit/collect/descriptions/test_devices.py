@@ -57,6 +57,35 @@ def test_bursts_of_disks_have_limits_and_lengths():
     assert "limit_group" not in second
 
 
+def test_throttle_groups_are_limits_too():
+    """Of several limits of one kind the lowest holds, and the groups are named."""
+    groups = "".join(
+        f"<throttlegroup><group_name>{name}</group_name><total_iops_sec>{most}</total_iops_sec>"
+        f"{more}</throttlegroup>"
+        for name, most, more in (
+            ("slow", 100, ""),
+            ("fast", 900, "<write_bytes_sec>5</write_bytes_sec>"),
+            ("other", 1, ""),
+        )
+    )
+    own = "<iotune><total_iops_sec>500</total_iops_sec></iotune>"
+    disks = [
+        f"<disk><target dev='{device}'/><throttlefilters>{filters}</throttlefilters>{tuned}</disk>"
+        for device, names, tuned in (("vda", "fast slow", ""), ("vdb", "fast gone", own))
+        for filters in ["".join(f"<throttlefilter group='{name}'/>" for name in names.split())]
+    ]
+    more = f"<throttlegroups>{groups}</throttlegroups>"
+    found = described(*disks, more=more)
+    assert {key: number for key, number in found.items() if "_limit_" in key[0]} == {
+        (f"{DISK}_limit_total_requests_per_second", "vda"): 100,
+        (f"{DISK}_limit_total_requests_per_second", "vdb"): 500,
+        (f"{DISK}_limit_write_bytes_per_second", "vda"): 5,
+        (f"{DISK}_limit_write_bytes_per_second", "vdb"): 5,
+    }
+    shown = labels("disk", *disks, more=more)
+    assert [disk["limit_group"] for disk in shown] == ["fast,slow", "fast,gone"]
+
+
 def test_nics_say_where_they_lead():
     """Networks, port groups, ports of Open vSwitch, devices of the host and VLANs."""
     nics = (

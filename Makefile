@@ -138,6 +138,20 @@ install:  ## install the service: PREFIX=/opt/virtstatd, its units and its confi
 install-units:
 	@$(INSTALL_UNITS)
 
+# The build needs a network only for the wheels, whose hashes are pinned.
+DEB_PACKAGES := debhelper dpkg-dev fakeroot gcc libc6-dev libvirt-dev pkg-config python3-dev python3-venv
+DEB := build/deb
+
+.PHONY: deb
+deb:  ## Debian packages for this release, into build/: the agent with its libraries, and more sinks
+	@umask 022
+	.ci/packages $(DEB_PACKAGES)
+	systemd/debian/build $(DEB)
+
+.PHONY: lock
+lock: $(VENV)/dev.stamp  ## choose anew the versions of the libraries that the packages bring
+	@systemd/debian/lock
+
 .PHONY: uninstall
 uninstall:  ## remove the service; its configuration stays
 	@for unit in $(UNIT_FILES); do

@@ -13,7 +13,7 @@ import grpc
 import pytest
 import structlog
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionState, H2Connection
 from h2.events import StreamEnded
 from h2.exceptions import ProtocolError
 from hypothesis import given
@@ -258,6 +258,8 @@ async def speaking(speak: Speak) -> AsyncIterator[str]:
                     if isinstance(event, StreamEnded):
                         speak(http, event.stream_id)
                 writer.write(http.data_to_send())
+                if http.state_machine.state is ConnectionState.CLOSED:
+                    return
 
     async with scripted(script) as url:
         yield url

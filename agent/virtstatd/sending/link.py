@@ -17,6 +17,9 @@ REASON_CHARACTERS = 256
 FIX_SECONDS = 30.0
 """Pause after a failure that a person has to fix; nothing was sent, so no batch is lost."""
 
+CONNECT_SECONDS = 60.0
+"""When a connection is given up that its own limits did not end."""
+
 T = TypeVar("T")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -25,8 +28,10 @@ class KeptConnection(Generic[T]):
     """
     Keep one connection open between sends.
 
-    `connect` opens one, or raises and leaves nothing open. `close` may take long or never return:
-    it runs in a task of its own, for `close_seconds` at most.
+    `connect` opens one, or raises and leaves nothing open. It runs in a task of its own: where the
+    answers of a far destination take longer together than one attempt may, the next attempt goes on
+    waiting for the same connection. `close` may take long or never return: it runs in a task as
+    well, for `close_seconds` at most.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class KeptConnection(Generic[T]):
         self._alive = alive
         self._close_seconds = close_seconds
         self._connection: T | None = None
+        self._connecting: asyncio.Task[T] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -49,13 +55,35 @@ class KeptConnection(Generic[T]):
         if self._connection is not None and not self._alive(self._connection):
             self.drop()
         if self._connection is None:
-            await self._closed()  # so that no more than two are open at once
-            self._connection = await self._connect()
+            self._connection = await self._opened()
         try:
             yield self._connection
         except BaseException:
             self.drop()
             raise
+
+    async def _opened(self) -> T:
+        """Wait for the connection that is being opened, by this attempt or by an earlier one."""
+        task = self._connecting
+        if task and _succeeded(task) and not self._alive(task.result()):
+            self._connection, self._connecting = task.result(), None  # it was lost unused
+            self.drop()
+        if self._connecting is None:
+            await self._closed()  # so that no more than two are open at once
+            self._connecting = asyncio.create_task(self._connected(), name="link connecting")
+        task = self._connecting
+        await asyncio.wait({task})  # cancelled here, the connection is the next attempt's
+        self._connecting = None
+        return task.result()
+
+    async def _connected(self) -> T:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS) as limit:
+                return await self._connect()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TryLater(f"no connection within {CONNECT_SECONDS:g} s") from error
 
     def drop(self) -> None:
         """Close the connection in the background."""
@@ -67,6 +95,12 @@ class KeptConnection(Generic[T]):
 
     async def close(self) -> None:
         """Close, and wait for all connections that were dropped."""
+        if task := self._connecting:
+            self._connecting = None
+            task.cancel()
+            await asyncio.wait({task}, timeout=self._close_seconds)
+            if _succeeded(task):
+                self._connection = task.result()
         self.drop()
         await self._closed()
 
@@ -78,6 +112,10 @@ class KeptConnection(Generic[T]):
         with suppress(Exception):  # the connection is given up anyway
             async with asyncio.timeout(self._close_seconds):
                 await self._close(connection)
+
+
+def _succeeded(task: asyncio.Task[T]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 class Stream:

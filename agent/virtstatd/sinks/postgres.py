@@ -39,8 +39,8 @@ from virtstatd.sending.tls import Tls, renewed_tls
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
-CONNECT_SECONDS = 5.0
-HOST_SECONDS = 3.0
+CONNECT_SECONDS = 20.0
+HOST_SECONDS = 10.0
 """Time for each host to accept a connection where there are several."""
 
 PIECE_BYTES = 65536
@@ -269,7 +269,8 @@ class _Hosts:
             # counted before, so that one that never answers does not keep the others from a turn
             self._next = (self._last + 1) % len(self._places)
             try:
-                connection = await connect(self._places[self._last], seconds)
+                async with asyncio.timeout(2 * seconds):  # to connect, and to make the table
+                    connection = await connect(self._places[self._last], seconds)
             except AWAY as error:
                 fault = error
             else:

@@ -110,7 +110,7 @@ class Kafka(Named, Login, Tls):
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"
-    trains: ClassVar[Trains] = Trains(100_000)
+    trains: ClassVar[Trains] = Trains(100_000, 3)
     records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

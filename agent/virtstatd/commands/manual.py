@@ -32,7 +32,7 @@ EXITS: Final = {
 }
 
 
-def escaped(text: str) -> str:
+def roff(text: str) -> str:
     """Return text as roff shows it: nothing in it is a request or an escape."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
     return re.sub(r"^\.", r"\\&.", text, flags=re.MULTILINE)
@@ -42,17 +42,17 @@ def prose(text: str) -> str:
     """Return a text with names in backquotes in bold."""
     parts = re.split(r"`([^`]+)`", text)
     return "".join(
-        f"\\fB{escaped(each)}\\fR" if at % 2 else escaped(each) for at, each in enumerate(parts)
+        f"\\fB{roff(each)}\\fR" if at % 2 else roff(each) for at, each in enumerate(parts)
     )
 
 
 def page(name: str, section: int, about: str, body: Iterator[str]) -> str:
     """Return a page; its body has roff's macros."""
     head = f'.TH "{name.upper()}" "{section}" "" "virtstatd {__version__}" "virtstatd"'
-    return "\n".join([head, ".SH NAME", f"{escaped(name)} \\- {escaped(about)}", *body]) + "\n"
+    return "\n".join([head, ".SH NAME", f"{roff(name)} \\- {roff(about)}", *body]) + "\n"
 
 
-def commands() -> Iterator[str]:
+def _commands_page() -> Iterator[str]:
     """Yield the body of virtstatd(1)."""
     yield from (".SH SYNOPSIS", ".B virtstatd", "COMMAND [OPTIONS] [ARGUMENTS]")
     yield from (
@@ -73,10 +73,10 @@ def commands() -> Iterator[str]:
         "Each line of the log has the name of an event; `journalctl -u virtstatd -g NAME` finds it."
     )
     for name, event in EVENTS.items():
-        yield from (".TP", f".B {escaped(name)}", prose(f"({event.level}) {event.meaning}"))
+        yield from (".TP", f".B {roff(name)}", prose(f"({event.level}) {event.meaning}"))
         if event.action:
             yield from (".br", prose(event.action))
-    yield from (".SH FILES", ".TP", f".I {escaped(str(DEFAULT_FILE))}", "The configuration.")
+    yield from (".SH FILES", ".TP", f".I {roff(str(DEFAULT_FILE))}", "The configuration.")
     yield from (".TP", ".I /var/lib/virtstatd", "Spools and archives.")
     yield from (
         ".SH SEE ALSO",
@@ -98,16 +98,16 @@ def _commands(group: click.Group, before: str) -> Iterator[str]:
             continue
         context = click.Context(command, info_name=words)
         usage = " ".join(command.collect_usage_pieces(context))
-        yield f".SS {escaped(words)} {escaped(usage)}"
+        yield f".SS {roff(words)} {roff(usage)}"
         for paragraph in re.split(r"\n\s*\n", (command.help or "").strip()):
             yield from (".PP", prose(" ".join(paragraph.replace("\b", "").split())))
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)
             if record and record[1]:
-                yield from (".TP", f".B {escaped(record[0])}", prose(record[1]))
+                yield from (".TP", f".B {roff(record[0])}", prose(record[1]))
 
 
-def options() -> Iterator[str]:
+def _options_page() -> Iterator[str]:
     """Yield the body of virtstatd.toml(5)."""
     yield from (
         ".SH DESCRIPTION",
@@ -122,11 +122,11 @@ def options() -> Iterator[str]:
         if line.startswith("## "):
             yield from (".PP", prose(line[3:]))
         elif line.strip("# "):
-            yield from (".br", f"\\fB{escaped(line.removeprefix('# '))}\\fR")
+            yield from (".br", f"\\fB{roff(line.removeprefix('# '))}\\fR")
     yield from (".SH SEE ALSO", ".BR virtstatd (1)")
 
 
-def fields() -> Iterator[str]:
+def _fields_page() -> Iterator[str]:
     """Yield the body of virtstatd-fields(7)."""
     yield from (".SH DESCRIPTION", "Every series that can appear, by group of statistics.")
     group = ""
@@ -135,8 +135,8 @@ def fields() -> Iterator[str]:
             continue
         if line.group != group:
             group = line.group
-            yield f".SH {escaped(group.upper())}"
-        yield from (".TP", f".B {escaped(metric_name(line.field))}")
+            yield f".SH {roff(group.upper())}"
+        yield from (".TP", f".B {roff(metric_name(line.field))}")
         facts = [line.field.kind.name.lower(), line.field.unit]
         yield prose(f"({', '.join(each for each in facts if each)}) {line.field.help}")
     yield from (".SH SEE ALSO", ".BR virtstatd (1)")
@@ -145,9 +145,11 @@ def fields() -> Iterator[str]:
 def pages() -> dict[str, str]:
     """Return all pages by file name."""
     return {
-        "virtstatd.1": page("virtstatd", 1, ABOUT, commands()),
-        "virtstatd.toml.5": page("virtstatd.toml", 5, "configuration of virtstatd", options()),
-        "virtstatd-fields.7": page("virtstatd-fields", 7, "series of virtstatd", fields()),
+        "virtstatd.1": page("virtstatd", 1, ABOUT, _commands_page()),
+        "virtstatd.toml.5": page(
+            "virtstatd.toml", 5, "configuration of virtstatd", _options_page()
+        ),
+        "virtstatd-fields.7": page("virtstatd-fields", 7, "series of virtstatd", _fields_page()),
     }
 
 

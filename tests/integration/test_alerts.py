@@ -172,6 +172,13 @@ HURT: dict[str, list[tuple[str, str, float, float]]] = {
         (BALLOON_UPDATE, "", 400, 400),
     ],
     "GuestMemoryStale": [(BALLOON_UPDATE, "", -100, 400)],
+    "GuestFilesystemFull": [
+        (f"{D}_guest_filesystem_used_bytes", 'mountpoint="/",fstype="ext4"', 95, 80),
+        (f"{D}_guest_filesystem_size_bytes", 'mountpoint="/",fstype="ext4"', 100, 100),
+        (f"{D}_guest_filesystem_used_bytes", 'mountpoint="/cd",fstype="ISO9660"', 9, 9),
+        (f"{D}_guest_filesystem_size_bytes", 'mountpoint="/cd",fstype="ISO9660"', 9, 9),
+    ],
+    "HostGuestsReportNoMemory": [(f"{D}_memory_stats_period_seconds", "", 0, 10)],
     "NicDrops": [
         (f"{NIC}_receive_drops_total", 'target_device="vnet1"', 9, 2),
         (f"{NIC}_transmit_drops_total", 'target_device="vnet1"', 9, 2),

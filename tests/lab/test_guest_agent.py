@@ -128,6 +128,40 @@ def test_what_the_guest_says_is_virshs_and_a_hung_agent_is_alone(
         assert value("virtstatd_guest_agent_hanging_calls") == 0
 
 
+def test_cpu_times_and_missing_periods(private_lab: Lab, tmp_path: Path):
+    """
+    CPU times are those that the guest counts; a missing balloon period is found, and set if wanted.
+
+    Without the switch nothing is changed. With it the guest's memory is reported, until the next
+    start of the guest: its persistent definition, if there were one, would stay as it is.
+    """
+    lab = private_lab
+    definition = lab.live_guest()
+    lab.virsh("dommemstat", definition.uuid, "--period", "0", "--live")
+    of = {"domain": "live"}
+    period = "libvirt_domain_memory_stats_period_seconds"
+    (tmp_path / "asks").mkdir()
+    cpu = f"{AGENT}cpu = true\n"
+    with running(tmp_path / "asks", lab.uri_readonly, more=cpu) as agent:
+        times = "libvirt_domain_guest_cpu_seconds_total"
+        agent.wait_for(lambda: agent.value(times, **of, cpu="0", mode="system"))
+        before = agent.value(times, **of, cpu="0", mode="system") or 0
+        lab.inside_guest("live", "while :; do :; done")
+        agent.wait_for(
+            lambda: (agent.value(times, **of, cpu="0", mode="system") or 0) > before + 0.05
+        )
+        assert agent.value(period, **of) == 0
+        assert not agent.events("guest_agent.balloon_set")
+    (tmp_path / "sets").mkdir()
+    sets = "[guest_agent]\nset_balloon_period = true\nballoon_period_seconds = 3\n"
+    with running(tmp_path / "sets", lab.uri_readonly, more=sets) as agent:
+        agent.wait_for(lambda: agent.value(period, **of) == 3)
+        (said,) = agent.events("guest_agent.balloon_set")
+        assert (said["uuid"], said["seconds"]) == (definition.uuid, 3)
+        assert agent.value("virtstatd_guest_agent_calls_total", outcome="ok") == 0
+        assert "<stats period='3'/>" in lab.virsh("dumpxml", definition.uuid)
+
+
 def test_without_it_nobody_is_asked(private_lab: Lab, tmp_path: Path):
     """Off as it is by default there is no read-write connection; nor is one without any agent."""
     lab = private_lab

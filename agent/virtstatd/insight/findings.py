@@ -118,6 +118,25 @@ MEMORY_STALE: Final = FindingKind(
     "The balloon driver of {name} has reported nothing for {value}",
     "virsh dommemstat {uuid} --live --period 10",
 )
+FILESYSTEM_FULL: Final = FindingKind(
+    "filesystem_full",
+    "warning",
+    "ratio",
+    0.9,
+    "{value} of the file system {device} in {name} are used, as the guest says",
+    "virsh guestinfo {uuid} --filesystem  # make room in the guest, or virsh blockresize",
+    critical=0.98,
+)
+MEMORY_UNREPORTED: Final = FindingKind(
+    "memory_unreported",
+    "warning",
+    "count",
+    1,
+    "Guests whose memory is not known, because their balloon driver has no period: {value}",
+    "virsh dommemstat GUEST --live --period 10  # for each; XML: <stats period='10'/>",
+    hold_seconds=30.0,
+    brief=True,
+)
 GUEST_LIMITED: Final = FindingKind(
     "partition_limited",
     "warning",
@@ -247,6 +266,7 @@ BUDGET_STRETCHED: Final = FindingKind(
 
 FINDINGS: Final = (
     *(STUCK, STEAL, STEAL_PEAK, GUEST_LIMITED, DISK_LATENCY, DISK_LIMITED, MEMORY_LOW),
+    *(FILESYSTEM_FULL, MEMORY_UNREPORTED),
     *(MEMORY_STALE, NIC_DROPS, LIBVIRT_DOWN, HOST_MEMORY_LOW, PRESSURE_IO, PRESSURE_MEMORY),
     *(POOL_FULL, POOL_HUNG, PARTITION_LIMITED, SINK_FAILING, SINK_LOSING, POLL_LATE),
     BUDGET_STRETCHED,

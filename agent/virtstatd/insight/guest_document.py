@@ -7,6 +7,7 @@ from typing import Final
 from virtstatd.insight.document import Document, stamp
 from virtstatd.insight.figures import GuestFigures
 from virtstatd.insight.guests import D, M, memory_parts, share, whole
+from virtstatd.insight.inside import agent_of, filesystems
 from virtstatd.insight.limits import at_limits, disk_limits
 from virtstatd.insight.lookup import Lookup
 from virtstatd.insight.objects import definition_of
@@ -41,6 +42,8 @@ def parts_of(guest: GuestFigures, look: Lookup, wall: float) -> Document:
         "memory": {**memory(look, wall), **place_memory(look)},
         "disks": place_disks(look, disks(look)),
         "nics": place_nics(look, nics(look)),
+        "filesystems": filesystems(look),
+        "guest_agent": agent_of(look),
         "events": [
             {"time": stamp(each.at), "event": each.event, "text": each.text}
             for each in reversed(guest.events)

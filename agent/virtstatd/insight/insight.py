@@ -13,6 +13,7 @@ from virtstatd.insight.documents import Documents, Totals, Whereabouts
 from virtstatd.insight.figures import Figures
 from virtstatd.insight.guests import row_and_look
 from virtstatd.insight.history import GUEST_SERIES, HOST, HOST_SERIES, History
+from virtstatd.insight.inside import reports_no_memory
 from virtstatd.insight.judge import Finding, Judge, Told
 from virtstatd.insight.observing import of_guest, of_host
 from virtstatd.runtime.clock import boottime
@@ -55,6 +56,7 @@ class Insight:
         self.history = History(history_bytes)
         self._turn: list[str] = []
         self._sum = Totals()
+        self._unreported = self._counted = 0
         self._host_at = -math.inf
 
     @property
@@ -73,7 +75,8 @@ class Insight:
         now, wall = figures.clock(), figures.wall() / 1e9
         if now - self._host_at >= ROUND_SECONDS - 0.5:
             self._host_at = now
-            self.judge.look(None, of_host(figures.host(), self._failing()), now)
+            host_values = of_host(figures.host(), self._failing(), self._unreported)
+            self.judge.look(None, host_values, now)
             yield
         if not self._turn:
             self._turn = [*figures.guests]
@@ -82,6 +85,7 @@ class Insight:
             host = self.documents.host(self._sum)
             self.history.put(HOST, wall, [_found(host, name) for name in HOST_SERIES])
             self._sum = Totals()
+            self._unreported, self._counted = self._counted, 0
         share = min(GUESTS_A_SECOND, math.ceil(len(figures.guests) / ROUND_SECONDS))
         part, self._turn = [*figures.urgent, *self._turn[:share]], self._turn[share:]
         figures.urgent.clear()
@@ -93,6 +97,7 @@ class Insight:
                 for disk, numbers in disk_numbers(look):
                     self.history.put(uuid, wall, numbers, disk)
                 self._sum.add(row)
+                self._counted += reports_no_memory(look)
                 yield
 
     def history_of(self, key: str) -> Document:

@@ -15,6 +15,7 @@ from virtstatd.insight.guests import (
     balloon_age,
     share,
 )
+from virtstatd.insight.inside import fullness
 from virtstatd.insight.judge import Observed
 from virtstatd.insight.limits import at_limits
 from virtstatd.insight.lookup import Lookup
@@ -50,6 +51,8 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     for device, ratio in at_limits(look):
         yield Observed(kinds.DISK_LIMITED, device, ratio)
     yield from _memory(look, wall)
+    for mountpoint, ratio in fullness(look, kinds.FILESYSTEM_FULL.threshold * kinds.RELEASE):
+        yield Observed(kinds.FILESYSTEM_FULL, mountpoint, ratio)
     seconds = look.seconds(NIC_DROPS[0])
     for device, (received, sent) in look.grown(NIC_DROPS, "target_device"):
         yield Observed(kinds.NIC_DROPS, device, ((received or 0) + (sent or 0)) / seconds)
@@ -66,8 +69,13 @@ def _memory(look: Lookup, wall: float) -> Iterator[Observed]:
         yield Observed(kinds.MEMORY_LOW, "", left)
 
 
-def of_host(look: Lookup, failing: Iterable[str]) -> Iterator[Observed]:
-    """Yield what is known of the host and of the agent; `failing` are names of sinks."""
+def of_host(look: Lookup, failing: Iterable[str], unreported: int = 0) -> Iterator[Observed]:
+    """
+    Yield what is known of the host and of the agent.
+
+    `failing` are names of sinks, `unreported` is the number of guests that report no memory.
+    """
+    yield Observed(kinds.MEMORY_UNREPORTED, "", unreported)
     up = look.value("libvirt_up")
     if up is not None:
         yield Observed(kinds.LIBVIRT_DOWN, "", up)

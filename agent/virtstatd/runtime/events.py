@@ -151,6 +151,15 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "guest_agent.answers": Event("info", "The agent in this guest answers again."),
     "guest_agent.asking": Event("info", "Agents in guests are asked again."),
+    "guest_agent.balloon_refused": Event(
+        "warning",
+        "The period of this guest's balloon driver could not be set; it is tried again in an hour.",
+        "See `reason`, or set it in the guest's XML.",
+    ),
+    "guest_agent.balloon_set": Event(
+        "info",
+        "The period of this guest's balloon driver was set to `seconds`, until the guest ends.",
+    ),
     "guest_agent.crowded": Event(
         "warning",
         "So many questions to agents hang in libvirt that no guest is asked any more.",
@@ -158,7 +167,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "guest_agent.opened": Event(
         "info",
-        "A read-write connection is open, to ask the agents in guests; nothing is changed.",
+        "A read-write connection is open, to ask the agents in guests, or set balloon periods.",
     ),
     "guest_agent.refused": Event(
         "info",

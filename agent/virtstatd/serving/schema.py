@@ -380,6 +380,49 @@ class NicJson(Struct):
     transmit_errors_per_second: Rate
 
 
+class FilesystemJson(Struct):
+    """A file system of a guest, as the guest says; `disks` are those of the domain."""
+
+    mountpoint: str
+    device: str
+    type: str
+    disks: list[str]
+    size_bytes: Size
+    used_bytes: Size
+    used_ratio: Ratio
+
+
+class LoginJson(Struct):
+    """A user who is logged in, and since when."""
+
+    user: str
+    since: Time
+
+
+class AddressJson(Struct):
+    """An address of an interface of a guest; null for an interface without one."""
+
+    interface: str | None
+    mac_address: str | None
+    address: str | None
+    prefix: str | None
+
+
+class GuestAgentJson(Struct):
+    """What the agent in a guest says; `load` is over 1, 5 and 15 minutes."""
+
+    connected: bool | None
+    responsive: bool | None
+    os: dict[str, str]
+    hostname: str | None
+    timezone: str | None
+    load: list[float | None]
+    users: Count
+    logins: list[LoginJson]
+    vcpus_online: Count
+    addresses: list[AddressJson]
+
+
 class GuestEventJson(Struct):
     """Something that happened to a guest."""
 
@@ -410,6 +453,8 @@ class GuestDocumentJson(_Head, kw_only=True):
     memory: GuestMemoryJson
     disks: list[DiskJson]
     nics: list[NicJson]
+    filesystems: list[FilesystemJson]
+    guest_agent: GuestAgentJson
     findings: list[FindingJson]
     events: list[GuestEventJson]
     history: HistoryJson | UnsetType = UNSET

@@ -63,6 +63,7 @@ def test_groups(catalog: Catalog):
         "domain",
         "finding",
         "guest",
+        "guest_cpu",
         "guest_facts",
         "guest_filesystem",
         "local",

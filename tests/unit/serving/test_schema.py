@@ -20,6 +20,8 @@ def busy() -> World:
     """Return a world in which something is known of everything."""
     world = World()
     nic, machine = (("target_device", "vnet0"),), (("partition", "/machine"),)
+    root = (("mountpoint", "/"), ("device", "vda"), ("fstype", "ext4"), ("target_device", ""))
+    login = (("user", "root"), ("user_domain", ""))
     tier, sink = (("tier", "pulse"),), (("sink", "out"),)
     for at in range(1, 5):
         world.put(
@@ -28,6 +30,9 @@ def busy() -> World:
             control(VM, responsive=at < 4),
             disk(VM, 100 * at, at),
             read(VM, "net", {("{target_device}.rx.bytes", nic): at}),
+            read(VM, "guest_filesystem", {("size", root): 100, ("used", root): 50}),
+            read(VM, "guest", {("login", login): 1, ("users", ()): 1, ("load_1m", ()): 0.5}),
+            read(VM, "guest_facts", {("interface", (("address", "::1"),)): 1}),
         )
         world.put(
             read(
@@ -86,7 +91,7 @@ def test_something_is_in_every_list():
     assert it["agent"]["tiers"]
     assert it["agent"]["sinks"]
     assert it["agent"]["collectors"]
-    for part in "vcpus", "disks", "nics", "findings", "events":
+    for part in "vcpus", "disks", "nics", "filesystems", "findings", "events":
         assert it["guests/{uuid}"][part], part
     assert it["guests/{uuid}"]["history"]["series"]["cpu_ratio"]
     assert it["guests/{uuid}"]["history"]["disks"]["vda"]["read_iops"]

@@ -217,6 +217,26 @@ def said_vcpus(answer: AgentAnswer, _: int) -> Said:
     return said
 
 
+def said_cpu(answer: AgentAnswer, most: int) -> Said:
+    """Return the CPU times of each of the guest's CPUs, as it counts them in milliseconds."""
+    said = Said()
+    times: dict[Labels, int] = {}
+    for each in answer["cpus"]:
+        cpu = each.get("cpu")
+        if not isinstance(cpu, int) or len(times) >= most * len(_MODES):
+            said.cut += 1
+            continue
+        said.unknown += len(each.keys() - _MODES.keys() - {"cpu", "type"})
+        for key in _MODES.keys() & each.keys():
+            time = each[key]
+            if isinstance(time, int) and 0 <= time < MILLISECONDS_MAX:
+                times[("cpu", str(cpu)), ("mode", _MODES[key])] = time
+            else:
+                said.impossible += 1
+    said.rows = [("cpu", labels, time) for labels, time in sorted(times.items())]
+    return said
+
+
 def _numbered(cpus: str) -> int:
     """Return how many CPUs a text like `0-3,5` names."""
     ranges = (part.partition("-") for part in cpus.split(",") if part)
@@ -265,6 +285,20 @@ _DISK: Final = frozenset(
 _DRIVER: Final = frozenset(
     {"driverName", "driverDate", "driverVersion", "idType", "pciVendor", "pciDevice"}
 )
+_MODES: Final = {
+    "user": "user",
+    "nice": "nice",
+    "system": "system",
+    "idle": "idle",
+    "iowait": "iowait",
+    "irq": "irq",
+    "softirq": "softirq",
+    "steal": "steal",
+    "guest": "guest",
+    "guestnice": "guest_nice",
+}
+"""The agent's names, and those of node_exporter."""
+
 _SYSTEM: Final = {
     "id": "os_id",
     "name": "os_name",

@@ -14,10 +14,12 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.collect.guest_agent.answers import Said
 from virtstatd.collect.guest_agent.asking import AgentThread
+from virtstatd.collect.guest_agent.balloon import BalloonPeriods
 from virtstatd.collect.guest_agent.batches import SOURCE, AgentBatches
 from virtstatd.collect.guest_agent.guests import AgentGuest, AgentGuests
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collect.guest_agent.questions import (
+    CPU_QUESTION,
     OFTEN,
     QUESTIONS,
     Question,
@@ -42,7 +44,6 @@ RETRY_SECONDS: Final = 15.0
 CLOSE_SECONDS: Final = 1.0
 
 OUTCOMES: Final = ("ok", "refused", "silent", "overdue")
-LEFT_OUT: Final = ("limit", "impossible", "unknown")
 
 
 Rest = Callable[[asyncio.Event, float], Awaitable[None]]
@@ -83,9 +84,12 @@ class GuestAgentCollector:
         self._rest = rest
         self._thread = thread or AgentThread(hypervisor.open_read_write, options.hanging_calls)
         self._guests = AgentGuests(hypervisor.inventory)
+        self._questions = (*((CPU_QUESTION,) if options.cpu else ()), *QUESTIONS)
+        self._balloons = BalloonPeriods(options, hypervisor.inventory, self._thread, log, clock)
         self._health = Health(clock)
         self._calls: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._version: int | None = None
+        self._took = 0.0
         self._away = ""
         self._full = False
         self._refused: set[str] = set()
@@ -106,12 +110,11 @@ class GuestAgentCollector:
     async def once(self, emit: Emit) -> Outcome:
         """Ask each guest once; a host without agents is no failure."""
         self._guests.look(self._clock())
-        guests = list(self._guests)
+        guests = list(self._guests) if self._options.enabled else []
         try:
+            await self._set_balloons(asyncio.Event())
             for guest in guests:
-                begun = self._clock()
                 await self._visit(guest, emit)
-                self._health.ended(begun, good=True)
         except (Crowded, Disconnected) as error:
             return Outcome(answered=False, reason=str(error))
         finally:
@@ -123,22 +126,10 @@ class GuestAgentCollector:
     def numbers(self) -> Iterator[Row]:
         """Yield the outcomes of the calls, the guests by state, and what was left out."""
         yield "agent_hanging", {}, self._thread.hanging
+        yield "agent_balloons", {}, self._balloons.done
         for outcome, count in self._calls.items():
             yield "agent_calls", {"outcome": outcome}, count
-        silent = sum(guest.failures > 0 for guest in self._guests)
-        states = {
-            "answering": len(self._guests) - silent,
-            "silent": silent,
-            "disconnected": self._guests.disconnected,
-        }
-        for state, count in states.items():
-            yield "agent_domains", {"state": state}, count
-        left: Counter[str] = Counter(dict.fromkeys(LEFT_OUT, 0))
-        for guest in self._guests:
-            for (_, reason), count in guest.left.items():
-                left[reason] += count
-        for reason, count in left.items():
-            yield "agent_left_out", {"reason": reason}, count
+        yield from self._guests.rows()
         yield from self._health.rows(self.name)
 
     async def ask_due(self, emit: Emit, stop: asyncio.Event) -> float:
@@ -151,21 +142,20 @@ class GuestAgentCollector:
             guest.silent(begun, self._options.interval_seconds)
             still = self._batches.made(guest, {OFTEN: Said()}, begun, 0.0, time.time_ns())
             self._send(guest, still, emit)
-        for guest in due:
-            if stop.is_set() or self._clock() - begun >= LOOK_SECONDS:
-                return 0.0
-            started = self._clock()
-            try:
+        try:
+            await self._set_balloons(stop)
+            for guest in due if self._options.enabled else ():
+                if stop.is_set() or self._clock() - begun >= LOOK_SECONDS:
+                    return 0.0
                 await self._visit(guest, emit)
-            except (Crowded, Disconnected) as error:
-                self._health.ended(started, good=False)
-                self._hinder(error)
-                return RETRY_SECONDS if isinstance(error, Disconnected) else LOOK_SECONDS
-            self._health.ended(started, good=True)
-            if self._full:
-                self._full = False
-                self._log.info("guest_agent.asking")
-            await self._rest(stop, self._clock() - started)
+                await self._rest(stop, self._took)
+        except (Crowded, Disconnected) as error:
+            self._health.ended(begun, good=False)
+            self._hinder(error)
+            return RETRY_SECONDS if isinstance(error, Disconnected) else LOOK_SECONDS
+        if self._full and not self._thread.full:
+            self._full = False
+            self._log.info("guest_agent.asking")
         ahead = self._guests.next_at(begun + LOOK_SECONDS) - self._clock()
         return min(LOOK_SECONDS, max(0.0, ahead))
 
@@ -177,7 +167,7 @@ class GuestAgentCollector:
         late = now - guest.due
         options = self._options
         of: dict[str, Said] = {}
-        for question in QUESTIONS:
+        for question in self._questions:
             due = often if question.often else seldom
             if not due or version < question.since or not guest.asks(question, now):
                 continue
@@ -194,6 +184,13 @@ class GuestAgentCollector:
         if often or guest.failures:
             of.setdefault(OFTEN, Said())
         self._send(guest, self._batches.made(guest, of, now, late, taken_at), emit)
+        self._took = self._clock() - now
+        self._health.ended(now, good=True)
+
+    async def _set_balloons(self, stop: asyncio.Event) -> None:
+        if self._options.set_balloon_period and self._guests.unreported:
+            await self._opened()
+            await self._balloons.put(self._guests.unreported, stop)
 
     def _send(self, guest: AgentGuest, batches: Iterable[Batch], emit: Emit) -> None:
         if self._guests.runs(guest):
@@ -280,12 +277,14 @@ def _version(session: Session) -> int:
 
 def guest_agent(options: GuestAgentOptions, parts: Parts) -> GuestAgentCollector | None:
     """Build the collector, None if it is not enabled: then no connection is opened."""
-    if not options.enabled:
+    if not options.enabled and not options.set_balloon_period:
         return None
     return GuestAgentCollector(options, parts.hypervisor, parts.catalog, parts.log)
 
 
 def _note(options: GuestAgentOptions) -> str:
+    if options.set_balloon_period:
+        return "opens a read-write connection to libvirt, and sets balloon periods of guests"
     if not options.enabled:
         return ""
     return "opens a read-write connection to libvirt, which could change guests; it never does"

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from virtstatd.collect.guest_agent.questions import Question
+from virtstatd.collector import Row
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.model import Domain, Reading, Shape
+from virtstatd.model import Domain, Number, Reading, Shape
 
 
 CONNECTED: Final = "libvirt_domain_guest_agent_connected"
+LEFT_OUT: Final = ("limit", "impossible", "unknown")
+PERIOD: Final = "libvirt_domain_memory_stats_period_seconds"
 
 BACKOFF_MAX_SECONDS: Final = 900.0
 """Longest pause of a guest whose agent does not answer; it doubles with each question."""
@@ -67,15 +70,32 @@ class AgentGuests:
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
         self._known: dict[str, AgentGuest] = {}
-        self._seen: dict[str, tuple[tuple[Reading, ...], bool | None]] = {}
+        self._seen: dict[str, tuple[tuple[Reading, ...], bool | None, bool]] = {}
         self.disconnected = 0
         """Guests with a channel that no agent holds open."""
+
+        self.unreported: list[Domain] = []
+        """Guests with a balloon driver that has no period."""
 
     def __iter__(self) -> Iterator[AgentGuest]:
         return iter(self._known.values())
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def rows(self) -> Iterator[Row]:
+        """Yield the number of guests by state, and of what was left out of their last answers."""
+        silent = sum(guest.failures > 0 for guest in self._known.values())
+        states = {
+            "answering": len(self._known) - silent,
+            "silent": silent,
+            "disconnected": self.disconnected,
+        }
+        for state, count in states.items():
+            yield "agent_domains", {"state": state}, count
+        left = dict.fromkeys(LEFT_OUT, 0)
+        for guest in self._known.values():
+            for (_, reason), count in guest.left.items():
+                left[reason] += count
+        for reason, count in left.items():
+            yield "agent_left_out", {"reason": reason}, count
 
     def runs(self, guest: AgentGuest) -> bool:
         """Return whether this run of a guest has not ended."""
@@ -86,11 +106,18 @@ class AgentGuests:
         former, self._known = self._known, {}
         seen, self._seen = self._seen, {}
         self.disconnected = 0
+        self.unreported = []
         gone: list[Domain] = []
         for domain, described in self._inventory.domains():
             last = seen.get(domain.uuid)
-            connected = last[1] if last and last[0] is described else is_connected(described)
-            self._seen[domain.uuid] = described, connected
+            if last is None or last[0] is not described:
+                told = _told(described, CONNECTED)
+                state = None if told is None else bool(told)
+                last = described, state, _told(described, PERIOD) == 0
+            self._seen[domain.uuid] = last
+            _, connected, unreported = last
+            if unreported:
+                self.unreported.append(domain)
             self.disconnected += connected is False
             guest = former.get(domain.uuid)
             known = guest is not None and guest.domain is domain
@@ -124,10 +151,10 @@ def _due(guest: AgentGuest) -> float:
     return guest.due
 
 
-def is_connected(described: tuple[Reading, ...]) -> bool | None:
-    """Return what a description says of the agent's channel, None if it does not know one."""
+def _told(described: tuple[Reading, ...], family: str) -> Number | None:
+    """Return a number of a description, None where it is not in it."""
     for reading in described:
         for series, value in zip(reading.shape.series, reading.values, strict=True):
-            if series.field.family == CONNECTED:
-                return bool(value)
+            if series.field.family == family:
+                return value
     return None

@@ -17,6 +17,13 @@ class GuestAgentOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
             " could change guests, and never does; the agent's user needs the group libvirt."
         ),
     ] = False
+    cpu: Annotated[
+        bool,
+        Meta(
+            description="Ask for CPU times as guests count them too. Libvirt has no call for that:"
+            " the agent gets the command itself, and libvirt marks the guest as tainted."
+        ),
+    ] = False
     interval_seconds: Annotated[
         float, Meta(description="Seconds between two questions for load and users.", ge=1, le=86400)
     ] = 60.0
@@ -50,3 +57,13 @@ class GuestAgentOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
             le=1000,
         ),
     ] = 50
+    set_balloon_period: Annotated[
+        bool,
+        Meta(
+            description="Set the period of balloon drivers that have none, so that guests report"
+            " their memory. Changes the guest's configuration of its current run; works alone."
+        ),
+    ] = False
+    balloon_period_seconds: Annotated[
+        int, Meta(description="The period that is set.", ge=1, le=3600)
+    ] = 10

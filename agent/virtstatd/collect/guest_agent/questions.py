@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import libvirt
+import libvirt_qemu
 
 from virtstatd.collect.guest_agent import answers
 from virtstatd.collect.guest_agent.answers import AgentAnswer, Said
@@ -16,7 +18,10 @@ from virtstatd.hypervisor.lanes import Session
 OFTEN: Final = "guest"
 FILESYSTEMS: Final = "guest_filesystem"
 FACTS: Final = "guest_facts"
-GROUPS: Final = frozenset({OFTEN, FILESYSTEMS, FACTS})
+CPU: Final = "guest_cpu"
+GROUPS: Final = frozenset({OFTEN, FILESYSTEMS, FACTS, CPU})
+
+DEFAULT_LIMIT: Final = -1
 
 SILENT: Final = frozenset(
     {
@@ -47,7 +52,7 @@ class Question:
     @property
     def often(self) -> bool:
         """Whether it is asked at the shorter interval."""
-        return self.group == OFTEN
+        return self.group in (OFTEN, CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,19 @@ def flat_interfaces(of: dict[str, dict[str, Any]]) -> AgentAnswer:
     return flat
 
 
+def _cpu(handle: libvirt.virDomain, _: int) -> AgentAnswer:
+    """Send the command itself; libvirt ends it after 5 s, its default for such commands."""
+    command = json.dumps({"execute": "guest-get-cpustats"})
+    text = libvirt_qemu.qemuAgentCommand(handle, command, DEFAULT_LIMIT, 0)
+    return {"cpus": json.loads(text)["return"]}
+
+
 def _vcpus(handle: libvirt.virDomain, _: int) -> AgentAnswer:
     answer: AgentAnswer = handle.guestVcpus()
     return answer
 
+
+CPU_QUESTION: Final = Question("cpu", CPU, 0, _cpu, answers.said_cpu)
 
 QUESTIONS: Final = (
     Question("filesystem", FILESYSTEMS, 5_007_000, _info(16), answers.said_filesystems),

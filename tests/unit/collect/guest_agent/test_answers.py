@@ -133,6 +133,19 @@ def test_disks_interfaces_and_drivers_are_facts():
     assert labels(said, "driver") == [{"driver": "VirtIO", "driver_version": "1"}]
 
 
+def test_cpu_times_are_rows_by_cpu_and_mode():
+    """Times that cannot be are left out, a CPU twice is counted once, and CPUs have a limit."""
+    cpu = {"cpu": 0, "type": "linux", "user": 5, "idle": -1, "guestnice": 1 << 60, "new": 1}
+    said = answers.said_cpu({"cpus": [cpu, {"cpu": "x"}, {"cpu": 1, "user": 7}]}, 50)
+    assert said.rows == [
+        ("cpu", (("cpu", "0"), ("mode", "user")), 5),
+        ("cpu", (("cpu", "1"), ("mode", "user")), 7),
+    ]
+    assert (said.impossible, said.unknown, said.cut) == (2, 1, 1)
+    same = [{"cpu": 0, "user": 1}, {"cpu": 0, "user": 2}]
+    assert len(answers.said_cpu({"cpus": same}, 50).rows) == 1
+
+
 NAMES = st.sampled_from(["fs", "user", "os", "timezone", "disk", "if", "device", "load"])
 LEAVES = st.sampled_from(
     ["name", "mountpoint", "total-bytes", "used-bytes", "login-time", "addr", "1m", "id", "new"]

@@ -40,6 +40,7 @@ ORDER: Final = (
     "local_storm",
     "storage_disk",
     "tunable",
+    "guest_cpu",
     "guest_facts",
     "guest",
     "guest_filesystem",

@@ -187,6 +187,32 @@ async def test_a_guest_tells_where_it_is(chromium: Browser):
         assert await page.title() != "taken"
 
 
+async def test_what_a_guest_says_of_itself(chromium: Browser):
+    """File systems are judged as their finding is, facts are listed, and lies stay text."""
+    host = MadeUpHost(1)
+    document = host.guest(0)
+    full = {"mountpoint": HOSTILE[0], "device": "vda1", "type": "ext4", "disks": ["vda"]}
+    document["filesystems"] = [full | {"size_bytes": 100, "used_bytes": 99, "used_ratio": 0.99}]
+    document["guest_agent"] = {
+        "responsive": True,
+        "os": {"os_pretty_name": "Debian 12"},
+        "hostname": HOSTILE[2],
+        "load": [0.5, None, None],
+        "users": 1,
+        "logins": [{"user": "root", "since": document["time"]}],
+        "addresses": [{"interface": "eth0", "address": "10.0.0.2", "prefix": "24"}],
+    }
+    host.guest = lambda *_, **__: document  # type: ignore[method-assign]
+    async with showing(chromium, host, f"#/guest/{host.uuid(0)}") as page:
+        table = page.get_by_label("File systems, as the guest says", exact=True)
+        await expect(table).to_contain_text("<img src=x")
+        await expect(table).to_contain_text("99.0 %")
+        inside = page.get_by_label("Inside, as the guest says", exact=True)
+        for text in ("Debian 12", "1 root", "10.0.0.2/24"):
+            await expect(inside).to_contain_text(text)
+        assert await page.title() != "taken"
+
+
 async def test_a_guest_that_is_not_there(chromium: Browser):
     """The address of a guest that has gone says so, and leads back to the others."""
     host = MadeUpHost(12)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.inside import FILL, RESTART, STOP, answer_at, guest_info, network_of, said
 from support.agent import Agent, running
 
 
@@ -20,36 +21,7 @@ filesystems_interval_seconds = 2
 limit_seconds = 2
 """
 FILESYSTEM = "libvirt_domain_guest_filesystem_"
-FILL = """
-for module in crc16 mbcache jbd2 ext4; do insmod /modules/$module.ko; done
-mke2fs /dev/vdb
-mkdir /data
-mount -t ext4 /dev/vdb /data
-dd if=/dev/zero of=/data/file bs=1k count=3000
-"""
-STOP = """
-kill -STOP $(pidof qemu-ga)
-until ping -c 1 -W 1 {there}; do sleep 0.1; done
-kill -CONT $(pidof qemu-ga)
-"""
 READ = "libvirt_domain_block_stats_read_requests_total"
-
-
-def said(agent: Agent, name: str) -> dict[str, dict[str, float]]:
-    """Return the series of a guest's agent: by metric, by the values of their labels."""
-    found: dict[str, dict[str, float]] = {}
-    for (family, labels), value in agent.samples().items():
-        of = dict(labels)
-        if of.pop("domain", "") == name and family.startswith("libvirt_domain_guest_"):
-            key = " ".join(of[label] for label in sorted(of) if of[label])
-            found.setdefault(family.removeprefix("libvirt_domain_guest_"), {})[key] = value
-    return found
-
-
-def virsh_info(lab: Lab, name: str, *kinds: str) -> dict[str, str]:
-    """Return what `virsh guestinfo` shows."""
-    lines = lab.virsh("guestinfo", lab.uuid(name), *kinds).splitlines()
-    return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
 
 
 def writers(lab: Lab) -> list[bool]:
@@ -70,11 +42,7 @@ def net(private_lab: Lab) -> str:
     """Start a guest with a file system, and return the network that it is in."""
     private_lab.live_guest()
     private_lab.inside_guest("live", FILL)
-    tap = private_lab.taps("live")[0]
-    shown = private_lab.run("ip", "-4", "address", "show", "dev", tap)
-    found = re.search(r"inet (\d+\.\d+\.\d+)\.1/24", shown)
-    assert found
-    return found[1]
+    return network_of(private_lab, "live")
 
 
 def test_what_the_guest_says_is_virshs_and_a_hung_agent_is_alone(
@@ -92,7 +60,7 @@ def test_what_the_guest_says_is_virshs_and_a_hung_agent_is_alone(
         of = {"domain": "live", "mountpoint": "/data", "device": "vdb"}
         of |= {"fstype": "ext4", "target_device": "vdb"}
         agent.wait_for(lambda: (agent.value(used, **of) or 0) > 3_000_000)
-        shown, virsh = said(agent, "live"), virsh_info(lab, "live")
+        shown, virsh = said(agent, "live"), guest_info(lab, "live")
         assert agent.value(f"{FILESYSTEM}size_bytes", **of) == int(virsh["fs.0.total-bytes"])
         assert agent.value(used, **of) == int(virsh["fs.0.used-bytes"])
         assert shown["agent_connected"] == shown["agent_responsive"] == {"": 1}
@@ -122,10 +90,16 @@ def test_what_the_guest_says_is_virshs_and_a_hung_agent_is_alone(
         assert value("virtstatd_missing_domains", tier="monitor") == 0
         assert value("virtstatd_guest_agent_hanging_calls") == 1
         assert said(agent, "live")["agent_responsive"] == {"": 0}
-        lab.run("ip", "address", "add", f"{net}.9/24", "dev", lab.taps("live")[0])
+        answer_at(lab, "live", f"{net}.9")
         agent.wait_for(lambda: agent.events("guest_agent.answers"))
         agent.wait_for(lambda: agent.value(used, **of))
         assert value("virtstatd_guest_agent_hanging_calls") == 0
+        lab.inside_guest("live", RESTART.format(there=f"{net}.8"))
+        agent.wait_for(lambda: said(agent, "live").get("agent_connected") == {"": 0})
+        agent.wait_for(lambda: said(agent, "live").get("agent_responsive") == {"": 0})
+        assert agent.value(used, **of) is None
+        answer_at(lab, "live", f"{net}.8")
+        agent.wait_for(lambda: agent.value(used, **of))
 
 
 def test_cpu_times_and_missing_periods(private_lab: Lab, tmp_path: Path):

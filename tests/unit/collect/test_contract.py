@@ -79,6 +79,8 @@ class Libvirt:
             "numaParameters": {},
             "domainListGetStats": [(self, {"state.state": 1, "state.reason": 1})],
             "getAllDomainStats": [(self, {"state.state": 1, "state.reason": 1})],
+            "domainEventRegisterAny": 1,
+            "domainEventDeregisterAny": 0,
             "guestInfo": {"user.count": 0, "hostname": "web"},
             "guestVcpus": {"vcpus": "0", "online": "0", "offlinable": ""},
             "close": 0,

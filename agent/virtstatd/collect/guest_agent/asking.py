@@ -9,8 +9,12 @@ is bounded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import libvirt
 
 from virtstatd.errors import Crowded, Overdue
 from virtstatd.hypervisor.lanes import Lane, Open, Session
@@ -18,16 +22,23 @@ from virtstatd.hypervisor.lanes import Lane, Open, Session
 
 T = TypeVar("T")
 
+Came = Callable[[str], object]
+"""Is called with the UUID of a guest whose agent has opened its channel."""
+
+AGENT_LIFECYCLE: Final = 18
+CONNECTED_STATE: Final = 1
+
 
 class AgentThread:
     """
     Makes one call at a time; one that hangs is left behind with its thread, up to `hanging_max`.
 
-    The connection is opened by the first call.
+    The connection is opened by the first call. `came` is called on the loop while it is open.
     """
 
-    def __init__(self, open_session: Open, hanging_max: int) -> None:
+    def __init__(self, open_session: Open, hanging_max: int, came: Came = lambda _: None) -> None:
         self._open = open_session
+        self._came = came
         self._most = hanging_max
         self._lane: Lane | None = None
         self.hanging = 0
@@ -50,7 +61,10 @@ class AgentThread:
         """
         if self.full:
             raise Crowded(f"{self.hanging} calls to guest agents hang in libvirt")
-        lane = self._lane = self._lane or Lane("guest agent", self._open)
+        if self._lane is None:
+            loop = asyncio.get_running_loop()
+            self._lane = Lane("guest agent", lambda: self._opened(loop))
+        lane = self._lane
         call = lane.call(function)
         try:
             await self._wait(call, seconds)
@@ -67,6 +81,21 @@ class AgentThread:
         if lane is not None:
             lane.close()
             await asyncio.wait({lane.ended}, timeout=seconds)
+
+    def _opened(self, loop: asyncio.AbstractEventLoop) -> Session:
+        """Open a connection that tells when an agent opens its channel; runs on the thread."""
+        session = self._open()
+
+        def happened(_: object, domain: libvirt.virDomain, state: int, *__: object) -> None:
+            if state == CONNECTED_STATE:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(self._came, domain.UUIDString())
+
+        connection = session.connection
+        with contextlib.suppress(libvirt.libvirtError):  # a driver without events
+            handle = connection.domainEventRegisterAny(None, AGENT_LIFECYCLE, happened, None)
+            session.on_close.append(partial(connection.domainEventDeregisterAny, handle))
+        return session
 
     async def _wait(self, call: asyncio.Future[Any], seconds: float) -> None:
         """Wait for an answer until the limit; tests override this with a rule without time."""

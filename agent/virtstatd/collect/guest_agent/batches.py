@@ -35,7 +35,9 @@ class AgentBatches:
                 interval, next_at = self._options.interval_seconds, guest.often_at
             else:
                 interval, next_at = self._options.filesystems_interval_seconds, guest.seldom_at
-            lifetime = LIFETIME_INTERVALS * (max(next_at - now, interval) + late)
+            # another guest's call may hang before the next round
+            pause = max(next_at - now, interval) + late + self._options.limit_seconds
+            lifetime = LIFETIME_INTERVALS * pause
             readings = (self._reading(guest, group, said),)
             yield Batch(SOURCE, taken_at, readings, frozenset({group}), lifetime)
 

@@ -82,7 +82,8 @@ class GuestAgentCollector:
         self._log = log
         self._clock = clock
         self._rest = rest
-        self._thread = thread or AgentThread(hypervisor.open_read_write, options.hanging_calls)
+        opener = hypervisor.open_read_write
+        self._thread = thread or AgentThread(opener, options.hanging_calls, self.came)
         self._guests = AgentGuests(hypervisor.inventory)
         self._questions = (*((CPU_QUESTION,) if options.cpu else ()), *QUESTIONS)
         self._balloons = BalloonPeriods(options, hypervisor.inventory, self._thread, log, clock)
@@ -162,6 +163,7 @@ class GuestAgentCollector:
     async def _visit(self, guest: AgentGuest, emit: Emit) -> None:
         """Ask a guest what is due, and send its answers; raises where nobody can be asked."""
         now, taken_at = self._clock(), time.time_ns()
+        guest.asked_at = now
         version = await self._opened()
         often, seldom = guest.often_at <= now, guest.seldom_at <= now
         late = now - guest.due
@@ -186,6 +188,10 @@ class GuestAgentCollector:
         self._send(guest, self._batches.made(guest, of, now, late, taken_at), emit)
         self._took = self._clock() - now
         self._health.ended(now, good=True)
+
+    def came(self, uuid: str) -> None:
+        """Ask a guest soon: an agent has opened its channel."""
+        self._guests.came(uuid, self._clock())
 
     async def _set_balloons(self, stop: asyncio.Event) -> None:
         if self._options.set_balloon_period and self._guests.unreported:

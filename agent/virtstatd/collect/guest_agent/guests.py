@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +20,9 @@ PERIOD: Final = "libvirt_domain_memory_stats_period_seconds"
 
 BACKOFF_MAX_SECONDS: Final = 900.0
 """Longest pause of a guest whose agent does not answer; it doubles with each question."""
+
+CAME_SECONDS: Final = 10.0
+"""Shortest time between two visits to a guest whose agent starts again and again."""
 
 REFUSED_SECONDS: Final = 900.0
 """Pause before a question that was refused is asked again."""
@@ -40,6 +44,7 @@ class AgentGuest:
     seldom_at: float
     refused: dict[str, float] = field(default_factory=dict)
     failures: int = 0
+    asked_at: float = -math.inf
     hanging: asyncio.Future[Any] | None = None
     left: dict[tuple[str, str], int] = field(default_factory=dict)
     shapes: dict[str, tuple[object, Shape]] = field(default_factory=dict)
@@ -54,6 +59,11 @@ class AgentGuest:
         pause = min(interval * 2**self.failures, max(interval, BACKOFF_MAX_SECONDS))
         self.failures = min(self.failures + 1, 16)
         self.often_at = self.seldom_at = now + pause
+
+    def came(self, now: float) -> None:
+        """Ask soon, as the agent was started anew; a guest that does that all the time waits."""
+        self.refused.clear()
+        self.often_at = self.seldom_at = max(now, self.asked_at + CAME_SECONDS)
 
     def refuses(self, question: Question, now: float) -> None:
         """Leave a question out for a while."""
@@ -79,6 +89,11 @@ class AgentGuests:
 
     def __iter__(self) -> Iterator[AgentGuest]:
         return iter(self._known.values())
+
+    def came(self, uuid: str, now: float) -> None:
+        """Ask a guest soon whose agent has opened its channel, if it was known to be open."""
+        if guest := self._known.get(uuid):
+            guest.came(now)
 
     def rows(self) -> Iterator[Row]:
         """Yield the number of guests by state, and of what was left out of their last answers."""

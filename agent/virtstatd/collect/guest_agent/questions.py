@@ -10,7 +10,7 @@ from typing import Any, Final
 import libvirt
 import libvirt_qemu
 
-from virtstatd.collect.guest_agent import answers
+from virtstatd.collect.guest_agent import answers, cpus
 from virtstatd.collect.guest_agent.answers import AgentAnswer, Said
 from virtstatd.hypervisor.lanes import Session
 
@@ -118,7 +118,7 @@ def _vcpus(handle: libvirt.virDomain, _: int) -> AgentAnswer:
     return answer
 
 
-CPU_QUESTION: Final = Question("cpu", CPU, 0, _cpu, answers.said_cpu)
+CPU_QUESTION: Final = Question("cpu", CPU, 0, _cpu, cpus.said_cpu)
 
 QUESTIONS: Final = (
     Question("filesystem", FILESYSTEMS, 5_007_000, _info(16), answers.said_filesystems),
@@ -130,6 +130,6 @@ QUESTIONS: Final = (
     Question("interfaces", FACTS, 1_002_014, _interfaces, answers.said_interfaces),
     Question("disks", FACTS, 7_000_000, _info(32), answers.said_disks),
     Question("drivers", FACTS, 12_007_000, _info(256), answers.said_drivers),
-    Question("vcpus", FACTS, 2_000_000, _vcpus, answers.said_vcpus),
+    Question("vcpus", FACTS, 2_000_000, _vcpus, cpus.said_vcpus),
 )
 """In the order in which a guest is asked."""

@@ -4,6 +4,7 @@ import { html } from "./vendor/lit-html-3.3.3/lit-html.js";
 import { disksOf, histogramsOf } from "./disks.js";
 import { formatted, moment, NONE, span } from "./format.js";
 import { periods } from "./host.js";
+import { insideOf } from "./inside.js";
 import { findings, mark, meter, name, panel, severityOf, state, table } from "./parts.js";
 import { placeOf } from "./placing.js";
 import { link } from "./url.js";
@@ -30,7 +31,7 @@ export function guestView(model) {
     ${disksOf(model)}
     ${panel("NICs", table(nics(model), guest.nics, "No NICs.", "NICs", (row) => row.device === url.device))}
     <div class="columns">
-      ${few ? "" : memory(guest.memory)} ${histogramsOf(guest)}
+      ${few ? "" : memory(guest.memory)} ${histogramsOf(guest)} ${insideOf(model)}
       ${panel("What happened", events(guest.events))}
       ${placeOf(guest)} ${panel("Description", description(guest.description))}
     </div>

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtstatd.catalog import shipped
-from virtstatd.collect.guest_agent import answers
+from virtstatd.collect.guest_agent import answers, cpus
 from virtstatd.collect.guest_agent.answers import TEXT_MAX, Said
 from virtstatd.collect.guest_agent.questions import QUESTIONS, flat_interfaces
 
@@ -102,7 +102,7 @@ def test_load_users_and_facts():
     assert labels(answers.said_hostname({"hostname": "web-1"}, 9), "hostname") == [
         {"hostname": "web-1"}
     ]
-    assert answers.said_vcpus({"vcpus": "0-3", "online": "0,2-3", "offlinable": ""}, 9).rows == [
+    assert cpus.said_vcpus({"vcpus": "0-3", "online": "0,2-3", "offlinable": ""}, 9).rows == [
         ("vcpus", (), 4),
         ("vcpus_online", (), 3),
     ]
@@ -136,14 +136,14 @@ def test_disks_interfaces_and_drivers_are_facts():
 def test_cpu_times_are_rows_by_cpu_and_mode():
     """Times that cannot be are left out, a CPU twice is counted once, and CPUs have a limit."""
     cpu = {"cpu": 0, "type": "linux", "user": 5, "idle": -1, "guestnice": 1 << 60, "new": 1}
-    said = answers.said_cpu({"cpus": [cpu, {"cpu": "x"}, {"cpu": 1, "user": 7}]}, 50)
+    said = cpus.said_cpu({"cpus": [cpu, {"cpu": "x"}, {"cpu": 1, "user": 7}]}, 50)
     assert said.rows == [
         ("cpu", (("cpu", "0"), ("mode", "user")), 5),
         ("cpu", (("cpu", "1"), ("mode", "user")), 7),
     ]
     assert (said.impossible, said.unknown, said.cut) == (2, 1, 1)
     same = [{"cpu": 0, "user": 1}, {"cpu": 0, "user": 2}]
-    assert len(answers.said_cpu({"cpus": same}, 50).rows) == 1
+    assert len(cpus.said_cpu({"cpus": same}, 50).rows) == 1
 
 
 NAMES = st.sampled_from(["fs", "user", "os", "timezone", "disk", "if", "device", "load"])

@@ -34,6 +34,13 @@ class Libvirt:
     def close(self) -> None:
         """Close."""
 
+    def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802 - libvirt's name
+        """Tell nobody."""
+        return 1
+
+    def domainEventDeregisterAny(self, _: int) -> None:  # noqa: N802 - libvirt's name
+        """Tell nobody."""
+
     def lookupByUUIDString(self, uuid: str) -> Libvirt:  # noqa: N802 - libvirt's name
         """Return a guest."""
         return Libvirt(self.refuses, self.calls, uuid)

@@ -21,7 +21,11 @@ from virtstatd.collect.guest_agent.collector import (
     RETRY_SECONDS,
     GuestAgentCollector,
 )
-from virtstatd.collect.guest_agent.guests import BACKOFF_MAX_SECONDS, REFUSED_SECONDS
+from virtstatd.collect.guest_agent.guests import (
+    BACKOFF_MAX_SECONDS,
+    CAME_SECONDS,
+    REFUSED_SECONDS,
+)
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
 from virtstatd.collector import Up
 from virtstatd.hypervisor.connection import Connection
@@ -29,7 +33,7 @@ from virtstatd.hypervisor.hypervisor import Hypervisor
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch
-from virtstatd.testing import FakeClock
+from virtstatd.testing import FakeClock, settle
 
 
 XML = """
@@ -89,7 +93,7 @@ class NoPatience(AgentThread):
     """A thread whose limit has passed as soon as a call is known to hang."""
 
     def __init__(self, world: World, hanging_max: int) -> None:
-        super().__init__(world.open, hanging_max)
+        super().__init__(world.open, hanging_max, world.came)
         self._world = world
 
     async def _wait(self, call: asyncio.Future[Any], seconds: float) -> None:
@@ -112,6 +116,7 @@ class World:
         self.inventory = Inventory(self.clock)
         self.handles: dict[str, Handle] = {}
         self.batches: list[Batch] = []
+        self.told: list[Any] = []
         for number in range(guests):
             self.start(f"u{number}")
         up, log = Up(up=True), structlog.get_logger()
@@ -127,6 +132,10 @@ class World:
             clock=self.clock,
             rest=self.rest,
         )
+
+    def came(self, uuid: str) -> None:
+        """Tell the collector of an agent that has opened its channel."""
+        self.collector.came(uuid)
 
     async def rest(self, _: asyncio.Event, seconds: float) -> None:
         """Let the time of a pause pass."""
@@ -160,6 +169,16 @@ class World:
 
     def close(self) -> None:
         """Close the connection."""
+
+    def domainEventRegisterAny(self, _: None, event: int, call: Any, __: None) -> int:  # noqa: N802
+        """Note who is told of agents."""
+        assert event == 18
+        self.told.append(call)
+        return 1
+
+    def domainEventDeregisterAny(self, _: int) -> None:  # noqa: N802 - libvirt's name
+        """Tell nobody any more."""
+        self.told.pop()
 
     def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
         """Tell libvirt's version."""
@@ -326,6 +345,45 @@ async def test_a_silent_agent_is_asked_less_and_less():
             assert world.asked() == {"u0": OFTEN}
         events = [each["event"] for each in logs]
         assert events == ["guest_agent.opened", "guest_agent.silent", "guest_agent.answers"]
+
+
+async def test_an_agent_that_starts_again_is_asked_soon():
+    """Its event ends the pause and what was refused; one that starts all the time waits 10 s."""
+    async with hosting(2) as world:
+        handle = world.handles["u0"]
+
+        def silent(_: int) -> None:
+            raise error(libvirt.VIR_ERR_AGENT_UNRESPONSIVE, "agent is not there")
+
+        handle.trouble = silent
+        for seconds in (0.0, 60.0, 120.0, 240.0):
+            await world.ask(seconds)
+        handle.trouble = lambda _: None
+        await world.ask(60)
+        assert "u0" not in world.asked()
+        (told,) = world.told
+        for state, asked in ((2, False), (1, True)):
+            told(None, Guest("u0"), state, 0, None)
+            await settle()
+            await world.ask()
+            assert ("u0" in world.asked()) is asked
+        for seconds, asked in ((0.0, False), (CAME_SECONDS - 1, False), (1.0, True)):
+            told(None, Guest("u0"), 1, 0, None)
+            await settle()
+            await world.ask(seconds)
+            assert ("u0" in world.asked()) is asked
+    assert world.told == []
+
+
+@dataclass
+class Guest:
+    """A guest as an event names it."""
+
+    uuid: str
+
+    def UUIDString(self) -> str:  # noqa: N802 - libvirt's name
+        """Return its UUID."""
+        return self.uuid
 
 
 async def test_a_call_that_hangs_leaves_the_others_their_turn():

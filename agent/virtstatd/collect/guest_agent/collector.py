@@ -41,6 +41,9 @@ LOOK_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 15.0
 """Pause after a connection that could not be opened."""
 
+REST_MAX_SECONDS: Final = 0.5
+"""A thread that waited for a hung agent has not worked, and others wait for it."""
+
 CLOSE_SECONDS: Final = 1.0
 
 OUTCOMES: Final = ("ok", "refused", "silent", "overdue")
@@ -186,7 +189,7 @@ class GuestAgentCollector:
         if often or guest.failures:
             of.setdefault(OFTEN, Said())
         self._send(guest, self._batches.made(guest, of, now, late, taken_at), emit)
-        self._took = self._clock() - now
+        self._took = min(self._clock() - now, REST_MAX_SECONDS)
         self._health.ended(now, good=True)
 
     def came(self, uuid: str) -> None:

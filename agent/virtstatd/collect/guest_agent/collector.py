@@ -258,15 +258,13 @@ class GuestAgentCollector:
 
     def _silent(self, guest: AgentGuest, reason: str) -> None:
         if not guest.failures:
-            of = {"domain": guest.domain.name, "uuid": guest.domain.uuid}
-            self._log.info("guest_agent.silent", **of, reason=reason)
+            self._log.info("guest_agent.silent", **guest.known, reason=reason)
         guest.silent(self._clock(), self._options.interval_seconds)
 
     def _answers(self, guest: AgentGuest) -> None:
         if guest.failures:
             guest.failures = 0
-            of = {"domain": guest.domain.name, "uuid": guest.domain.uuid}
-            self._log.info("guest_agent.answers", **of)
+            self._log.info("guest_agent.answers", **guest.known)
 
     def _hinder(self, error: VirtstatdError) -> None:
         """Log once why nobody can be asked."""

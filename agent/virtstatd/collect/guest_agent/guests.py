@@ -50,6 +50,11 @@ class AgentGuest:
     shapes: dict[str, tuple[object, Shape]] = field(default_factory=dict)
 
     @property
+    def known(self) -> dict[str, str]:
+        """The guest, as the log names it."""
+        return {"domain": self.domain.name, "uuid": self.domain.uuid}
+
+    @property
     def due(self) -> float:
         """When it is asked next."""
         return min(self.often_at, self.seldom_at)

@@ -1,5 +1,5 @@
 """
-What users rely on by name: metrics, options, and keys of the API, as lists.
+What users rely on by name: metrics, options, keys of the API and events of the log, as lists.
 
 `PYTHONPATH=agent:tests python -m support.promised` records the lists of today in
 `tests/data/promised`, which is part of a release.
@@ -14,6 +14,7 @@ from pathlib import Path
 from virtstatd.catalog import shipped
 from virtstatd.config.text import reference
 from virtstatd.formats.naming import metric_name
+from virtstatd.runtime.events import EVENTS
 from virtstatd.serving.schema import api_schema
 
 
@@ -58,10 +59,16 @@ def api() -> dict[str, set[str]]:
     return found
 
 
+def events() -> dict[str, set[str]]:
+    """Return every event of the log."""
+    return {name: set() for name in EVENTS}
+
+
 LISTS: dict[str, Callable[[], dict[str, set[str]]]] = {
     "metrics": metrics,
     "options": options,
     "api": api,
+    "events": events,
 }
 
 

@@ -1,4 +1,4 @@
-"""Names that users rely on stay: of metrics, options, and keys of the API."""
+"""Names that users rely on stay: of metrics, options, keys of the API, and events."""
 
 from __future__ import annotations
 

@@ -75,14 +75,21 @@ def lines_of(names: Iterable[str]) -> dict[str, Line]:
     return {name: by_name[name] for name in names}
 
 
-def batch_of(numbers: Mapping[str, Number], *, labels: Mapping[str, str] = LABELS) -> Batch:
-    """Return a batch in which each of these metrics has one series, about one guest or the host."""
+def batch_of(
+    numbers: Mapping[str, Number],
+    *,
+    labels: Mapping[str, str] = LABELS,
+    variants: Mapping[str, Iterable[Mapping[str, str]]] | None = None,
+) -> Batch:
+    """Return a batch with one series of each metric, or one for each of its variants."""
     groups: dict[str, list[tuple[Series, Number]]] = {}
     for name, line in lines_of(numbers).items():
         assert line.field
-        given = tuple((label, labels.get(label, f"a {label}")) for label in line.labels)
-        series = Series(line.field, given)
-        groups.setdefault(line.group, []).append((series, numbers[name]))
+        for variant in (variants or {}).get(name, ({},)):
+            known = labels | dict(variant)
+            given = tuple((label, known.get(label, f"a {label}")) for label in line.labels)
+            of = groups.setdefault(line.group, [])
+            of.append((Series(line.field, given), numbers[name]))
     readings = tuple(
         Reading(
             None if group in HOST_GROUPS else GUEST,
@@ -110,7 +117,12 @@ def everything(tool: str) -> Batch:
     """Return a batch with all that a tool's metrics are made of."""
     of = dialect(tool)
     names = {n for each in of.metrics.values() for n in (*each.sources, *each.beside)}
-    return batch_of(dict.fromkeys(sorted(names | of.joined), 1))
+    variants: dict[str, list[dict[str, str]]] = {}
+    for each in of.metrics.values():
+        if each.where:
+            first = {label: values[0] for label, values in each.where.items()}
+            variants.setdefault(each.sources[0], []).append(first)
+    return batch_of(dict.fromkeys(sorted(names | of.joined), 1), variants=variants)
 
 
 def translator(tool: str, *, rest: bool = True, patience: float = 0.0) -> Translator:

@@ -170,7 +170,7 @@ class _Compiler:
             )
             if facts is None and name in metric.need:
                 return None
-            known |= facts or {}
+            known = {**(facts or {}), **known}
         if any(known.get(label, "") not in values for label, values in metric.where.items()):
             return None
         if any(known.get(label, "") in values for label, values in metric.unless.items()):

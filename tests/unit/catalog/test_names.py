@@ -86,7 +86,7 @@ def batch_of(
     for name, line in lines_of(numbers).items():
         assert line.field
         for variant in (variants or {}).get(name, ({},)):
-            known = labels | dict(variant)
+            known = {**labels, **variant}
             given = tuple((label, known.get(label, f"a {label}")) for label in line.labels)
             of = groups.setdefault(line.group, [])
             of.append((Series(line.field, given), numbers[name]))

@@ -24,7 +24,7 @@ LISTS = Path(__file__).parents[2] / "data" / "names"
 """What each tool has, as read in its source or seen of it: the first line says where."""
 
 SECOND = 10**9
-HOST_GROUPS = {"agent", "defined", "node", "pool"}
+HOST_GROUPS = {"agent", "defined", "node", "storage_pool"}
 GUEST = make_domain(1)
 LABELS = {
     "target_device": "vda",

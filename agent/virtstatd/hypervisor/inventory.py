@@ -69,11 +69,12 @@ class Inventory:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._refused: dict[str, tuple[str, int]] = {}
+        self._aside = 0
         self._ended: dict[str, tuple[int, ...]] = {}
         self._stale: dict[str, None] = {}
 
     def __len__(self) -> int:
-        return len(self._entries) - self._aside()
+        return len(self._entries) - self._aside
 
     @property
     def filters(self) -> bool:
@@ -89,13 +90,7 @@ class Inventory:
 
     def filtered(self) -> int:
         """Return how many running domains are not monitored."""
-        return len(self._refused) + self._aside()
-
-    def _aside(self) -> int:
-        if not self.filters:
-            return 0
-        with self._lock:
-            return sum(entry.aside for entry in self._entries.values())
+        return len(self._refused) + self._aside
 
     def on_gone(self, call: Callable[[Domain], None]) -> None:
         """Register `call` for each incarnation that ended, called on the thread that noticed."""
@@ -163,10 +158,12 @@ class Inventory:
                 domain = None
             else:
                 self._refused.pop(uuid, None)
+                self._aside -= before.aside if before else 0
                 domain = self._enter(uuid, name, number)
                 entry = self._entries[uuid]
                 entry.announced = announced or (before is None and not ended)
-                entry.aside, entry.decided = admitted is None, admitted is True
+                entry.decided = admitted is True
+                self._set_aside(entry, aside=admitted is None)
                 self._outdate((uuid,))
         if before is not None and not before.aside:
             self._report(before.domain)
@@ -187,7 +184,9 @@ class Inventory:
         """
         with self._lock:
             entry = self._entries.get(domain.uuid)
-            if entry is None or entry.domain is not domain or started < entry.started:
+            if entry is None or entry.domain is not domain or entry.aside:
+                return None
+            if started < entry.started:
                 return None
             if entry.started in (0, started):
                 entry.started = started
@@ -228,8 +227,13 @@ class Inventory:
             self._report(entry.domain)
 
     def _forget(self, uuid: str) -> None:
-        self._entries.pop(uuid, None)
+        if entry := self._entries.pop(uuid, None):
+            self._aside -= entry.aside
         self._stale.pop(uuid, None)
+
+    def _set_aside(self, entry: _Entry, *, aside: bool) -> None:
+        self._aside += aside - entry.aside
+        entry.aside = aside
 
     @staticmethod
     def _late(entry: _Entry) -> bool:
@@ -289,7 +293,8 @@ class Inventory:
             entry.described = readings or ()
             aside = entry.aside
             facts = facts_of(entry.described) if self.filters else {}
-            entry.aside = not self._admission.admits(domain.name, domain.uuid, facts)
+            admitted = self._admission.admits(domain.name, domain.uuid, facts)
+            self._set_aside(entry, aside=not admitted)
             entry.decided = True
             left = entry.aside and not aside
         if left:

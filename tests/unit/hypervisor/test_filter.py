@@ -228,6 +228,25 @@ def test_metadata_decides_when_it_is_read_and_again_when_it_changes():
     assert world.gone == ["a"], "its series had ended before"
 
 
+def test_a_guest_that_waits_and_starts_anew_is_counted_once():
+    """Another run of a guest waits in place of the one before, and neither has begun to be seen."""
+    world = World(include=GuestRule(labels={"project_name": "shop"}))
+    world.inventory.see("a", "a", 1)
+    waiting = world.inventory.described_as("a")
+    assert waiting
+    assert world.inventory.begun(waiting, 100) is None
+    world.inventory.see("a", "a", 2)
+    assert world.shown() == ([], 0, 1)
+    world.describe("a", "shop")
+    assert world.shown() == (["a"], 1, 0)
+    assert world.inventory.begun(waiting, 100) is None
+    world.inventory.see("a", "a", 3)
+    assert world.shown() == ([], 0, 1)
+    world.inventory.end("a", before=1.0)
+    assert world.shown() == ([], 0, 0)
+    assert world.gone == ["a"]
+
+
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_guest_that_cannot_be_described_has_no_labels(option: str):
     """Nobody hides by metadata that is too large; a later failure changes nothing."""
@@ -280,4 +299,5 @@ def test_whatever_happens_nobody_is_shown_who_is_left_out(events: list[tuple[str
         assert all(shown.get(each) == "shop" for each in now)
         assert sorted(before - now) == sorted(world.gone[ends:]) or before & now
         assert len(inventory) == len(now)
-        assert inventory.filtered() >= 0
+        waiting = {each for each in ("prod-1", "prod-2") if inventory.described_as(each)} - now
+        assert inventory.filtered() - len(waiting) in (0, 1), "and perhaps test-1"

@@ -127,7 +127,7 @@ async def test_filtering(chromium: Browser):
         await box.fill("no=word")
         await expect(page.locator(".fault")).to_contain_text("no=word: no such word")
         await box.fill("nobody has this name")
-        await expect(page.locator(".guests .empty")).to_have_text("No guest fits the filter.")
+        await expect(page.locator(".guests .empty")).to_have_text("No guest matches the filter.")
         await box.fill("")
         await expect(page.locator(".guests h2 small")).to_have_text("200")
         await expect(page.locator(".fault")).to_have_count(0)

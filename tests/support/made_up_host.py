@@ -331,7 +331,7 @@ class MadeUpHost:
     def guest(self, index: int, *, history: bool = False) -> Document:
         """Return the document of a guest."""
         row, wave = self.row(index), self.wave(index)
-        known = None if row["cpu_ratio"] is None else 1
+        known = None if row["cpu_ratio"] is None else int(not row["stuck"])
         answers = None if row["disk_iops"] is None else 1
         steal = row["steal_ratio"]
         document: Document = {
@@ -384,10 +384,10 @@ class MadeUpHost:
                     "model": "virtio",
                     "vlan": None,
                     "limits": {"receive_average_bytes_per_second": 125 * MIB},
-                    "receive_bytes_per_second": wave * 2 * MIB,
-                    "transmit_bytes_per_second": wave * 6 * MIB,
-                    "receive_packets_per_second": wave * 2100,
-                    "transmit_packets_per_second": wave * 1400,
+                    "receive_bytes_per_second": known and wave * 2 * MIB,
+                    "transmit_bytes_per_second": known and wave * 6 * MIB,
+                    "receive_packets_per_second": known and wave * 2100,
+                    "transmit_packets_per_second": known and wave * 1400,
                     "receive_drops_per_second": 0.0,
                     "transmit_drops_per_second": 0.5,
                     "receive_errors_per_second": 0.0,

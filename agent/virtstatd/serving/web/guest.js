@@ -52,7 +52,7 @@ function facts({ guest, incarnation }) {
 const MEMORY = [
   ["used_bytes", "Used", "bytes"],
   ["cache_bytes", "Cache", "bytes"],
-  ["available_bytes", "The guest sees", "bytes"],
+  ["available_bytes", "Seen by the guest", "bytes"],
   ["unused_bytes", "Unused", "bytes"],
   ["usable_bytes", "Usable", "bytes"],
   ["current_bytes", "Balloon", "bytes"],
@@ -71,7 +71,7 @@ function memory(all) {
       { title: "Now", unit: "bytes", cell: (row) => meter(row.value, row.unit, row.top) },
     ],
     rows,
-    "Nothing is known of its memory.",
+    "No numbers of its memory.",
     "Memory",
   );
   return panel("Memory", numbers);
@@ -98,14 +98,14 @@ function events(all) {
       { title: "Event", cell: (row) => html`<span class="prose">${name(row.text || row.event)}</span>` },
     ],
     [...all].sort((a, b) => Date.parse(b.time) - Date.parse(a.time)).slice(0, 50),
-    "Nothing since the agent began.",
+    "Nothing since the agent started.",
     "What happened",
   );
 }
 
 function description(all) {
   const entries = Object.entries(all ?? {}).filter(([, value]) => value !== null && value !== "");
-  if (!entries.length) return html`<p class="empty">Nothing is known.</p>`;
+  if (!entries.length) return html`<p class="empty">No description.</p>`;
   return html`<dl class="description">
     ${entries.slice(0, 60).map(([title, value]) => html`<dt>${name(title)}</dt><dd>${name(value)}</dd>`)}
   </dl>`;

@@ -145,7 +145,7 @@ function counts({ total, matched }) {
 }
 
 function nobody({ total }) {
-  return html`<p class="empty">${total ? "No guest fits the filter." : "No guests on this host. Start one, and it appears here within seconds."}</p>`;
+  return html`<p class="empty">${total ? "No guest matches the filter." : "No guests on this host. Start one, and it appears here within seconds."}</p>`;
 }
 
 function tools(model, columns) {
@@ -164,7 +164,7 @@ function tools(model, columns) {
       <input type="search" placeholder="Filter: web  steal>5  project:x  state:paused" spellcheck="false" autocomplete="off"
         .value=${url.filter} @input=${typed} aria-describedby="filter-help">
     </label>
-    <span id="filter-help" class="hidden">Words, all of which must fit: a part of a name, steal>5, project:x, state:paused, -name:x</span>
+    <span id="filter-help" class="hidden">Words that must all match: a part of a name, steal>5, project:x, state:paused, -name:x</span>
     ${url.sort ? html`<button class="quiet" @click=${() => change(url, { sort: "" })}>What hurts first</button>` : ""}
     <details class="picker">
       <summary>Columns</summary>
@@ -173,7 +173,7 @@ function tools(model, columns) {
         ${COLUMNS.filter((each) => each.id !== "name").map(
           (each) => html`<label data-help=${help(model.columns, each)}><input type="checkbox" aria-describedby="help-${each.id}" value=${each.id} .checked=${columns.includes(each)} @change=${picked}> ${each.title === "of" ? "Memory, at most" : each.title}</label>`,
         )}
-        ${url.columns ? html`<button class="quiet" @click=${() => change(url, { columns: null })}>As at first</button>` : ""}
+        ${url.columns ? html`<button class="quiet" @click=${() => change(url, { columns: null })}>Default columns</button>` : ""}
       </fieldset>
     </details>
   </div>`;

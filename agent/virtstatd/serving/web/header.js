@@ -75,9 +75,9 @@ function title(live) {
 }
 
 function advice(live) {
-  if (live.status === 401) return "Load the page anew and give a user and a password of the table [web].";
+  if (live.status === 401) return "Reload the page and log in with a user of the table [web].";
   if (live.status === 403) return live.reason || "The API is closed to you: see users and access in the table [web].";
-  if (live.status === 503) return "Too many viewers at once (web.viewers); the numbers below are renewed at each try.";
+  if (live.status === 503) return "Too many viewers at once (web.viewers); the numbers below are refreshed at each try.";
   if (live.status) return live.reason;
-  return live.heardAt ? "The numbers below are those from then." : "The agent may be starting; see systemctl status virtstatd.";
+  return live.heardAt ? "The numbers below are from then." : "The agent may be starting; see systemctl status virtstatd.";
 }

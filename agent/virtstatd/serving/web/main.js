@@ -13,7 +13,7 @@ import { startTheme } from "./theme.js";
 import { readUrl } from "./url.js";
 
 const root = document.getElementById("page");
-const GONE = "There is no such guest on this host, or not any more.";
+const GONE = "There is no such guest on this host now.";
 const VIEWS = { host: hostView, guest: guestView, agent: agentView };
 
 const model = {

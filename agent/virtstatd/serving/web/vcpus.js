@@ -13,7 +13,7 @@ const WORST = 16;
 
 export function vcpusOf(model) {
   const all = model.guest.vcpus;
-  if (!all.length) return panel("vCPUs", html`<p class="empty">Nothing is known of its vCPUs.</p>`);
+  if (!all.length) return panel("vCPUs", html`<p class="empty">No numbers of its vCPUs.</p>`);
   const tall = all.length / room(model) > TALL;
   const most = tall && !model.allVcpus ? WORST : MOST;
   const shown = all.length > most ? [...all].sort(bySteal).slice(0, most) : all;

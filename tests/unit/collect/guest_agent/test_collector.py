@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
+import pytest
 import structlog
 from structlog.testing import capture_logs
 
@@ -17,6 +18,7 @@ from virtstatd.catalog import shipped
 from virtstatd.collect.descriptions.xml import Describer, parsed_xml
 from virtstatd.collect.guest_agent.asking import AgentThread
 from virtstatd.collect.guest_agent.collector import (
+    KIND,
     LOOK_SECONDS,
     RETRY_SECONDS,
     GuestAgentCollector,
@@ -27,6 +29,7 @@ from virtstatd.collect.guest_agent.guests import (
     REFUSED_SECONDS,
 )
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
+from virtstatd.collect.parts import Parts
 from virtstatd.collector import Up
 from virtstatd.hypervisor.connection import Connection
 from virtstatd.hypervisor.hypervisor import Hypervisor
@@ -57,6 +60,7 @@ ANSWERS: dict[int, dict[str, Any]] = {
     128: {"load.1m": 0.5, "load.5m": 0.25, "load.15m": 0.125},
 }
 OFTEN = {1, 128}
+ASKS = GuestAgentOptions(enabled=True)
 
 
 def error(code: int, message: str = "it says no") -> libvirt.libvirtError:
@@ -105,7 +109,14 @@ class NoPatience(AgentThread):
 class World:
     """A host with guests whose agents are connected."""
 
-    def __init__(self, guests: int, *, hanging: int = 2, version: int = 11_002_000) -> None:
+    def __init__(
+        self,
+        guests: int,
+        *,
+        hanging: int = 2,
+        version: int = 11_002_000,
+        options: GuestAgentOptions = ASKS,
+    ) -> None:
         self.clock = FakeClock()
         self.version = version
         self.opened = 0
@@ -122,10 +133,10 @@ class World:
         up, log = Up(up=True), structlog.get_logger()
         connection = Connection(self.open, self.inventory, log, up)
         lanes = Lanes(self.open, 1, up)
-        there = Hypervisor(up, self.inventory, lanes, connection, None, "", 25, 5.0, self.open)
+        self.there = Hypervisor(up, self.inventory, lanes, connection, None, "", 25, 5.0, self.open)
         self.collector = GuestAgentCollector(
-            GuestAgentOptions(enabled=True),
-            there,
+            options,
+            self.there,
             shipped(),
             log,
             thread=NoPatience(self, hanging),
@@ -220,7 +231,7 @@ class World:
 
 
 @asynccontextmanager
-async def hosting(guests: int, **options: int) -> AsyncIterator[World]:
+async def hosting(guests: int, **options: Any) -> AsyncIterator[World]:
     """Make a world, and end its threads."""
     world = World(guests, **options)
     try:
@@ -468,3 +479,34 @@ async def test_thousands_of_guests_are_asked_in_rounds_of_seconds():
             assert world.clock.now - begun < LOOK_SECONDS * rounds + 1
         assert rounds > 2
         assert world.clock.now - begun > 2 * 100 * 0.079
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (GuestAgentOptions(), ""),
+        (GuestAgentOptions(enabled=True), "never does"),
+        (GuestAgentOptions(set_balloon_period=True), "sets balloon periods"),
+        (GuestAgentOptions(cpu=True, limit_seconds=1.0), ""),
+    ],
+)
+async def test_what_is_off_is_not_there(options: GuestAgentOptions, note: str):
+    """Without a switch there is no collector, so no call and no connection; `check` says which."""
+    world = World(1)
+    log, catalog = structlog.get_logger(), shipped()
+    parts = Parts(catalog, world.there, log, frozenset(), 1.0, asyncio.Event())
+    made = KIND.built(options, parts)
+    assert (made is None) is (not note)
+    assert note in KIND.note(options)
+    assert bool(KIND.note(options)) is bool(note)
+    assert world.opened == 0
+
+
+async def test_only_the_switch_for_balloons_asks_no_guest():
+    """Where agents are not to be asked they are not, whatever else is on."""
+    world = World(2, options=GuestAgentOptions(set_balloon_period=True))
+    await world.ask()
+    await world.collector.once(world.batches.append)
+    assert world.asked() == {}
+    assert world.batches == []
+    assert world.opened == 0, "their balloons have no missing period"

@@ -150,3 +150,20 @@ class Batch:
     def bytes(self) -> int:
         """An estimate of the memory that waiting in a buffer costs: numbers, tuples, objects."""
         return 200 + 40 * self.samples + 160 * len(self.readings)
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """
+    Something that libvirt's events say of a guest: its kind, its detail, the device, and the rest.
+
+    It came `count` times, and last at `at`, Unix time in nanoseconds.
+    """
+
+    domain: Domain
+    event: str
+    detail: str
+    device: str
+    more: str
+    count: int
+    at: int

@@ -91,8 +91,9 @@ class Sink(Protocol):
     are larger, and makes both smaller where the destination says `TooLarge`. Without `trains` each
     call has one batch, whole unless it had to be cut.
 
-    A sink with a true attribute `records` also gets findings as they begin and end, batches of the
-    group `finding`, whose texts are labels: for formats in which a label is no series.
+    A sink with a true attribute `records` also gets findings as they begin and end, and events,
+    batches of the groups `finding` and `event`, whose texts are labels: for formats in which a
+    label is no series.
     """
 
     delivery: ClassVar[Delivery]

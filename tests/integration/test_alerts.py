@@ -179,6 +179,7 @@ HURT: dict[str, list[tuple[str, str, float, float]]] = {
         (f"{D}_guest_filesystem_size_bytes", 'mountpoint="/cd",fstype="ISO9660"', 9, 9),
     ],
     "HostGuestsReportNoMemory": [(f"{D}_memory_stats_period_seconds", "", 0, 10)],
+    "MigrationStalled": [(f"{D}_job_info_stalled_seconds", "", 90, 0)],
     "NicDrops": [
         (f"{NIC}_receive_drops_total", 'target_device="vnet1"', 9, 2),
         (f"{NIC}_transmit_drops_total", 'target_device="vnet1"', 9, 2),

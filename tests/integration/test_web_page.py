@@ -379,6 +379,18 @@ async def test_a_disk_that_hurts(chromium: Browser):
         await expect(disk).to_have_count(1)
 
 
+async def test_what_happened_last(chromium: Browser):
+    """The last events of all guests are below the table, as texts, and lead to their guest."""
+    host = MadeUpHost(12, names=HOSTILE)
+    async with showing(chromium, host) as page:
+        panel = page.get_by_role("region", name="What happened")
+        await expect(panel.locator("td").first).to_contain_text(HOSTILE[0])
+        await expect(panel.locator(".prose")).to_contain_text(f"io error enospc {HOSTILE[0]}")
+        assert await page.evaluate(FITS)
+        await panel.get_by_role("link").click()
+        await expect(page.locator("h1 bdi")).to_have_text(HOSTILE[0])
+
+
 async def test_hostile_names_stay_in_their_cell(chromium: Browser):
     """Markup, escapes, reversed text and 255 emoji are text of one cell, and move no other."""
     host = MadeUpHost(12, names=HOSTILE)

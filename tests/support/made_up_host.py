@@ -524,6 +524,16 @@ class MadeUpHost:
             found.sort(key=lambda each: each["severity"])
         return self.versioned({"findings": found, "recent": [], "kinds": [*self.kinds.values()]})
 
+    def events(self) -> Document:
+        """Return what happened last: a guest had an I/O error, if there is one."""
+        guests = [{"uuid": self.uuid(n), "name": self.name(n)} for n in range(min(self.count, 1))]
+        more = {"event": "io_error", "detail": "enospc", "device": self.name(0), "count": 3}
+        text = f"io error enospc {self.name(0)}"
+        time = self.versioned({})["time"]
+        return self.versioned(
+            {"events": [{"time": time, "guest": each, "text": text, **more} for each in guests]}
+        )
+
     def finding(self, index: int, row: Document) -> Document:
         """Return the finding of a guest that hurts."""
         kind = self.hurts(index)

@@ -40,6 +40,7 @@ class MadeUpApi:
             "guests": lambda: host.guests(query),
             "agent": host.agent,
             "findings": host.findings,
+            "events": host.events,
         }
         if path in documents:
             return json_response(documents[path]())

@@ -80,6 +80,18 @@ ARROWS: dict[str, set[str]] = {
         "model",
         "runtime",
     },
+    "collect/events": {"catalog", "collect/parts", "collector", "hypervisor", "model", "runtime"},
+    "collect/jobs": {
+        "catalog",
+        "collect/events",
+        "collect/parts",
+        "collect/tier",
+        "collector",
+        "errors",
+        "hypervisor",
+        "model",
+        "runtime",
+    },
     "collect/kernel": {"catalog", "collect/parts", "collector", "hypervisor", "model", "runtime"},
     "collect/objects": {
         "catalog",

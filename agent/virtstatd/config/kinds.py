@@ -16,6 +16,8 @@ MODULES: Final = (
     "disk_errors",
     "objects.pools",
     "objects.networks",
+    "events.collector",
+    "jobs.collector",
     "kernel.collector",
     "guest_agent.collector",
     "storage.collector",

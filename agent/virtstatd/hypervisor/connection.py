@@ -15,34 +15,20 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collector import Row, Up
 from virtstatd.errors import VirtstatdError
+from virtstatd.hypervisor.arrivals import (
+    DEFINED,
+    EVENTS,
+    NUMBERS,
+    STARTED,
+    STOPPED,
+    Arrival,
+    Arrivals,
+    event_name,
+)
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lane, Open, Session
+from virtstatd.model import Domain
 
-
-EVENTS = {
-    0: "lifecycle",
-    1: "reboot",
-    3: "watchdog",
-    6: "io_error",
-    7: "control_error",
-    9: "disk_change",
-    13: "balloon_change",
-    15: "device_removed",
-    16: "block_job",
-    17: "tunable",
-    18: "agent_lifecycle",
-    19: "device_added",
-    21: "job_completed",
-    22: "device_removal_failed",
-    23: "metadata_change",
-    24: "block_threshold",
-    25: "memory_failure",
-    26: "memory_device_size_change",
-    27: "nic_mac_change",
-    28: "vcpu_removed",
-    29: "channel_lifecycle",
-}
-"""By number: the binding has only the names in the headers that it was built with."""
 
 DESCRIBED_ANEW = {"disk_change", "device_removed", "tunable", "device_added", "metadata_change"} | {
     "memory_device_size_change",
@@ -50,12 +36,15 @@ DESCRIBED_ANEW = {"disk_change", "device_removed", "tunable", "device_added", "m
     "vcpu_removed",
     "agent_lifecycle",
 }
-DEFINED, STARTED, STOPPED = 0, 2, 5
 CLOSE_SECONDS = 1.0
 """Time for the thread to close; while inside libvirt it ends on return, or with the process."""
 
 RETRY_SECONDS = (0.25, 3.0)
 """First and longest pause between attempts; the actual pause is random between zero and that."""
+
+
+OnEvent = Callable[[Arrival, Domain], None]
+"""Is called with an event and the domain that it is about, running or not."""
 
 
 class Connection:
@@ -79,6 +68,14 @@ class Connection:
         self.connects = 0
         self.disconnects = 0
         self.events: Counter[str] = Counter()
+        self.crowded: Counter[str] = Counter()
+        """Events that were only counted: too many that differed came at once."""
+        self._refused: list[str] = []
+        self._tell: list[OnEvent] = []
+
+    def on_event(self, call: OnEvent) -> None:
+        """Register `call` for each event of a domain, on the loop; equal ones come together."""
+        self._tell.append(call)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stay connected until `stop` is set."""
@@ -115,7 +112,8 @@ class Connection:
         def closed(*_: object) -> None:  # on the thread that noticed
             loop.call_soon_threadsafe(lose)
 
-        call = lane.call(lambda session: self._register(session, loop, closed))
+        arrivals = Arrivals(loop, self._happened, self.events, self.crowded)
+        call = lane.call(lambda session: self._register(session, arrivals, closed))
         # no deadline: one thread waits for a frozen daemon, and is answered when it thaws
         await _first(call, stopped)
         if not call.done():
@@ -133,7 +131,7 @@ class Connection:
         return lost
 
     def _register(
-        self, session: Session, loop: asyncio.AbstractEventLoop, closed: Callable[..., None]
+        self, session: Session, arrivals: Arrivals, closed: Callable[..., None]
     ) -> list[tuple[str, str, int]]:
         connection = session.connection
         try:
@@ -144,33 +142,47 @@ class Connection:
 
         def happened(_: object, domain: libvirt.virDomain, *details: Any) -> None:
             *values, name = details
-            known = (domain.UUIDString(), domain.name(), domain.ID())
-            loop.call_soon_threadsafe(self._happened, name, known, values)
+            uuid = domain.UUIDString()
+            arrivals.put(name, uuid, lambda: (domain.name(), domain.ID()), tuple(values))
 
         with suppress(libvirt.libvirtError):
             self.version = version_text(connection.getLibVersion())
-        for number, name in EVENTS.items():
+        refused = []
+        for number in NUMBERS:
+            name = event_name(number)
             try:
                 handle = connection.domainEventRegisterAny(None, number, happened, name)
-            except libvirt.libvirtError:
-                continue  # newer than this libvirt
+            except libvirt.libvirtError:  # newer than this libvirt, or than the binding
+                refused.append(name)
+                continue
             session.on_close.append(partial(connection.domainEventDeregisterAny, handle))
+        if refused != self._refused:
+            self._refused = refused
+            self._log.debug("libvirt.events_refused", events=refused)
         active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         return [(d.UUIDString(), d.name(), d.ID()) for d in active]
 
-    def _happened(self, name: str, known: tuple[str, str, int], values: list[Any]) -> None:
-        self.events[name] += 1
-        uuid, _, number = known
-        if name == "lifecycle":
-            event = values[0]
+    def _happened(self, arrival: Arrival) -> None:
+        name, uuid, number = arrival.name, arrival.uuid, arrival.number
+        ran = self._inventory.get(uuid)
+        wanted = self._inventory.wants(uuid, arrival.domain)
+        if name == "lifecycle" and arrival.values:
+            event = arrival.values[0]
             if event == STOPPED:
                 self._inventory.end(uuid)
             elif event == STARTED and number > 0:
-                self._inventory.started(*known)
+                self._inventory.started(uuid, arrival.domain, number)
             elif event == DEFINED:
                 self._inventory.change(uuid)
         elif name in DESCRIBED_ANEW:
             self._inventory.change(uuid)
+        domain = self._inventory.get(uuid) or ran
+        if domain is None:
+            if not (wanted and self._inventory.wants(uuid, arrival.domain)):
+                return  # the filter leaves it out
+            domain = self._inventory.named(uuid, arrival.domain, number)
+        for call in self._tell:
+            call(arrival, domain)
 
     def numbers(self) -> Iterator[Row]:
         """Yield how often it connected and was lost, and the number of events."""
@@ -178,8 +190,10 @@ class Connection:
         yield "filtered_domains", {}, self._inventory.filtered()
         yield "connects", {}, self.connects
         yield "disconnects", {}, self.disconnects
-        for event in EVENTS.values():
+        for event in dict.fromkeys((*EVENTS.values(), *self.events)):
             yield "events", {"event": event}, self.events[event]
+        for event, count in sorted(self.crowded.items()):
+            yield "events_crowded", {"event": event}, count
 
     def _set(self, *, up: bool) -> None:
         if self._up and not up:

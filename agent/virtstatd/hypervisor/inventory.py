@@ -142,6 +142,10 @@ class Inventory:
             return None
         return self._see(uuid, name, number, announced=False)
 
+    def named(self, uuid: str, name: str, number: int) -> Domain:
+        """Return a domain with the labels that one of this name has, without recording it."""
+        return Domain(uuid, name, number, self.labels(uuid, name))
+
     def _see(self, uuid: str, name: str, number: int, *, announced: bool) -> Domain | None:
         admitted = self._admission.admits(name, uuid)
         with self._lock:
@@ -170,7 +174,7 @@ class Inventory:
         return domain if admitted else None
 
     def _enter(self, uuid: str, name: str, number: int) -> Domain:
-        domain = Domain(uuid, name, number, self.labels(uuid, name))
+        domain = self.named(uuid, name, number)
         self._entries[uuid] = _Entry(domain, self._clock())
         return domain
 

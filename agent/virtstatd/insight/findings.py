@@ -137,6 +137,14 @@ MEMORY_UNREPORTED: Final = FindingKind(
     hold_seconds=30.0,
     brief=True,
 )
+MIGRATION_STALLED: Final = FindingKind(
+    "migration_stalled",
+    "warning",
+    "seconds",
+    60.0,
+    "The migration of {name} gains nothing for {value}: memory changes as fast as it is sent",
+    "virsh migrate-setmaxdowntime {uuid} 1000  # or more speed, --auto-converge, --postcopy",
+)
 GUEST_LIMITED: Final = FindingKind(
     "partition_limited",
     "warning",
@@ -266,7 +274,7 @@ BUDGET_STRETCHED: Final = FindingKind(
 
 FINDINGS: Final = (
     *(STUCK, STEAL, STEAL_PEAK, GUEST_LIMITED, DISK_LATENCY, DISK_LIMITED, MEMORY_LOW),
-    *(FILESYSTEM_FULL, MEMORY_UNREPORTED),
+    *(FILESYSTEM_FULL, MEMORY_UNREPORTED, MIGRATION_STALLED),
     *(MEMORY_STALE, NIC_DROPS, LIBVIRT_DOWN, HOST_MEMORY_LOW, PRESSURE_IO, PRESSURE_MEMORY),
     *(POOL_FULL, POOL_HUNG, PARTITION_LIMITED, SINK_FAILING, SINK_LOSING, POLL_LATE),
     BUDGET_STRETCHED,

@@ -12,10 +12,12 @@ from virtstatd.insight.document import Document
 from virtstatd.insight.documents import Documents, Totals, Whereabouts
 from virtstatd.insight.figures import Figures
 from virtstatd.insight.guests import row_and_look
+from virtstatd.insight.happenings import Happenings, happening_text
 from virtstatd.insight.history import GUEST_SERIES, HOST, HOST_SERIES, History
 from virtstatd.insight.inside import reports_no_memory
 from virtstatd.insight.judge import Finding, Judge, Told
 from virtstatd.insight.observing import of_guest, of_host
+from virtstatd.model import Happening
 from virtstatd.runtime.clock import boottime
 
 
@@ -51,6 +53,7 @@ class Insight:
         self.judge = Judge(wall, self._tell)
         self.documents = Documents(self.figures, self.judge, me, failing)
         self.put = self.figures.put
+        self.happenings = Happenings()
         self._failing = failing
         self._told = told
         self.history = History(history_bytes)
@@ -63,7 +66,20 @@ class Insight:
     def version(self) -> str:
         """What changes with everything that documents are made of, but for ages."""
         figures = self.figures
-        return f"{figures.version:x}-{self.judge.version:x}-{figures.clock() // ROUND_SECONDS:.0f}"
+        versions = figures.version, self.judge.version, self.happenings.version
+        made = "-".join(f"{each:x}" for each in versions)
+        return f"{made}-{figures.clock() // ROUND_SECONDS:.0f}"
+
+    def happened(self, happening: Happening) -> None:
+        """Keep an event; a guest's own list has those that do not show in its state."""
+        self.happenings.put(happening)
+        if happening.event != "lifecycle":
+            text = happening_text(happening)
+            self.figures.noted(happening.domain.uuid, happening.event, text)
+
+    def events(self, uuid: str, limit: int | None) -> Document:
+        """Return the document of the last events, of one guest or all."""
+        return {**self.documents.head(), "events": self.happenings.documents(uuid, limit)}
 
     def look(self) -> Iterator[None]:
         """

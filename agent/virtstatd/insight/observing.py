@@ -53,9 +53,16 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     yield from _memory(look, wall)
     for mountpoint, ratio in fullness(look, kinds.FILESYSTEM_FULL.threshold * kinds.RELEASE):
         yield Observed(kinds.FILESYSTEM_FULL, mountpoint, ratio)
+    yield from _migration(look)
     seconds = look.seconds(NIC_DROPS[0])
     for device, (received, sent) in look.grown(NIC_DROPS, "target_device"):
         yield Observed(kinds.NIC_DROPS, device, ((received or 0) + (sent or 0)) / seconds)
+
+
+def _migration(look: Lookup) -> Iterator[Observed]:
+    stalled = look.value(f"{D}_job_info_stalled_seconds")
+    if stalled is not None:
+        yield Observed(kinds.MIGRATION_STALLED, "", stalled)
 
 
 def _memory(look: Lookup, wall: float) -> Iterator[Observed]:

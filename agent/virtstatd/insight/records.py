@@ -1,4 +1,4 @@
-"""Findings that begin and end as batches, for sinks that take records."""
+"""Findings that begin and end, and events, as batches for sinks that take records."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Final
 
 from virtstatd.catalog import Catalog
 from virtstatd.insight.judge import Finding
-from virtstatd.model import Batch, Reading
+from virtstatd.model import Batch, Happening, Reading
 
 
 GROUP: Final = "finding"
+EVENT_GROUP: Final = "event"
 NAMES: Final = ("id", "finding", "severity", "device", "unit", "since", "until", "text", "advice")
 
 
@@ -23,3 +24,17 @@ def record_of(finding: Finding, catalog: Catalog) -> Batch:
     values = (int(not finding.until), finding.value, finding.threshold, 1)
     reading = Reading(finding.subject.domain, shape, values)
     return Batch(GROUP, finding.until or finding.since, (reading,))
+
+
+def record_of_event(happening: Happening, catalog: Catalog) -> Batch:
+    """Return an event as one reading of its guest."""
+    facts = {
+        "event": happening.event,
+        "detail": happening.detail,
+        "device": happening.device,
+        "more": happening.more,
+    }
+    known = {name: text for name, text in facts.items() if text}
+    shape = catalog.shape(EVENT_GROUP, [("count", ()), ("text", known)])
+    reading = Reading(happening.domain, shape, (happening.count, 1))
+    return Batch(EVENT_GROUP, happening.at, (reading,))

@@ -188,10 +188,18 @@ EVENTS: Final[dict[str, Event]] = {
         "info", "The host was suspended for `seconds`; everything is polled again."
     ),
     "influx.opened": Event("debug", "The sink is open."),
+    "jobs.refused": Event(
+        "warning",
+        "Libvirt refuses this `call` about jobs; it is not made again before the next connect.",
+        "Set `[jobs] enabled = false` if this driver has no jobs.",
+    ),
     "libvirt.close_callback_missing": Event(
         "debug", "The driver has no remote connection that could be lost."
     ),
     "libvirt.connected": Event("info", "Libvirt answers; `domains` guests run."),
+    "libvirt.events_refused": Event(
+        "debug", "Libvirt or its binding is older than these `events` of domains."
+    ),
     "libvirt.lost": Event(
         "warning",
         "The connection to libvirt ended; the agent tries again.",

@@ -39,7 +39,7 @@ from virtstatd.hypervisor.lanes import Lanes
 from virtstatd.hypervisor.place import Elsewhere, pid_files
 from virtstatd.hypervisor.processes import Processes
 from virtstatd.hypervisor.sockets import Opener, detected_uri, open_read_write
-from virtstatd.model import Batch, Domain
+from virtstatd.model import Batch, Domain, Happening
 from virtstatd.runtime.waiting import until_stopped
 from virtstatd.service.isolated import IsolatedCollector
 
@@ -90,6 +90,12 @@ class Collecting:
         )
         if gone:
             self.emit(Batch("inventory", time.time_ns(), (), gone=gone))
+
+    def on_happening(self, call: Callable[[Happening], None]) -> None:
+        """Register `call` for each event of a guest."""
+        for each in self.collectors:
+            if register := getattr(each, "on_happening", None):
+                register(call)
 
     async def once(self) -> dict[str, Outcome]:
         """Run each collector once, one after another; return the outcomes by name."""

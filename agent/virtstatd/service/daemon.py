@@ -97,7 +97,7 @@ async def serve(
                 tasks.create_task(lag.run(stop), name="loop lag")
                 tasks.create_task(clocks.run(stop), name="clocks")
                 if watching:
-                    tasks.create_task(watching.run(stop), name="watching")
+                    watching.begin(tasks, left, stop)
                 left.start(tasks, up, stop)
                 watch.started(outlets, left)
                 notify.ready()

@@ -19,10 +19,12 @@ from virtstatd.hypervisor.sockets import detected_uri
 from virtstatd.insight.documents import Whereabouts
 from virtstatd.insight.insight import Insight
 from virtstatd.insight.judge import Finding
-from virtstatd.insight.records import record_of
+from virtstatd.insight.records import record_of, record_of_event
+from virtstatd.model import Happening
 from virtstatd.pipeline.outlet import Outlet
 from virtstatd.runtime.host import host_name
 from virtstatd.runtime.waiting import next_beat
+from virtstatd.service.collecting import Collecting
 from virtstatd.service.sending import routed
 from virtstatd.service.web import Web
 from virtstatd.serving.api import Api
@@ -71,7 +73,7 @@ def _at_once(route: RouteOptions) -> RouteOptions:
 
 
 class Watching:
-    """The insight of one agent; findings go to the log and to `records`."""
+    """The insight of one agent; findings go to the log, and with events to `records`."""
 
     def __init__(
         self,
@@ -87,6 +89,11 @@ class Watching:
         me = Whereabouts(host_name(), __version__, uri)
         self.insight = Insight(me, self._failing, self._report, config.web.history_bytes)
 
+    def begin(self, tasks: asyncio.TaskGroup, left: Collecting, stop: asyncio.Event) -> None:
+        """Take the events of guests, and look for findings in a task."""
+        left.on_happening(self.happened)
+        tasks.create_task(self.run(stop), name="watching")
+
     async def run(self, stop: asyncio.Event) -> None:
         """Look for findings until `stop`."""
         while not stop.is_set():
@@ -99,6 +106,14 @@ class Watching:
 
     def _failing(self) -> list[str]:
         return [outlet.name for outlet in self._outlets if outlet.failing]
+
+    def happened(self, happening: Happening) -> None:
+        """Keep an event, and pass it to the sinks that take records."""
+        self.insight.happened(happening)
+        if self._records:
+            record = record_of_event(happening, shipped())
+            for take in self._records:
+                take(record)
 
     def _report(self, finding: Finding) -> None:
         if self._records:

@@ -50,6 +50,7 @@ class Api:
             (f"{ROOT}/guests", self._guests),
             (f"{ROOT}/agent", self._agent),
             (f"{ROOT}/findings", self._findings),
+            (f"{ROOT}/events", self._events),
             (f"{ROOT}/schema", self._schema),
         ):
             yield Route(path, self._responding(answer), private=True)
@@ -141,6 +142,9 @@ class Api:
     async def _findings(self, _: dict[str, str]) -> Document:
         return {**self._insight.documents.found(), "kinds": kind_documents()}
 
+    async def _events(self, query: dict[str, str]) -> Document:
+        return self._insight.events(query.get("guest", ""), number_asked(query, "limit"))
+
 
 def asked_of(request: Request) -> dict[str, str]:
     """Return the parameters of a request; of several with one name the last counts."""
@@ -149,5 +153,6 @@ def asked_of(request: Request) -> dict[str, str]:
 
 async def _nothing(_: Request) -> Response:
     return refused(
-        f"not here; see {ROOT}/host, guests, agent, findings, live and schema", HTTPStatus.NOT_FOUND
+        f"not here; see {ROOT}/host, guests, agent, findings, events, live and schema",
+        HTTPStatus.NOT_FOUND,
     )

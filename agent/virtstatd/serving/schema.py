@@ -534,12 +534,35 @@ class AgentJson(_Head, kw_only=True):
     left_out: LeftOutJson
 
 
+class EventJson(Struct):
+    """
+    An event of libvirt's about a guest, which may have ended since.
+
+    `count` is how many equal ones came at once, `device` libvirt's alias or the target of a disk.
+    """
+
+    time: Time
+    guest: FoundGuestJson
+    event: str
+    detail: str | None
+    device: str | None
+    text: str
+    count: int
+
+
+class EventsJson(_Head, kw_only=True):
+    """`/api/v1/events`: the last 1,000, the newest first; `guest` is a UUID, `limit` a number."""
+
+    events: list[EventJson]
+
+
 DOCUMENTS: Final[dict[str, type[Struct]]] = {
     "host": HostJson,
     "guests": GuestsJson,
     "guests/{uuid}": GuestDocumentJson,
     "agent": AgentJson,
     "findings": FindingsJson,
+    "events": EventsJson,
 }
 """The types of the documents by path."""
 

@@ -228,6 +228,7 @@ class Control:
         count: int,
         id: int,  # noqa: A002 - its name in the protocol
         arguments: Sequence[object],
+        times: int,
     ) -> Json:
         if id not in WIRE:
             raise CommandError(f"id is {id}, an event that the simulator does not have")
@@ -237,7 +238,9 @@ class Control:
         except ValueError as error:
             raise CommandError(f"arguments {error}") from error
         for guest in chosen:
-            self._host.emit(Event(id, guest.uuid, guest.pack(), parsed))
+            event = Event(id, guest.uuid, guest.pack(), parsed)
+            for _ in range(times):
+                self._host.emit(event)
         return _names(chosen)
 
     def _arm(self, kind: str, options: dict[str, Any]) -> None:

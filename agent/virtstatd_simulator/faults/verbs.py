@@ -218,6 +218,7 @@ _VERBS = (
         _COUNT,
         Parameter("id", Type.INTEGER, f"virDomainEventID, one of {_EVENTS}", high=max(WIRE)),
         Parameter("arguments", Type.LIST, "what callbacks get after the domain", ()),
+        Parameter("times", Type.INTEGER, "how often each", 1, high=100_000),
     ),
     _verb("stop_time", "Stop the guests' time: every poll gives the same numbers."),
     _verb("start_time", "Continue the guests' time."),

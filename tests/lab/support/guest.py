@@ -31,6 +31,7 @@ class Definition:
     system: System | None = None
     cmdline: str = ""
     extra: str = ""
+    on_reboot: str = "destroy"
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @property
@@ -78,7 +79,7 @@ class Definition:
   {partition if self.partition else ""}
   <os><type arch='x86_64' machine='pc'>hvm</type>{boot}</os>
   <features><acpi/>{tcg}</features>
-  <on_reboot>destroy</on_reboot>
+  <on_reboot>{self.on_reboot}</on_reboot>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/>

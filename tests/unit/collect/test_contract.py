@@ -15,7 +15,9 @@ from virtstatd.collect.cpu_stats import CpuStatsOptions
 from virtstatd.collect.defined.collector import DefinedOptions
 from virtstatd.collect.descriptions.metadata import MetadataOptions
 from virtstatd.collect.disk_errors import DiskErrorsOptions
+from virtstatd.collect.events.collector import EventsOptions
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
+from virtstatd.collect.jobs.collector import JobsOptions
 from virtstatd.collect.kernel.collector import KernelOptions
 from virtstatd.collect.objects.networks import NetworksOptions
 from virtstatd.collect.objects.pools import PoolsOptions
@@ -46,6 +48,8 @@ OPTIONS = {
     "disk_errors": DiskErrorsOptions(enabled=True),
     "pools": PoolsOptions(),
     "networks": NetworksOptions(),
+    "events": EventsOptions(),
+    "jobs": JobsOptions(),
     "local": KernelOptions(interval_seconds=0.5),
     "guest_agent": GuestAgentOptions(enabled=True),
     "storage": StorageOptions(interval_seconds=1),
@@ -71,6 +75,8 @@ class Libvirt:
             "listAllNetworks": [],
             "listAllCheckpoints": [],
             "getLibVersion": 9_000_000,
+            "jobStats": {"type": 0},
+            "blockJobInfo": {},
             "getCPUMap": (2, [True, True], 2),
             "getCPUStats": [{"cpu_time": 7, "vcpu_time": 5}] * 2,
             "schedulerParametersFlags": {"cpu_shares": 1024},

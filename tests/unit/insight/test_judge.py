@@ -58,6 +58,21 @@ def test_a_stuck_guest_is_critical_at_once_and_ends_at_once():
     assert events == ["stuck began", "responsive", "stuck ended"]
 
 
+def test_a_migration_that_does_not_converge_is_found():
+    """It is found when nothing was gained for a minute, and is over when the migration is."""
+    world = World()
+    for stalled, names in ((0, []), (59_000, []), (61_000, ["migration_stalled"])):
+        world.put(read(VM, "job", {("stalled", ()): stalled}), state(VM), lifetime_seconds=30)
+        world.look()
+        assert found(world) == names
+        world.go(5)
+    for _ in range(25):
+        world.put(state(VM))
+        world.go(5)
+        world.look()
+    assert not found(world)
+
+
 def test_a_guest_among_thousands_that_turns_stuck_is_found_at_the_next_look():
     """However long a round takes, a monitor that stops answering is seen at once."""
     world = World()

@@ -29,7 +29,9 @@ from virtstatd.pipeline.series_budget import (
 from virtstatd.testing import FakeClock, make_domain
 
 
-HOST_GROUPS = {"network", "storage_pool", "agent", "finding", "node", "partition", "storage"}
+HOST_GROUPS = {"agent", "event", "finding", "jobs", "network", "node", "partition", "storage"} | {
+    "storage_pool"
+}
 GROUPS = ("unknown", "made_up", "vm", "perf", "iothread", "block", "net", "domain", *sorted(KEPT))
 SHAPES: dict[tuple[str, int], Shape] = {}
 

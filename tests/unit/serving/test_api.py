@@ -10,6 +10,8 @@ import pytest
 
 from support.insight import VM, World, control, cpu, state
 from virtstatd.insight.filters import FilterError
+from virtstatd.insight.happenings import KEPT_MAX
+from virtstatd.model import Domain, Happening
 from virtstatd.serving.api import Api
 from virtstatd.serving.http import Request, Response
 from virtstatd.serving.live import Shared, View, Viewers
@@ -49,7 +51,7 @@ def two_guests() -> World:
 async def test_every_document_has_a_version_and_a_time():
     """Readers can tell what they read, and how old it is."""
     world = two_guests()
-    for path in "host", "guests", f"guests/{VM.uuid}", "agent", "findings":
+    for path in "host", "guests", f"guests/{VM.uuid}", "agent", "findings", "events":
         document = decoded(await get(world, path))
         assert document["version"] == 1
         assert document["time"].startswith("2023-11-14T22:")
@@ -69,6 +71,30 @@ async def test_the_table_is_filtered_sorted_cut_and_narrowed():
     assert [each["name"] for each in document["guests"]] == ["vm-0"]
     document = decoded(await get(world, "guests?filter=state:paused"))
     assert (document["total"], document["matched"]) == (2, 1)
+
+
+async def test_the_last_events_are_there_by_guest_and_number():
+    """The newest comes first; those of a guest that has ended stay, and the oldest make room."""
+    world = two_guests()
+    other = make_domain(1)
+    for number in range(KEPT_MAX):
+        world.insight.happened(happening(VM, "io_error", "enospc", number))
+    world.insight.happened(happening(other, "lifecycle", "stopped_crashed", 7))
+    found = decoded(await get(world, "events"))["events"]
+    assert len(found) == KEPT_MAX
+    assert found[0]["guest"] == {"uuid": other.uuid, "name": other.name}
+    assert found[0]["text"] == "lifecycle stopped crashed disk0 /d"
+    assert found[-1]["count"] == 1, "the first one has made room"
+    (last,) = decoded(await get(world, f"events?guest={VM.uuid}&limit=1"))["events"]
+    assert (last["event"], last["detail"], last["count"]) == ("io_error", "enospc", KEPT_MAX - 1)
+    assert decoded(await get(world, "events?guest=nobody"))["events"] == []
+    of_guest = decoded(await get(world, f"guests/{VM.uuid}"))["events"]
+    assert of_guest[0]["text"] == "io error enospc disk0 /d"
+
+
+def happening(domain: Domain, event: str, detail: str, count: int) -> Happening:
+    """Return an event with everything."""
+    return Happening(domain, event, detail, "disk0", "/d", count, 1_700_000_000_000_000_000)
 
 
 async def test_guests_that_do_not_run_are_there_where_a_state_is_asked_for():

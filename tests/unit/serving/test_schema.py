@@ -12,6 +12,7 @@ from virtstatd.insight.documents import Totals
 from virtstatd.insight.filters import Filter, Order
 from virtstatd.insight.history import HOST
 from virtstatd.insight.kinds import kind_documents
+from virtstatd.model import Happening
 from virtstatd.serving.answers import encoded
 from virtstatd.serving.schema import DOCUMENTS, GuestJson, api_schema
 
@@ -52,6 +53,7 @@ def busy() -> World:
         world.put(read(None, "partition", {("domains", machine): 1}), source="local summary")
         world.look()
         world.go(5)
+        world.insight.happened(Happening(VM, "reboot", "", "", "", 1, 1_700_000_000_000_000_000))
     return world
 
 
@@ -67,6 +69,7 @@ def documents(world: World) -> dict[str, dict[str, Any]]:
         "guests/{uuid}": {**guest, "history": world.insight.history_of(VM.uuid)},
         "agent": made.agent(),
         "findings": {**made.found(), "kinds": kind_documents()},
+        "events": world.insight.events("", None),
     }
 
 
@@ -91,6 +94,7 @@ def test_something_is_in_every_list():
     assert it["agent"]["tiers"]
     assert it["agent"]["sinks"]
     assert it["agent"]["collectors"]
+    assert it["events"]["events"]
     for part in "vcpus", "disks", "nics", "filesystems", "findings", "events":
         assert it["guests/{uuid}"][part], part
     assert it["guests/{uuid}"]["history"]["series"]["cpu_ratio"]

@@ -23,6 +23,7 @@ from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, translated
+from virtstatd.hypervisor.held import is_held
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Lanes, Session
 from virtstatd.model import Batch, Domain, Reading
@@ -34,9 +35,6 @@ EMIT_SECONDS = 60.0
 
 HELD_SECONDS = 15.0
 """Pause before a domain that could not be described is tried again, unless a call returns."""
-
-HELD_MILLISECONDS = 500
-"""While calls hang, a monitor that has been busy for so long may be the reason."""
 
 LIMITS = ("cputune", "memtune", "blkiotune", "numatune")
 """The XML elements with limits; a change by libvirt's own calls shows there."""
@@ -278,7 +276,7 @@ class DescriptionReader:
                 turn.asking = uuid
                 try:
                     handle = session.domain(uuid)
-                    if careful and _is_held(handle):  # libvirt 11 queries the monitor for it
+                    if careful and is_held(handle):  # libvirt 11 queries the monitor for it
                         turn.held.add(uuid)
                         continue
                     turn.answers[uuid] = self._described(guest, str(handle.XMLDesc(0)))
@@ -444,15 +442,6 @@ def _each(
                 raise
             answers.append(translated(error, alive=True))
     return answers
-
-
-def _is_held(handle: libvirt.virDomain) -> bool:
-    """Return whether a client has waited for a domain's monitor for long; queries no monitor."""
-    try:
-        state, _, milliseconds = handle.controlInfo()
-    except libvirt.libvirtError:  # it has ended, or the driver does not support the call
-        return False
-    return bool(state) and milliseconds >= HELD_MILLISECONDS
 
 
 def descriptions(options: MetadataOptions, parts: Parts) -> DescriptionReader:

@@ -4,6 +4,7 @@ import { html } from "./vendor/lit-html-3.3.3/lit-html.js";
 import { Chart } from "./charts.js";
 import { formatted } from "./format.js";
 import { guestTable } from "./guests.js";
+import { happened } from "./happened.js";
 import { History } from "./history.js";
 import { objectPanels } from "./objects.js";
 import { findings, judged, meter, name, panel, table } from "./parts.js";
@@ -107,6 +108,7 @@ export function hostView(model) {
     ${guestTable(model)}
     ${objectPanels(model)}
     ${model.partitions.length ? panel("Partitions", partitions(model)) : ""}
+    ${happened(model)}
   </main>`;
 }
 

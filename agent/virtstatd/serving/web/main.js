@@ -5,6 +5,7 @@ import { agentView } from "./agent.js";
 import { guestView } from "./guest.js";
 import { GuestCharts } from "./guest_charts.js";
 import { GuestList } from "./guests.js";
+import { Happened } from "./happened.js";
 import { header, trouble } from "./header.js";
 import { HostCharts, hostView } from "./host.js";
 import { get, Live } from "./live.js";
@@ -25,6 +26,7 @@ const model = {
   columns: new Map(), // of the table of guests, by id: what they mean
   partitions: [],
   lists: {},
+  happened: new Happened(),
   guest: null,
   guestFault: "",
   filterFault: "",
@@ -153,6 +155,7 @@ async function loadHost() {
   model.lists = found;
   model.charts.host.load(found);
   if (!model.host) take("host", found);
+  await model.happened.load();
 }
 
 async function loadGuest(uuid) {
@@ -168,6 +171,7 @@ async function loadPartitions() {
   try {
     model.lists = await get("api/v1/host");
     model.partitions = model.lists.partitions ?? [];
+    await model.happened.load();
   } catch {
     return; // the stream says what is wrong
   }

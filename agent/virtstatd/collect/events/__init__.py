@@ -1,0 +1,1 @@
+"""Libvirt's events of domains, as counters and as records."""

@@ -1,0 +1,1 @@
+"""Jobs of domains: migrations, backups, saves, dumps, and jobs of their disks."""

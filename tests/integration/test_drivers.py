@@ -78,7 +78,8 @@ def test_a_driver_that_lacks_much(tmp_path: Path, driver: str):
             agent.wait_for(lambda: len(states(agent)) == 4)
             host.do("destroy", domains=[name])
             agent.wait_for(lambda: states(agent).get(name) in (None, "shutoff"))
-            assert agent.value("virtstatd_collector_success", collector="defined") == 1
+            success = "virtstatd_collector_success"
+            agent.wait_for(lambda: agent.value(success, collector="defined") == 1)
             said = Counter(
                 str({key: value for key, value in line.items() if key != "timestamp"})
                 for line in agent.log

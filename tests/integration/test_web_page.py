@@ -338,6 +338,7 @@ async def test_a_number_is_marked_where_its_finding_begins(chromium: Browser):
 async def test_pools_and_networks(chromium: Browser):
     """Each has a row with its name as text; what is nearly full and what hangs is marked."""
     host = MadeUpHost(5)
+    host.with_pools = True
     async with showing(chromium, host) as page:
         pools = page.get_by_role("group", name="Table: Storage pools").get_by_role("row")
         await expect(pools.filter(has_text="nfs<i>")).to_contain_text("hangs")

@@ -71,6 +71,7 @@ async def test_every_panel_and_every_alert_has_numbers(tmp_path: Path):
         await asyncio.to_thread(lab.live_guest, "live")
         limits = ("--total-iops-sec", "1000", "--total-bytes-sec", "100000000")
         lab.virsh("blkdeviotune", lab.uuid("live"), "vda", *limits, "--live")
+        lab.virsh("pool-create-as", "images", "dir", "--target", str(lab.images))
         for group in lab.trace.groups:
             for name, text in PARTITION.items():
                 if (group / "machine" / name).exists():

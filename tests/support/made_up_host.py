@@ -57,6 +57,7 @@ class MadeUpHost:
         self.vcpus: dict[int, int] = {}
         self.kinds = {each["finding"]: each for each in kind_documents()}
         self.up = True
+        self.with_pools = False
         self.status = HTTPStatus.OK
         self.viewers = 0
         self.views: list[dict[str, str]] = []
@@ -154,7 +155,7 @@ class MadeUpHost:
 
     def pools(self) -> list[Document]:
         """Return a pool with space, one that is nearly full, and one that hangs."""
-        if not self.count:
+        if not self.with_pools:
             return []
         sizes = ("capacity_bytes", "allocation_bytes", "available_bytes", "available_ratio")
         texts = ("state", "type", "source", "volumes", "volumes_in_use")
@@ -182,7 +183,7 @@ class MadeUpHost:
         return [
             {"name": name, "active": active, "bridge": "virbr0", "forward": "nat", "ports": 3}
             for name, active in (("default", True), ("lab<b>", False))
-            if self.count
+            if self.with_pools
         ]
 
     def partitions(self) -> list[Document]:

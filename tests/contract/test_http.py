@@ -141,7 +141,7 @@ async def test_formats(form: str, compress: str):
         assert found.count(b'instance="n1"') == len(finite(batch))
     else:
         messages = [Parse(body(each), ExportMetricsServiceRequest()) for each in stub.requests]
-        assert points(messages) == wanted_points(batch, TAKEN_AT)
+        assert points(messages) == wanted_points(batch, 0, TAKEN_AT)
 
 
 def array(text: bytes) -> list[object]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from virtstatd.archive.journal import SUFFIX
+from virtstatd.archive.journal import FILES, SUFFIX
 from virtstatd.archive.old_journal import OLD_SUFFIX
 from virtstatd.archive.sorting import TableWriter, table_writer
 
@@ -83,16 +83,11 @@ class ArchiveFolder:
 
     def free(self) -> int:
         """Return the bytes of the disk that a user who is not root may still use."""
-        disk = os.statvfs(self.path)
-        return disk.f_bavail * disk.f_frsize
+        return FILES.space(self.path).free
 
     def sync(self) -> None:
         """Return when the names are durable."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        FILES.sync_directory(self.path)
 
     def _names(self) -> list[str]:
         return [each.name for each in self.path.iterdir()]

@@ -232,22 +232,21 @@ class Spool:
 
     def _retire(self) -> None:
         """Close the segment that is written to, durably."""
-        if active := self._active:
-            if active.dirty and self._sync != "none":
-                self._make_durable(active)
-            self._release()
+        if self._active and self._active.dirty and self._sync != "none":
+            self._make_durable(self._active)
+        if active := self._released():
             active.close()
 
     def _abandon(self) -> None:
         """Close the segment that could not be written to, at the end of what was."""
-        if active := self._active:
-            self._release()
+        if active := self._released():
             active.abandon()
 
-    def _release(self) -> None:
+    def _released(self) -> SegmentWriter | None:
         active, self._active = self._active, None
         if active and active.empty:
             self._segments.remove(active.segment)
+        return active
 
     def _make_durable(self, active: SegmentWriter) -> None:
         try:

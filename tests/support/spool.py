@@ -136,6 +136,12 @@ class Subject:
                 await asyncio.sleep(0.001)
                 self.check()
 
+    async def quiet(self) -> None:
+        """Wait until everything is on disk and synced, and the disk works."""
+        queue = self.queue
+        await self.written()
+        await self.until(lambda: self.idle and not (queue._flushing or queue.failing))
+
     async def written(self) -> None:
         """Wait until everything that waits is on disk."""
         await self.until(lambda: self.queue.kept == self.queue.waiting)

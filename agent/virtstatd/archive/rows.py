@@ -66,21 +66,11 @@ class SeriesLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """The guest of a reading; `labels` are those that no column has."""
-
-    uuid: str
-    name: str
-    run: int
-    labels: Labels
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """The numbers of one series in one journal."""
 
     series: int
-    owner: Owner | None
+    owner: Domain | None
     source: str
     line: SeriesLine
     times: Sequence[int]
@@ -134,7 +124,7 @@ def arrow_table(runs: Sequence[Run], host: str) -> pa.Table:
             "host": _words([host] * len(runs)),
             "domain": _words([owner.name if owner else None for owner in owners]),
             "uuid": _words([owner.uuid if owner else None for owner in owners]),
-            "run": pa.array([owner and _int32(owner.run) for owner in owners], pa.int32()),
+            "run": pa.array([owner and _int32(owner.id) for owner in owners], pa.int32()),
             "source": _words([run.source for run in runs]),
             "metric": _words([run.line.metric for run in runs]),
             "kind": _words([run.line.kind for run in runs]),
@@ -154,7 +144,7 @@ def arrow_table(runs: Sequence[Run], host: str) -> pa.Table:
     return pa.table([arrow.get(name) or rows[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def series_number(host: str, owner: Owner | None, line: SeriesLine) -> int:
+def series_number(host: str, owner: Domain | None, line: SeriesLine) -> int:
     """
     Return a number per series that sorts the series of a guest together.
 
@@ -171,9 +161,10 @@ def _line(series: Series) -> SeriesLine:
     return SeriesLine(visible(name_of(series)), series.field.kind, series.exponent, labels)
 
 
-def _owner(domain: Domain) -> Owner:
+def _owner(domain: Domain) -> Domain:
+    """Return a guest as a file can hold it, with the labels that no column has."""
     others = tuple(pair for pair in domain.labels if pair[0] not in ("domain", "uuid"))
-    return Owner(visible(domain.uuid), visible(domain.name), domain.id, _visible(others))
+    return Domain(visible(domain.uuid), visible(domain.name), domain.id, _visible(others))
 
 
 def _visible(labels: Labels) -> Labels:
@@ -200,7 +191,7 @@ def _digest(texts: Iterable[str]) -> bytes:
     return blake2b(lengths + b"".join(encoded), digest_size=8).digest()
 
 
-def _labels(owner: Owner | None, line: SeriesLine) -> tuple[tuple[str, str], ...]:
+def _labels(owner: Domain | None, line: SeriesLine) -> tuple[tuple[str, str], ...]:
     return (*owner.labels, *line.labels) if owner else line.labels
 
 

@@ -27,7 +27,7 @@ class SegmentWriter:
         self._encoder = RecordEncoder(shapes)
         self._file = files.create(path)
         try:
-            self._write(header(first))
+            self.write(header(first))
         except OSError:
             self.abandon()
             raise
@@ -48,7 +48,8 @@ class SegmentWriter:
 
     def write(self, content: bytes) -> None:
         """Append a record; `abandon` the segment where that raises OSError."""
-        self._write(content)
+        self._files.write(self._file, content, self.segment.size)
+        self.segment.size += len(content)
         self.dirty = True
 
     def sync(self) -> None:
@@ -69,7 +70,3 @@ class SegmentWriter:
             self._files.truncate(self._file, self.segment.size)
         with suppress(OSError):
             self.close()
-
-    def _write(self, content: bytes) -> None:
-        self._files.write(self._file, content, self.segment.size)
-        self.segment.size += len(content)

@@ -237,7 +237,7 @@ async def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path):
     try:
         async with queued(tmp_path / "s", files, hung_seconds=0.05, lost=None) as one:
             one.offer()
-            await one.written()
+            await one.quiet()
             files.running.clear()
             for _ in range(5):
                 one.offer()
@@ -262,7 +262,7 @@ async def test_what_is_new_passes_what_hangs(tmp_path: Path):
     async with queued(tmp_path / "s", files, memory=2 * SIZE, hung_seconds=0.05) as one:
         for _ in range(4):
             one.offer()
-            await one.written()
+            await one.quiet()
         files.running.clear()
         for _ in range(2):
             one.offer()

@@ -59,6 +59,9 @@ def test_what_happens_to_guests_is_counted(private_lab: Lab, tmp_path: Path):
         agent.wait_for(lambda: kinds("eventful", "balloon_change") >= 1)
         agent.wait_for(lambda: kinds("eventful", "io_error") >= 1)
         agent.wait_for(lambda: details("eventful", "io_error", "other") >= 1)
+        infos = counts(agent, "libvirt_domain_block_stats_info")
+        agent.wait_for(lambda: infos("eventful", "vdx", "virtio-disk23") == 1)
+        assert details("eventful", "io_error", "virtio-disk23") >= 1
         lab.detach_nic("eventful", mac)
         agent.wait_for(lambda: kinds("eventful", "device_removed") == 1)
         lab.virsh("resume", lab.uuid(again))

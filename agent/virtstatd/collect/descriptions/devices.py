@@ -95,6 +95,7 @@ def _disk(disk: ET.Element) -> Facts:
     yield "data_store", _place(disk.find("source/dataStore/source"))
     yield "serial", disk.findtext("serial")
     yield "limit_group", ",".join(_groups(disk))
+    yield "alias", attribute(disk, "alias", "name")
 
 
 def _place(source: ET.Element | None) -> str | None:
@@ -149,6 +150,7 @@ def _nic(nic: ET.Element) -> Facts:
     yield "mac_address", attribute(nic, "mac", "address")
     yield "model_type", attribute(nic, "model", "type")
     yield "mtu_size", attribute(nic, "mtu", "size")
+    yield "alias", attribute(nic, "alias", "name")
     yield "virtual_port_type", attribute(nic, "virtualport", "type")
     yield "virtual_interface", attribute(nic, "virtualport/parameters", "interfaceid")
     yield "virtual_port_profile", attribute(nic, "virtualport/parameters", "profileid")

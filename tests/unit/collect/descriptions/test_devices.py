@@ -57,6 +57,14 @@ def test_bursts_of_disks_have_limits_and_lengths():
     assert "limit_group" not in second
 
 
+def test_the_alias_leads_from_an_event_to_the_device():
+    """Libvirt's events name a disk by its alias, the other series by its target."""
+    (shown,) = labels("disk", "<disk><target dev='vda'/><alias name='virtio-disk0'/></disk>")
+    assert (shown["target_device"], shown["alias"]) == ("vda", "virtio-disk0")
+    (without,) = labels("disk", "<disk><target dev='vda'/></disk>")
+    assert "alias" not in without
+
+
 def test_throttle_groups_are_limits_too():
     """Of several limits of one kind the lowest holds, and the groups are named."""
     groups = "".join(

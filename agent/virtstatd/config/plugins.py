@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,11 +75,17 @@ class Plugins:
     def _missing(self, entry: EntryPoint, error: ModuleNotFoundError) -> str:
         """Return what to install: the extra with the type's name, or the missing package."""
         extra = _extra(entry)
-        package = f"'{extra}'" if extra else error.name or str(error)
         return (
             f"the {self._noun} {entry.name} needs the Python module {error.name}, which is not"
-            f" installed; {PIP} install {package}"
+            f" installed; {installing(extra or error.name or str(error))}"
         )
+
+
+def installing(package: str) -> str:
+    """Return the command that installs an extra of the agent, or another package."""
+    if package.startswith("virtstatd[") and not PIP.exists():  # as in the Debian package
+        return "apt install virtstatd-sinks"
+    return f"{PIP} install {shlex.quote(package)}"
 
 
 def _no_sink(cls: object) -> str:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, TypeVar
 
 from msgspec import Meta
 
-from virtstatd.config.plugins import PIP
+from virtstatd.config.plugins import installing
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.formats.documents import DocumentEncoder
 from virtstatd.formats.timed_text import TimedText
@@ -141,12 +141,12 @@ class Http(Named, Access):
         if self.compress == "zstd" and find_spec("cramjam") is None:
             raise ValueError(
                 "compress: zstd needs the Python module cramjam, which is not installed;"
-                f" {PIP} install 'virtstatd[zstd]'"
+                f" {installing('virtstatd[zstd]')}"
             )
         if self.format == "otlp-json" and find_spec("opentelemetry.proto") is None:
             raise ValueError(
                 "format: otlp-json needs the Python module opentelemetry-proto, which is not"
-                f" installed; {PIP} install 'virtstatd[otlp]'"
+                f" installed; {installing('virtstatd[otlp]')}"
             )
 
     def check_here(self) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from virtstatd import __version__
-from virtstatd.config.plugins import PIP
+from virtstatd.config.plugins import installing
 from virtstatd.errors import Denied, TooLarge
 from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.lifetimes import EndedSeries, Staleness
@@ -82,7 +82,7 @@ class Otlp(Named, Access):
             if find_spec("h2") is None:
                 raise ValueError(
                     "protocol: grpc needs the Python module h2, which is not installed;"
-                    f" {PIP} install 'virtstatd[otlp-grpc]'"
+                    f" {installing('virtstatd[otlp-grpc]')}"
                 )
 
     @property

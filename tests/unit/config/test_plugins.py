@@ -134,3 +134,11 @@ def test_an_extra_is_named_as_pip_wants_it(others: Path, extra: str):
     with (metadata / "entry_points.txt").open("a") as file:
         file.write("two_words = needy:Sink\n")
     assert fault("two_words").endswith("pip install 'others[two-words]'")
+
+
+def test_a_packaged_agent_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without pip beside the agent, as in the Debian package, the libraries are a package too."""
+    assert sinks.installing("virtstatd[kafka]").endswith("/bin/pip install 'virtstatd[kafka]'")
+    monkeypatch.setattr(sinks, "PIP", tmp_path / "pip")
+    assert sinks.installing("virtstatd[kafka]") == "apt install virtstatd-sinks"
+    assert "apt" not in sinks.installing("somebody-elses")

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from support.agent import Series, parsed
+from virtstatd.catalog import shipped
+from virtstatd.model import Kind
 
 
 Stats = Mapping[str, str]
@@ -155,7 +157,13 @@ TEXTS = re.compile(
     r"|\w+\.\w+\.monitor\.\d+\.(name|vcpus|(bank|pkg|node)\.\d+\.id)"
 )
 BINS = re.compile(rf"({DISK}\.latency_histogram\.(?P<operation>\w+)\.bin)\.(count|\d+\.\w+)")
-LIMITS = ("libvirt_domain_tunable_", "libvirt_domain_block_stats_limit_")  # not of domstats
+ELSEWHERE = {
+    f"{line.field.family}{'_total' if line.field.kind is Kind.COUNTER else ''}"
+    for line in shipped().fields
+    if line.field and not shipped().groups[line.group].bit
+}
+"""What is not of domstats: descriptions, limits, events, jobs and other calls."""
+
 # these carry the names of their numbers in labels that virsh does not print
 NAMED = {
     "libvirt_domain_info_state",
@@ -227,7 +235,7 @@ def shown(page: str) -> dict[Series, float]:
     series = {}
     for (name, labels), value in parsed(page).items():
         if name.startswith("libvirt_domain_") and not name.endswith("_info"):
-            if name.startswith(LIMITS):
+            if name in ELSEWHERE:
                 continue
             hidden = NAMES if name in NAMED else ()
             series[name, tuple(pair for pair in labels if pair[0] not in hidden)] = value

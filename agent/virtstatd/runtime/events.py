@@ -189,7 +189,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "influx.opened": Event("debug", "The sink is open."),
     "jobs.refused": Event(
-        "warning",
+        "info",
         "Libvirt refuses this `call` about jobs; it is not made again before the next connect.",
         "Set `[jobs] enabled = false` if this driver has no jobs.",
     ),

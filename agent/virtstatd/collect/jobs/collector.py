@@ -228,7 +228,7 @@ class JobsCollector:
         self.calls += turn.calls
         for name in turn.refused.keys() - self._refused.keys():
             self._refused[name] = turn.refused[name]
-            self._log.warning("jobs.refused", call=name, reason=turn.refused[name])
+            self._log.info("jobs.refused", call=name, reason=turn.refused[name])
         readings: list[Reading] = []
         for uuid, answer in turn.answers.items():
             if domain := self._hypervisor.inventory.get(uuid):

@@ -106,7 +106,7 @@ types: $(VENV)/dev.stamp  ## mypy, strict
 generated: $(VENV)/dev.stamp  ## write again what is made from the code: the reference configuration, the README's tables, alerts
 	@text=$$($(BIN)/python -m virtstatd.config.text)
 	printf '%s\n' "$$text" >config/virtstatd.toml
-	$(BIN)/python -m virtstatd.commands.reference README.md
+	$(BIN)/python -m virtstatd.commands.reference README.md config/consumers/README.md
 	$(BIN)/python -m virtstatd.commands.alerts config/prometheus/alerts.toml
 	$(BIN)/python -m virtstatd.commands.dashboards config/grafana
 

@@ -1,5 +1,5 @@
 """
-Rewrite the generated parts of a README: `python -m virtstatd.commands.reference README.md`.
+Rewrite the generated parts of READMEs: `python -m virtstatd.commands.reference FILE…`.
 
 Each is between `<!-- NAME: generated -->` and `<!-- end -->`; a test fails if one is stale.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 from virtstatd import catalog
@@ -21,6 +22,8 @@ from virtstatd.pipeline.promises import PROMISES
 
 TEMPLATE = Path(__file__).parents[3] / "tests" / "template_sink" / "virtstatd_webhook.py"
 
+FEATURES = Path(__file__).parents[3] / "config" / "consumers" / "features.toml"
+
 EXAMPLE_SECONDS = 15.0
 """Where the threshold depends on the configuration."""
 
@@ -30,6 +33,7 @@ PART = re.compile(r"(<!-- (?P<name>\w+): generated -->\n).*?(<!-- end -->)", re.
 def renewed(text: str) -> str:
     """Return the text with all of its generated parts regenerated from the code."""
     makers = {
+        "features": _features,
         "fields": _fields,
         "findings": _findings,
         "options": markdown_tables,
@@ -46,6 +50,22 @@ def renewed(text: str) -> str:
 
 def _fields() -> str:
     return catalog.shipped().table("markdown").strip() + "\n"
+
+
+def _features() -> str:
+    tables = tomllib.loads(FEATURES.read_text(encoding="utf-8"))
+    parts = []
+    for head, rows in (("How it works", tables["way"]), ("What it reports", tables["field"])):
+        lines = [f"| {head} | in virtstatd |", "|---|---|"]
+        for row in rows:
+            names = [f"`{each}`" for each in (*row.get("metrics", ()), *row.get("options", ()))]
+            lines.append(f"| {row['feature']} | {', '.join([*names, *_texts(row)])} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _texts(row: dict[str, str]) -> list[str]:
+    return [row["text"]] if "text" in row else []
 
 
 def _findings() -> str:
@@ -94,5 +114,5 @@ def _template() -> str:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in map(Path, sys.argv[1:]):
+        file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -143,6 +143,11 @@ EVENTS: Final[dict[str, Event]] = {
         "Do what `advice` says.",
     ),
     "finding.ended": Event("info", "What `text` says does not hurt any more."),
+    "finding.more": Event(
+        "warning",
+        "So many findings of guests `began` and `ended` in a minute without a line of their own.",
+        "`virtstatd status` and the page have all of them; look at the host first.",
+    ),
     "group.answered": Event("info", "The hypervisor returns these groups again."),
     "group.refused": Event(
         "warning",

@@ -25,6 +25,7 @@ from virtstatd.pipeline.outlet import Outlet
 from virtstatd.runtime.host import host_name
 from virtstatd.runtime.waiting import next_beat
 from virtstatd.service.collecting import Collecting
+from virtstatd.service.finding_log import FindingLog
 from virtstatd.service.sending import routed
 from virtstatd.service.web import Web
 from virtstatd.serving.api import Api
@@ -82,7 +83,7 @@ class Watching:
         log: FilteringBoundLogger,
         records: Sequence[Emit],
     ) -> None:
-        self._log = log
+        self._findings = FindingLog(log)
         self._records = records
         self._outlets = outlets
         uri = config.hypervisor.uri or detected_uri()
@@ -98,6 +99,7 @@ class Watching:
         """Look for findings until `stop`."""
         while not stop.is_set():
             await next_beat(stop, LOOK_SECONDS)
+            self._findings.look()
             ends = time.monotonic() + STEP_SECONDS
             for _ in self.insight.look():
                 if time.monotonic() >= ends:
@@ -120,20 +122,4 @@ class Watching:
             record = record_of(finding, shipped())
             for take in self._records:
                 take(record)
-        document = finding.document()
-        of = finding.subject
-        fields = {
-            "finding": document["finding"],
-            "severity": document["severity"],
-            "domain": of.name or None,
-            "uuid": of.uuid or None,
-            "device": of.device or None,
-            "value": document["value"],
-            "threshold": document["threshold"],
-            "text": document["text"],
-        }
-        fields = {name: value for name, value in fields.items() if value is not None}
-        if not finding.until:
-            self._log.warning("finding.began", **fields, advice=document["advice"])
-        else:
-            self._log.info("finding.ended", **fields)
+        self._findings.report(finding)

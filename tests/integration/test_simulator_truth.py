@@ -28,7 +28,8 @@ def polled_anew(agent: Agent) -> str:
     """Return a page whose every number was asked for after this call began."""
 
     def ticks() -> list[int]:
-        return [int(n) for n in re.findall(r"(?m)^virtstatd_ticks_total{.*} (\d+)$", agent.page())]
+        found = r'(?m)^virtstatd_ticks_total{tier="(?:pulse|monitor|extra)"} (\d+)$'
+        return [int(n) for n in re.findall(found, agent.page())]
 
     agent.wait_for(lambda: len(ticks()) == 3)
     before = ticks()

@@ -97,7 +97,7 @@ def test_what_is_hidden_is_said_once_and_the_rest_is_given(private_lab: Lab):
             agent.wait_for(partial(later, agent, LOOKS))
             said, samples, page = missed(agent), agent.samples(), agent.page()
             assert said.keys() == wanted, name
-            assert all(line["mend"] and line["reason"] for line in said.values())
+            assert all(line["fix"] and line["reason"] for line in said.values())
             # a guest's run time comes from libvirt where the lane does not see it
             times = [key for key in samples if key[0] == "libvirt_domain_vcpu_time_seconds_total"]
             assert len(times) == 4 * 4, name
@@ -149,4 +149,4 @@ def test_in_a_container_the_namespace_is_named(private_lab: Lab):
     ):
         assert said[name].keys() == {what}
         assert f"in a {space} namespace of its own" in str(said[name][what]["reason"])
-        assert option in str(said[name][what]["mend"])
+        assert option in str(said[name][what]["fix"])

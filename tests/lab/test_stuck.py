@@ -92,7 +92,7 @@ def test_one_stuck_guest_hides_nobody(sixty: Lab, tmp_path: Path):
                 (event,) = agent.events("domain.unresponsive")
                 assert (event["domain"], event["uuid"]) == ("guest-7", sixty.uuid("guest-7"))
                 assert event["pid"] == sixty.qemu_pid("guest-7")
-                assert f"kill -CONT {event['pid']}" in str(event["mend"])
+                assert f"kill -CONT {event['pid']}" in str(event["fix"])
                 assert str(event["since"]) <= str(event["timestamp"])
                 assert "1 of them does not answer (guest-7)" in manager.messages[-1]
             settled(agent, lambda: {"guest-7"} <= shown(agent, READ) & shown(agent, RSS))

@@ -44,7 +44,7 @@ pytestmark = NEEDS
 def blind(machine: Machine) -> dict[str, str]:
     """Return what the service has said that it cannot see, with its advice."""
     lines = [json.loads(line) for line in machine.journal(NAME)]
-    return {line["what"]: line["mend"] for line in lines if line["event"] == "local.blind"}
+    return {line["what"]: line["fix"] for line in lines if line["event"] == "local.blind"}
 
 
 @pytest.fixture

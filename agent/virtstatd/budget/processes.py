@@ -100,7 +100,7 @@ class Daemon:
         if (running := Listener(self._path).pid()) > 1:
             self._locks = True
             return running
-        if self._locks:  # it has ended, and systemd would start it for whoever connects
+        if self._locks:  # it has ended, and systemd would start it at a connect
             raise ProcessLookupError(f"no daemon runs behind {self._path}")
         with socket.socket(socket.AF_UNIX) as client:
             client.setblocking(False)  # a frozen daemon's queue may be full

@@ -118,7 +118,7 @@ EVENTS: Final[dict[str, Event]] = {
     "domain.unresponsive": Event(
         "warning",
         "The guest's monitor has not answered since `since`; the others are polled without it.",
-        "Do what `mend` says: its QEMU process `pid` is stopped or waits for storage.",
+        "Do what `fix` says: its QEMU process `pid` is stopped or waits for storage.",
     ),
     "family.clashed": Event(
         "error",
@@ -218,7 +218,7 @@ EVENTS: Final[dict[str, Event]] = {
     "local.blind": Event(
         "warning",
         "The agent cannot see `what` in the kernel.",
-        "Do what `mend` says.",
+        "Do what `fix` says.",
     ),
     "local.disagreed": Event(
         "warning",

@@ -13,7 +13,7 @@ from virtstatd.model import Domain, Number, Reading
 
 OK = 0
 UNRESPONSIVE_MILLISECONDS = 2_000
-"""A monitor that has been occupied this long without an answer holds up whoever asks it."""
+"""A monitor that has been occupied this long without an answer delays every call to it."""
 
 SIGHTS = 3
 SIGHT_SECONDS = 0.02

@@ -67,7 +67,7 @@ class Unresponsive:
             "pid": self.pid,
             "reason": self.reason,
             "since": datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds"),
-            "mend": action.format(pid=self.pid or "PID", uuid=self.domain.uuid),
+            "fix": action.format(pid=self.pid or "PID", uuid=self.domain.uuid),
         }
 
 

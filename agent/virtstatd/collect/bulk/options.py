@@ -54,7 +54,7 @@ class PulseOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MonitorOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups that every guest's monitor is asked for."""
+    """Groups that need a call to every guest's monitor."""
 
     interval_seconds: Interval = 15.0
     groups: GroupNames = _groups("monitor")

@@ -236,8 +236,8 @@ class KernelCollector:
         for what, reason in second.blind.items():
             if what not in self._blind:
                 self._blind.add(what)
-                why, mend = self.survey.bars.explained(what, reason)
-                self._log.warning("local.blind", what=what, reason=why, mend=mend)
+                why, fix = self.survey.bars.explained(what, reason)
+                self._log.warning("local.blind", what=what, reason=why, fix=fix)
         for pid in second.hanging.keys() - self._hanging:
             self._log.warning(
                 "local.blind",
@@ -245,7 +245,7 @@ class KernelCollector:
                 pid=pid,
                 file=second.hanging[pid],
                 reason=f"/proc/{pid}/cmdline gives no answer; the process is skipped until it does",
-                mend=MENDS[HANGING],
+                fix=MENDS[HANGING],
             )
         self._hanging = set(second.hanging)
         self._lost = {key for key in self._lost if running.get(key[0].uuid) is key[0]}
@@ -258,7 +258,7 @@ class KernelCollector:
                 domain=domain.name,
                 device=device,
                 reason=second.lost[key],
-                mend=MENDS[RENAMED],
+                fix=MENDS[RENAMED],
             )
 
 

@@ -888,7 +888,7 @@ async def test_a_stuck_guest_is_named_once_and_its_return_once():
         "pid": 1001,
     }
     assert stuck["since"] == "1970-01-01T00:16:31+00:00", "9 s before, as libvirt says"
-    assert stuck["mend"].endswith("virsh domcontrol u001; cat /proc/1001/stack")
+    assert stuck["fix"].endswith("virsh domcontrol u001; cat /proc/1001/stack")
     assert back["seconds"] == 9.0
     verdicts = [
         reading.values[-1]
@@ -911,7 +911,7 @@ async def test_a_stalled_guest_is_not_asked_and_its_old_numbers_are_taken_back()
     assert world.batches[0].groups == {"block", "control"}
     found = world.monitors.unresponsive["u001"]
     assert (found.reason, found.since) == ("its process is stopped", 1000.0)
-    assert "kill -CONT 1001" in str(found.values()["mend"])
+    assert "kill -CONT 1001" in str(found.values()["fix"])
     assert poller.unresponsive() == ["u001"]
 
 

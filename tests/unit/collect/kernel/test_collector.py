@@ -37,7 +37,7 @@ class Log:
 
     def warning(self, event: str, **values: object) -> None:
         """Take note."""
-        assert values.get("mend") or "field" in values, "whoever reads it wants to know what to do"
+        assert values.get("fix") or "field" in values, "whoever reads it wants to know what to do"
         self.warnings.append((event, values.get("what") or values.get("field")))
         if "device" in values:
             self.devices.append(values["device"])

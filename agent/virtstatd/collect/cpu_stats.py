@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
-from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.parts import CollectorKind, Parts, PollSeconds
 from virtstatd.collect.tier import Tier
 from virtstatd.collect.turns import TURN_SECONDS, UNSUPPORTED, GuestTurns, TurnAnswer, ask_each
 from virtstatd.collector import Emit, Outcome, Row, Up
@@ -162,9 +162,7 @@ class CpuStatsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: Annotated[
         bool, Meta(description="Read it: three numbers per guest and CPU, one guest at a time.")
     ] = False
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
-    ] = 60.0
+    interval_seconds: PollSeconds = 60.0
 
 
 class CpuStatsCollector:

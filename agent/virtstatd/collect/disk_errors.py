@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
-from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.parts import CollectorKind, Parts, PollSeconds
 from virtstatd.collect.tier import Tier
 from virtstatd.collect.turns import TURN_SECONDS, UNSUPPORTED, GuestTurns, TurnAnswer, ask_each
 from virtstatd.collector import Emit, Outcome, Row, Up
@@ -42,9 +42,7 @@ class DiskErrorsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     enabled: Annotated[
         bool, Meta(description="Read it: a call for each guest, which queries its monitor.")
     ] = False
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
-    ] = 60.0
+    interval_seconds: PollSeconds = 60.0
 
 
 class DiskErrorsCollector:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.catalog import Catalog
 from virtstatd.collector import Collector
 from virtstatd.hypervisor.hypervisor import Hypervisor
+
+
+PollSeconds = Annotated[
+    float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
+]
+"""An option of collectors that are polled on their own."""
 
 
 @dataclass(frozen=True, slots=True)

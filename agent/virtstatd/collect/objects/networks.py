@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from virtstatd.collect.descriptions.xml import Undescribable, parsed_xml
 from virtstatd.collect.objects.collector import ObjectCollector, ObjectFacts, ObjectKind
-from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.parts import CollectorKind, Parts, PollSeconds
 from virtstatd.hypervisor.aside import Aside
 from virtstatd.model import Labels
 
@@ -29,9 +29,7 @@ class NetworksOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             " it is installed."
         ),
     ] = True
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
-    ] = 60.0
+    interval_seconds: PollSeconds = 60.0
     leases: Annotated[
         bool, Meta(description="Count DHCP leases, for which libvirt reads a file per network.")
     ] = False

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from virtstatd.collect.descriptions.xml import Undescribable, parsed_xml
 from virtstatd.collect.objects.collector import ObjectCollector, ObjectFacts, ObjectKind
-from virtstatd.collect.parts import CollectorKind, Parts
+from virtstatd.collect.parts import CollectorKind, Parts, PollSeconds
 from virtstatd.hypervisor.aside import Aside
 from virtstatd.model import Domain, Labels, Reading
 
@@ -37,9 +37,7 @@ class PoolsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             " virtstoraged for it, where it is installed."
         ),
     ] = True
-    interval_seconds: Annotated[
-        float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
-    ] = 60.0
+    interval_seconds: PollSeconds = 60.0
 
 
 class PoolStates:

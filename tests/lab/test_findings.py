@@ -34,7 +34,7 @@ def test_a_stopped_a_starved_and_a_throttled_guest_are_named(private_lab: Lab, t
     with running(tmp_path, lab.uri_readonly, local=True) as agent:
         agent.wait_for(lambda: agent.value("libvirt_domains") == len(lab.names()))
         lab.virsh("schedinfo", "starved", "--live", "--set", "vcpu_quota=5000")
-        lab.virsh("blkdeviotune", "slow", "vda", "--live", "--total-bytes-sec", "65536")
+        lab.virsh("blkdeviotune", "slow", "vda", "--live", "--total-bytes-sec", "16384")
         found: dict[tuple[str, str, str], dict[str, Any]] = {}
         with lab.stuck("guest-1"):
             agent.wait_for(lambda: found.update(findings(agent)) or wanted <= found.keys())

@@ -35,7 +35,8 @@ class Guest:
     """A guest of a libvirt that is made up; a negative number does not run."""
 
     def __init__(self, name: str, number: int = -1, state: int = SHUTOFF, **has: int) -> None:
-        self.given, self.number, self.now, self.has = name, number, state, has
+        self.given, self.number, self.now = name, number, state
+        self.has = {"persistent": 1} | has
 
     def name(self) -> str:
         """Return its name."""
@@ -66,7 +67,7 @@ class Libvirt:
     """A connection that answers, counts its calls, and refuses what it is told to."""
 
     FLAGS: ClassVar = {
-        1 << 3: "transient",
+        1 << 2: "persistent",
         1 << 8: "managed_save",
         1 << 10: "autostart",
         1 << 12: "snapshots",
@@ -141,7 +142,7 @@ async def test_states_and_facts_of_all():
         Guest("off", autostart=1, snapshots=3),
         Guest("dead", state=CRASHED, managed_save=1, checkpoints=2),
         Guest("odd", state=77),
-        Guest("on", 7, RUNNING, transient=1),
+        Guest("on", 7, RUNNING, persistent=0),
     )
     it, hypervisor = collector(there)
     hypervisor.inventory.see("uuid-on", "on", 7)
@@ -171,7 +172,7 @@ async def test_states_and_facts_of_all():
 async def test_a_list_that_is_refused_costs_itself_alone():
     """What a driver or an old libvirt does not have is absent, not zero, and the rest is there."""
     there = Libvirt(Guest("off", snapshots=1))
-    there.refused = {"checkpoints": 8, "transient": 3, "stats": libvirt.VIR_ERR_NO_SUPPORT}
+    there.refused = {"checkpoints": 8, "persistent": 3, "stats": libvirt.VIR_ERR_NO_SUPPORT}
     it, hypervisor = collector(there)
     batches: list[Batch] = []
     assert (await it.once(batches.append)).answered
@@ -220,6 +221,18 @@ async def test_a_guest_is_shown_once():
     }
 
 
+async def test_a_transient_guest_that_ends_is_not_shown():
+    """Until libvirt has removed it, it is listed as one that does not run; nothing reports when."""
+    there = Libvirt(Guest("off"), Guest("ends", persistent=0))
+    it, hypervisor = collector(there)
+    batches: list[Batch] = []
+    await it.once(batches.append)
+    await hypervisor.lanes.close(5.0)
+    found = shown(batches)
+    assert {of for of, _, _ in found} == {"", "off"}
+    assert found["", "libvirt_inactive_domains", ""] == 1
+
+
 async def test_counting_is_spread_over_rounds():
     """Of many guests with snapshots some are counted in a round, and all in the end."""
     there = Libvirt(*(Guest(f"g{n}", snapshots=n + 1) for n in range(2 * COUNTED_GUESTS)))
@@ -240,7 +253,7 @@ async def test_counting_is_spread_over_rounds():
 
 
 async def test_it_asks_for_states_when_a_guest_has_started():
-    """A change of the running guests is followed by one call, not by the lists."""
+    """A change of the running guests is followed by states, and who stays, not by all lists."""
     there = Libvirt(Guest("off"))
     it, hypervisor = collector(there)
     stop = asyncio.Event()
@@ -255,7 +268,7 @@ async def test_it_asks_for_states_when_a_guest_has_started():
         stop.set()
         await task
         await hypervisor.lanes.close(5.0)
-    assert there.calls == ["stats", *LISTS, "stats"]
+    assert there.calls == ["stats", *LISTS, "stats", "persistent"]
 
 
 @pytest.mark.parametrize("enabled", [True, False])

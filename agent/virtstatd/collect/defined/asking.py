@@ -22,8 +22,8 @@ from virtstatd.hypervisor.lanes import Session
 T = TypeVar("T")
 
 LISTS: Final = {
+    "persistent": 1 << 2,
     "autostart": 1 << 10,
-    "transient": 1 << 3,
     "managed_save": 1 << 8,
     "snapshots": 1 << 12,
     "checkpoints": 1 << 14,
@@ -73,7 +73,12 @@ class Listed:
 
 
 def list_states(session: Session, listed: Listed) -> None:
-    """List all guests with their states."""
+    """
+    List all guests with their states, and who of them is persistent.
+
+    A transient guest that ends is listed as one that does not run until libvirt has removed it.
+    Nothing says when that is, so it is left out.
+    """
     connection = session.connection
     listed.taken_at = time.time_ns()
     listed.version = connection.getLibVersion()
@@ -87,6 +92,13 @@ def list_states(session: Session, listed: Listed) -> None:
         handle.UUIDString(): ListedGuest(handle.name(), handle.ID(), record)
         for handle, record in records
     }
+    if _list(session, listed, "persistent") is not None:
+        kept = listed.sets["persistent"]
+        listed.guests = {
+            uuid: guest
+            for uuid, guest in listed.guests.items()
+            if guest.number >= 0 or uuid in kept
+        }
 
 
 def list_facts(
@@ -102,18 +114,23 @@ def list_facts(
     `wanted` says by UUID and name whose snapshots are counted.
     """
     there: list[tuple[str, libvirt.virDomain]] = []
-    for name, flag in LISTS.items():
-        handles = _tried(session, listed, name, partial(session.connection.listAllDomains, flag))
-        if handles is not None:
-            listed.sets[name] = frozenset(handle.UUIDString() for handle in handles)
-            if name in COUNTED:
-                there += [
-                    (name, each) for each in handles if wanted(each.UUIDString(), each.name())
-                ]
+    for name in ("autostart", "managed_save", *COUNTED):
+        handles = _list(session, listed, name)
+        if handles is not None and name in COUNTED:
+            there += [(name, each) for each in handles if wanted(each.UUIDString(), each.name())]
     for name, handle in _longest_ago(there, round_number, known):
         count = _tried(session, listed, f"{name} of a guest", partial(_count, name, handle))
         if count is not None:
             listed.counts[name, handle.UUIDString()] = count
+
+
+def _list(session: Session, listed: Listed, name: str) -> list[libvirt.virDomain] | None:
+    """List who has it; None where that is refused."""
+    ask = partial(session.connection.listAllDomains, LISTS[name])
+    handles = _tried(session, listed, name, ask)
+    if handles is not None:
+        listed.sets[name] = frozenset(handle.UUIDString() for handle in handles)
+    return handles
 
 
 def _longest_ago(

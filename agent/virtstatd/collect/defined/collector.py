@@ -152,9 +152,9 @@ class DefinedCollector:
             list_facts(session, listed, self._rounds, self._counts, wants)
 
     def _take(self, listed: Listed, *, everything: bool) -> None:
-        """Keep the facts, which a question for states alone does not bring, and report refusals."""
+        """Keep the facts, of which a question for states brings few, and report refusals."""
+        self._sets = dict(listed.sets) if everything else self._sets | listed.sets
         if everything:
-            self._sets = dict(listed.sets)
             for (name, uuid), count in list(listed.counts.items()):
                 self._counts[name, uuid] = count, self._rounds
             self._counts = {
@@ -232,11 +232,9 @@ class DefinedCollector:
 
     def _fact(self, name: str, uuid: str) -> int:
         """Return a fact, -1 if it is not known."""
-        among = self._sets.get("transient" if name == "persistent" else name)
+        among = self._sets.get(name)
         if among is None:
             return -1
-        if name == "persistent":
-            return int(uuid not in among)
         if name in COUNTED and uuid in among:
             return self._counts.get((name, uuid), (-1, 0))[0]
         return int(uuid in among)

@@ -72,20 +72,20 @@ class Lag:
     Log when what is sent has waited for more than two intervals, and when that is over.
 
     Two intervals are the lifetime of a batch. What waited because the destination failed is not
-    meant: that is logged by itself.
+    meant: that is logged by itself. Nor is what waited for the first connection.
     """
 
     def __init__(self, clock: Callable[[], float], log: FilteringBoundLogger) -> None:
         self._clock = clock
         self._log = log
-        self._failed_at = clock()
+        self._excused_until = clock()  # what waited before it is no lag
         self._lagging = False
         self._turned_at: float | None = None
         self._marks: deque[tuple[float, int, int]] = deque()
 
     def failed(self) -> None:
         """Note that an attempt failed just now."""
-        self._failed_at = self._clock()
+        self._excused_until = self._clock()
 
     def sent(self, late_seconds: float, accepted: int, delivered: int) -> None:
         """
@@ -94,11 +94,13 @@ class Lag:
         `accepted` and `delivered` are samples so far.
         """
         now = self._clock()
+        if not self._marks:  # the first delivery
+            self._excused_until = now
         if not self._marks or now - self._marks[-1][0] >= LAG_SECONDS / 10:
             self._marks.append((now, accepted, delivered))
             while now - self._marks[0][0] > 2 * LAG_SECONDS:
                 self._marks.popleft()
-        late = 0 < late_seconds < now - self._failed_at
+        late = 0 < late_seconds < now - self._excused_until
         if late == self._lagging:
             self._turned_at = None
         elif self._turned_at is None:

@@ -251,6 +251,19 @@ async def test_a_sink_that_cannot_keep_up_is_reported_with_its_rates():
         assert [each["event"] for each in logs] == ["sink.lagging", "sink.caught_up"]
 
 
+async def test_what_waits_for_the_first_answer_is_no_lag():
+    """A destination whose connection takes half a minute keeps up as soon as it is there."""
+    async with world(Trains(2 * UNIT), answer_seconds=30.0) as one:
+        with capture_logs() as logs:
+            one.offer(1)
+            await one.pass_(0.25)
+            one.answer_seconds = 0.3
+            for _ in range(400):
+                one.offer(1)
+                await one.pass_(0.25)
+        assert logs == []
+
+
 async def test_what_an_outage_left_behind_is_no_lag():
     """A backlog of an hour is a failure that was logged, not a sink that is too slow."""
     away = True

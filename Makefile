@@ -103,9 +103,11 @@ types: $(VENV)/dev.stamp  ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: generated
-generated: $(VENV)/dev.stamp  ## write again what is made from the code: the reference configuration, the README's tables, alerts
+generated: $(VENV)/dev.stamp  ## write again what is made from the code: the reference configuration, its schema, tables, alerts
 	@text=$$($(BIN)/python -m virtstatd.config.text)
 	printf '%s\n' "$$text" >config/virtstatd.toml
+	text=$$($(BIN)/python -m virtstatd.config.schema)
+	printf '%s\n' "$$text" >config/virtstatd.schema.json
 	$(BIN)/python -m virtstatd.commands.reference README.md config/consumers/README.md
 	$(BIN)/python -m virtstatd.commands.alerts config/prometheus/alerts.toml
 	$(BIN)/python -m virtstatd.commands.dashboards config/grafana
@@ -124,6 +126,7 @@ install:  ## install the service: PREFIX=/opt/virtstatd, its units and its confi
 	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
 	echo '3/4 The configuration, into $(ETC): one that is there stays'
 	$(SUDO) install -d -m 755 $(ETC)
+	$(SUDO) install -m 644 config/virtstatd.schema.json $(ETC)/
 	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
 	$(SUDO) ln -sfn '$(PREFIX)/bin/virtstatd' $(COMMAND)
 	echo '4/4 The units, into $(UNITS): $(UNIT_FILES)'

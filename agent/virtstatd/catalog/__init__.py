@@ -134,15 +134,25 @@ class Catalog:
         """
         Return every series that can appear, as aligned text or as a Markdown table.
 
-        With a word only those whose line contains it, ignoring case, and of these only the fields
-        that are `wanted`; empty if there is none.
+        Those that `listed` returns; empty if there is none.
         """
-        lines = [line for line in self.fields if line.field and wanted(line.field)]
-        rows = [_row(line, self.groups[line.group]) for line in lines]
-        rows = [row for row in rows if word.casefold() in " ".join(row).casefold()]
+        rows = [_row(line, self.groups[line.group]) for line in self.listed(word, wanted)]
         if not rows:
             return ""
         return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
+
+    def listed(
+        self, word: str = "", wanted: Callable[[Field], bool] = lambda _: True
+    ) -> list[Line]:
+        """Return the lines with a word in their row or their group, and with a wanted field."""
+        return [
+            line
+            for line in self.fields
+            if line.field
+            and wanted(line.field)
+            and word.casefold()
+            in " ".join((line.group, *_row(line, self.groups[line.group]))).casefold()
+        ]
 
 
 @cache

@@ -16,22 +16,17 @@ import click
 import uvloop
 
 from virtstatd import __version__, catalog
-from virtstatd.catalog import profiles
-from virtstatd.catalog.names import TOOLS, dialect, dialect_table
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.commands.progress import Progress
 from virtstatd.config.file import DEFAULT_FILE, Config, Loaded, read_config
 from virtstatd.config.kinds import KINDS
-from virtstatd.config.options import Fault, noun
-from virtstatd.config.options import options as options_of
-from virtstatd.config.plugins import SINKS
+from virtstatd.config.options import Fault
 from virtstatd.errors import ConfigError, Disconnected, StartError
 from virtstatd.formats.naming import metric_name
 from virtstatd.pipeline.picking import Globs
 from virtstatd.pipeline.promises import PROMISES
 from virtstatd.runtime import logs
-from virtstatd.runtime.events import EVENTS
 from virtstatd.service.notify import Notify
 from virtstatd.sink import Sink, Trains
 
@@ -60,6 +55,9 @@ config_option = click.option(
 
 
 LOADED_LATER = {
+    **dict.fromkeys(
+        ("config", "events", "fields", "help", "sinks"), "virtstatd.commands.help.command"
+    ),
     "doctor": "virtstatd.commands.doctor.command",
     "status": "virtstatd.commands.status",
     "top": "virtstatd.commands.top.command",
@@ -333,71 +331,6 @@ def simulate(arguments: tuple[str, ...]) -> None:
     from virtstatd_simulator.command import simulate as command  # its options need the simulator
 
     command.main(arguments, prog_name="virtstatd simulate")
-
-
-@main.command()
-@click.argument("word", default="")
-@click.option("--format", "form", type=click.Choice(["text", "markdown"]), default="text")
-@click.option(
-    "--profile",
-    type=click.Choice(["full", "lean"]),
-    default="full",
-    help="Of all, those that a sink with this `profile` gets.",
-)
-@click.option(
-    "--names",
-    type=click.Choice(["virtstatd", *TOOLS]),
-    default="virtstatd",
-    help="Under the names that a sink with these `names` gives them.",
-)
-def fields(word: str, form: str, profile: str, names: str) -> None:
-    """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
-    if names != "virtstatd":
-        table = dialect_table(dialect(names), word, "markdown" if form == "markdown" else "text")
-        if not table:
-            fail(f"no metric of {names} has {word!r} in its line", 1)
-        click.echo(table)
-        return
-    kept = Globs(() if profile == "full" else profiles.profile(profile))
-    table = catalog.shipped().table(
-        "markdown" if form == "markdown" else "text",
-        word,
-        lambda field: kept(metric_name(field)),
-    )
-    if not table:
-        fail(f"no statistic has {word!r} in its line", 1)
-    click.echo(table)
-
-
-@main.command()
-@click.argument("word", default="")
-def events(word: str) -> None:
-    """Print every event of the log, or those with WORD in their name: meaning, and the fix."""
-    found = {name: event for name, event in EVENTS.items() if word in name}
-    if not found:
-        fail(f"no event has {word!r} in its name", 1)
-    for name, event in found.items():
-        click.echo(f"{name} ({event.level}): {event.meaning}")
-        if event.action:
-            click.echo(f"    {event.action}")
-
-
-@main.command()
-@click.argument("name", required=False)
-def sinks(name: str | None) -> None:
-    """Print the sinks and their options, or those of the sink NAME."""
-    for each in [name] if name else SINKS.names():
-        try:
-            sink = SINKS.find(each)
-        except ConfigError as error:  # an extra that is not installed hides no other sink
-            if name:
-                fail(str(error), 1)
-            click.echo(f"{each}: {error}")
-            continue
-        click.echo(f"{each} ({sink.delivery}): {(sink.__doc__ or '').strip().splitlines()[0]}")
-        for option in options_of(sink):
-            default = "required" if option.required else f"default {option.default!r}"
-            click.echo(f"    {option.name}: {noun(option.kind)}, {default}. {option.description}")
 
 
 @main.group()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,10 @@ import click
 
 from virtstatd import __version__, catalog
 from virtstatd.commands.cli import main
+from virtstatd.commands.help import topics
+from virtstatd.commands.help.blocks import Explained, Heading, HelpBlock, Paragraph
 from virtstatd.config.file import DEFAULT_FILE
-from virtstatd.config.text import reference
-from virtstatd.formats.naming import metric_name
-from virtstatd.runtime.events import EVENTS
+from virtstatd.config.text import BUILT_IN
 
 
 ABOUT: Final = "statistics of every libvirt guest, in bulk"
@@ -72,10 +73,11 @@ def _commands_page() -> Iterator[str]:
     yield prose(
         "Each line of the log has the name of an event; `journalctl -u virtstatd -g NAME` finds it."
     )
-    for name, event in EVENTS.items():
-        yield from (".TP", f".B {roff(name)}", prose(f"({event.level}) {event.meaning}"))
-        if event.action:
-            yield from (".br", prose(event.action))
+    yield from _written(topics.events_topic())
+    yield ".SH FINDINGS"
+    yield from _written(topics.findings_topic())
+    yield ".SH DELIVERY"
+    yield from _written(topics.delivery_topic())
     yield from (".SH FILES", ".TP", f".I {roff(str(DEFAULT_FILE))}", "The configuration.")
     yield from (".TP", ".I /var/lib/virtstatd", "Spools and archives.")
     yield from (
@@ -109,37 +111,38 @@ def _commands(group: click.Group, before: str) -> Iterator[str]:
 
 def _options_page() -> Iterator[str]:
     """Yield the body of virtstatd.toml(5)."""
-    yield from (
-        ".SH DESCRIPTION",
-        prose(
-            f"The configuration is one TOML file, `{DEFAULT_FILE}`. Every option has a default;"
-            " `virtstatd check` reports every error of the file, with its line and a remedy."
-            " `systemctl reload virtstatd` applies it."
-        ),
-    )
-    yield from (".SH OPTIONS", "Each option with its default:", ".PP")
-    for line in reference().partition("\n\n")[2].splitlines():
-        if line.startswith("## "):
-            yield from (".PP", prose(line[3:]))
-        elif line.strip("# "):
-            yield from (".br", f"\\fB{roff(line.removeprefix('# '))}\\fR")
+    yield ".SH DESCRIPTION"
+    yield from _written(topics.config_topic())
+    yield ".SH TABLES"
+    for name in topics.table_names():
+        yield from _written(topics.table(name))
+    yield ".SH SINKS"
+    for name in BUILT_IN:
+        yield from _written(topics.sink_type(name))
     yield from (".SH SEE ALSO", ".BR virtstatd (1)")
 
 
 def _fields_page() -> Iterator[str]:
     """Yield the body of virtstatd-fields(7)."""
     yield from (".SH DESCRIPTION", "Every series that can appear, by group of statistics.")
-    group = ""
-    for line in catalog.shipped().fields:
-        if line.field is None:
-            continue
-        if line.group != group:
-            group = line.group
-            yield f".SH {roff(group.upper())}"
-        yield from (".TP", f".B {roff(metric_name(line.field))}")
-        facts = [line.field.kind.name.lower(), line.field.unit]
-        yield prose(f"({', '.join(each for each in facts if each)}) {line.field.help}")
+    for group, lines in groupby(catalog.shipped().fields, key=lambda line: line.group):
+        yield f".SH {roff(group.upper())}"
+        yield from _written(map(topics.field_entry, lines))
     yield from (".SH SEE ALSO", ".BR virtstatd (1)")
+
+
+def _written(blocks: Iterable[HelpBlock]) -> Iterator[str]:
+    for block in blocks:
+        match block:
+            case Heading():
+                yield f".SS {prose(block.text)}"
+            case Paragraph():
+                yield from (".PP", prose(block.text))
+            case Explained():
+                facts = f"({block.facts}) " if block.facts else ""
+                yield from (".TP", f".B {roff(block.term)}", prose(facts + block.text))
+                if block.action:
+                    yield from (".br", prose(block.action))
 
 
 def pages() -> dict[str, str]:

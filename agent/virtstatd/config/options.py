@@ -103,7 +103,7 @@ def unknown(name: str, value: object, known: Iterable[str], path: Path) -> Fault
 
 def faults_of_value(hint: object, value: object, path: Path) -> Iterator[Fault]:
     """Yield the errors of one value, down to the elements of arrays and tables."""
-    hint = _present(hint)
+    hint = present(hint)
     info = inspect.type_info(hint)
     kind = _bare(info)
     within: list[Fault] = []
@@ -157,7 +157,7 @@ def noun(kind: inspect.Type) -> str:
         case inspect.Metadata():
             return noun(kind.type)
         case inspect.LiteralType() | inspect.EnumType():
-            return f"one of {', '.join(_choices(kind))}"
+            return f"one of {', '.join(choices(kind))}"
         case inspect.UnionType():
             members = (each for each in kind.types if not isinstance(each, inspect.NoneType))
             return " or ".join(noun(each) for each in members)
@@ -165,7 +165,8 @@ def noun(kind: inspect.Type) -> str:
             return _NOUNS.get(type(kind), type(kind).__name__)
 
 
-def _choices(kind: inspect.LiteralType | inspect.EnumType) -> list[str]:
+def choices(kind: inspect.LiteralType | inspect.EnumType) -> list[str]:
+    """Return the values that an enumeration has."""
     if isinstance(kind, inspect.LiteralType):
         return [str(value) for value in kind.values]
     return [str(member.value) for member in kind.cls]
@@ -191,7 +192,7 @@ def _reason(kind: inspect.Type, value: object, form: str) -> str:  # noqa: PLR09
     """Return why msgspec refused a value, empty if only msgspec knows."""
     match kind:
         case inspect.LiteralType() | inspect.EnumType() if isinstance(value, str):
-            return f"unknown value {shown(value)}{nearest(value, _choices(kind))}"
+            return f"unknown value {shown(value)}{nearest(value, choices(kind))}"
         case inspect.IntType() if type(value) is int:
             return _bound(kind, value)
         case inspect.FloatType() if type(value) in (int, float):
@@ -255,7 +256,7 @@ def _bare(kind: inspect.Type) -> inspect.Type:
     return _bare(kind.type) if isinstance(kind, inspect.Metadata) else kind
 
 
-def _present(hint: object) -> object:
+def present(hint: object) -> object:
     """Take `| None` away: TOML has no word for it."""
     plain = _without_extras(hint)
     if isinstance(plain, UnionType) or get_origin(plain) is Union:

@@ -6,30 +6,16 @@ import difflib
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import msgspec
-
-from virtstatd.config.options import noun, options
 from virtstatd.errors import ConfigError
-from virtstatd.sink import Delivery, Sink
+from virtstatd.sink import Delivery
 
 
 PIP = Path(sys.prefix, "bin/pip")
 """The `pip` of the environment in which the agent runs, which is seldom the one on the path."""
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentedOption:
-    """An option of a sink for display; `default` is TOML, None if the option is required."""
-
-    name: str
-    type: str
-    default: str | None
-    description: str
 
 
 class Plugins:
@@ -104,14 +90,6 @@ SINKS: Final = Plugins("virtstatd.sinks", "sink", _no_sink)
 COLLECTORS: Final = Plugins("virtstatd.collectors", "collector", _no_collector)
 
 
-def documented(cls: type[Sink]) -> list[DocumentedOption]:
-    """Return the options of a sink, in the order of their definition."""
-    return [
-        DocumentedOption(each.name, noun(each.kind), _toml(each.default), each.description)
-        for each in options(cls)
-    ]
-
-
 def _extra(entry: EntryPoint) -> str:
     """Return the extra with the sink's name, "" if there is none."""
     extras = (entry.dist and entry.dist.metadata.get_all("Provides-Extra")) or ()
@@ -122,12 +100,3 @@ def _extra(entry: EntryPoint) -> str:
 def _nearest(type_name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(type_name.casefold(), known, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
-def _toml(value: object) -> str | None:
-    """Render a default as TOML, whose scalars and arrays are JSON's; None without a default."""
-    if value is msgspec.NODEFAULT:
-        return None
-    if value is None:
-        return ""
-    return msgspec.json.encode(value).decode()

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from msgspec import inspect
 
-from virtstatd.config.options import Option, options
+from virtstatd.config.options import Option, choices, options
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.tables import TABLES, CollectorHead, OutletOptions, RouteOptions, SinkHead
 from virtstatd.sink import Sink
@@ -44,7 +46,11 @@ BUILT_IN: Final = (
 SHARED_BY: Final = 3
 """Number of sink types that share an option from which on it is described only once."""
 
+COMMENT: Final = "## "
+COLUMNS: Final = 100
+
 _HEAD: Final = """\
+#:schema ./virtstatd.schema.json
 ## Every option of virtstatd with its default; `virtstatd check` reports every error of this file.
 ## Remove the "# " before an option to change it.
 """
@@ -57,28 +63,53 @@ _COLLECTORS: Final = """\
 """
 
 
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """A table of the file: its name, such as `poll.pulse`, what it is for, and its own options."""
+
+    name: str
+    about: str
+    options: Sequence[Option]
+
+    @property
+    def text(self) -> str:
+        """The table with its defaults, commented out and described."""
+        lines = [*_comment(self.about), f"[{self.name}]", *_described(self.options)]
+        return "\n".join(lines) + "\n"
+
+
 def reference() -> str:
     """Return the reference configuration file: every option, described, commented out."""
-    return "\n".join([_HEAD, *_plain_tables(), _COLLECTORS, _SINKS, *_sink_tables()])
+    tables = (part.text for part in plain_tables())
+    sinks = (sink_text(name, common=index == 0) for index, name in enumerate(BUILT_IN))
+    return "\n".join([_HEAD, *tables, _COLLECTORS, _SINKS, *sinks])
+
+
+def sink_text(name: str, *, common: bool) -> str:
+    """Return the table of a sink with its defaults; with `common`, also what every sink has."""
+    cls: type[Sink] = SINKS.find(name)
+    own = (*(common_options() if common else ()), *options(cls))
+    lines = [*_comment(summary(cls)), "# [[sink]]", f"# type = {_toml(name)}", *_described(own)]
+    return "\n".join(lines) + "\n"
 
 
 def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     """Return the options as Markdown, one table per table of the file and per type of sink."""
     parts: list[str] = []
-    for table, cls, own in _flat():
-        parts += [f"**`[{table}]`** {_summary(cls)}", _rows(own)]
+    for part in plain_tables():
+        parts += [f"**`[{part.name}]`** {part.about}", _rows(part.options)]
     classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in sinks}
     rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
     shared = [row for row, count in rows.items() if count >= SHARED_BY]
     text = "**`[[collector]]`**, every type; the package of a collector defines its other options."
     parts += [text, _rows(options(CollectorHead))]
-    parts += ["**`[[sink]]`**, every type.", _rows(_common())]
+    parts += ["**`[[sink]]`**, every type.", _rows(common_options())]
     parts += [
         "**`[[sink]]`**, shared; each type lists the ones it has.",
         _table(shared),
     ]
     for name, cls in classes.items():
-        parts.append(f"**`type = {_toml(name)}`** {_summary(cls)} Delivery: {cls.delivery}.")
+        parts.append(f"**`type = {_toml(name)}`** {summary(cls)} Delivery: {cls.delivery}.")
         if special := [row for row in map(_row, options(cls)) if row not in shared]:
             parts.append(_table(special))
         if also := [f"`{option.name}`" for option in options(cls) if _row(option) in shared]:
@@ -86,24 +117,7 @@ def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _plain_tables() -> Iterator[str]:
-    for name, cls, own in _flat():
-        lines = [f"## {_summary(cls)}", f"[{name}]"]
-        for option in own:
-            lines += _lines(option)
-        yield "\n".join(lines) + "\n"
-
-
-def _sink_tables() -> Iterator[str]:
-    for index, name in enumerate(BUILT_IN):
-        cls: type[Sink] = SINKS.find(name)
-        lines = [f"## {_summary(cls)}", "# [[sink]]", f"# type = {_toml(name)}"]
-        for option in (*(_common() if index == 0 else ()), *options(cls)):
-            lines += _lines(option)
-        yield "\n".join(lines) + "\n"
-
-
-def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
+def plain_tables() -> Iterator[TablePart]:
     """Yield each plain table of the file; tables in tables, as `[poll.pulse]`, are separate."""
     for name, cls in TABLES.items():
         own: list[Option] = []
@@ -111,12 +125,14 @@ def _flat() -> Iterator[tuple[str, type, Sequence[Option]]]:
         for option in options(cls):
             (inner if isinstance(option.kind, inspect.StructType) else own).append(option)
         if own:
-            yield name, cls, own
+            yield TablePart(name, summary(cls), own)
         for option in inner:
-            yield f"{name}.{option.name}", type(option.default), options(type(option.default))
+            kind = type(option.default)
+            yield TablePart(f"{name}.{option.name}", summary(kind), options(kind))
 
 
-def _common() -> list[Option]:
+def common_options() -> list[Option]:
+    """Return the options that every sink has, besides its type."""
     return [
         option
         for cls in (SinkHead, RouteOptions, OutletOptions)
@@ -125,9 +141,27 @@ def _common() -> list[Option]:
     ]
 
 
-def _lines(option: Option) -> list[str]:
+def assignment(option: Option) -> str:
+    """Return an option with its default as a line of the file."""
     value = '"..."' if option.required else _toml(option.default)
-    return [f"## {_meaning(option)}", f"# {option.name} = {value}"]
+    return f"{option.name} = {value}"
+
+
+def _described(own: Iterable[Option]) -> Iterator[str]:
+    for option in own:
+        yield from _comment(meaning(option))
+        yield f"# {assignment(option)}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=COMMENT,
+        subsequent_indent=COMMENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _rows(own: Iterable[Option]) -> str:
@@ -140,13 +174,17 @@ def _table(rows: Iterable[str]) -> str:
 
 def _row(option: Option) -> str:
     default = "required" if option.required else f"`{_toml(option.default)}`"
-    meaning = _meaning(option).replace("|", "\\|")
-    return f"| `{option.name}` | {default} | {meaning} |"
+    text = meaning(option).replace("|", "\\|")
+    return f"| `{option.name}` | {default} | {text} |"
 
 
-def _meaning(option: Option) -> str:
+def meaning(option: Option) -> str:
     """Return the description with its limits: `Calls that may run in parallel; 1 to 3.`."""
     kind = option.kind
+    if isinstance(kind, inspect.LiteralType):
+        among = choices(kind)
+        if not all(each in option.description for each in among):
+            return f"{option.description.rstrip('.')}; one of {', '.join(among)}."
     if not isinstance(kind, inspect.IntType | inspect.FloatType):
         return option.description
     bounds = (
@@ -176,7 +214,8 @@ def _toml(value: object) -> str:
             return _toml(msgspec.to_builtins(value))
 
 
-def _summary(cls: type) -> str:
+def summary(cls: type) -> str:
+    """Return the first line of a class's description."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 

@@ -114,17 +114,6 @@ def test_only_the_named_sink_is_imported():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_options_are_documented():
-    """Every option of every sink has a type, a default and one sentence."""
-    for name in ("jsonl", "null", "prometheus"):
-        for option in sinks.documented(sinks.SINKS.find(name)):
-            assert option.type
-            assert option.default
-            assert option.description.endswith(".")
-    by_name = {option.name: option for option in sinks.documented(Prometheus)}
-    assert by_name["path"].default == '"/metrics"'
-
-
 @pytest.mark.parametrize("extra", ["two-words", "two_words"])
 def test_an_extra_is_named_as_pip_wants_it(others: Path, extra: str):
     """A sink whose name has an underscore has an extra with a dash, whoever packed it."""

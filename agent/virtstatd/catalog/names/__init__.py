@@ -10,7 +10,7 @@ from virtstatd.catalog.names.dialect import Dialect, OtherMetric, read_dialect
 from virtstatd.catalog.table import markdown, plain
 
 
-__all__ = ["TOOLS", "dialect", "dialect_table"]
+__all__ = ["TOOLS", "dialect", "dialect_rows", "dialect_table"]
 
 TOOLS: Final = ("inovex", "tinkoff", "kumina", "ceilometer")
 
@@ -30,15 +30,19 @@ def dialect(name: str) -> Dialect:
 
 def dialect_table(of: Dialect, word: str = "", form: Literal["text", "markdown"] = "text") -> str:
     """Return a table of the tool's metrics with a word in their line, empty if there is none."""
+    if rows := dialect_rows(of, word):
+        return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
+    return ""
+
+
+def dialect_rows(of: Dialect, word: str = "") -> list[tuple[str, str, str, str]]:
+    """Return name, kind, labels and origin of each metric with a word in its line."""
     rows = [_row(of, name, metric) for name, metric in of.metrics.items()]
     rows += [(name, "missing", "", reason) for name, reason in of.missing.items()]
-    rows = [row for row in rows if word.casefold() in " ".join(row).casefold()]
-    if not rows:
-        return ""
-    return markdown(_HEAD, rows) if form == "markdown" else plain(_HEAD, rows)
+    return [row for row in rows if word.casefold() in " ".join(row).casefold()]
 
 
-def _row(of: Dialect, name: str, metric: OtherMetric) -> tuple[str, ...]:
+def _row(of: Dialect, name: str, metric: OtherMetric) -> tuple[str, str, str, str]:
     given = metric.labels if metric.host else (*of.labels, *metric.labels)
     labels = sorted(each.name for each in given)
     made = " + ".join(metric.sources)

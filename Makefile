@@ -108,7 +108,7 @@ generated: $(VENV)/dev.stamp  ## write again what is made from the code: the ref
 	printf '%s\n' "$$text" >config/virtstatd.toml
 	text=$$($(BIN)/python -m virtstatd.config.schema)
 	printf '%s\n' "$$text" >config/virtstatd.schema.json
-	$(BIN)/python -m virtstatd.commands.reference README.md config/consumers/README.md
+	$(BIN)/python -m virtstatd.commands.reference
 	$(BIN)/python -m virtstatd.commands.alerts config/prometheus/alerts.toml
 	$(BIN)/python -m virtstatd.commands.dashboards config/grafana
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from structlog.testing import CapturingLogger
 
+from support.markdown import blocks
 from support.parquet import MINUTE_NS, archive, found_by_duckdb, settled, source_of
 from support.servers import moved, needs
 from virtstatd.archive.rows import HOUR_NS
@@ -110,9 +111,8 @@ def test_integers_beyond_64_bits_are_doubles(tmp_path: Path):
 
 
 def test_the_query_of_the_readme(tmp_path: Path):
-    """The README's query tells the rate of a counter, within an hour and over the turn of one."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    query = readme.partition("```sql\n")[2].partition("```")[0]
+    """The query of the README gives the rate of a counter, within an hour and over its end."""
+    ((_, query),) = blocks("sql")
     query = query.replace("/var/lib/virtstatd/archive", str(tmp_path))
     query = query.replace("libvirt_domain_vcpu_delay_seconds", "libvirt_domain_vcpu_exits")
     query = query.replace("'web'", "'vm-1'")

@@ -1,4 +1,4 @@
-"""The agent where somebody sets the wall clock, and where it is stopped for a while itself."""
+"""The agent when the wall clock is set, and when the agent itself is stopped for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storms of events, from a libvirt that sends as many as it is told to."""
+"""Storms of events, from a libvirt that sends as many as a test wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sink of somebody else's, in a package of its own, from its installation to its numbers."""
+"""A sink of a third party, in a package of its own, from its installation to its numbers."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The agent ends when it is told to, whatever hangs at that moment."""
+"""The agent ends on a signal, whatever hangs at that moment."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-A daemon that systemd starts for whoever connects, and that ends when nobody does any more.
+A daemon that systemd starts for its clients, and that ends when it has none.
 
 Debian's libvirtd does so as the modular daemons do, with the same code; here it has their socket
 and their pid file.

@@ -1,8 +1,8 @@
 """
 The documentation of the configuration, generated from its classes.
 
-`python -m virtstatd.config.text > config/virtstatd.toml` writes the reference file again, and
-`python -m virtstatd.config.text --markdown` prints the tables of the README.
+`python -m virtstatd.config.text > config/virtstatd.toml` writes the reference file again;
+`commands/reference.py` puts the tables into READMEs.
 """
 
 from __future__ import annotations
@@ -93,23 +93,26 @@ def sink_text(name: str, *, common: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_tables(sinks: Iterable[str] = BUILT_IN) -> str:
-    """Return the options as Markdown, one table per table of the file and per type of sink."""
+def option_tables() -> str:
+    """Return the options as Markdown, a table for each table of the file; sinks are elsewhere."""
     parts: list[str] = []
     for part in plain_tables():
         parts += [f"**`[{part.name}]`** {part.about}", _rows(part.options)]
-    classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in sinks}
+    text = "**`[[collector]]`** The package of a collector defines its other options."
+    return "\n\n".join([*parts, text, _rows(options(CollectorHead))]) + "\n"
+
+
+def sink_sections() -> str:
+    """Return the options of sinks as Markdown: what all have, what many have, and each type's."""
+    classes: dict[str, type[Sink]] = {name: SINKS.find(name) for name in BUILT_IN}
     rows = Counter(_row(option) for cls in classes.values() for option in options(cls))
     shared = [row for row, count in rows.items() if count >= SHARED_BY]
-    text = "**`[[collector]]`**, every type; the package of a collector defines its other options."
-    parts += [text, _rows(options(CollectorHead))]
-    parts += ["**`[[sink]]`**, every type.", _rows(common_options())]
-    parts += [
-        "**`[[sink]]`**, shared; each type lists the ones it has.",
-        _table(shared),
-    ]
+    parts = ["### Options of every sink", _rows(common_options())]
+    parts += ["### Options that several sinks share", "Each sink below lists those that it has."]
+    parts += [_table(shared)]
     for name, cls in classes.items():
-        parts.append(f"**`type = {_toml(name)}`** {summary(cls)} Delivery: {cls.delivery}.")
+        needs = f" Needs `{SINKS.needed(name)}`." if SINKS.needed(name) else ""
+        parts += [f"### {name}", f"{summary(cls)} Delivery: {cls.delivery}.{needs}"]
         if special := [row for row in map(_row, options(cls)) if row not in shared]:
             parts.append(_table(special))
         if also := [f"`{option.name}`" for option in options(cls) if _row(option) in shared]:
@@ -220,4 +223,4 @@ def summary(cls: type) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown_tables() if "--markdown" in sys.argv[1:] else reference())
+    sys.stdout.write(reference())

@@ -24,7 +24,7 @@ class OtherNames:
 
     names: Annotated[
         Literal["virtstatd", "inovex", "tinkoff", "kumina", "ceilometer"],
-        Meta(description="Whose names, labels and units: those of `virtstatd fields --names`."),
+        Meta(description="Whose names, labels and units; `virtstatd fields --names inovex` lists."),
     ] = "virtstatd"
     own_names: Annotated[
         bool,

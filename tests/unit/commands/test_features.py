@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from virtstatd.catalog import load
-from virtstatd.commands.reference import FEATURES, renewed
+from virtstatd.commands.reference import FEATURES
 from virtstatd.config.text import reference
 from virtstatd.formats.naming import metric_name
 
@@ -42,9 +41,3 @@ def test_names_of_the_table_exist():
         for pattern in row.get("metrics", ()):
             assert any(fnmatchcase(name, pattern) for name in metrics), pattern
         assert {*row.get("options", ())} <= options(), row
-
-
-def test_the_table_is_what_its_source_says():
-    """The README beside it is what `make generated` writes now."""
-    readme = Path(FEATURES).with_name("README.md").read_text()
-    assert readme == renewed(readme)

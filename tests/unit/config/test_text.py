@@ -10,7 +10,7 @@ from virtstatd.config.file import load_config, parse_config
 from virtstatd.config.options import options
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.tables import TABLES, OutletOptions, RouteOptions, SinkHead
-from virtstatd.config.text import BUILT_IN, markdown_tables, reference
+from virtstatd.config.text import BUILT_IN, option_tables, reference, sink_sections
 
 
 ROOT = Path(__file__).parents[3]
@@ -78,8 +78,8 @@ def test_every_sink_that_is_packed_is_documented() -> None:
 
 
 def test_the_tables_for_readers_name_every_option() -> None:
-    """The README's tables hold every option of the reference with its default."""
-    tables = markdown_tables()
+    """The tables of READMEs hold every option of the reference with its default."""
+    tables = option_tables() + sink_sections()
     for line in SHIPPED.read_text().splitlines():
         if line.startswith("# ") and " = " in line and not line.startswith("# type"):
             name, default = line.removeprefix("# ").split(" = ", 1)

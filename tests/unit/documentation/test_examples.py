@@ -26,10 +26,10 @@ CONFIGURATIONS = [(at, text) for at, text in blocks("toml") if not at.startswith
 QUERIES = list(blocks("promql"))
 SHOWN = sorted({line for _, line in commands("virtstatd")})
 
-PLACES = {"FILE": "config/virtstatd.toml", "NAME": "jsonl", "WORD": "libvirt"}
+PLACES = {"FILE": "config/virtstatd.toml", "NAME": "jsonl", "TOPIC": "steal", "WORD": "libvirt"}
 """What stands for the words in capitals that a text shows."""
 
-RUN_HERE = ("check", "events", "fields", "sinks", "spool list")
+RUN_HERE = ("check", "config", "events", "fields", "help", "sinks", "spool list")
 """Commands that need neither root nor network nor a hypervisor."""
 
 RUN_BY = {

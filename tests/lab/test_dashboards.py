@@ -19,7 +19,7 @@ from virtstatd.commands.dashboards import read
 
 
 CONFIG = Path(__file__).parents[2] / "config"
-RULES = ("alerts", "recording", "steal")
+RULES = ("alerts", "recording")
 SETTINGS = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: {rules}

@@ -31,7 +31,8 @@ def test_a_stopped_a_starved_and_a_throttled_guest_are_named(private_lab: Lab, t
         ("steal", "starved", ""),
         ("disk_limited", "slow", "vda"),
     }
-    with running(tmp_path, lab.uri_readonly, local=True) as agent:
+    # a request of the slow disk takes seconds: polls as far apart as by default see several of them
+    with running(tmp_path, lab.uri_readonly, local=True, monitor=10.0) as agent:
         agent.wait_for(lambda: agent.value("libvirt_domains") == len(lab.names()))
         lab.virsh("schedinfo", "starved", "--live", "--set", "vcpu_quota=5000")
         lab.virsh("blkdeviotune", "slow", "vda", "--live", "--total-bytes-sec", "16384")

@@ -2,7 +2,8 @@
 Write the alerts for Prometheus: `python -m virtstatd.commands.alerts FOLDER/alerts.toml`.
 
 What the agent finds and what Prometheus alerts on have one table: thresholds, severities, texts and
-advice come from the findings, queries from the file named. The result is `alerts.yml` beside it.
+advice come from the findings, queries from the file named. Only what no agent can find, as that a
+host has no agent, brings a text of its own. The result is `alerts.yml` beside the file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from virtstatd.insight.findings import FINDINGS, FindingKind
+from virtstatd.insight.columns import Unit
+from virtstatd.insight.findings import FINDINGS, FindingKind, Severity
 
 
 HEAD: Final = """\
@@ -26,6 +28,13 @@ groups:
   - name: virtstatd-findings
     rules:
 """
+HOST: Final = "/d/virtstatd-host?var-instance={{ urlquery $labels.instance }}"
+GUEST: Final = (
+    "/d/virtstatd-guest?var-instance={{ urlquery $labels.instance }}"
+    "&var-domain={{ urlquery $labels.domain }}"
+)
+"""The dashboards, as paths of Grafana."""
+
 VALUES: Final = {
     "ratio": "{{ $value | humanizePercentage }}",
     "seconds": "{{ $value | humanizeDuration }}",
@@ -41,19 +50,26 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     One entry of the file; `device` is the label that names the device of the finding.
 
     `threshold` is an operator and what it compares with, empty for those of the table. The alert
-    fires after `minutes`, or at once.
+    fires after `minutes`, or at once. Without a `finding`, severity, unit, text and advice are its
+    own.
     """
 
-    finding: str
     name: str
     query: str
+    finding: str = ""
     device: str = ""
     threshold: str = ""
     minutes: int = 0
+    severity: Severity = "warning"
+    unit: Unit = "count"
+    text: str = ""
+    advice: str = ""
 
     @property
     def kind(self) -> FindingKind:
         """The line of the table of findings; raises `StopIteration` if there is none."""
+        if not self.finding:
+            return FindingKind("", self.severity, self.unit, 0.0, self.text, self.advice)
         return next(
             kind
             for kind in FINDINGS
@@ -101,13 +117,13 @@ def _rule(alert: Alert, threshold: str, severity: str) -> str:
     if alert.minutes:
         lines.append(f"  for: {alert.minutes}m")
     summary = "{{ $labels.instance }}: " + kind.text.format_map(words)
+    lines += ["  labels:", f"    severity: {severity}"]
+    lines += [f"    finding: {kind.name}"] if kind.name else []
     lines += [
-        "  labels:",
-        f"    severity: {severity}",
-        f"    finding: {kind.name}",
         "  annotations:",
         f"    summary: {json.dumps(summary, ensure_ascii=False)}",
         f"    runbook: {json.dumps(kind.advice.format_map(words), ensure_ascii=False)}",
+        f"    dashboard: {json.dumps(GUEST if '{name}' in kind.text else HOST)}",
     ]
     return indent("\n".join(lines), "      ") + "\n"
 

@@ -82,6 +82,15 @@ STEAL_PEAK: Final = FindingKind(
     "A vCPU of {name} waited {value} of its worst second for a CPU of the host",
     "virsh vcpupin {uuid}  # vCPUs of several guests on the same CPUs?",
 )
+STORAGE_LATENCY: Final = FindingKind(
+    "storage_latency",
+    "warning",
+    "seconds",
+    0.05,
+    "Requests to storage {device} take {value}, of all guests together",
+    "iostat -x 1 3  # or look at its server or its cluster; who uses it: virtstatd top",
+    critical=0.5,
+)
 DISK_LATENCY: Final = FindingKind(
     "disk_latency",
     "warning",
@@ -98,6 +107,15 @@ DISK_LIMITED: Final = FindingKind(
     0.95,
     "Disk {device} of {name} is at {value} of its limit",
     "virsh blkdeviotune {uuid} {quoted}",
+)
+DISK_FULL: Final = FindingKind(
+    "disk_full",
+    "warning",
+    "ratio",
+    0.9,
+    "Disk {device} of {name} has filled {value} of its block device, smaller than the disk",
+    "virsh domblkinfo {uuid} {quoted}  # then extend the device: a full one pauses the guest",
+    critical=0.98,
 )
 MEMORY_LOW: Final = FindingKind(
     "memory_low",
@@ -273,8 +291,8 @@ BUDGET_STRETCHED: Final = FindingKind(
 )
 
 FINDINGS: Final = (
-    *(STUCK, STEAL, STEAL_PEAK, GUEST_LIMITED, DISK_LATENCY, DISK_LIMITED, MEMORY_LOW),
-    *(FILESYSTEM_FULL, MEMORY_UNREPORTED, MIGRATION_STALLED),
+    *(STUCK, STEAL, STEAL_PEAK, GUEST_LIMITED, STORAGE_LATENCY, DISK_LATENCY, DISK_LIMITED),
+    *(DISK_FULL, MEMORY_LOW, FILESYSTEM_FULL, MEMORY_UNREPORTED, MIGRATION_STALLED),
     *(MEMORY_STALE, NIC_DROPS, LIBVIRT_DOWN, HOST_MEMORY_LOW, PRESSURE_IO, PRESSURE_MEMORY),
     *(POOL_FULL, POOL_HUNG, PARTITION_LIMITED, SINK_FAILING, SINK_LOSING, POLL_LATE),
     BUDGET_STRETCHED,

@@ -20,6 +20,7 @@ from virtstatd.insight.judge import Observed
 from virtstatd.insight.limits import at_limits
 from virtstatd.insight.lookup import Lookup
 from virtstatd.insight.objects import pools_hung, pools_left
+from virtstatd.insight.storages import storage_latencies, thin_disks
 
 
 LATE_INTERVALS: Final = 3.0
@@ -43,13 +44,7 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     limited = share(throttled, look.rate(f"{D}_throttle_periods"))
     if limited is not None:
         yield Observed(kinds.GUEST_LIMITED, "", limited)
-    for device, (reads, writes, reading, writing) in look.grown(DISK_TIMES, "target_device"):
-        count = (reads or 0) + (writes or 0)
-        if count:  # a disk that completes nothing may be idle, or hang
-            latency = ((reading or 0) + (writing or 0)) / count
-            yield Observed(kinds.DISK_LATENCY, device, latency)
-    for device, ratio in at_limits(look):
-        yield Observed(kinds.DISK_LIMITED, device, ratio)
+    yield from _disks(look)
     yield from _memory(look, wall)
     for mountpoint, ratio in fullness(look, kinds.FILESYSTEM_FULL.threshold * kinds.RELEASE):
         yield Observed(kinds.FILESYSTEM_FULL, mountpoint, ratio)
@@ -57,6 +52,18 @@ def of_guest(row: GuestRow, look: Lookup, wall: float) -> Iterator[Observed]:
     seconds = look.seconds(NIC_DROPS[0])
     for device, (received, sent) in look.grown(NIC_DROPS, "target_device"):
         yield Observed(kinds.NIC_DROPS, device, ((received or 0) + (sent or 0)) / seconds)
+
+
+def _disks(look: Lookup) -> Iterator[Observed]:
+    for device, (reads, writes, reading, writing) in look.grown(DISK_TIMES, "target_device"):
+        count = (reads or 0) + (writes or 0)
+        if count:  # a disk that completes nothing may be idle, or hang
+            latency = ((reading or 0) + (writing or 0)) / count
+            yield Observed(kinds.DISK_LATENCY, device, latency)
+    for device, ratio in at_limits(look):
+        yield Observed(kinds.DISK_LIMITED, device, ratio)
+    for device, ratio in thin_disks(look):
+        yield Observed(kinds.DISK_FULL, device, ratio)
 
 
 def _migration(look: Lookup) -> Iterator[Observed]:
@@ -90,6 +97,8 @@ def of_host(look: Lookup, failing: Iterable[str], unreported: int = 0) -> Iterat
     left = share(available, look.value("libvirt_node_memory_total_bytes"))
     if left is not None:
         yield Observed(kinds.HOST_MEMORY_LOW, "", left)
+    for device, latency in storage_latencies(look):
+        yield Observed(kinds.STORAGE_LATENCY, device, latency)
     for device, left in pools_left(look):
         yield Observed(kinds.POOL_FULL, device, left)
     for device, hung in pools_hung(look).items():

@@ -237,6 +237,8 @@ class Spooled:
         """Count what came of a turn, and go on."""
         if error is not None:
             self._unreadable |= turn.reading
+            if turn.reopen or not self.failing:  # what else fails meanwhile postpones no retry
+                self._retry_at = self._clock() + RETRY_SECONDS
             self._failed(error)
         elif turn.writing or turn.reading:
             self._unreadable = False
@@ -289,8 +291,7 @@ class Spooled:
         self._changed.set()
 
     def _failed(self, error: BaseException) -> None:
-        """Stop using the disk for `RETRY_SECONDS`, and log the failure once."""
-        self._retry_at = self._clock() + RETRY_SECONDS
+        """Stop using the disk until the retry, and log the failure once."""
         if not self.failing:
             self.failing = True
             known = isinstance(error, OSError)

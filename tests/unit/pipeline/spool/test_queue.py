@@ -311,6 +311,27 @@ async def test_a_removed_directory_is_noticed_and_made_again(tmp_path: Path):
         assert (tmp_path / "s" / "checkpoint").exists()
 
 
+async def test_what_fails_meanwhile_postpones_no_retry(tmp_path: Path):
+    """While a full disk is left alone, deliveries that it cannot record do not prolong that."""
+    files = Moody()
+    async with queued(tmp_path / "s", files) as one:
+        for _ in range(3):
+            one.offer()
+        await one.quiet()
+        files.error, files.failing = errno.ENOSPC, ("write", "create")
+        one.offer()
+        await one.until(lambda: one.queue.failing)
+        for _ in range(3):
+            one.clock.now += RETRY_SECONDS / 4
+            errors = files.errors
+            await one.deliver()
+        assert files.errors > errors
+        files.error = None
+        one.clock.now += RETRY_SECONDS / 4
+        one.offer()
+        await one.until(lambda: not one.queue.failing)
+
+
 async def test_what_the_disk_forgets_is_counted(tmp_path: Path):
     """When the disk is full of what waits, its oldest is dropped and counted, and nothing else."""
     async with queued(tmp_path / "s", memory=4 * SIZE, disk=32 * 1024) as one:

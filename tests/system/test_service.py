@@ -1,6 +1,7 @@
 """The service under a real systemd: the unit as shipped, its sandbox, and its whole life."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,25 @@ def test_no_signal_ends_it_for_good(machine: Machine):
         machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number}", NAME)
         until(lambda: machine.show(NAME)["NRestarts"] == str(times), "a restart")  # noqa: B023
         until(lambda: machine.show(NAME)["SubState"] == "running", "a new process")
+
+
+@pytest.mark.parametrize("number", ["SEGV", "ABRT"])
+def test_a_crash_leaves_no_memory_behind(machine: Machine, number: str):
+    """However it crashes, the kernel may write no core: secrets are in it. The stack is logged."""
+    override(machine, "RestartSec=100ms")
+    start(machine)
+    pid = machine.show(NAME)["MainPID"]
+    limits = machine.run("cat", f"/proc/{pid}/limits").stdout
+    assert re.search(r"Max core file size +0 +0 ", limits)
+    machine.run("systemctl", "kill", "--kill-whom=main", f"--signal={number}", NAME)
+    until(lambda: machine.show(NAME)["NRestarts"] == "1", "a restart")
+    until(lambda: machine.show(NAME)["SubState"] == "running", "a new process")
+    assert any("Fatal Python error" in line for line in machine.journal(NAME))
+    folders = ("/var/lib/virtstatd/", "/run/virtstatd/", "/var/lib/systemd/coredump/")
+    written = machine.run("find", "/", "-maxdepth", "1", "-name", "core*").stdout
+    for folder in folders:
+        written += machine.run("find", folder, "-name", "core*", "-type", "f", check=False).stdout
+    assert [line for line in written.splitlines() if not line.endswith(".py")] == []
 
 
 def test_a_reload_of_a_bad_file_changes_nothing(machine: Machine):

@@ -196,12 +196,19 @@ def _uri(document: TomlTable) -> Iterator[Fault]:
     if not uri.isprintable() or " " in uri:
         yield Fault(path, "must not contain blanks or control characters")
     elif not _SCHEME.match(uri):
-        yield Fault(path, f"must be a libvirt URI such as qemu:///system, is {shown(uri)}")
+        is_what = "" if "@" in uri else f", is {shown(uri)}"  # what may be a password is not shown
+        yield Fault(path, f"must be a libvirt URI such as qemu:///system{is_what}")
     else:
         try:
-            _ = urlsplit(uri).port
+            parts = urlsplit(uri)
+            _ = parts.port
         except ValueError:
             yield Fault(path, "the address or port is not valid")
+        else:
+            if parts.password is not None:  # libvirt ignores it, and errors quote the URI
+                yield Fault(
+                    path, "a password belongs into libvirt's authentication file, auth.conf"
+                )
 
 
 _SCHEME = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://")

@@ -70,7 +70,8 @@ class Credentials:
     def hidden(self, text: str) -> str:
         """Return a text that may be logged."""
         access = self._access
-        given = [text for _, text in parse_qsl(urlsplit(access.url).query)]
+        urls = (access.url, access.oauth2_url, access.proxy_url)
+        given = [text for url in urls for _, text in parse_qsl(urlsplit(url).query)]
         given += [*access.headers.values(), *access.oauth2_parameters.values()]
         secrets = [each for each in given if len(each) >= SHORT]
         secrets += [each for secret in self._secrets.values() for each in secret.texts]

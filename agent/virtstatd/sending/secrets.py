@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from virtstatd.errors import StartError
 from virtstatd.sending.paths import FILE, path_of
-from virtstatd.sending.redacted import redacted
+from virtstatd.sending.redacted import SHORT, redacted
 from virtstatd.sending.watched import Watched
 
 
@@ -48,8 +48,15 @@ class Secret:
     second at most, or `at_once`, as for a new connection.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._watched = Watched((name,), lambda: secret(name), clock) if name else None
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        reading: Callable[[], str] | None = None,
+    ) -> None:
+        """Take what reads a file of several lines, where the secret is no single one."""
+        make = reading or (lambda: secret(name))
+        self._watched = Watched((name,), make, clock) if name else None
         self.texts: tuple[str, ...] = ()
         """What was read last and before: a server may still send back the one before."""
 
@@ -63,12 +70,20 @@ class Secret:
 
     def hidden(self, text: str) -> str:
         """Return a text that may be logged."""
-        return redacted(text, self.texts)
+        return redacted(text, [line for each in self.texts for line in _lines(each)])
 
     def _kept(self, text: str) -> str:
         if text not in self.texts:
             self.texts = (text, *self.texts[:1])
         return text
+
+
+def _lines(text: str) -> list[str]:
+    """Return what must not be shown of a secret: of several lines those that may be one."""
+    if "\n" not in text:
+        return [text]
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if len(line) >= SHORT and not line.startswith("-")]
 
 
 async def opened_secret(name: str, clock: Callable[[], float] = time.monotonic) -> Secret:

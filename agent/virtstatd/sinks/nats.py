@@ -39,9 +39,8 @@ from virtstatd.runtime.host import host_name
 from virtstatd.sending.link import CLOSE_SECONDS, FIX_SECONDS, KeptConnection, quieten, reason_of
 from virtstatd.sending.named import ByHost, Named
 from virtstatd.sending.paths import FILE
-from virtstatd.sending.secrets import Login, credentials_text, opened_secret
+from virtstatd.sending.secrets import Login, Secret, credentials_text, opened_secret
 from virtstatd.sending.tls import Tls, renewed_tls
-from virtstatd.sending.watched import Watched
 from virtstatd.sink import Batch, Delivery, Opening, Send, Trains
 
 
@@ -96,8 +95,12 @@ class Nats(Named, Login, Tls):
         if not self.servers:
             raise ValueError("servers: must have at least 1 element")
         for url in self.servers:
-            parts = urlsplit(url)
-            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+            try:
+                parts = urlsplit(url)
+                known = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+            except ValueError:
+                known = False
+            if not known:
                 raise ValueError("servers: must be URLs that begin with nats:// or tls://")
             if "@" in parts.netloc:
                 raise ValueError("servers: a password belongs into password_file")
@@ -118,7 +121,8 @@ class Nats(Named, Login, Tls):
         quieten("nats")
         context = await self.opened_tls(tls=self.tls)
         password = await opened_secret(self.password_file)
-        credentials = await self._credentials()
+        credentials = Secret(self.credentials_file, reading=self._credentials_text)
+        await credentials.first()
 
         async def connect() -> _Connection:
             connection = _Connection()
@@ -128,8 +132,8 @@ class Nats(Named, Login, Tls):
                     name=f"virtstatd {self.host or host_name()}",
                     user=self.username or None,
                     password=await password.read(at_once=True) or None,
-                    user_credentials=RawCredentials(await credentials.get(at_once=True))
-                    if credentials
+                    user_credentials=RawCredentials(await credentials.read(at_once=True))
+                    if self.credentials_file
                     else None,
                     tls=await renewed_tls(context),
                     connect_timeout=CONNECT_SECONDS,
@@ -160,7 +164,7 @@ class Nats(Named, Login, Tls):
             except NoStreamResponseError as error:
                 raise TryLater(f"no stream of the server has the subject {self.subject}") from error
             except (Error, OSError, TimeoutError) as error:
-                reason = password.hidden(reason_of(error))
+                reason = credentials.hidden(password.hidden(reason_of(error)))
                 login = re.search("authoriz|authentic", reason, re.IGNORECASE)
                 wait = FIX_SECONDS if login else None
                 raise TryLater(f"{self.servers[0]}: {reason}", wait) from error
@@ -172,13 +176,6 @@ class Nats(Named, Login, Tls):
 
     def _credentials_text(self) -> str:
         return credentials_text("credentials_file", self.credentials_file, CREDENTIALS)
-
-    async def _credentials(self) -> Watched[str] | None:
-        if not self.credentials_file:
-            return None
-        found = Watched((self.credentials_file,), self._credentials_text)
-        await found.first()
-        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,8 @@ test: $(if $(CI),matrix-packages,test-packages) $(VENV)/dev.stamp  ## everything
 
 .PHONY: soak
 soak: test-packages $(VENV)/dev.stamp  ## the long faults and soaks
-	@$(PYTEST) -m soak $(TESTS)
+	@$(BIN)/pip install $(PIP_OPTIONS) --group soak
+	$(PYTEST) -m soak $(TESTS)
 
 .PHONY: matrix
 matrix: matrix-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python and Debian

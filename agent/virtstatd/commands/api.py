@@ -150,7 +150,7 @@ class AgentApi:
             raise ApiError(self._refused(status, body))
         try:
             document = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise ApiError(f"{self.where} answers, but not as virtstatd does")
@@ -208,7 +208,7 @@ class AgentApi:
 
     def _refused(self, status: int, body: bytes) -> str:
         text = body[:1000].decode("utf-8", "replace").strip()
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
             text = str(json.loads(text).get("error") or text)
         match status:
             case http.HTTPStatus.UNAUTHORIZED:

@@ -74,7 +74,7 @@ def _event(text: bytes) -> LiveEvent | None:
         return None
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise ApiError("the agent streams, but not as virtstatd does")

@@ -77,7 +77,7 @@ class Listener:
     def _rows(self) -> Iterator[tuple[int, str]]:
         """Return flags and state of every socket under this path."""
         try:
-            lines = self._table.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self._table.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return
         for line in lines:

@@ -28,7 +28,7 @@ def mounted(file: Path) -> list[Mount]:
         text = file.read_text(errors="surrogateescape")
     except OSError:
         return found
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a path may hold what Unicode calls the end of a line
         if match := _LINE.match(line):
             root, point, kind, source, options = match.groups()
             found.append(Mount(_plain(point), _plain(root), kind, _plain(source), options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -166,6 +167,8 @@ def _token_of(text: str) -> tuple[str, float]:
         answer = json.loads(text)
         token = answer["access_token"]
         seconds = float(answer.get("expires_in", UNKNOWN_SECONDS))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return "", 0.0
+    if not math.isfinite(seconds) or seconds < 0:
+        seconds = UNKNOWN_SECONDS
     return (token, seconds) if isinstance(token, str) and token.isprintable() else ("", 0.0)

@@ -28,7 +28,9 @@ def _seconds(retry_info: bytes) -> float:
     delay = dict(message_fields(retry_info)).get(1, b"")
     parts = dict(message_fields(delay)) if isinstance(delay, bytes) else {}
     seconds, nanoseconds = parts.get(1, 0), parts.get(2, 0)
-    return float(seconds) + float(nanoseconds) / 1e9
+    if isinstance(seconds, bytes) or isinstance(nanoseconds, bytes):  # a text "nan" would be one
+        raise ValueError("not a duration")  # noqa: TRY004 - of the message, not of the call
+    return seconds + nanoseconds / 1e9
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:

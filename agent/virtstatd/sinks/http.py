@@ -258,9 +258,9 @@ def _json_of(body: bytes) -> bytes:
 
 def _check_points(answer: bytes) -> None:
     """Raise Rejected for a successful answer of OTLP that reports refused data points."""
-    with suppress(ValueError, TypeError, AttributeError):
+    with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         partial = json.loads(answer).get("partialSuccess") or {}
-        if refused := int(partial.get("rejectedDataPoints", 0)):
+        if (refused := int(partial.get("rejectedDataPoints", 0))) > 0:
             said = "".join(
                 each if each.isprintable() else " " for each in str(partial.get("errorMessage", ""))
             )

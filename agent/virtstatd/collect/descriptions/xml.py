@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
 from typing import Final
 from xml.parsers import expat
 
@@ -99,7 +98,10 @@ class _Tree:
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self.builder.data
-        self._open: list[tuple[str, Mapping[str, str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        """The tag of each open element, and the prefixes that it has declared."""
+        self._spaces: dict[str, list[str]] = {}
+        """What each prefix means, the innermost last: a copy per element would cost gigabytes."""
 
     def _refuse(self, *_: object) -> None:
         raise Undescribable("XML with a document type")
@@ -107,17 +109,20 @@ class _Tree:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._open) >= DEPTH_MAX:
             raise Undescribable(f"XML with more than {DEPTH_MAX} elements within each other")
-        spaces = self._open[-1][1] if self._open else {}
-        if declared := {key: uri for key, uri in attributes.items() if key.startswith("xmlns")}:
-            spaces = {**spaces, **declared}
+        declared = [key for key in attributes if key.startswith("xmlns")]
+        for key in declared:
+            self._spaces.setdefault(key, []).append(attributes[key])
         prefix, colon, local = name.rpartition(":")
-        uri = spaces.get(f"xmlns{colon}{prefix}")
-        tag = f"{{{uri}}}{local}" if uri else name
-        self._open.append((tag, spaces))
+        meant = self._spaces.get(f"xmlns{colon}{prefix}")
+        tag = f"{{{meant[-1]}}}{local}" if meant and meant[-1] else name
+        self._open.append((tag, declared))
         self.builder.start(tag, attributes)
 
     def _end(self, _: str) -> None:
-        self.builder.end(self._open.pop()[0])
+        tag, declared = self._open.pop()
+        for key in declared:
+            self._spaces[key].pop()
+        self.builder.end(tag)
 
 
 def _present(labels: Facts) -> Labels:

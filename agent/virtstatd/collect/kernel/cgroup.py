@@ -55,7 +55,7 @@ class Hierarchies:
         """
         found: dict[str, Path] = {}
         hidden = ""
-        for line in text.splitlines():
+        for line in filter(None, text.split("\n")):  # a path may hold Unicode's ends of lines
             _, controllers, path = line.split(":", 2)
             own = _WITHIN.sub("", path).removesuffix("/libvirt")
             match = _OWN.fullmatch(own.rpartition("/")[2])

@@ -29,7 +29,7 @@ RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-c
 # What the service needs beside them: the `kill` of its reload, and a name for its dynamic user,
 # without which libvirt's client says "Failed to find user record".
 INSTALL_PACKAGES := procps libnss-systemd
-TEST_PACKAGES := systemd systemd-container $(INSTALL_PACKAGES) @tests/lab/support/packages.txt
+TEST_PACKAGES := systemd systemd-container apparmor $(INSTALL_PACKAGES) @tests/lab/support/packages.txt
 MATRIX_PACKAGES := @tests/matrix/support/packages.txt
 
 # The lab needs root. Root leaves nothing of its own behind in a user's checkout: no byte code, and

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,35 @@ def test_node_exporter_gets_its_file(machine: Machine):
     until(lambda: "libvirt_up" in machine.run(*read, check=False).stdout, "the file")
     machine.run("systemctl", "stop", NAME)
     machine.run("userdel", "virtstatd")
+
+
+def test_every_sink_works_under_the_filter(machine: Machine):
+    """With all sinks at once nothing that the agent tries is forbidden, and files are written."""
+    kept = "/var/lib/virtstatd"
+    special = {
+        "jsonl": f"target = '{kept}/lines'\n",
+        "parquet": f"directory = '{kept}/archive'\nflush_seconds = 1\n",
+        "postgres": "password_file = 'credential:token'\n",
+        "textfile": f"path = '{kept}/virtstatd.prom'\n",
+    }
+    tables = ["[hypervisor]\nuri = 'test:///default'\n[agent]\ninterval_seconds = 1\n"]
+    for entry in sorted(entry_points(group="virtstatd.sinks"), key=lambda each: each.name):
+        tables.append(f"[[sink]]\ntype = '{entry.name}'\n{special.get(entry.name, '')}")
+        if entry.name in ("influx", "remote_write", "kafka", "nats", "mqtt"):
+            tables.append("spool_bytes = 1048576\n")
+    machine.write(CONFIGURATION, "".join(tables))
+    machine.write("/etc/virtstatd/credentials/token", "secret", 0o600)
+    override(machine, "LoadCredential=token:/etc/virtstatd/credentials/token")
+    start(machine)
+    until(lambda: "libvirt_up 1" in scrape(machine), "libvirt_up 1")
+    for path in ("lines", "archive/", "virtstatd.prom", "spool"):
+        found = ("find", f"/var/lib/private/virtstatd/{path}", "-type", "f", "-size", "+0")
+        until(lambda: machine.run(*found, check=False).stdout, path)  # noqa: B023
+    machine.run("systemctl", "reload", NAME)
+    until(lambda: "libvirt_up 1" in scrape(machine), "libvirt_up 1")
+    machine.run("systemctl", "stop", NAME)
+    assert machine.show(NAME)["Result"] == "success"
+    assert not [line for line in machine.journal(NAME) if "not permitted" in line]
 
 
 def test_what_the_sandbox_lets_be_written_it_does_not_let_run(machine: Machine):

@@ -55,10 +55,10 @@ class Series:
     """
     A field of one device of one domain.
 
-    `labels` name the device (`target_device`, `vcpu`); the domain's own labels are on the
-    `Domain`. `part` is empty but for histograms, whose numbers are one series each: "bucket"
-    (cumulative, its upper bound in the last label, `le`), "sum" and "count". All parts of one
-    histogram are neighbours in the shape, buckets first, in rising order, `+Inf` last.
+    `labels` name the device (`target_device`, `vcpu`); the domain's own labels are on the `Domain`.
+    `part` is empty except for histograms, whose numbers are one series each: "bucket" (cumulative,
+    its upper bound in the last label, `le`), "sum" and "count". All parts of one histogram are
+    neighbours in the shape, buckets first, in rising order, `+Inf` last.
     """
 
     field: Field
@@ -126,12 +126,12 @@ class Batch:
     """
     What one call brought: readings that share one time, taken before the call was made.
 
-    `taken_at` is Unix time in nanoseconds. `groups` were asked; a group that was asked of a domain
-    in the batch and is not among its readings does not exist for that domain now.
+    `taken_at` is Unix time in nanoseconds. `groups` were polled; a group that was polled for a
+    domain in the batch and is not among its readings does not exist for that domain now.
     `lifetime_seconds` is how long the readings may be shown as current (two intervals of their
-    tier). `gone` are the incarnations that ended since the last batch. `piece` is not empty
-    where this is a part of a batch that had to be cut: what it lacks is in the other parts, not
-    gone. What follows its "/" tells parts of one reading apart.
+    tier). `gone` are the incarnations that ended since the last batch. `piece` is not empty where
+    this is a part of a batch that had to be cut: what it lacks is in the other parts, not gone.
+    What follows its "/" distinguishes parts of one reading.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""A libvirtd stand-in that speaks libvirt's wire protocol: for demos, scale tests and faults."""
+"""A libvirtd stand-in with libvirt's wire protocol: for demos, scale tests and faults."""
 
 from __future__ import annotations
 

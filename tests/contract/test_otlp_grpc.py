@@ -364,7 +364,7 @@ async def test_servers_that_do_not_speak_http2(answer: bytes):
     async with scripted(script) as url:
         error = await outcome(url, make_batch(1))
     assert isinstance(error, TryLater)
-    assert ("does not speak HTTP/2" in str(error)) == bool(answer)
+    assert ("does not support HTTP/2" in str(error)) == bool(answer)
 
 
 async def test_tls_without_http2(tmp_path: Path):
@@ -377,7 +377,7 @@ async def test_tls_without_http2(tmp_path: Path):
         port = server.sockets[0].getsockname()[1]
         error = await outcome(f"https://localhost:{port}", make_batch(1), ca_file=str(files[0]))
     assert isinstance(error, TryLater)
-    assert "does not speak HTTP/2" in str(error)
+    assert "does not support HTTP/2" in str(error)
 
 
 def goaway(last: int, code: int = 0, said: bytes = b"") -> bytes:

@@ -359,7 +359,7 @@ def test_events_are_explained():
     """`virtstatd events WORD` prints what an event means and what to do."""
     done = virtstatd("events", "unresponsive")
     assert done.stdout.startswith("domain.unresponsive (warning)\n    ")
-    assert "\n    Do what `fix` says: its QEMU process" in done.stdout
+    assert "\n    Follow `fix`: its QEMU process" in done.stdout
     assert virtstatd("events").stdout.count("\n") > 60
     none = virtstatd("events", "zzz")
     assert (none.returncode, none.stderr) == (1, "no event has 'zzz' in its name\n")

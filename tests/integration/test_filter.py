@@ -170,4 +170,4 @@ def test_check_says_how_many_guests_match(tmp_path: Path, *, reachable: bool):
         assert "filter.exclude[1]: matches none of the 4 active guests" in done.stdout
         assert "filter.exclude[0]" not in done.stdout
     else:
-        assert "filter: libvirt could not be asked who runs" in done.stdout
+        assert "filter: libvirt did not list the running guests" in done.stdout

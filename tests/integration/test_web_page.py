@@ -204,10 +204,10 @@ async def test_what_a_guest_says_of_itself(chromium: Browser):
     }
     host.guest = lambda *_, **__: document  # type: ignore[method-assign]
     async with showing(chromium, host, f"#/guest/{host.uuid(0)}") as page:
-        table = page.get_by_label("File systems, as the guest says", exact=True)
+        table = page.get_by_label("File systems, as the guest reports", exact=True)
         await expect(table).to_contain_text("<img src=x")
         await expect(table).to_contain_text("99.0 %")
-        inside = page.get_by_label("Inside, as the guest says", exact=True)
+        inside = page.get_by_label("Inside, as the guest reports", exact=True)
         for text in ("Debian 12", "1 root", "10.0.0.2/24"):
             await expect(inside).to_contain_text(text)
         assert await page.title() != "taken"

@@ -102,7 +102,7 @@ def runs_by_hour(batches: Iterable[Batch], host: str) -> dict[int, list[Run]]:
 
 
 def run_chunks(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
-    """Yield lists of runs with at least `rows` rows together, but for the last."""
+    """Yield lists of runs with at least `rows` rows together, except for the last."""
     some: list[Run] = []
     count = 0
     for run in runs:

@@ -3,9 +3,9 @@ The cost budget: the share of the host's CPUs for polling, and what is stretched
 
 From what each stretch of polls cost and which tiers it held, the cost of one poll of every tier is
 learned. Where the tiers at their intervals would cost more than the budget, the monitor and extra
-tiers are asked at a whole multiple of their intervals, so that deadlines still fall together. Where
-that is not enough, the kernel's files are read less often, too. The pulse is never stretched: it is
-cheap, and it is what shows that a host is in trouble.
+tiers are polled at a whole multiple of their intervals, so that deadlines still fall together.
+Where that is not enough, the kernel's files are read less often, too. The pulse is never stretched:
+it is cheap, and it is what shows that a host is in trouble.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Polled(Protocol):
 
     @property
     def asked(self) -> float:
-        """How many polls were asked, one that is spread over its interval by how much of it."""
+        """Polls that were made; one that is spread over its interval counts by its part."""
         ...
 
 
@@ -98,7 +98,7 @@ class Metered(Protocol):
         ...
 
     def spent(self) -> dict[str, float]:
-        """Return all since the start, by whom."""
+        """Return all since the start, by process."""
         ...
 
     def asked(self) -> float:
@@ -156,7 +156,7 @@ class Budget:
         return self.allowed / self._cpus
 
     def spent(self) -> dict[str, float]:
-        """Return the CPU seconds that were spent since the start, by whom."""
+        """Return the CPU seconds that were spent since the start, by process."""
         return self._meter.spent()
 
     def numbers(self) -> Iterator[Row]:
@@ -213,7 +213,7 @@ class Budget:
         return now - 1 if needed(ROOM * self.allowed) < now else now
 
     def _halfway(self) -> bool:
-        """Tell whether there is half a poll to judge, and not several whole ones beside it."""
+        """Return whether there is half a poll to judge, and not several whole ones beside it."""
         giving = self._giving()
         asking = any(t.asking for t, gives in zip(self._tiers, giving, strict=True) if gives)
         polls = max((n for n, gives in zip(self._polls(), giving, strict=True) if gives), default=0)
@@ -226,7 +226,7 @@ class Budget:
         return [tier.asked - old for tier, old in zip(self._tiers, self._polled, strict=True)]
 
     def _mark(self) -> None:
-        """Begin to count anew."""
+        """Count from zero again."""
         self._at = self._clock()
         self._spent = sum(self._meter.spent().values())
         self._asked = self._meter.asked()

@@ -111,7 +111,7 @@ class Meter:
         """
         Meter a call.
 
-        A call that does not ask `monitors` costs QEMUs nothing: it is often cheaper than a look at
+        A call that does not ask `monitors` costs QEMUs nothing: it is often cheaper than reading
         their clocks, which is then left out.
         """
         asked = self._watches if monitors else (self._daemon,)
@@ -143,12 +143,12 @@ class Meter:
         return self._blind
 
     def spent(self) -> dict[str, float]:
-        """Return the CPU seconds since the start, by whom, as they were read last; never wait."""
+        """Return the CPU seconds since the start, by process, as last read; never wait."""
         watched = {watch.of: watch.spent for watch in self._watches}
         return {"agent": self._own() - self._began, **watched}
 
     def asked(self) -> float:
-        """Return the CPU seconds of everybody, the agent's own too, while calls were in flight."""
+        """Return the CPU seconds of all, the agent's own too, while calls were in flight."""
         return self._asked
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ SAMPLE: Final = 16
 """How many guests stand for all."""
 
 SAMPLE_SECONDS: Final = 60.0
-"""How often they are chosen anew; those that have ended are left out meanwhile."""
+"""How often they are chosen again; those that have ended are left out meanwhile."""
 
 NANOSECONDS: Final = 1e9
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -75,7 +75,7 @@ class Daemon:
         self._folder: Folder | None = None
 
     def times(self) -> ProcessTimes:
-        """Return its CPU time; a daemon that was started anew is found again."""
+        """Return its CPU time; a daemon that was restarted is found again."""
         for _ in range(2):
             try:
                 if self._folder is None:

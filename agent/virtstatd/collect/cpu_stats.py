@@ -157,10 +157,11 @@ def _online(session: Session) -> Online:
 
 
 class CpuStatsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """CPU time of every guest on each CPU of the host, where its cgroups are of version 1."""
+    """CPU time of every guest on each CPU of a host with cgroups of version 1."""
 
     enabled: Annotated[
-        bool, Meta(description="Read it: three numbers per guest and CPU, one guest at a time.")
+        bool,
+        Meta(description="Read these times: three numbers per guest and CPU, one guest at a time."),
     ] = False
     interval_seconds: PollSeconds = 60.0
 

@@ -1,9 +1,10 @@
 """
 Disks whose requests fail, which libvirt reports one guest at a time.
 
-Of each guest it is asked first whether its monitor is free, and then for the errors: libvirt-python
-makes two calls of that, one for the number of disks and one that queries the monitor. A disk is in
-error until a request of it succeeds again, or for as long as its guest is paused because of it.
+For each guest it is checked first whether its monitor is free, and then for the errors:
+libvirt-python makes two calls of that, one for the number of disks and one that queries the
+monitor. A disk is in error until a request of it succeeds again, or for as long as its guest is
+paused because of it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ ERRORS: Final = {1: "unspecified", 2: "no_space"}
 
 
 class DiskErrorsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Disks of guests whose requests fail, and why, as far as libvirt knows."""
+    """Disks of guests whose requests fail, with the reason that libvirt knows."""
 
     enabled: Annotated[
-        bool, Meta(description="Read it: a call for each guest, which queries its monitor.")
+        bool,
+        Meta(description="Read these errors: a call for each guest, which queries its monitor."),
     ] = False
     interval_seconds: PollSeconds = 60.0
 

@@ -16,7 +16,7 @@ from virtstatd.hypervisor.hypervisor import Hypervisor
 
 
 PollSeconds = Annotated[
-    float, Meta(description="Seconds from one poll of them to the next.", ge=1, le=86400)
+    float, Meta(description="Seconds from one poll to the next.", ge=1, le=86400)
 ]
 """An option of collectors that are polled on their own."""
 

@@ -42,9 +42,9 @@ class Tier:
     `monitor` says that a poll asks the guests' monitors, and so may hang. `partial` and `missing`
     are of the last poll that ended, `stepped_over` and `unanswered` what the one under way has
     found so far. A tier is `busy` while its poll is under way, and `pausing` where that waits for
-    its next turn; `asked` counts polls by how much of them has been asked, and `good_at` is when
-    the last one began whose every call was answered. `shown_until` is when the first of its
-    readings expires, and `shortest` the shortest lifetime that the poll under way has given.
+    its next turn; `asked` counts polls by how much of them has been made, and `good_at` is when the
+    last one began whose every call was answered. `shown_until` is when the first of its readings
+    expires, and `shortest` the shortest lifetime that the poll under way has given.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Tier:
 
     @property
     def asking(self) -> bool:
-        """Whether anybody is asked right now."""
+        """Whether a poll is under way."""
         return self.busy and not self.pausing
 
     def begin(self) -> None:

@@ -38,8 +38,8 @@ class Endpoint:
     """
     Where an agent listens, and who asks.
 
-    `ca_file` is the authority of its certificate; with `pinned` it is that certificate itself,
-    whatever name it has. `authorization` is the header's value, empty where nobody logs in.
+    `ca_file` is the authority of its certificate; `pinned` means that the file is that certificate
+    itself, whatever name it has. `authorization` is the header's value, empty without a login.
     """
 
     url: str

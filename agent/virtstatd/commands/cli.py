@@ -164,7 +164,7 @@ def to_run(path: Path | None, given: reload.HandedOver | None) -> tuple[Loaded, 
 @click.argument("file", required=False, type=click.Path(readable=False, path_type=Path))
 def check(path: Path | None, file: Path | None) -> None:
     """
-    Report every error of the configuration FILE at once, and what cannot work here.
+    Report every error of a configuration FILE. Also what cannot work here is reported.
 
     Ports, secrets, certificates and directories are checked as the user who runs this; nothing is
     changed.
@@ -206,7 +206,7 @@ def check(path: Path | None, file: Path | None) -> None:
 
 
 def filtered(config: Config) -> Iterable[Fault]:
-    """Say how many guests are monitored here; return the rules that match nobody."""
+    """Say how many guests are monitored here; return the rules that match no guest."""
     from virtstatd.commands.filtered import filtered_here
 
     with logs.opened("error", config.log.format) as opened:
@@ -248,7 +248,7 @@ def unmatched(config: Config) -> Iterator[Fault]:
     help="What to print.",
 )
 def once(path: Path | None, form: str) -> None:
-    """Run every collector once and print the numbers; exit with 1 if one got no answer."""
+    """Run every collector once and print the numbers. Exits with 1 if one got no answer."""
     from virtstatd.commands.once import ask_once
 
     config = loaded(path).config
@@ -318,7 +318,7 @@ def demo(domains: int, listen_address: str) -> None:
 
 @main.command()
 def password() -> None:
-    """Read a password and print its hash, for `users` of the table `[web]`."""
+    """Print the hash of a password, for `users` in `[web]`."""
     from virtstatd.serving.passwords import made
 
     click.echo(made(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)))
@@ -335,7 +335,7 @@ def simulate(arguments: tuple[str, ...]) -> None:
 
 @main.group()
 def spool() -> None:
-    """Look after what waits on disk for sinks."""
+    """List, send or remove what waits on disk for sinks."""
 
 
 @spool.command(name="list")

@@ -31,7 +31,7 @@ KnownGuest = tuple[str, str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A sentence about what the filter does here, and the rules that match nobody."""
+    """A sentence about what the filter does here, and the rules that match no guest."""
 
     text: str
     notes: Sequence[Fault] = ()
@@ -45,7 +45,7 @@ async def filtered_here(config: Config, log: FilteringBoundLogger) -> Filtered |
     try:
         guests = await _guests(config, log)
     except VirtstatdError as error:
-        return Filtered(f"filter: libvirt could not be asked who runs: {error}")
+        return Filtered(f"filter: libvirt did not list the running guests: {error}")
     left = sum(bool(GuestFilter(options).admits(*guest)) for guest in guests)
     text = f"filter: {left} of {len(guests)} active guests are monitored"
     return Filtered(text, tuple(_unmatched(options, guests)) if guests else ())

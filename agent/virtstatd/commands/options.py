@@ -29,7 +29,7 @@ def agent_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--url", help="Address of the agent: http://, https:// or unix:/path.")
     @click.option("--host", help="Agent of another host: NAME or NAME:PORT.")
-    @click.option("--user", help="User to log in as; the password is asked for.")
+    @click.option("--user", help="User to log in as; its password is prompted for.")
     @click.option("--password-file", type=_FILE, help="File of the user's password.")
     @click.option("--token-file", type=_FILE, help="File of a bearer token.")
     @click.option("--ca-file", type=_FILE, help="Authority of the agent's certificate.")

@@ -26,7 +26,7 @@ class WebAddress(Struct, frozen=True, kw_only=True):
 
     @property
     def main(self) -> bool:
-        """Whether it is that of the table `[web]`."""
+        """Whether the address belongs to the table `[web]`."""
         return "" in self.names
 
 

@@ -15,7 +15,7 @@ from virtstatd.sink import Delivery
 
 
 PIP = Path(sys.prefix, "bin/pip")
-"""The `pip` of the environment in which the agent runs, which is seldom the one on the path."""
+"""The `pip` of the environment in which the agent runs, which is rarely the one on the path."""
 
 
 class Plugins:

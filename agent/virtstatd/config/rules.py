@@ -1,4 +1,4 @@
-"""The rules of the table `[filter]`, checked beyond what their form tells."""
+"""The rules of the table `[filter]`, checked beyond their form."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """CPU that polling may use, beyond which it is less frequent, and series of guests."""
+    """Limits on the CPU that polling uses and on the series of guests."""
 
     host_cpu_percent: Annotated[
         float,
         Meta(
-            description="CPU that polling may use, in percent of all CPUs together: the agent's,"
-            " libvirt's and QEMU's; 0 sets no limit.",
+            description="CPU that polling may use, in percent of all host CPUs, counting the"
+            " agent, libvirt and QEMU. Beyond it, polls are less frequent; 0 sets no limit.",
             ge=0,
             le=100,
         ),
@@ -70,8 +70,8 @@ class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     series_per_guest: Annotated[
         int,
         Meta(
-            description="Series that one guest may have; beyond it whole groups are left out, the"
-            " least important first; 0 sets no limit.",
+            description="Series that one guest may have. Beyond it whole groups are left out,"
+            " the least important first; 0 sets no limit.",
             ge=0,
             le=10_000_000,
         ),
@@ -79,7 +79,7 @@ class BudgetOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     series_per_host: Annotated[
         int,
         Meta(
-            description="Series that all guests together may have; beyond it groups are left out"
+            description="Series that all guests together may have. Beyond it groups are left out"
             " of every guest; 0 sets no limit.",
             ge=0,
             le=100_000_000,
@@ -142,8 +142,8 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_age_seconds: Annotated[
         float,
         Meta(
-            description="Seconds after which an undelivered batch is dropped; 0 is 15 minutes, with"
-            " a spool one day, or less if the sink's receivers refuse older samples.",
+            description="Seconds after which an undelivered batch is dropped. 0 is 15 minutes,"
+            " one day with a spool, or less if the receiver refuses older samples.",
             ge=0,
             le=604800,
         ),
@@ -151,8 +151,8 @@ class OutletOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     catch_up_bytes_per_second: Annotated[
         int,
         Meta(
-            description="Most bytes a second, as `buffer_bytes` counts them, while what waits is"
-            " older than two intervals; 0 is as fast as the destination takes them.",
+            description="Most bytes a second while waiting batches are older than two intervals,"
+            " counted as for `buffer_bytes`. 0 is no limit.",
             ge=0,
         ),
     ] = 0
@@ -177,7 +177,7 @@ Patterns = tuple[Annotated[str, Meta(min_length=1)], ...]
 
 
 class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of everything goes to a sink; every sink has these options."""
+    """The part of all numbers that goes to a sink; every sink has these options."""
 
     profile: Annotated[
         Literal["full", "lean"],
@@ -189,12 +189,16 @@ class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep: Annotated[
         Patterns,
         Meta(
-            description="Metrics that are sent, by name as on the page, * and ? allowed; beside"
-            " those of the profile lean. Empty is all of the profile."
+            description="Metrics that are sent, by name as on the page; * and ? are allowed."
+            " With the profile lean, they are added to it. Empty is all of the profile."
         ),
     ] = ()
     drop: Annotated[
-        Patterns, Meta(description="Metrics that are not sent, by name in the same way; wins.")
+        Patterns,
+        Meta(
+            description="Metrics that are not sent, by name in the same way, even if"
+            " `keep` has them."
+        ),
     ] = ()
     groups: Annotated[
         Patterns,
@@ -207,15 +211,15 @@ class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     domains: Annotated[
         Patterns,
         Meta(
-            description="Guests that are sent, by name, * and ? allowed; series of no guest are"
-            " sent as well. Empty is all."
+            description="Guests that are sent, by name; * and ? are allowed. Series of no guest"
+            " are sent as well. Empty is all."
         ),
     ] = ()
     interval_seconds: Annotated[
         float,
         Meta(
-            description="Seconds in which each series is sent once, with its last number;"
-            " 0 sends each as it is read.",
+            description="Seconds in which each series is sent once, with its last number. 0"
+            " sends each number as it is read.",
             ge=0,
             le=3600,
         ),
@@ -223,8 +227,8 @@ class RouteOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     labels: Annotated[
         Annotated[Patterns, Meta(max_length=10)],
         Meta(
-            description="Labels of a guest's info series, such as project_name, copied onto"
-            " all of its series; at most 10, of 128 characters each."
+            description="Labels of a guest's info series, such as project_name, that are copied"
+            " onto all of its series: at most 10, of 128 characters each."
         ),
     ] = ()
 
@@ -258,7 +262,8 @@ class CollectorHead(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     silent_seconds: Annotated[
         float,
         Meta(
-            description="Seconds without a batch after which it is reported as failed; 0 is never.",
+            description="Seconds without a batch after which the collector is reported as"
+            " failed; 0 is never.",
             ge=0,
             le=86400,
         ),

@@ -38,7 +38,7 @@ class Deltas:
     """
     Compare batches with what a receiver has.
 
-    A counter that is new has grown by nothing. One that is smaller than before began anew, and has
+    A counter that is new has grown by nothing. One that is smaller than before began again, and has
     grown by all that it is. `of` changes nothing, and may be called again with the same batch;
     `settle` follows when the receiver has it. What was lost on the way is in the next growth.
     """

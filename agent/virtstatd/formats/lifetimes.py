@@ -2,7 +2,7 @@
 When series ended, for receivers that have to know.
 
 A series ends when its domain does, when it is no longer in a reading of its group, when its group
-was asked and not answered, or when nothing new came within the lifetime of its batch.
+was polled and not answered, or when nothing new came within the lifetime of its batch.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Staleness:
     """
     Compare batches with what a receiver has, and find the series that ended.
 
-    A receiver knows series by their labels, and so do the marks: a domain that was built anew under
-    the name of another one goes on with its series.
+    A receiver knows series by their labels, and so do the marks: a domain that was built again
+    under the name of another one continues its series.
 
     `plan` changes nothing, and may be called again with the same batch; `settle` follows when the
     receiver has it, or when it is on its way, and `undo` when it did not arrive.

@@ -24,7 +24,7 @@ def family_name(field: Field) -> str:
 
 
 def metric_name(field: Field) -> str:
-    """Return the name that samples have, but for `_bucket`, `_sum` and `_count`."""
+    """Return the name that samples have, except for `_bucket`, `_sum` and `_count`."""
     return family_name(field) + _SUFFIXES.get(field.kind, "")
 
 

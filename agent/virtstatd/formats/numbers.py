@@ -32,7 +32,7 @@ def plain_text(value: Number, exponent: int = 0) -> str:
     """
     Render a number as `decimal_text` does, for people: `6.130068903`, without an exponent.
 
-    A float beyond `PLAIN_DIGITS` keeps its own, since hundreds of zeros are nobody's number.
+    A float beyond `PLAIN_DIGITS` keeps its own, since hundreds of zeros help no reader.
     """
     if isinstance(value, float):
         if not math.isfinite(value):

@@ -1,8 +1,8 @@
 """
 When the counters of a guest's run began, for receivers that have to know.
 
-They began with the process that runs the guest: where the kernel told when that was, it stays the
-same however often the agent is started. Where it did not, a run began with its first reading.
+They began with the process that runs the guest: where the kernel has that time, it stays the same
+however often the agent is started. Where it did not, a run began with its first reading.
 """
 
 from __future__ import annotations

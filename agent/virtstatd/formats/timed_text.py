@@ -50,6 +50,6 @@ class TimedText:
 
 @functools.lru_cache(maxsize=4096)
 def _domain(labels: Labels, taken: frozenset[str]) -> str:
-    """Return a domain's labels, but for those that every line has already."""
+    """Return a domain's labels, except for those that every line has already."""
     own = tuple((name, text) for name, text in labels if label_name(name) not in taken)
     return f"{label_text(own).decode()}," if own else ""

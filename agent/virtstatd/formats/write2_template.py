@@ -80,7 +80,7 @@ class Write2Template:
     """
     The series of a shape with holes for references, numbers and times.
 
-    `arguments` are what `layout` packs, and are filled in anew for each reading where they differ
+    `arguments` are what `layout` packs, and are filled in again for each reading where they differ
     from the one before: for each series `stride` of them, the last three the number, the time and
     when a counter began. Before them are, at even places, what refers to the labels of the series:
     those in `dynamic`, each with its place, need the request's numbers of the shape's own

@@ -2,7 +2,8 @@
 Calls beside the statistics: about pools and networks, whose storage or whose daemon may hang.
 
 They have threads and connections of their own, so that none of them takes a lane from the polls. A
-call past its deadline is abandoned with its thread; while it hangs, its object is not asked again.
+call past its deadline is abandoned with its thread; while it hangs, its object is not queried
+again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Aside:
         self._hanging: dict[str, asyncio.Future[Any]] = {}
 
     def hangs(self, key: str) -> bool:
-        """Tell whether a call about this object still hangs."""
+        """Return whether a call about this object still hangs."""
         return key in self._hanging
 
     async def ask(self, key: str, function: Callable[[Session], T], seconds: float) -> T:

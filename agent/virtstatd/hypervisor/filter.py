@@ -41,7 +41,7 @@ class GuestRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = {}
 
     def matches(self, name: str, uuid: str, facts: Mapping[str, str] | None) -> bool | None:
-        """Return whether a guest matches; None if only its description can tell."""
+        """Return whether a guest matches; None if that depends on its description."""
         if self.name and not fnmatchcase(name, self.name):
             return False
         if self.uuid and not fnmatchcase(uuid, self.uuid.lower()):
@@ -58,7 +58,7 @@ class GuestRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FilterOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is monitored; a guest that is left out costs no calls, and shows in a count only."""
+    """What is monitored. A guest that is left out costs no calls and appears only in a count."""
 
     include: Annotated[
         tuple[GuestRule, ...],
@@ -69,27 +69,37 @@ class FilterOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
     exclude: Annotated[
         tuple[GuestRule, ...],
-        Meta(description="Guests that are left out, by rules of the same form; wins."),
+        Meta(
+            description="Guests that are left out, by rules of the same form, even if `include`"
+            " has them."
+        ),
     ] = ()
     include_disks: Annotated[
-        GlobList, Meta(description="Disks that are passed on, by target as vd*; empty is all.")
+        GlobList, Meta(description="Disks that are reported, by target, such as vd*; empty is all.")
     ] = ()
     exclude_disks: Annotated[
-        GlobList, Meta(description="Disks that are left out, by target; wins.")
+        GlobList,
+        Meta(description="Disks that are left out, by target, even if `include_disks` has them."),
     ] = ()
     include_nics: Annotated[
-        GlobList, Meta(description="Interfaces that are passed on, by target; empty is all.")
+        GlobList, Meta(description="Interfaces that are reported, by target; empty is all.")
     ] = ()
     exclude_nics: Annotated[
-        GlobList, Meta(description="Interfaces that are left out, by target; wins.")
+        GlobList,
+        Meta(
+            description="Interfaces that are left out, by target, even if `include_nics` has them."
+        ),
     ] = ()
     include_fields: Annotated[
         GlobList,
-        Meta(description="Metrics that are passed on, by name as on the page; empty is all."),
+        Meta(description="Metrics that are reported, by name as on the page; empty is all."),
     ] = ()
     exclude_fields: Annotated[
         GlobList,
-        Meta(description="Metrics that are left out, by name; wins. The agent's own are kept."),
+        Meta(
+            description="Metrics that are left out, by name, even if `include_fields` has them."
+            " The agent's own are kept."
+        ),
     ] = ()
 
 
@@ -109,7 +119,7 @@ class GuestFilter:
         return not self._options.include and not self._options.exclude
 
     def admits(self, name: str, uuid: str, facts: Mapping[str, str] | None = None) -> bool | None:
-        """Return whether a guest is monitored; None if only its description can tell."""
+        """Return whether a guest is monitored; None if that depends on its description."""
         include, exclude = self._options.include, self._options.exclude
         left_out = _any(rule.matches(name, uuid, facts) for rule in exclude)
         wanted = _any(rule.matches(name, uuid, facts) for rule in include) if include else True

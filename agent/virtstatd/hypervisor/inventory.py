@@ -32,7 +32,7 @@ class _Entry:
     `started` is the start time of its process, in ticks since the host's start, 0 if unknown;
     `announced` says that the next end that libvirt reports is that of this run: libvirt has
     reported its start, it ran when we connected, or no run was before it. A run that is `aside` is
-    not monitored: the filter leaves it out, or its description must first be read; `decided` tells
+    not monitored: the filter leaves it out, or its description must first be read; `decided` shows
     which.
     """
 

@@ -1,7 +1,7 @@
 """
 The newest readings of the host and of each guest, and what was read before them.
 
-Taking a batch is a few assignments for each reading. Rates are computed when somebody asks.
+Taking a batch is a few assignments for each reading. Rates are computed on demand.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class GuestFigures:
     at: float = 0.0
     plan: LookupPlan | None = None
     memo: object = None
-    """What somebody computed of it, for them to keep."""
+    """What was computed of it, kept until its next reading."""
 
     def look(self, now: float) -> Lookup:
         """Return what is current, the kernel's readings before libvirt's."""
@@ -85,7 +85,7 @@ class Figures:
         """When the newest reading of a guest was taken."""
 
         self.urgent: dict[str, None] = {}
-        """Guests whose monitor or state has changed since somebody looked."""
+        """Guests whose monitor or state has changed since the last call."""
 
         self._host: dict[Key, HeldValues] = {}
         self._plan: LookupPlan | None = None

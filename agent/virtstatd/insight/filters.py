@@ -49,7 +49,7 @@ class FilterError(ValueError):
 
 
 class Filter:
-    """Tell whether a row is wanted: all words must apply; raises `FilterError` for a wrong one."""
+    """Returns whether a row is wanted: all words must apply; a wrong one raises `FilterError`."""
 
     def __init__(self, text: str = "") -> None:
         words = text.split()
@@ -60,7 +60,7 @@ class Filter:
         """Whether it asks for a state, so that guests that do not run are looked at as well."""
 
     def __call__(self, row: GuestRow) -> bool:
-        """Tell whether a row is wanted."""
+        """Return whether a row is wanted."""
         return all(test(row) for test in self._tests)
 
 

@@ -39,11 +39,11 @@ class FindingKind:
     brief: bool = False
 
     def hurts(self, value: float, threshold: float) -> bool:
-        """Tell whether a value is at the threshold or beyond."""
+        """Return whether a value is at the threshold or beyond."""
         return value <= threshold if self.below else value >= threshold
 
     def released(self, value: float, threshold: float) -> bool:
-        """Tell whether a value is so far from the threshold that the finding may end."""
+        """Return whether a value is so far from the threshold that the finding may end."""
         if self.brief:
             return not self.hurts(value, threshold)
         return value > threshold / RELEASE if self.below else value < threshold * RELEASE
@@ -141,7 +141,7 @@ FILESYSTEM_FULL: Final = FindingKind(
     "warning",
     "ratio",
     0.9,
-    "{value} of the file system {device} in {name} are used, as the guest says",
+    "{value} of the file system {device} in {name} are used, as the guest reports",
     "virsh guestinfo {uuid} --filesystem  # make room in the guest, or virsh blockresize",
     critical=0.98,
 )

@@ -44,7 +44,7 @@ def row_of(guest: GuestFigures, now: float, wall: float) -> GuestRow:
     """
     Return a guest's row without its findings, computed again only after a new reading.
 
-    `wall` is the Unix time. The row is shared: whoever changes it copies it.
+    `wall` is the Unix time. The row is shared: copy it before a change.
     """
     return row_and_look(guest, now, wall)[0]
 
@@ -122,7 +122,7 @@ def state_of(look: Lookup) -> str:
 
 
 def is_stuck(look: Lookup) -> bool:
-    """Tell whether a guest's monitor is known not to answer."""
+    """Return whether a guest's monitor is known not to answer."""
     return look.value(RESPONSIVE) == 0
 
 

@@ -223,7 +223,7 @@ class History:
         ring.last, ring.count = slot, 0
 
     def _fits(self, more: int, series: int, step: int | None = None) -> bool:
-        """Tell whether so many more rings with so many series fit."""
+        """Return whether so many more rings with so many series fit."""
         size = self._bytes(self._count + more, self._series + series, step or self.step)
         return size <= self.limit_bytes
 

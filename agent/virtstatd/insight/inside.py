@@ -16,7 +16,7 @@ USED: Final = f"{G}_filesystem_used_bytes"
 PERIOD: Final = f"{D}_memory_stats_period_seconds"
 
 ALWAYS_FULL: Final = frozenset({"iso9660", "udf", "squashfs", "erofs", "cramfs", "romfs", "cdfs"})
-"""Types of file systems that nobody writes to, in small letters."""
+"""Types of file systems that are never written to, in small letters."""
 
 FULL_MAX: Final = 5
 """File systems of a guest that are findings at most: what a guest says may be a lie."""
@@ -55,12 +55,12 @@ def fullness(look: Lookup, least: float) -> Iterator[tuple[str, float]]:
 
 
 def reports_no_memory(look: Lookup) -> bool:
-    """Tell whether the guest has a balloon that is not told to report anything."""
+    """Return whether the guest has a balloon that has no period to report in."""
     return look.value(PERIOD) == 0
 
 
 def agent_of(look: Lookup) -> Document:
-    """Return what the guest's agent says; null for what it does not, or nobody asked."""
+    """Return what the guest's agent says; null for what it does not, or without a query."""
     connected, responsive = look.value(f"{G}_agent_connected"), look.value(f"{G}_agent_responsive")
     return {
         "connected": None if connected is None else bool(connected),

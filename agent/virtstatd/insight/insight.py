@@ -64,7 +64,7 @@ class Insight:
 
     @property
     def version(self) -> str:
-        """What changes with everything that documents are made of, but for ages."""
+        """What changes with everything that documents are made of, except for ages."""
         figures = self.figures
         versions = figures.version, self.judge.version, self.happenings.version
         made = "-".join(f"{each:x}" for each in versions)

@@ -128,7 +128,7 @@ class Lookup:
         return min([each.until for each in self._held], default=float("inf"))
 
     def known(self, family: str) -> bool:
-        """Tell whether a metric is current."""
+        """Return whether a metric is current."""
         return family in self._plan.metrics
 
     def at(self, family: str) -> float | None:
@@ -166,7 +166,7 @@ class Lookup:
                 yield held.shape.series[at].labels, held.values[at] * places.scale
 
     def rate(self, family: str) -> float | None:
-        """Return the growth per second of all series of a counter; None where one began anew."""
+        """Return the growth per second of all series of a counter; None where one began again."""
         places = self._plan.metrics.get(family)
         if places is None:
             return None

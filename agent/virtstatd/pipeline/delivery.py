@@ -19,7 +19,7 @@ SendTrain = Callable[..., Awaitable[None]]
 OUTCOMES = ("ok", "later", "timeout", "too_large", "rejected", "denied", "error")
 
 LEAST_SHARE = 16
-"""A batch is cut to fill what is free of a request, but for less than one part in so many."""
+"""A batch is cut to fill what is free of a request, if that is one part in so many or more."""
 
 CANCEL_SECONDS = 1.0
 """Time for a sink to end once cancelled; after that it is not called until it has ended."""

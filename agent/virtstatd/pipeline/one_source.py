@@ -11,7 +11,7 @@ restart. So a series has one source at a time, for every sink:
   sent before was read before, and is therefore not higher.
 - When the kernel's readings have ceased, libvirt's numbers come back: those asked for later than
   the kernel's last reading. One that is below it by less than libvirt's precision is held at it;
-  one that is below by more is of a counter that begins anew, and is passed on.
+  one that is below by more is of a counter that begins again, and is passed on.
 
 What is left out is not wasted: each counter must lie between the kernel's readings before and after
 the call. One that does not is counted and named.
@@ -159,7 +159,7 @@ class _Layer:
         return replace(batch, readings=tuple([r for r in readings if r is not None]))
 
     def taken(self, batch: Batch) -> Batch:
-        """Return a batch of the kernel's, but for the first readings of a domain."""
+        """Return a batch of the kernel's, except for the first readings of a domain."""
         until = self._clock() + batch.lifetime_seconds
         several: dict[str, list[Reading]] = {}
         for reading in batch.readings:

@@ -85,7 +85,7 @@ class Outlet:
     Deliver batches to one sink, in order for every guest, whatever the sink does.
 
     A sink with `trains` gets as much at once as waits and it takes, any other a batch at a time.
-    Nothing that a sink raises, and no time that it takes, is felt by anybody else.
+    Nothing that a sink raises, and no time that it takes, affects another sink.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Outlet:
         self.lags = [0] * (len(LAG_BUCKETS) + 1)
         self.lag_seconds = 0.0
         self.attempts = dict.fromkeys(OUTCOMES, 0)
-        """How often the sink was asked, by outcome."""
+        """Attempts to send, by outcome."""
         self._trains = trains or UNLIMITED
         self._size = RequestSize(self._trains.samples)
         self._attempts = [
@@ -146,7 +146,7 @@ class Outlet:
 
     @property
     def dropped(self) -> Mapping[str, Tally]:
-        """What was forgotten before the sink was asked, by reason."""
+        """What was forgotten before an attempt, by reason."""
         return self.queue.dropped
 
     @property

@@ -115,7 +115,7 @@ class Lag:
                 self._log.info("sink.caught_up", **rates)
 
     def _rates(self, now: float, accepted: int, delivered: int) -> dict[str, int]:
-        """Return the samples a second that came, and that were delivered, of late."""
+        """Return the samples a second that came, and that were delivered, recently."""
         since, came, went = self._marks[0]
         seconds = max(now - since, 1e-9)
         return {

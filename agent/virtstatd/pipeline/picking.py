@@ -19,7 +19,7 @@ NameOf = Callable[[Field], str]
 
 
 def no_glob(text: str) -> bool:
-    """Tell whether a text stands for itself alone."""
+    """Return whether a text stands for itself alone."""
     return not any(each in text for each in "*?[")
 
 
@@ -36,7 +36,7 @@ class Globs:
         return bool(self._plain or self._globs)
 
     def __call__(self, text: str) -> bool:
-        """Tell whether a text is matched."""
+        """Return whether a text is matched."""
         if not self:
             return self._otherwise
         return text in self._plain or any(fnmatchcase(text, glob) for glob in self._globs)

@@ -18,7 +18,7 @@ class Promise:
 
 PROMISES: Final[dict[Delivery, Promise]] = {
     "latest": Promise(
-        "the last complete reading, at most two intervals old, else none; no history",
+        "the last complete reading if it is at most two intervals old; no history",
         ("unit/serving/test_latest.py::test_an_old_reading_disappears",),
     ),
     "memory": Promise(
@@ -32,9 +32,9 @@ PROMISES: Final[dict[Delivery, Promise]] = {
     ),
     "spool": Promise(
         "delivered at least once, in order, across restarts and kills of the agent, while the batch"
-        " is neither older than `max_age_seconds` nor pushed out of `spool_bytes`; across a power"
-        " cut all but what `spool_sync` leaves unsynced; a disk that fails makes it memory until it"
-        " is back; at most what was under way is doubled",
+        " is neither older than `max_age_seconds` nor pushed out of `spool_bytes`. A power cut"
+        " loses what `spool_sync` has left unsynced. While the disk fails, batches wait in"
+        " memory. At most the batches under way arrive twice",
         (
             "integration/test_outlet_spool.py::test_a_destination_that_is_away_loses_nothing",
             "integration/test_outage.py::test_servers_that_are_killed_have_everything_in_the_end",
@@ -44,7 +44,7 @@ PROMISES: Final[dict[Delivery, Promise]] = {
         ),
     ),
     "fire-and-forget": Promise(
-        "sent at most once; nobody answers, so nobody knows",
+        "sent at most once; no answer confirms it",
         ("contract/test_statsd.py::test_contract_without_a_server",),
     ),
 }

@@ -111,7 +111,7 @@ class Poison:
         return frozenset(self._until)
 
     def trial(self) -> bool:
-        """Return whether to try refused series now, which is seldom."""
+        """Return whether to try refused series now, which is rare."""
         if self._clock() < self._trial_at:
             return False
         self._trial_at = self._clock() + TRIAL_SECONDS

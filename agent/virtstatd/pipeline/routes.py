@@ -142,11 +142,11 @@ class _Domains:
         self._labelled: dict[str, tuple[Domain, Labels, Domain]] = {}
 
     def __call__(self, domain: Domain) -> bool:
-        """Tell whether a guest is wanted."""
+        """Return whether a guest is wanted."""
         return self._names(domain.name)
 
     def learn(self, batch: Batch) -> None:
-        """Remember the labels of guests that info series tell, where they are to be copied."""
+        """Remember the labels of guests from info series, where they are to be copied."""
         if not self._labels:
             return
         found: dict[str, dict[str, str]] = {}
@@ -200,7 +200,7 @@ _DEVICES: Final = frozenset({"target_device", "vcpu", "iothread", "index", "mac_
 
 
 def _of_a_device(series: Series) -> bool:
-    """Tell whether an info series is one of several of a guest: of a disk, a NIC, a vCPU."""
+    """Return whether an info series is one of several of a guest: of a disk, a NIC, a vCPU."""
     return any(name in _DEVICES for name, _ in series.labels)
 
 
@@ -228,7 +228,7 @@ class _Held:
             self._last[batch.source, "", ",".join(sorted(batch.groups))] = meta, ()
 
     def due(self, now: float) -> bool:
-        """Tell whether the interval is over; the first begins with the first batch."""
+        """Return whether the interval is over; the first begins with the first batch."""
         if self._ends_at is None:
             self._ends_at = now + self._seconds
         if now < self._ends_at:

@@ -206,7 +206,7 @@ class SeriesBudget:
             self._passing.subtract(guest.passing)
 
     def _settle(self, guest: _Guest, now: float) -> None:
-        """Count a guest's series anew, and judge them."""
+        """Count a guest's series again, and judge them."""
         guest.counts = Counter()
         for shape in guest.shapes.values():
             guest.counts.update(self._units_of(shape))

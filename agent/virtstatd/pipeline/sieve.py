@@ -1,4 +1,4 @@
-"""Leaves out disks, interfaces and fields that nobody wants, before anything else sees them."""
+"""Leaves out disks, interfaces and fields that are not wanted, before anything else sees them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Sieve:
         self._picker = Picker(self._wanted)
 
     def __call__(self, batch: Batch) -> None:
-        """Pass on what is left of a batch, which may be nothing but the groups that were asked."""
+        """Pass on what is left of a batch, which may be nothing but the groups that were polled."""
         left = replace(batch, readings=tuple(self._picked(batch.readings)))
         for offer in self._offers:
             offer(left)

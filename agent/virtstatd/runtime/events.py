@@ -21,15 +21,16 @@ EVENTS: Final[dict[str, Event]] = {
     "agent.found": Event(
         "info",
         "What was found at a start: libvirt, guests, sources, sinks, page; what is `missing`.",
-        "Do what `next` says.",
+        "Follow `next`.",
     ),
     "agent.refused": Event(
         "error",
-        "The agent cannot start; `reason` says why.",
-        "Fix what `reason` names: a port in use, a file, a secret. `virtstatd check` finds it too.",
+        "The agent cannot start, because of `reason`.",
+        "Fix what `reason` names: a port in use, a file, a secret. `virtstatd check` reports it"
+        " too.",
     ),
     "agent.started": Event("info", "The agent runs; `sinks` are the sinks it sends to."),
-    "agent.stopped": Event("info", "The agent has ended; `ending` says whether it restarts."),
+    "agent.stopped": Event("info", "The agent has ended; `ending` shows whether it restarts."),
     "archive.continued": Event("info", "The archive continues with files of an earlier run."),
     "archive.damaged": Event(
         "error",
@@ -51,7 +52,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "budget.blind": Event(
         "warning",
-        "The cost of polling cannot be measured completely; `what` and `reason` say why.",
+        "The cost of polling cannot be measured completely: `what` is missing because of `reason`.",
         "Let the agent see /proc of libvirt's daemon and of the guests.",
     ),
     "budget.exceeded": Event(
@@ -79,7 +80,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "config.rejected": Event(
         "error",
-        "A reload was refused, or what it loaded could not start; the agent runs on as before.",
+        "A reload was refused, or what it loaded could not start; the agent runs as before.",
         "Fix the `faults`, then reload again.",
     ),
     "cpu_stats.refused": Event(
@@ -117,8 +118,9 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "domain.unresponsive": Event(
         "warning",
-        "The guest's monitor has not answered since `since`; the others are polled without it.",
-        "Do what `fix` says: its QEMU process `pid` is stopped or waits for storage.",
+        "The guest's monitor has not answered since `since`; the other guests are polled without"
+        " it.",
+        "Follow `fix`: its QEMU process `pid` is stopped or waits for storage.",
     ),
     "family.clashed": Event(
         "error",
@@ -134,18 +136,18 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "file.unwritten": Event(
         "warning",
-        "What was refused could not be kept in the file for it.",
-        "Make room, or let the agent's user write there.",
+        "Refused samples could not be written to their file.",
+        "Free space there, or let the agent's user write to it.",
     ),
     "finding.began": Event(
         "warning",
-        "Something hurts a guest or the host; `text` says what, and `value` how much.",
-        "Do what `advice` says.",
+        "Something hurts a guest or the host: `text` describes it, and `value` is its size.",
+        "Follow `advice`.",
     ),
-    "finding.ended": Event("info", "What `text` says does not hurt any more."),
+    "finding.ended": Event("info", "What `text` describes does not hurt any more."),
     "finding.more": Event(
         "warning",
-        "So many findings of guests `began` and `ended` in a minute without a line of their own.",
+        "Findings of guests that `began` and `ended` in a minute without a line of their own.",
         "`virtstatd status` and the page have all of them; look at the host first.",
     ),
     "group.answered": Event("info", "The hypervisor returns these groups again."),
@@ -155,7 +157,7 @@ EVENTS: Final[dict[str, Event]] = {
         "Remove them from `poll.*.groups` if the driver does not have them.",
     ),
     "guest_agent.answers": Event("info", "The agent in this guest answers again."),
-    "guest_agent.asking": Event("info", "Agents in guests are asked again."),
+    "guest_agent.asking": Event("info", "Agents in guests are queried again."),
     "guest_agent.balloon_refused": Event(
         "warning",
         "The period of this guest's balloon driver could not be set; it is tried again in an hour.",
@@ -167,27 +169,27 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "guest_agent.crowded": Event(
         "warning",
-        "So many questions to agents hang in libvirt that no guest is asked any more.",
+        "Too many queries of agents hang in libvirt, so no guest is queried any more.",
         "Look for guests that are `silent`: restart their agent, or the guest.",
     ),
     "guest_agent.opened": Event(
         "info",
-        "A read-write connection is open, to ask the agents in guests, or set balloon periods.",
+        "A read-write connection is open, to query agents in guests or to set balloon periods.",
     ),
     "guest_agent.refused": Event(
         "info",
-        "An agent, or libvirt, refuses this `question`; other guests may refuse it without a line.",
+        "An agent or libvirt refuses this `question`; more guests that refuse it are not logged.",
         "See `reason`: the agent may be too old, or forbid it.",
     ),
     "guest_agent.silent": Event(
         "info",
-        "The agent in this guest does not answer; it is asked less and less often.",
+        "The agent in this guest does not answer; it is queried less and less often.",
         "Restart the agent in the guest, if its owner wants to.",
     ),
     "guest_agent.unavailable": Event(
         "warning",
-        "No read-write connection to libvirt for questions to the agents in guests.",
-        "Let the agent's user use it: systemd/drop-ins/libvirt-group.conf; or switch it off.",
+        "There is no read-write connection to libvirt to query the agents in guests.",
+        "Allow the agent's user, as in systemd/drop-ins/libvirt-group.conf, or switch it off.",
     ),
     "host.slept": Event(
         "info", "The host was suspended for `seconds`; everything is polled again."
@@ -212,13 +214,13 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "libvirt.unreachable": Event(
         "warning",
-        "Libvirt cannot be reached; `reason` says what to do.",
+        "Libvirt cannot be reached; `reason` has the error and what to do.",
         "Start libvirtd or virtqemud, or set `hypervisor.uri`.",
     ),
     "local.blind": Event(
         "warning",
         "The agent cannot see `what` in the kernel.",
-        "Do what `fix` says.",
+        "Follow `fix`.",
     ),
     "local.disagreed": Event(
         "warning",
@@ -235,7 +237,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "objects.refused": Event(
         "info",
-        "Libvirt refuses, or does not have, what is asked about pools or networks (`of`).",
+        "Libvirt refuses, or does not have, a call about pools or networks (`of`).",
         "Install libvirt's storage or network driver if you want them.",
     ),
     "otlp.opened": Event("debug", "The sink is open."),
@@ -248,7 +250,7 @@ EVENTS: Final[dict[str, Event]] = {
     "series.cut": Event(
         "warning",
         "A guest or the host has more series than it may; `group` is left out of `domains`.",
-        "See what has so many; raise the `limit` in [budget] if all of them are wanted.",
+        "Find out what has so many; raise the `limit` in [budget] if you want them all.",
     ),
     "series.restored": Event("info", "`group` is left out of no guest any more."),
     "sink.abandoned": Event(
@@ -304,11 +306,11 @@ EVENTS: Final[dict[str, Event]] = {
     "spool.refused": Event(
         "error",
         "The spool cannot be used; batches wait in memory.",
-        "Do what `reason` says.",
+        "Fix what `reason` names.",
     ),
     "spool.regained": Event("info", "The spool's disk works again."),
     "web.crashed": Event(
-        "error", "An answer to a client failed by a fault of the agent's.", "Report it."
+        "error", "An answer to a client failed because of a fault in the agent.", "Report it."
     ),
     "web.crowded": Event(
         "warning",
@@ -317,13 +319,13 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "web.exposed": Event(
         "warning",
-        "Other machines reach this address and nobody has to log in: metrics alone are shown.",
+        "Other machines reach this address without a login: only metrics are shown.",
         "Add users or certificates to the table `[web]`, or `open = true`.",
     ),
     "web.listening": Event("info", "The agent listens at this address; `paths` are shown there."),
     "web.stale": Event(
         "warning",
-        "Files of the table `[web]` cannot be used; what was read before stays in force.",
+        "Files of the table `[web]` cannot be used; their former content stays in force.",
         "Fix what `reason` names.",
     ),
     "write.negotiated": Event("info", "The receiver supports this version of remote write."),

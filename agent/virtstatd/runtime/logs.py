@@ -1,7 +1,7 @@
 """
 The log on standard error: JSON lines for the journal, readable lines on a terminal.
 
-Lines are written by a thread of its own. When standard error blocks (a pipe that nobody reads, a
+Lines are written by a thread of its own. When standard error blocks (a pipe without a reader, a
 terminal that is stopped), lines are queued up to a limit, then new ones are dropped and counted:
 the oldest show how a fault began. When there is room again, one line reports how many are missing.
 """

@@ -45,11 +45,11 @@ class Access(Login, TlsFiles):
         str, Meta(description=f"File of the client's secret: {FILE}.")
     ] = ""
     oauth2_scopes: Annotated[
-        tuple[str, ...], Meta(description="Scopes that are asked for, as the issuer names them.")
+        tuple[str, ...], Meta(description="Scopes to request, as the issuer names them.")
     ] = ()
     oauth2_parameters: Annotated[
         dict[str, str],
-        Meta(description="What an issuer wants beside, such as `audience`; no secrets."),
+        Meta(description="More parameters for the issuer, such as `audience`; no secrets."),
     ] = field(default_factory=dict)
     proxy_url: Annotated[
         str, Meta(description="HTTP proxy on the way, as `http://host:port`; empty is none.")

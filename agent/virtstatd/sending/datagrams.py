@@ -17,7 +17,7 @@ BURST_BYTES = 65536
 
 PAUSE_SECONDS = 0.005
 LOOKUP_SECONDS = 60.0
-"""Time after which the host is looked up again: nothing else would tell that it has moved."""
+"""Time after which the host is looked up again: nothing else would show that it has moved."""
 
 LOOKUP_LIMIT_SECONDS = 2.0
 """Time for looking up again, while the address found before is good."""
@@ -101,7 +101,7 @@ def _opened(place: SocketPlace) -> socket.socket:
 
 
 async def _sent(sock: socket.socket, datagram: bytes) -> bool:
-    """Send as soon as there is room; tell whether it can be a datagram at all."""
+    """Send as soon as there is room; return whether it can be a datagram at all."""
     while True:
         try:
             sock.send(datagram)

@@ -205,5 +205,5 @@ def _status(answer: Http2Answer) -> int:
 
 
 def _message(body: bytes) -> bytes:
-    """Return the message of an answer, nothing for a compressed one: none was asked for."""
+    """Return the message of an answer, nothing for a compressed one, which no request allows."""
     return body[5:] if body[:1] == b"\0" else b""

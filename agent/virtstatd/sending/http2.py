@@ -25,7 +25,7 @@ from h2.exceptions import H2Error
 
 ANSWER_BYTES = 65536
 PROTOCOL = "h2"
-ANOTHER = "the server does not speak HTTP/2"
+ANOTHER = "the server does not support HTTP/2"
 
 FRAME_BYTES = 16384
 """Most bytes in a frame: what both sides keep to as long as neither asks for more."""

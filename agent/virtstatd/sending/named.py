@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """The option of every sink that says which host it speaks for."""
+    """The option of every sink that says which host its numbers are of."""
 
     host: Annotated[
         str,
@@ -26,7 +26,7 @@ class Named:
 
 class ByHost(Generic[T]):
     """
-    What has the host's name in it, such as an encoder, made anew when the name changes.
+    What has the host's name in it, such as an encoder, made again when the name changes.
 
     Hosts are often renamed just after their start, by what sets them up.
     """

@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 """Time between two looks at the files."""
 
 PATIENCE_SECONDS = 0.5
-"""Time that a look gets before what was read last is used; it goes on nevertheless."""
+"""Time that a check gets before what was read last is used; it goes on nevertheless."""
 
 FIRST_SECONDS = 5.0
 """Time that the first look gets."""

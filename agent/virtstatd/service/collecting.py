@@ -53,7 +53,7 @@ class Collecting:
     """
     Libvirt, the collectors, and their budget, if there is one.
 
-    What collectors emit goes through `emit`, so that those that make numbers of others' hear it.
+    What collectors emit goes through `emit`, so that those that make numbers of others' get it.
     """
 
     hypervisor: Hypervisor

@@ -133,7 +133,7 @@ def _says_so(connection: http.client.HTTPConnection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One part of the configuration that is asked whether it could work here."""
+    """One part of the configuration that is checked for whether it could work here."""
 
     name: str
     path: Path

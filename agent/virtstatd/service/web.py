@@ -34,7 +34,7 @@ OWN: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared, n
 """Where this host finds itself behind an address that is every one."""
 
 EXPOSED: Final = (
-    "other machines reach it and nobody has to log in, so that metrics and health alone are shown;"
+    "other machines reach it without a login, so that only metrics and health are shown;"
     " add web.users, or web.open = true"
 )
 
@@ -138,7 +138,7 @@ class Web:
 
 
 def exposed(options: WebOptions, settings: Settings, *, reached: bool) -> bool:
-    """Tell whether people elsewhere see something without a login that nobody has allowed."""
+    """Return whether others see something without a login that was not allowed."""
     return reached and not options.open and not settings.authenticated
 
 
@@ -173,7 +173,7 @@ def socket_name(place: WebAddress) -> str:
 
 
 def activated(environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether systemd has handed over the socket of the table `[web]`."""
+    """Return whether systemd has handed over the socket of the table `[web]`."""
     return UNIT in environ.get("LISTEN_FDNAMES", "").split(":")
 
 
@@ -184,7 +184,7 @@ def option_of(place: WebAddress) -> str:
 
 
 def is_reached_at(address: str) -> bool:
-    """Tell whether other machines can reach an address; a name but `localhost` may be anywhere."""
+    """Return whether other machines can reach an address; any name except `localhost` counts."""
     host, _ = split_address(address)
     try:
         return not ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -193,7 +193,7 @@ def is_reached_at(address: str) -> bool:
 
 
 def is_reached(sock: socket.socket) -> bool:
-    """Tell whether other machines can reach a socket."""
+    """Return whether other machines can reach a socket."""
     if sock.family == socket.AF_UNIX:
         return False
     return not ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0]).is_loopback

@@ -69,5 +69,5 @@ def refused(text: str, status: HTTPStatus, headers: Mapping[str, str] | None = N
 
 
 def tag_matches(wanted: str, tag: str) -> bool:
-    """Tell whether a header `If-None-Match` has a tag."""
+    """Return whether a header `If-None-Match` has a tag."""
     return wanted == "*" or tag in (each.strip().removeprefix("W/") for each in wanted.split(","))

@@ -32,7 +32,7 @@ MakeDocument = Callable[[dict[str, str]], Awaitable[Document]]
 
 
 class NotThere(Exception):  # noqa: N818 - an answer
-    """What was asked for does not exist; the message says what."""
+    """What was requested does not exist; the message says what."""
 
 
 class Api:
@@ -44,7 +44,7 @@ class Api:
         self._run = f"{time.time_ns():x}"
 
     def routes(self) -> Iterator[Route]:
-        """Yield the routes; guests' names are not for everybody, so all are private."""
+        """Yield the routes; guests' names are not public, so all are private."""
         for path, answer in (
             (f"{ROOT}/host", self._host),
             (f"{ROOT}/guests", self._guests),

@@ -61,7 +61,7 @@ class Asset:
 
 
 def page_routes() -> list[Route]:
-    """Return what shows the page; each file is read, and compressed, when it is asked for first."""
+    """Return what shows the page; each file is read and compressed at its first request."""
     files = dict(_files(resources.files("virtstatd.serving") / "web"))
     asset = cache(lambda name: _asset(files[name]))
 

@@ -28,8 +28,8 @@ class Request:
     """
     A request without a body; names of headers are in lower case.
 
-    `host` is the name that was asked for, without a port. `peer` is the client's address, and
-    `names` are those of its certificate, empty where it has shown none.
+    `host` is the name in the request, without a port. `peer` is the client's address, and `names`
+    are those of its certificate, empty where it has shown none.
     """
 
     method: str

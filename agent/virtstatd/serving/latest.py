@@ -21,7 +21,7 @@ _Key = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class HeldReading:
-    """A reading, and its rendered lines once they were asked for."""
+    """A reading, and its rendered lines once a scrape needed them."""
 
     reading: Reading
     labels: bytes

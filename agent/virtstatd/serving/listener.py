@@ -103,7 +103,7 @@ class Held:
         self.task: asyncio.Task[None] | None = None
 
     def has_asked(self) -> bool:
-        """Tell whether bytes of the client wait to be read or answered."""
+        """Return whether bytes of the client wait to be read or answered."""
         return self.received() > self.answered
 
     def received(self) -> int:
@@ -141,7 +141,7 @@ def client_of(peer: str) -> str:
 
 
 class Connections:
-    """All connections of the listeners of one agent, and who makes room for whom."""
+    """All connections of the listeners of one agent, and which ones make room for others."""
 
     def __init__(self, log: FilteringBoundLogger, limits: ClientLimits | None = None) -> None:
         self.log = log
@@ -496,4 +496,4 @@ def certificate_names(certificate: object) -> frozenset[str]:
 
 
 ANY_CERTIFICATE: Final = "*certificate*"
-"""Among the names of a client that has shown a certificate, even one that names nobody."""
+"""Among the names of a client that has shown a certificate, even one without a name."""

@@ -22,8 +22,8 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen_address: Annotated[
         str,
         Meta(
-            description="Address and port to listen at; `:9766` is every address. Empty takes that"
-            f" of a `prometheus` sink, else {DEFAULT_ADDRESS}."
+            description="Address and port to listen at; `:9766` is every address. Empty is that"
+            " of a `prometheus` sink, or {DEFAULT_ADDRESS}."
         ),
     ] = ""
     certificate_file: Annotated[
@@ -36,8 +36,8 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     client_certificates: Annotated[
         Literal["require", "accept"],
         Meta(
-            description="With client_ca_file: require wants a certificate of every client, and a"
-            " login as well where there is one; accept takes it in place of a login."
+            description="With client_ca_file: require refuses clients without a certificate, and"
+            " users still log in; accept takes a certificate in place of a login."
         ),
     ] = "require"
     users: Annotated[
@@ -55,27 +55,28 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[str, tuple[str, ...]],
         Meta(
             description="Who may see a path and all below it: users, names of tokens and of"
-            ' certificates, "*" for everybody; other paths are for all who log in.'
+            ' certificates, "*" for all clients; other paths are for all who log in.'
         ),
     ] = {}
     hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Names under which browsers may ask, beside the host's own and addresses."
+            description="Names under which browsers may open the page, besides addresses and the"
+            " host's own name."
         ),
     ] = ()
     web_config_file: Annotated[
         str,
         Meta(
-            description="A `web.yml` as Prometheus' exporters have it, in place of certificates and"
+            description="A `web.yml` as for Prometheus' exporters, in place of certificates and"
             " users here."
         ),
     ] = ""
     open: Annotated[
         bool,
         Meta(
-            description="Show everything to everybody also at an address that other machines reach;"
-            " else only metrics and health are shown there without a login."
+            description="Show everything without a login, also at an address that other machines"
+            " reach. Otherwise only metrics and health are shown there."
         ),
     ] = False
     connections: Annotated[
@@ -88,8 +89,8 @@ class WebOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     history_bytes: Annotated[
         int,
         Meta(
-            description="Memory for the last hour of each guest; with more guests its resolution"
-            " falls. 0 keeps none.",
+            description="Memory for the last hour of each guest; with more guests the resolution"
+            " is lower. 0 keeps none.",
             ge=0,
         ),
     ] = 16777216

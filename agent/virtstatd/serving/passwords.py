@@ -57,7 +57,7 @@ def fault_of(hashed: str) -> str:
 
 
 def matches(password: str, hashed: str) -> bool:
-    """Tell whether a password is that of a hash without fault; this takes a tenth of a second."""
+    """Return whether a password is that of a hash without fault; this takes a tenth of a second."""
     found = _SCRYPT.fullmatch(hashed)
     if found is None:
         import bcrypt

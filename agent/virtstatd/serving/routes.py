@@ -12,7 +12,7 @@ class Route:
     """
     What answers at a path, and below it where the path ends in a slash and is not the root.
 
-    What is `private` is not shown at an address that others reach unless somebody logs in.
+    What is `private` is not shown at an address that others reach without a login.
     """
 
     path: str

@@ -168,7 +168,7 @@ class HostJson(_Head, kw_only=True):
 
 
 class GuestJson(Struct, kw_only=True):
-    """A guest's row; only the columns that were asked for."""
+    """A guest's row; only the columns of the request."""
 
     uuid: str
     name: str | UnsetType = UNSET
@@ -313,7 +313,7 @@ class NumaNodeJson(Struct):
 
 
 class GuestMemoryJson(Struct):
-    """Memory of a guest, from its balloon driver but for the resident part."""
+    """Memory of a guest, from its balloon driver, except for the resident part."""
 
     max_bytes: Size
     current_bytes: Size

@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def authenticated(self) -> bool:
-        """Whether nobody is let in unknown."""
+        """Whether every client has to log in."""
         return self.login or self.certificates == "require" or self.enough
 
 
@@ -92,7 +92,7 @@ def read_settings(options: WebOptions) -> tuple[Settings, tuple[Path, ...]]:
 
 class FollowedSettings:
     """
-    The settings, made anew when one of their files changes; on a thread, since disks may hang.
+    The settings, made again when one of their files changes; on a thread, since disks may hang.
 
     While files cannot be used, as with half of a new pair, what was read before stays in force.
     """

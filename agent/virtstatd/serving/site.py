@@ -18,7 +18,7 @@ from virtstatd.serving.settings import FollowedSettings
 HEALTHY: Final = "/-/healthy"
 READY: Final = "/-/ready"
 CLOSED: Final = (
-    "Not shown here: other machines reach this address and nobody has to log in."
+    "Not shown here: other machines reach this address without a login."
     " Add users to the table [web], or open = true."
 )
 BROWSERS_SEND: Final = ("accept-language", "origin", "referer", "sec-fetch-site")
@@ -69,7 +69,7 @@ class Site:
 
     def _is_ours(self, request: Request) -> bool:
         """
-        Tell whether a request is for this host, as far as that matters.
+        Return whether a request is for this host, as far as that matters.
 
         A page from elsewhere may have its own name lead here, and then read everything through the
         browser of an administrator (DNS rebinding). Scrapers use whatever name leads here.
@@ -106,7 +106,7 @@ def own_names() -> set[str]:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a name is an address."""
+    """Return whether a name is an address."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -141,7 +141,7 @@ def _tls(path: Path, tls: _Tls) -> TlsConfig:
         raise fault("client_allowed_sans needs RequireAndVerifyClientCert")
     for version in (tls.min_version, tls.max_version):
         if version and version not in VERSIONS:
-            raise fault(f"{version} is not spoken any more; use TLS12 or TLS13")
+            raise fault(f"{version} is not supported any more; use TLS12 or TLS13")
     # those of TLS 1.3 cannot be chosen, with Go neither
     suites = [each for each in tls.cipher_suites if each.startswith("TLS_ECDHE_")]
     for suite in tls.cipher_suites:

@@ -98,9 +98,8 @@ class Http(Named, Access):
     wrapper: Annotated[
         Literal["none", "array", "clickhouse", "opensearch", "loki", "splunk"],
         Meta(
-            description="What is around documents: none (lines), an array, rows of numbers for"
-            " ClickHouse's JSONEachRow, or an API of OpenSearch, Loki or Splunk, which are untried:"
-            " they ran against stubs alone."
+            description="Form of a request: none (lines), array, clickhouse (JSONEachRow), or"
+            " the API of opensearch, loki or splunk. The last three were tried with stubs only."
         ),
     ] = "none"
     index: Annotated[

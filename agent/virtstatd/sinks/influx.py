@@ -33,7 +33,7 @@ Tags = Annotated[dict[str, str], Meta(description="More tags on every line.")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Influx(Named, Access):
-    """Push line protocol to InfluxDB 1, 2 or 3, or to what speaks like it."""
+    """Push line protocol to InfluxDB 1, 2 or 3, or to a server with its API."""
 
     url: Annotated[str, Meta(description="URL of the server, without the path of its API.")] = (
         "http://127.0.0.1:8086"

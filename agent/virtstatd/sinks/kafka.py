@@ -106,7 +106,7 @@ class Kafka(Named, Login, Tls):
     ] = 900_000
     mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
-        Meta(description="How the password is shown: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
+        Meta(description="How the user logs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
     ] = "SCRAM-SHA-512"
 
     delivery: ClassVar[Delivery] = "memory"

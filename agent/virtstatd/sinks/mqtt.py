@@ -81,7 +81,7 @@ class Mqtt(Named, Login, Tls):
     address: Annotated[str, Meta(description="Host and port of the broker.")] = "127.0.0.1:1883"
     protocol: Annotated[
         Literal["5", "3.1.1"],
-        Meta(description="Version of the protocol; only 5 tells why a message is refused."),
+        Meta(description="Version of the protocol; only 5 reports why a message is refused."),
     ] = "5"
     topic: Annotated[
         str,
@@ -190,7 +190,7 @@ class _Messages:
         """
         Yield the messages of each topic, and an empty one for each topic of a guest that ended.
 
-        Packets have `limit` bytes at most, but for those of a line that has more.
+        Packets have `limit` bytes at most, except for those of a line that has more.
         """
         properties = None
         if self._retain:
@@ -353,7 +353,7 @@ class _Session:
         self._gone = asyncio.create_task(self._listen(), name="mqtt listening")
 
     def alive(self) -> bool:
-        """Tell whether the connection can be used."""
+        """Return whether the connection can be used."""
         return not self._gone.done()
 
     async def publish(self, messages: Callable[[int], Iterator[_Message]]) -> Rejected | None:

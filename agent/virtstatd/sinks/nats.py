@@ -240,7 +240,7 @@ class _Connection:
         return max(most - HEADER_BYTES, most // 2)
 
     def alive(self) -> bool:
-        """Tell whether the connection can be used."""
+        """Return whether the connection can be used."""
         return self.client.is_connected and not self.faults
 
     async def failed(self, error: Exception) -> None:

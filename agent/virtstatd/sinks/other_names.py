@@ -1,4 +1,4 @@
-"""The options of the Prometheus sinks that speak in the names of another tool."""
+"""The options of the Prometheus sinks that use the names of another tool."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class OtherNames:
 
     names: Annotated[
         Literal["virtstatd", "inovex", "tinkoff", "kumina", "ceilometer"],
-        Meta(description="Whose names, labels and units; `virtstatd fields --names inovex` lists."),
+        Meta(
+            description="Tool whose names, labels and units are used;"
+            " `virtstatd fields --names inovex` lists those of inovex."
+        ),
     ] = "virtstatd"
     own_names: Annotated[
         bool,
-        Meta(description="Also show what the other tool does not have, under virtstatd's names."),
+        Meta(description="Also send what the other tool does not have, under virtstatd's names."),
     ] = True
 
     def translating(self, patience: float = 0.0) -> Callable[[Batch], Batch]:

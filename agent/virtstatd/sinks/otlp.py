@@ -41,7 +41,7 @@ Export = Callable[[bytes], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Otlp(Named, Access):
-    """Push to an OpenTelemetry collector, or to what speaks its protocol over HTTP or gRPC."""
+    """Push to an OpenTelemetry collector, or to another receiver of OTLP, over HTTP or gRPC."""
 
     url: Annotated[
         str,
@@ -58,7 +58,10 @@ class Otlp(Named, Access):
     ] = field(default_factory=dict)
     temporality: Annotated[
         Literal["cumulative", "delta"],
-        Meta(description="Counters since their beginning, or what they grew by since the last."),
+        Meta(
+            description="Counters as totals since their beginning, or as growth since the last"
+            " batch."
+        ),
     ] = "cumulative"
     mark_ended: Annotated[
         bool,

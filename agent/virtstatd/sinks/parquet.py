@@ -47,11 +47,11 @@ class Parquet(Named):
     """Keep every number in Parquet files, one per hour: an archive that DuckDB reads in place."""
 
     directory: Annotated[
-        str, Meta(description="Directory of the files, made when it is not there; one per sink.")
+        str, Meta(description="Directory of the files, one per sink; it is created if missing.")
     ] = "/var/lib/virtstatd/archive"
     flush_seconds: Annotated[
         float,
-        Meta(description="Time until numbers can be read, at most.", ge=1, le=3600),
+        Meta(description="Most seconds until numbers can be read.", ge=1, le=3600),
     ] = 60.0
     keep_bytes: Annotated[
         int,
@@ -63,7 +63,7 @@ class Parquet(Named):
     free_bytes: Annotated[
         int,
         Meta(
-            description="Free space of the disk that is left alone; the oldest hours make room.",
+            description="Free space to leave on the disk; the oldest hours are removed for it.",
             ge=0,
         ),
     ] = 1_000_000_000

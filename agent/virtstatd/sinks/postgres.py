@@ -98,7 +98,7 @@ class PostgresConnection(Protocol):
         ...
 
     def is_closed(self) -> bool:
-        """Tell whether the connection was closed or lost."""
+        """Return whether the connection was closed or lost."""
         ...
 
     def terminate(self) -> None:
@@ -127,10 +127,13 @@ class Postgres(Named, Tls):
     ] = "virtstatd_samples"
     layout: Annotated[
         Literal["plain", "timescale"],
-        Meta(description="What `create_table` makes: a plain table, or TimescaleDB's hypertable."),
+        Meta(
+            description="Kind of table that `create_table` makes: plain, or TimescaleDB's"
+            " hypertable."
+        ),
     ] = "plain"
     create_table: Annotated[
-        bool, Meta(description="Create the table and its index when they are not there.")
+        bool, Meta(description="Create the table and its index if they are missing.")
     ] = False
     compress_days: Annotated[
         int,
@@ -290,7 +293,7 @@ async def _close(connection: PostgresConnection) -> None:
 
 
 def _lacks_partition(error: Exception) -> bool:
-    """Tell whether a row has no partition to go to: an administrator makes one."""
+    """Return whether a row has no partition to go to: an administrator makes one."""
     return isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name
 
 

@@ -36,8 +36,8 @@ class Prometheus(OtherNames):
     listen_address: Annotated[
         str,
         Meta(
-            description="Address and port of the page, where it is not to be that of the table"
-            " `[web]`, whose other options count here too."
+            description="Address and port of the page; empty is that of the table `[web]`, whose"
+            " other options apply here too."
         ),
     ] = ""
     path: Annotated[
@@ -47,8 +47,8 @@ class Prometheus(OtherNames):
     created: Annotated[
         bool,
         Meta(
-            description="In OpenMetrics, also say when counters began, as `_created`; scrapers that"
-            " do not know these keep one more series per counter."
+            description="In OpenMetrics, also send when counters began, as `_created`. Scrapers"
+            " that do not know this keep one more series per counter."
         ),
     ] = False
 

@@ -69,7 +69,7 @@ class RemoteWrite(OtherNames, Named, Access):
     )
     protocol: Annotated[
         Literal["auto", "1.0", "2.0"],
-        Meta(description="Version: 1.0, 2.0, or auto: 2.0 if the receiver proves to understand."),
+        Meta(description="Version: 1.0, 2.0, or auto: 2.0 if the receiver supports it."),
     ] = "auto"
     job: Annotated[str, Meta(description="Label `job` on every series; empty is none.")] = (
         "virtstatd"

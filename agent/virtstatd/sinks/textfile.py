@@ -50,7 +50,7 @@ class Textfile(OtherNames):
     interval_seconds: Annotated[
         float,
         Meta(
-            description="Least seconds between two writes; best is the interval of the scrapes.",
+            description="Least seconds between two writes; use the interval of the scrapes.",
             ge=1,
             le=3600,
         ),

@@ -265,7 +265,7 @@ _VERBS = (
         "vanish",
         "Let guests end between a call for statistics and its answer.",
         _TIMES,
-        replace(_DOMAINS, without="the first that are asked for"),
+        replace(_DOMAINS, without="the first of a call"),
         replace(_COUNT, help="how many of the guests asked for, without domains"),
     ),
     # statistics

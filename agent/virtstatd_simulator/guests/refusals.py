@@ -1,4 +1,4 @@
-"""Errors in place of statistics: one guest that is asked for fails the call for all."""
+"""Errors in place of statistics: one guest of a call fails the call for all."""
 
 from __future__ import annotations
 

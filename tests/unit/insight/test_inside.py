@@ -55,7 +55,7 @@ def test_a_full_file_system_is_found_and_one_that_is_always_full_is_not():
         ("filesystem_full", "/var", "warning"),
     ]
     text = world.insight.judge.documents()[1]["text"]
-    assert text == "91 % of the file system /var in vm-0 are used, as the guest says"
+    assert text == "91 % of the file system /var in vm-0 are used, as the guest reports"
     world = World()
     cd = filesystems(VM, ("/media", 100, 100), kind="ISO9660")
     world.put(state(VM), cd, lifetime_seconds=LIFETIME)

@@ -65,7 +65,7 @@ def test_a_file_that_says_nothing(tmp_path: Path, text: str):
         (f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n", "go together"),
         (f"{TLS}  client_ca_file: /ca\n", "go together"),
         (f"{TLS}  client_allowed_sans: [a]\n", "client_allowed_sans needs"),
-        (f"{TLS}  min_version: TLS10\n", "TLS10 is not spoken any more"),
+        (f"{TLS}  min_version: TLS10\n", "TLS10 is not supported any more"),
         (f"{TLS}  cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]\n", "is not known"),
         (f"{TLS}  curve_preferences: [X25519]\n", "curve_preferences"),
         ("basic_auth_users:\n  ann: secret\n", "ann: must be a hash"),

@@ -90,7 +90,7 @@ class Compiled:
         return cls(left if at else None, [NumberRecipe((place,), (), None, 1) for place in at])
 
     def holds(self, numbers: Mapping[str, tuple[Number, int]], now: int) -> bool:
-        """Tell whether the same numbers of other readings are known as when it was compiled."""
+        """Return whether the same numbers of other readings are known as when it was compiled."""
         if not (self.held or self.lacking):
             return True
         known = {name for name, (_, until) in numbers.items() if until >= now}
@@ -200,7 +200,7 @@ class _Compiler:
 
 
 def _same(facts: Mapping[str, str], own: Mapping[str, str]) -> bool:
-    """Tell whether facts are about the device that a series is about."""
+    """Return whether facts are about the device that a series is about."""
     return all(facts[name] == own[name] for name in DEVICES if name in facts and name in own)
 
 

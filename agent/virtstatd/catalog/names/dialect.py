@@ -178,5 +178,5 @@ def _label(text: str) -> LabelRecipe:
 
 
 def _renames(metric: OtherMetric) -> bool:
-    """Tell whether a metric is one of the agent's own under another name, and nothing more."""
+    """Return whether a metric is one of the agent's own under another name, and nothing more."""
     return len(metric.sources) == 1 and not (metric.how or metric.where or metric.need)

@@ -30,7 +30,7 @@ class Answer:
     What one call brought; `taken_at` is Unix time in nanoseconds before it was made.
 
     `partial` are the domains that NOWAIT stepped over, with what libvirt says of their monitors;
-    `stalled` those that were not asked, with the reason.
+    `stalled` those that were not polled, with the reason.
     """
 
     taken_at: int

@@ -22,7 +22,7 @@ from virtstatd.model import Batch, Reading
 
 
 TRIES: Final = 2
-"""How often a question is asked that is refused; while it is looked for whose fault it is, once."""
+"""How often a refused question is repeated; while it is looked for whose fault it is, once."""
 
 NAMED: Final = 5
 """So many guests are named in one line of the log."""
@@ -38,11 +38,11 @@ class Questions(Protocol):
         ...
 
     def selects(self) -> bool:
-        """Return whether guests may be left out, so that never all are asked."""
+        """Return whether guests may be left out, so that never all are polled."""
         ...
 
     def uuids(self) -> list[str]:
-        """Return whom it believes to run, without asking."""
+        """Return the domains that it believes to run, without a call."""
         ...
 
     def running(self, session: Session) -> list[str]:
@@ -58,7 +58,7 @@ class Questions(Protocol):
         ...
 
     def held(self, session: Session, uuids: list[str]) -> Answer:
-        """Tell whose monitor has been waited for long, asking no monitor."""
+        """Return the domains whose monitor has been busy for long, without a query to it."""
         ...
 
     def states(self, session: Session, uuids: list[str]) -> Answer:
@@ -122,7 +122,7 @@ class Asking:
         self._take(poll, uuids, answer, 0)
 
     async def states(self, poll: Poll, uuids: list[str]) -> None:
-        """Pass on the states of domains where libvirt has no bulk call that tells them."""
+        """Pass on the states of domains where libvirt has no bulk call for them."""
         try:
             answer = await self._call(
                 replace(poll, monitor=False),
@@ -158,7 +158,7 @@ class Asking:
         return answer
 
     def lacks(self, poll: Poll, uuids: set[str]) -> None:
-        """Take note of domains that are built so that they lack something: nobody holds them."""
+        """Take note of domains that always lack something: their monitors are free."""
         self._lacking |= dict.fromkeys(uuids, poll.bits & (BALLOON | BLOCK))
         for tier in poll.tiers:
             tier.stepped_over -= uuids

@@ -27,7 +27,7 @@ FLAGS: int = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | NOWAIT
 """Always: of an inactive domain libvirtd would open the image files with its lock held."""
 
 BACKING: int = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING
-"""Every layer of the disks' backing chains, of which QEMU tells in the same answer."""
+"""Every layer of the disks' backing chains, which QEMU reports in the same answer."""
 
 LOOKUPS = 10
 """So many new domains are looked up; a list of all is dearer than that on a host with many."""
@@ -56,11 +56,11 @@ class BulkCall:
         return len(self._inventory)
 
     def selects(self) -> bool:
-        """Return whether guests may be left out, so that never all are asked."""
+        """Return whether guests may be left out, so that never all are polled."""
         return self._inventory.filters
 
     def uuids(self) -> list[str]:
-        """Return whom it believes to run, without asking."""
+        """Return the domains that it believes to run, without a call."""
         return self._inventory.uuids()
 
     def running(self, session: Session) -> list[str]:
@@ -244,10 +244,10 @@ def _info(handle: libvirt.virDomain) -> dict[str, int]:
 
 def stepped_over(record: Mapping[str, Value], bits: int) -> bool | None:
     """
-    Tell whether NOWAIT stepped over a domain whose monitor was busy; None where nothing shows it.
+    Return whether NOWAIT stepped over a domain whose monitor was busy; None where nothing shows it.
 
-    Libvirt says so by leaving out what the monitor would have told: the resident size of a domain
-    with a balloon record, the counters of a disk that it names. Other groups show nothing.
+    Libvirt says so by leaving out what the monitor would have reported: the resident size of a
+    domain with a balloon record, the counters of a disk that it names. Other groups show nothing.
     """
     if bits & BALLOON and "balloon.current" in record:
         return "balloon.rss" not in record

@@ -24,7 +24,7 @@ Control = tuple[int, int, int]
 
 
 def occupied(control: Control) -> bool:
-    """Tell whether the monitor has been occupied for so long that nobody should wait for it."""
+    """Return whether the monitor has been occupied for so long that no call should wait for it."""
     return control[0] != OK and control[2] >= UNRESPONSIVE_MILLISECONDS
 
 
@@ -43,7 +43,7 @@ class Verdicts:
         }
 
     def reading(self, domain: Domain, control: Control | None, *, responsive: bool) -> Reading:
-        """Return the reading; without a control state, where libvirt was not asked for one."""
+        """Return the reading; without a control state, where libvirt was not queried for one."""
         shape = self._full.get(control[0]) if control else None
         if control is None or shape is None:
             return Reading(domain, self._bare, (int(responsive),))
@@ -57,7 +57,7 @@ STORAGE: Final = "its process waits for storage"
 
 class Stalls:
     """
-    Find the domains whose processes stand still, before their monitors are asked.
+    Find the domains whose processes do not run, before a query to their monitors.
 
     A QEMU that is stopped, or waits for storage that does not answer, would hold the call that asks
     it, and with it all the domains of that call. Local guests only; what cannot be read is taken

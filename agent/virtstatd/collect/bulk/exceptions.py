@@ -1,10 +1,10 @@
 """
-Which guests are asked apart, and for which groups: what they are refused costs them alone.
+Which guests are polled apart, and for which groups: what they are refused costs them alone.
 
 With libvirt 9 one guest's error fails the call for all. Who it was is found by halving, and is then
-remembered: for a while that guest is asked without the groups that it is refused, together with
+remembered: for a while that guest is polled without the groups that it is refused, together with
 others that lack the same, and now and then by itself for all of them again. A guest whose groups
-are too large together is asked for one after the other.
+are too large together is polled for one after the other.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from virtstatd.collect.bulk.answer import POLLED
 
 
 RETRY_SECONDS: Final = (300.0, 3600.0)
-"""First and longest pause before everything is asked again of a guest, or a group of all guests."""
+"""First and longest pause before a guest is polled for everything, or all for a group."""
 
 ALL_REFUSED: Final = 10
 """So many guests that are refused a group, and none that ever was not: the driver lacks it."""
 
 
 class _Refusal:
-    """How long something is not asked for: longer each time that it is refused again."""
+    """How long something is not polled: longer each time that it is refused again."""
 
     def __init__(self, now: float) -> None:
         self._pause = RETRY_SECONDS[0]
@@ -88,7 +88,7 @@ class Exceptions:
         self._granted = 0
 
     def asked(self, bits: int) -> int:
-        """Return the groups among `bits` that are asked of guests at all now."""
+        """Return the groups among `bits` that guests are polled for at all now."""
         now = self._clock()
         for bit, refusal in self._groups.items():
             if bits & bit and now < refusal.retry_at:
@@ -96,13 +96,13 @@ class Exceptions:
         return bits
 
     def concern(self, bits: int) -> bool:
-        """Tell whether these groups cannot be asked of all guests at once."""
+        """Return whether all guests cannot be polled for these groups at once."""
         return any(self._concerned(guest, bits) for guest in self._guests.values())
 
     def lists(
         self, uuids: Iterable[str], bits: int
     ) -> tuple[dict[int, list[str]], list[tuple[str, int]]]:
-        """Return who is asked together, by the groups, and who by itself for which groups."""
+        """Return the guests polled together, by groups, and those alone, with theirs."""
         now = self._clock()
         together: dict[int, list[str]] = {bits: []}
         alone: list[tuple[str, int]] = []
@@ -147,7 +147,7 @@ class Exceptions:
         self._forget(uuid, guest)
 
     def all_refused(self, bit: int, refused: int, running: int, reason: str) -> bool:
-        """Tell whether nobody has a group, by how many of the running guests were refused it."""
+        """Return whether no guest has a group, by the number of refusals."""
         if self._granted & bit or refused < max(1, min(ALL_REFUSED, running)):
             return False
         if bit not in self._groups:
@@ -170,7 +170,7 @@ class Exceptions:
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Have what is found in this block reported once nobody searches: half of it is none."""
+        """Have what is found in this block reported when no search is under way any more."""
         self._searches += 1
         try:
             yield

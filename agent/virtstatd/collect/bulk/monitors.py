@@ -1,5 +1,5 @@
 """
-What is known of the guests' monitors: who answers, who does not, and whom to ask while calls hang.
+Monitors of guests: which ones answer, and which to query while calls hang.
 
 A guest that hangs is found only by asking it, and each one found holds a call. The last call that
 may hang is therefore kept for guests that are known good: they have answered since the poll in
@@ -73,7 +73,7 @@ class Unresponsive:
 
 class Monitors:
     """
-    Remember who answered when, name who does not, and plan whom to ask while calls hang.
+    Remember when each guest answered, name those that do not, and plan polls while calls hang.
 
     `pid_of` finds the process of a domain, None where it cannot be seen.
     """
@@ -115,7 +115,7 @@ class Monitors:
         return sorted(uuids, key=lambda uuid: (-self._answered.get(uuid, -math.inf), uuid))
 
     def hung(self, uuids: Iterable[str], stuck: int, begun: float) -> None:
-        """Take note of a call that hangs, the latest of `stuck`, made in a poll begun then."""
+        """Take note of a call that hangs, the latest of `stuck`, made in a poll that began then."""
         self._suspects.update(uuids)
         if stuck <= 1 or self._since == math.inf:
             self._since = begun
@@ -132,7 +132,7 @@ class Monitors:
         self, uuids: Sequence[str], stuck: int, slice_domains: int
     ) -> tuple[list[Part], list[str]]:
         """
-        Return whom to ask in which lists while `stuck` calls hang, and whom only as a trial.
+        Return the lists of guests to poll while `stuck` calls hang, and those to try.
 
         Those known good come first: they are to lose nothing by what happens to the others.
         """
@@ -149,7 +149,7 @@ class Monitors:
         ], []
 
     def may_try(self) -> bool:
-        """Tell whether those not known good may now have the last call that may hang."""
+        """Return whether those not known good may now have the last call that may hang."""
         good = sum(at >= self._since for at in self._answered.values())
         return good <= LITTLE * self._running or self._clock() >= self._trial_at
 

@@ -26,7 +26,7 @@ Interval = Annotated[
 ]
 GroupNames = Annotated[
     tuple[GroupName, ...],
-    Meta(description="Groups of statistics asked in this tier; an empty list turns it off."),
+    Meta(description="Groups of statistics polled in this tier; an empty list turns it off."),
 ]
 
 
@@ -35,7 +35,7 @@ def _groups(tier: str) -> tuple[str, ...]:
 
 
 class TierOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked together, and how often."""
+    """What is polled together, and how often."""
 
     interval_seconds: Interval
     groups: GroupNames
@@ -54,7 +54,7 @@ class PulseOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MonitorOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups that need a call to every guest's monitor."""
+    """Groups that libvirt must query from each guest's QEMU, over its monitor."""
 
     interval_seconds: Interval = 15.0
     groups: GroupNames = _groups("monitor")
@@ -62,13 +62,13 @@ class MonitorOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fiel
         bool,
         Meta(
             description="Report the sizes of each layer of the disks' backing chains, with the"
-            " label `index`: five series per layer; libvirt asks QEMU for nothing more."
+            " label `index`: five series per layer, without another query to QEMU."
         ),
     ] = False
 
 
 class ExtraOptions(TierOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Groups where, with libvirt 9, one guest's failure fails the call for all."""
+    """Groups polled apart, because in libvirt 9 an error in one guest fails the whole call."""
 
     interval_seconds: Interval = 60.0
     groups: GroupNames = _groups("extra")
@@ -83,7 +83,7 @@ class PollOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def deadline(configured: float, interval: float) -> float:
-    """Return after how long a call is abandoned: what is asked again must be of the same cycle."""
+    """Return after how long a call is abandoned: what is polled again must be of the same cycle."""
     return max(DEADLINE_LEAST_SECONDS, min(configured, interval / 2))
 
 

@@ -42,9 +42,9 @@ class Poller:
     Poll each tier at its interval; a tier whose poll is still under way skips its tick.
 
     Tiers that are due together travel in one call, except that what asks no guest's monitor never
-    waits for what does. A poll is spread over an interval that was stretched: guests are asked by
-    turns, so that the host never pays for all at once. The first poll after an interval grew is
-    not, since readings that are shown would expire before their turn.
+    waits for what does. A poll is spread over an interval that was stretched: guests are polled by
+    turns, so that the host never spends the CPU for all at once. The first poll after an interval
+    grew is not, since readings that are shown would expire before their turn.
     """
 
     name = "bulk"
@@ -161,7 +161,7 @@ class Poller:
 
     @staticmethod
     def _spread(poll: Poll) -> bool:
-        """Tell whether a poll is spread over its interval: no reading may expire meanwhile."""
+        """Return whether a poll is spread over its interval: no reading may expire meanwhile."""
         stretched = any(tier.ticker.stretched for tier in poll.tiers)
         long = poll.seconds >= 2 * TURN_SECONDS
         kept = all(poll.begun + poll.seconds <= tier.shown_until for tier in poll.tiers)
@@ -172,8 +172,8 @@ class Poller:
         Ask for some domains at a time, evenly over the interval in force, until the stop.
 
         Where the interval grows meanwhile, that is for the next poll; where it shrinks, for this.
-        Guests that come meanwhile are asked too, and those that could not be since libvirt was away
-        are asked when it is back. Returns whether all were answered.
+        Guests that start meanwhile are polled too, and those missed while libvirt was away are
+        polled when it is back. Returns whether all were answered.
         """
         with contextlib.suppress(VirtstatdError):  # it may answer at the next turn
             await self._sweep.asking.running(poll)

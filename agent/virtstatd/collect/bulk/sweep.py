@@ -1,4 +1,4 @@
-"""One poll: who is asked, in which slices, and again where a call fails."""
+"""One poll: which guests are queried, in which slices, and again where a call fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from virtstatd.hypervisor.lanes import STUCK_MAX, Lanes
 
 
 AGAIN_SECONDS: Final = 1.0
-"""When guests are asked again whose monitor was held for a moment."""
+"""When guests are polled again whose monitor was held for a moment."""
 
 AGAIN_INTERVAL_SECONDS: Final = 3.0
 """With a shorter interval they are not: the next poll is as near."""
@@ -33,11 +33,11 @@ class Sweep:
     """
     Ask all guests once.
 
-    Many domains are asked in slices, side by side. A slice past its deadline is asked again at
+    Many domains are polled in slices, side by side. A slice past its deadline is polled again at
     once: the call that hangs holds the stuck guest's job, so NOWAIT steps over it and the others
-    are answered in the same cycle. `monitors` says who is asked when more calls hang. A slice that
-    is refused, or whose answer is too large, is halved until the guest is found that it is for;
-    `exceptions` remembers it, and what all guests are refused.
+    are answered in the same cycle. `monitors` decides who is polled when more calls hang. A slice
+    that is refused, or whose answer is too large, is halved until the guest is found that it is
+    for; `exceptions` remembers it, and what all guests are refused.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Sweep:
         return await self._again(poll) and complete
 
     async def _each(self, poll: Poll, uuids: list[str]) -> bool:
-        """Ask for domains in slices, but for those that are asked by themselves."""
+        """Ask for domains in slices, except for those that are polled by themselves."""
         complete = True
         with self.exceptions.searching():
             if bits := self.exceptions.asked(poll.bits):
@@ -255,7 +255,7 @@ class Sweep:
         return await self._ask_carefully(poll, uuids, bits)
 
     async def _withhold(self, poll: Poll, uuids: list[str]) -> bool:
-        """Leave domains unasked, for too many calls hang; name whom they hang for."""
+        """Leave domains unasked, for too many calls hang; name the domains that they hang for."""
         for tier in poll.tiers:
             tier.outcomes["withheld"] += 1
             tier.unanswered.update(uuids)
@@ -268,7 +268,7 @@ class Sweep:
         """
         Ask once more for guests whose monitors were held for a moment, by a call of others.
 
-        Those that are stepped over a second time, though nobody holds them, are built so.
+        Those that are stepped over a second time, though their monitors are free, are built so.
         """
         found = poll.found
         always = set[str].intersection(*(tier.partial for tier in poll.tiers))

@@ -61,7 +61,7 @@ class Listed:
 
     `guests` are None until they are all listed. `sets` holds for each of `LISTS` who is in it,
     `counts` what was counted by it and UUID, and `refused` why libvirt did not answer, by the name
-    of what was asked.
+    of the call.
     """
 
     taken_at: int = 0

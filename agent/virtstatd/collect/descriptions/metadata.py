@@ -103,7 +103,7 @@ _PATHS: Final[dict[Preset, tuple[tuple[str, str, str], ...]]] = {
 """Of each preset its labels, with name space and path."""
 
 _CLOUDS: Final[tuple[Preset, ...]] = ("nova", "ovirt", "opennebula", "kubevirt")
-"""The presets that are one cloud each, told by their name spaces."""
+"""The presets that are one cloud each, known by their name spaces."""
 
 _CLOUDSTACK_NAME: Final = re.compile(r"i-([0-9]{1,19})-([0-9]{1,19})-.*", re.ASCII | re.DOTALL)
 """An account's number and a guest's."""
@@ -254,7 +254,7 @@ _MORE: Final[dict[Preset, Callable[[Domain], _Facts]]] = {
     "opennebula": _id_of_one,
     "kubevirt": _namespace_of_kubevirt,
 }
-"""What the name of a guest tells beside the metadata."""
+"""What the name of a guest adds to the metadata."""
 
 
 def _is_cloudstack(root: ET.Element) -> bool:

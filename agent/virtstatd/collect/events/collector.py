@@ -41,7 +41,7 @@ class EventsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Libvirt's events of domains: counters with the time of the last one, and records."""
 
     enabled: Annotated[
-        bool, Meta(description="Count events and keep the last 1,000; it costs no call.")
+        bool, Meta(description="Count events and keep the last 1,000, without a call to libvirt.")
     ] = True
 
 
@@ -159,7 +159,7 @@ class EventsCollector:
 
 
 def _is_start(meaning: Meaning) -> bool:
-    """Tell whether a run begins with it, so that it would be a series of every guest."""
+    """Return whether a run begins with it, so that it would be a series of every guest."""
     return meaning.detail.startswith("started_")
 
 

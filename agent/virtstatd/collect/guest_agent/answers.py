@@ -192,7 +192,7 @@ def said_interfaces(answer: AgentAnswer, most: int) -> Said:
 
 
 def said_drivers(answer: AgentAnswer, most: int) -> Said:
-    """Return the drivers of the guest's devices, which agents in Windows tell."""
+    """Return the drivers of the guest's devices, which agents in Windows report."""
     said = Said(unknown=_unknown(answer, "device", _DRIVER))
     for each in _entries(answer, "device"):
         if len(said.rows) >= most:

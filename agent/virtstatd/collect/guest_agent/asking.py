@@ -1,5 +1,5 @@
 """
-The thread on which guests' agents are asked, beside the lanes that poll statistics.
+The thread on which guests' agents are queried, beside the lanes that poll statistics.
 
 Libvirt waits for an agent without a limit of its own, and such a call holds one of the daemon's
 workers until the agent answers, its guest ends or pauses for good. So the number of calls that hang
@@ -83,7 +83,7 @@ class AgentThread:
             await asyncio.wait({lane.ended}, timeout=seconds)
 
     def _opened(self, loop: asyncio.AbstractEventLoop) -> Session:
-        """Open a connection that tells when an agent opens its channel; runs on the thread."""
+        """Open a connection that reports when an agent opens its channel; runs on the thread."""
         session = self._open()
 
         def happened(_: object, domain: libvirt.virDomain, state: int, *__: object) -> None:

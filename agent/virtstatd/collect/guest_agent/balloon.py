@@ -30,7 +30,7 @@ AGAIN_SECONDS: Final = 3600.0
 """Pause before a guest is tried again, whether its description shows the period or not."""
 
 TURN_DOMAINS: Final = 10
-"""Guests in a row, before agents are asked again."""
+"""Guests in a row, before agents are queried again."""
 
 
 class BalloonPeriods:

@@ -28,7 +28,7 @@ class AgentBatches:
     def made(
         self, guest: AgentGuest, of: Mapping[str, Said], now: float, late: float, taken_at: int
     ) -> Iterator[Batch]:
-        """Yield the answers by group, of a guest that was asked so late at `now`."""
+        """Yield the answers by group, of a guest that was queried so late at `now`."""
         for group, said in of.items():
             if group == OFTEN:
                 said.rows.insert(0, ("responsive", (), int(not guest.failures)))

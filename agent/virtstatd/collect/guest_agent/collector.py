@@ -61,9 +61,9 @@ class GuestAgentCollector:
     """
     Ask each guest whose agent is connected, at two intervals, on a thread of its own.
 
-    The thread rests as long as it has worked, so that agents are asked half of the time at most. A
-    guest without an answer is asked less and less often, and nobody waits for it but for the limit
-    of one call.
+    The thread rests as long as it has worked, so that agents are queried half of the time at most.
+    A guest without an answer is queried less and less often, and costs the others no more than the
+    limit of one call.
     """
 
     name = SOURCE
@@ -164,7 +164,7 @@ class GuestAgentCollector:
         return min(LOOK_SECONDS, max(0.0, ahead))
 
     async def _visit(self, guest: AgentGuest, emit: Emit) -> None:
-        """Ask a guest what is due, and send its answers; raises where nobody can be asked."""
+        """Ask a guest what is due, and send its answers; raises where no guest can be queried."""
         now, taken_at = self._clock(), time.time_ns()
         guest.asked_at = now
         version = await self._opened()
@@ -267,7 +267,7 @@ class GuestAgentCollector:
             self._log.info("guest_agent.answers", **guest.known)
 
     def _hinder(self, error: VirtstatdError) -> None:
-        """Log once why nobody can be asked."""
+        """Log once why no guest can be queried."""
         if isinstance(error, Crowded):
             if not self._full:
                 self._full = True

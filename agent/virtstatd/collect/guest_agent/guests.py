@@ -1,4 +1,4 @@
-"""What is known of the agent in each guest: when it is asked next, and what it refuses."""
+"""What is known of the agent in each guest: when it is queried next, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAME_SECONDS: Final = 10.0
 """Shortest time between two visits to a guest whose agent starts again and again."""
 
 REFUSED_SECONDS: Final = 900.0
-"""Pause before a question that was refused is asked again."""
+"""Pause before a refused question is repeated."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +33,8 @@ class AgentGuest:
     """
     One run of a guest whose agent is connected.
 
-    `often_at` and `seldom_at` are when it is asked next, at each interval; `refused` says until
-    when which question is not asked. `failures` counts questions without an answer since the last
+    `often_at` and `seldom_at` are when it is queried next, at each interval; `refused` holds until
+    when each refused question waits. `failures` counts questions without an answer since the last
     one with one, and `hanging` is a call that libvirt has not answered yet: meanwhile no other is
     made. `left` are the numbers left out of its last answers, by group and reason.
     """
@@ -56,7 +56,7 @@ class AgentGuest:
 
     @property
     def due(self) -> float:
-        """When it is asked next."""
+        """When it is queried next."""
         return min(self.often_at, self.seldom_at)
 
     def silent(self, now: float, interval: float) -> None:
@@ -66,7 +66,7 @@ class AgentGuest:
         self.often_at = self.seldom_at = now + pause
 
     def came(self, now: float) -> None:
-        """Ask soon, as the agent was started anew; a guest that does that all the time waits."""
+        """Ask soon, as the agent was restarted; a guest that does that all the time waits."""
         self.refused.clear()
         self.often_at = self.seldom_at = max(now, self.asked_at + CAME_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What an agent is asked, each in a call of its own: a refusal costs its own numbers alone."""
+"""The questions to an agent, each in a call of its own: a refusal costs its own numbers alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SILENT: Final = frozenset(
         112,  # VIR_ERR_AGENT_COMMAND_TIMEOUT, since libvirt 11.2
     }
 )
-"""The errors that are about the guest, whatever it is asked."""
+"""The errors that are about the guest, whatever the question."""
 
 FROM_AGENT: Final = 1
 INTERFACES_SINCE: Final = 7_010_000
@@ -51,7 +51,7 @@ class Question:
 
     @property
     def often(self) -> bool:
-        """Whether it is asked at the shorter interval."""
+        """Whether it is due at the shorter interval."""
         return self.group in (OFTEN, CPU)
 
 
@@ -132,4 +132,4 @@ QUESTIONS: Final = (
     Question("drivers", FACTS, 12_007_000, _info(256), answers.said_drivers),
     Question("vcpus", FACTS, 2_000_000, _vcpus, cpus.said_vcpus),
 )
-"""In the order in which a guest is asked."""
+"""In the order of the calls to a guest."""

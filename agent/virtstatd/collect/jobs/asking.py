@@ -41,7 +41,7 @@ UNSUPPORTED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class JobQuestion:
-    """What is asked of a guest: its job, jobs of these disks, and the job that ended last."""
+    """What a guest is queried for: its job, jobs of these disks, and the job that ended last."""
 
     uuid: str
     disks: Sequence[str] = ()
@@ -50,7 +50,7 @@ class JobQuestion:
 
 @dataclass(slots=True)
 class JobAnswer:
-    """What runs on a guest; `ended` is the job that ended last, if that was asked."""
+    """What runs on a guest; `ended` is the job that ended last, if that was queried."""
 
     job: Mapping[str, Any] = field(default_factory=dict)
     blocks: dict[str, Block] = field(default_factory=dict)

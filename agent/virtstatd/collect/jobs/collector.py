@@ -1,9 +1,9 @@
 """
 Jobs of domains, asked while they run; how they ended comes with libvirt's events.
 
-Libvirt reports the end of most jobs, and the beginning of none. So every guest is asked once a
-minute whether it has a job, and one that has every 15 s, or at once after an event of its job.
-Jobs of disks are looked for when a guest is first seen, every fifth minute, and after their events.
+Libvirt reports the end of most jobs, and the beginning of none. So every guest is queried once a
+minute for a job, and one that has every 15 s, or at once after an event of its job. Jobs of disks
+are looked for when a guest is first seen, every fifth minute, and after their events.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class JobsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = True
     interval_seconds: Annotated[
         float,
-        Meta(description="Seconds from one question to the next while a job runs.", ge=1, le=3600),
+        Meta(description="Seconds from one query to the next while a job runs.", ge=1, le=3600),
     ] = 15.0
     discovery_seconds: Annotated[
         float,
         Meta(
-            description="Seconds from one look for jobs to the next: a call for each guest, and"
-            " every fifth time one for each disk.",
+            description="Seconds from one search for jobs to the next: a call for each guest,"
+            " and every fifth time one for each disk.",
             ge=5,
             le=86400,
         ),
@@ -137,7 +137,7 @@ class JobsCollector:
         yield from self._health.rows(self.name)
 
     def _dues(self, *, up: bool) -> Iterator[float]:
-        """Yield when something is to be asked; nothing while libvirt is away."""
+        """Yield when something is due; nothing while libvirt is away."""
         yield math.inf
         if up:
             yield self._following.next()

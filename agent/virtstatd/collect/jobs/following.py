@@ -1,4 +1,4 @@
-"""The guests with a job, or about to have one: whom to ask when, and how their jobs ended."""
+"""The guests with a job, or about to have one: when to query each, and how their jobs ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from virtstatd.model import Domain, Reading
 
 
 AGAIN_SECONDS: Final = 1.0
-"""A guest is not asked more often, whatever its events; and so long an event may be late."""
+"""A guest is not queried more often, whatever its events; and so long an event may be late."""
 
 BACKUP: Final = 5
 """Of virDomainBlockJobType: part of a job of the guest, which is counted instead."""
@@ -95,9 +95,9 @@ class Followed:
 
 class Following:
     """
-    Keep the guests that have jobs; `wake` is set when one must be asked or has ended its job.
+    Keep the guests that have jobs; `wake` is set when one must be queried or has ended its job.
 
-    `ended` are the guests whose job has ended since somebody looked.
+    `ended` are the guests whose job has ended since the last call.
     """
 
     def __init__(
@@ -132,11 +132,11 @@ class Following:
         self._asked = {u: at for u, at in self._asked.items() if at + AGAIN_SECONDS > now}
 
     def due(self, now: float) -> list[str]:
-        """Return the guests that are to be asked."""
+        """Return the guests that are due."""
         return [uuid for uuid, each in self._of.items() if each.ask_at <= now]
 
     def next(self) -> float:
-        """Return when the first one is to be asked."""
+        """Return when the first one is due."""
         return min((each.ask_at for each in self._of.values()), default=math.inf)
 
     def take(self, arrival: Arrival, domain: Domain) -> None:
@@ -169,7 +169,7 @@ class Following:
     def questions(
         self, uuids: Iterable[str], disks: Mapping[str, Iterable[str]]
     ) -> Iterator[JobQuestion]:
-        """Yield what to ask of these guests; `disks` are asked besides those with jobs."""
+        """Yield what to ask of these guests; `disks` are queried besides those with jobs."""
         for uuid in uuids:
             known = self._of.get(uuid)
             several = {*disks.get(uuid, ()), *(known.disks if known else ())}
@@ -200,7 +200,7 @@ class Following:
             self._without_job(known, answer, at)
 
     def _without_job(self, known: Followed, answer: JobAnswer, at: int) -> None:
-        """Note the end of a guest's job; if libvirt does not report it, how it ended is asked."""
+        """Note the end of a guest's job; if libvirt does not report it, how it ended is queried."""
         if known.ran and not known.told:
             if not known.ending:
                 known.ending = True
@@ -222,7 +222,7 @@ class Following:
         self.wake.set()
 
     def _follow(self, domain: Domain, disk: str = "") -> None:
-        """Ask a guest soon; a run that is over is not asked."""
+        """Ask a guest soon; a run that is over is not queried."""
         if self._inventory.get(domain.uuid) is not domain:
             return
         known = self._of.get(domain.uuid)

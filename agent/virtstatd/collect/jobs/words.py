@@ -16,7 +16,7 @@ JOB_ENDS: Final = {3: "completed", 4: "failed", 5: "canceled"}
 
 OUTCOMES: Final = ("completed", "failed", "canceled")
 UNKNOWN: Final = "unknown"
-"""The outcome of a job that the next one followed before anybody asked."""
+"""The outcome of a job that the next one followed before a query."""
 
 
 def operation_of(job: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The kernel collector: a look every second on a thread of its own, and what becomes of it."""
+"""The kernel collector: a poll every second on a thread of its own, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ FILES_SHARE: Final = 0.75
 
 
 class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the kernel itself tells about the guests of this host, without asking libvirt."""
+    """Numbers of this host's guests that the kernel has itself, read without libvirt."""
 
     enabled: Annotated[
-        bool, Meta(description="Read it; without effect where the hypervisor is remote.")
+        bool, Meta(description="Read the kernel's numbers; without effect on a remote hypervisor.")
     ] = True
     interval_seconds: Annotated[
-        float, Meta(description="Seconds from one look at the guests to the next.", ge=0.5, le=60)
+        float, Meta(description="Seconds from one poll of the guests to the next.", ge=0.5, le=60)
     ] = 1.0
     cgroup_interval_seconds: Annotated[
         float,
         Meta(
-            description="Seconds in which each guest's cgroup (CPU, pressure, memory, I/O) is read"
-            " once, some guests' at each look.",
+            description="Seconds in which each guest's cgroup (CPU, pressure, memory, I/O) is"
+            " read once; each poll reads some guests'.",
             ge=0.5,
             le=300,
         ),
@@ -78,15 +78,15 @@ class KernelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     details_interval_seconds: Annotated[
         float,
         Meta(
-            description="Seconds in which each guest's details are read once, some guests' at each"
-            " look.",
+            description="Seconds in which each guest's details are read once; each poll reads"
+            " some guests'.",
             ge=1,
             le=3600,
         ),
     ] = 60.0
     peak_seconds: Annotated[
         float,
-        Meta(description="Time for which the highest share of a look is shown.", ge=1, le=3600),
+        Meta(description="Seconds for which the highest share of a poll is shown.", ge=1, le=3600),
     ] = 60.0
 
     @property
@@ -105,7 +105,7 @@ class KernelCollector:
     """
     Look at the guests at every tick and emit what was seen.
 
-    A look that takes longer than a tick costs the ticks that it holds up, and nothing else: the
+    A poll that takes longer than a tick costs the ticks that it delays, and nothing else: the
     thread waits, the loop does not. What is read at every look is one batch, what is read of the
     cgroups, a part of the guests at each look, another one with a longer life. The first look after
     the budget has stretched the interval reads the cgroups of all guests, whose last readings would
@@ -190,7 +190,7 @@ class KernelCollector:
         return self.ticker.seconds > self._last_seconds
 
     def _fresh_seconds(self, looks: int = 1) -> float:
-        """Return how long readings stand that are taken anew after so many looks."""
+        """Return how long readings stand that are taken again after so many polls."""
         return max(FRESH_SECONDS, FRESH_INTERVALS * looks * self.ticker.seconds)
 
     def _look(self, emit: Emit, *, whole: bool) -> Callable[[], None]:

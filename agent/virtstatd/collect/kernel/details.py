@@ -1,7 +1,7 @@
 """
 What changes slowly about a guest: where its vCPUs may run, and on which nodes its memory is.
 
-Read rarely, by opening each file anew: a descriptor that stays open for a read a minute is dearer.
+Read rarely, by opening each file again: a descriptor that stays open for a read a minute is dearer.
 A part that the kernel does not have here costs its own numbers alone.
 """
 

@@ -1,8 +1,8 @@
 """
 Pools, networks and the like: a list of them, and the facts of each, independently of the others.
 
-Libvirt's list waits for each object's lock, which a pool keeps while its storage hangs. So objects
-that are known are asked one at a time, whether the list answers or not.
+Libvirt's list waits for each object's lock, which a pool keeps while its storage hangs. So known
+objects are queried one at a time, whether the list answers or not.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ObjectFacts:
 @dataclass(frozen=True, slots=True)
 class ObjectKind:
     """
-    A kind of object: the collector's name, the catalog's group, and how libvirt is asked.
+    A kind of object: the collector's name, the catalog's group, and how libvirt is queried.
 
     `label` holds an object's name. `listed` returns names by UUID, `read` the facts of one, None if
     it has gone; both run on a thread. `added` returns what the agent knows of it itself.

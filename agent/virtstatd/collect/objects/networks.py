@@ -25,8 +25,8 @@ class NetworksOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: Annotated[
         bool,
         Meta(
-            description="Read them. With modular daemons libvirt starts virtnetworkd for it, where"
-            " it is installed."
+            description="Read networks. With modular daemons libvirt starts virtnetworkd for"
+            " this, if it is installed."
         ),
     ] = True
     interval_seconds: PollSeconds = 60.0

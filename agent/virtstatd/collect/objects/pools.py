@@ -33,8 +33,8 @@ class PoolsOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     enabled: Annotated[
         bool,
         Meta(
-            description="Read them; no pool is ever refreshed. With modular daemons libvirt starts"
-            " virtstoraged for it, where it is installed."
+            description="Read pools, without a refresh. With modular daemons libvirt starts"
+            " virtstoraged for this, if it is installed."
         ),
     ] = True
     interval_seconds: PollSeconds = 60.0

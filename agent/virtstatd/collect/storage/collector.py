@@ -41,13 +41,13 @@ Placed = tuple[Domain, Mapping[str, StorageName]]
 
 
 class StorageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all disks on a storage do together, and how much of their limits disks use."""
+    """Sums of all disks on each storage, and how much of their limits disks use."""
 
     enabled: Annotated[
         bool,
         Meta(
-            description="Report it: it is made of other readings and costs no call. What hurts does"
-            " not tell of limits of disks without it."
+            description="Report sums, made of other readings: this costs no call. Findings about"
+            " limits of disks need it."
         ),
     ] = True
     interval_seconds: Annotated[
@@ -138,7 +138,7 @@ class StorageCollector:
             known.pop(uuid, None)
 
     def _know(self, domain: Domain) -> None:
-        """Begin anew with another run of a guest."""
+        """Start again with another run of a guest."""
         if self._domains.get(domain.uuid) is not domain:
             self._forget(domain.uuid)
             self._domains[domain.uuid] = domain

@@ -48,6 +48,6 @@ def _planned(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def grown(now: DiskCounters, before: DiskCounters) -> DiskCounters:
-    """Return by how much the counters grew; those of a disk that was plugged anew began at zero."""
+    """Return the growth of the counters; those of a disk plugged again began at zero."""
     more = tuple([a - b for a, b in zip(now, before, strict=True)])
     return now if min(more) < 0 else more

@@ -86,7 +86,7 @@ class Here:
         return mount.kind, mount.point if mount.kind in NAMELESS else mount.source
 
     def resolved(self, path: str) -> str:
-        """Follow symbolic links, but for those beyond the mount of a far file system."""
+        """Follow symbolic links, except for those beyond the mount of a far file system."""
         parts, done, links = deque(path.split("/")), "/", 0
         while parts:
             part = parts.popleft()

@@ -12,7 +12,7 @@ from virtstatd.model import Number
 
 
 STORAGES_MAX: Final = 1000
-"""Storages that are told apart; disks on further ones are summed together."""
+"""Storages that have series of their own; disks on further ones are summed together."""
 
 OTHERS: Final[StorageName] = ("other", "")
 

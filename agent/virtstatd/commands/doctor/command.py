@@ -28,10 +28,10 @@ from virtstatd.runtime import logs
 @click.option("--json", "as_json", is_flag=True, help="Print the results as a list of JSON.")
 def doctor(path: Path | None, *, as_json: bool) -> None:
     """
-    Say what the agent can and cannot see on this host, and the one command that helps each.
+    Report what the agent can and cannot see here, and what helps.
 
-    Everything is read, nothing is changed; destinations are connected to and sent nothing. Exits
-    with 1 if something is missing.
+    Everything is read, nothing is changed; destinations are connected to, and nothing is sent
+    there. Exits with 1 if something is missing.
     """
     progress = Progress(wanted=not as_json)
     found: list[Check] = []

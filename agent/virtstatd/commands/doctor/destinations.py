@@ -27,7 +27,7 @@ PLAIN_FIRST: Final = frozenset({"nats", "postgres"})
 """Types whose protocol asks for TLS itself: there the connection alone is tried."""
 
 DATAGRAMS: Final = frozenset({"influx_udp", "statsd"})
-"""Types to whose messages nobody answers."""
+"""Types whose messages get no answer."""
 
 POSTGRES_PORT: Final = 5432
 

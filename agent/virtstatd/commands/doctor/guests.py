@@ -65,7 +65,7 @@ def _read(found: GuestFacts, uuid: str, name: str, root: ET.Element) -> None:
 
 
 def kvm_statistics(session: Session, uuid: str) -> bool:
-    """Return whether one guest has statistics of KVM's; its monitor is asked, which may hang."""
+    """Return whether one guest has statistics of KVM's; its monitor is queried, which may hang."""
     domain = session.domain(uuid)
     records: list[tuple[Any, dict[str, Any]]] = session.connection.domainListGetStats(
         [domain], POLLED["vm"].bit, NOWAIT

@@ -52,7 +52,7 @@ async def all_checks(
     ours = partial(is_virtstatd, web=config.web)
     here = await found_here(config, ours, outside=True)
     for line in read.located(here.faults):
-        yield Check("configuration", "missing", line, "virtstatd check  tells them all")
+        yield Check("configuration", "missing", line, "`virtstatd check` lists them all")
     for line in read.located(here.notes):
         yield Check("configuration", "note", line)
     progress("the destinations of the sinks")
@@ -126,7 +126,7 @@ async def _libvirt(config: Config, left: Collecting, uri: str) -> AsyncIterator[
             )
             yield kvm_check(counted=counted)
         except VirtstatdError as error:
-            yield Check("KVM", "note", f"one guest could not be asked: {error}")
+            yield Check("KVM", "note", f"one guest could not be queried: {error}")
     left.hypervisor.inventory.restart(found.guests)
     kernel = next((each for each in left.collectors if isinstance(each, KernelCollector)), None)
     if kernel is None:

@@ -29,7 +29,7 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 @click.argument("topic", default="", shell_complete=lambda _, __, word: _completed(word))
 @click.pass_context
 def help(context: click.Context, topic: str) -> None:  # noqa: A001 - the command's name
-    """Explain TOPIC: a command, a table, a sink, an option, an event, a finding or a field."""
+    """Explain TOPIC: a command, table, sink, option, event or field."""
     if not topic:
         say(topics.topics())
         return
@@ -74,7 +74,7 @@ def help(context: click.Context, topic: str) -> None:  # noqa: A001 - the comman
     help="Print the names that a sink with these `names` gives.",
 )
 def fields(word: str, form: str, profile: str, names: str) -> None:
-    """Print every statistic, or those with WORD in their line: name, kind, unit, origin."""
+    """Print every statistic, or those with WORD in their line."""
     kept = Globs(() if profile == "full" else profiles.profile(profile))
     known = catalog.shipped()
     if form == "text" and names != "virtstatd":
@@ -102,7 +102,7 @@ def _statistic(names: str) -> str:
 @click.command(context_settings=SETTINGS)
 @click.argument("word", default="")
 def events(word: str) -> None:
-    """Print every event of the log, or those with WORD in their name: meaning, and the fix."""
+    """Explain events of the log, all or those with WORD in their name."""
     found = list(topics.events_topic(word))
     if not found:
         fail(f"no event has {word!r} in its name", 1)
@@ -124,7 +124,7 @@ def sinks(name: str | None) -> None:
 @click.option("--schema", is_flag=True, help="Print a JSON schema of the file, for editors.")
 def config(parts: tuple[str, ...], *, schema: bool) -> None:
     """
-    Print the configuration with every option and its default, ready to be edited.
+    Print the configuration with every option and its default.
 
     PARTS are tables and types of sinks; without them it is the whole file.
     """

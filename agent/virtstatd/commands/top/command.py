@@ -34,11 +34,11 @@ ONCE_HEIGHT: Final = 100_000
     type=click.FloatRange(0.5, 3600),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks; below 3 an agent's live stream is followed instead.",
+    help="Seconds between two polls; below 3 an agent's live stream is followed instead.",
 )
 @click.option("--sort", default="", help="Column to sort by, `-` before it for the largest first.")
 @click.option("--filter", "words", default="", help="Filter words, as in `steal>5 project:x`.")
-@click.option("--alone", is_flag=True, help="Ask no agent: run the collectors here, read only.")
+@click.option("--alone", is_flag=True, help="Use no agent: run the collectors here, read only.")
 @click.option("--once", is_flag=True, help="Print what hurts and all guests once, as text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the documents once, as JSON.")
 def top(
@@ -54,10 +54,10 @@ def top(
     as_json: bool,
 ) -> None:
     """
-    Show the host, what hurts and the guests in the terminal, second by second.
+    Show the host, its findings and its guests, second by second.
 
-    A running agent is asked: the one of the configuration, of `--host`, or at `--url`. Where none
-    runs on this host, and with `--alone`, its collectors run within this command.
+    The numbers are those of a running agent: that of the configuration, of `--host`, or at `--url`.
+    Where none runs on this host, and with `--alone`, its collectors run within this command.
     """
     terminal = os.environ.get("TERM", "")
     ascii_only = fits_ascii_only(terminal, sys.stdout.encoding or "ascii")

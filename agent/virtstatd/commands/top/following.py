@@ -22,7 +22,7 @@ PAUSE_SECONDS: Final = 2.0
 """Before the next try, where there is no stream."""
 
 HISTORY_SECONDS: Final = 15.0
-"""The stream has no history: that of a guest is asked for so often."""
+"""The stream has no history: that of a guest is fetched so often."""
 
 GONE: Final = "no guest with this UUID runs here"
 
@@ -61,7 +61,7 @@ class LookFollower:
             changed.wait(self._seconds)
 
     def cut(self) -> None:
-        """Do nothing: a look is short."""
+        """Do nothing: a poll is short."""
 
 
 class LiveFollower:

@@ -104,7 +104,7 @@ def _loop(window: curses.window, looker: Looker, view: TopView, woken: int) -> N
 
 
 def _sized() -> tuple[int, int]:
-    """Return the terminal's size, after telling curses of a new one."""
+    """Return the terminal's size, after curses has adopted a new one."""
     with suppress(OSError):
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
         if lines and columns and (lines, columns) != (curses.LINES, curses.COLS):
@@ -225,7 +225,7 @@ def print_frame(seen: Shown, view: TopView, width: int, height: int) -> str:
 
 
 def draws(terminal: str) -> bool:
-    """Tell whether a terminal can be drawn on: it has a cursor that can be moved."""
+    """Return whether a terminal can be drawn on: it has a cursor that can be moved."""
     try:
         curses.setupterm(terminal)
     except curses.error:
@@ -234,7 +234,7 @@ def draws(terminal: str) -> bool:
 
 
 def fits_ascii_only(terminal: str, encoding: str) -> bool:
-    """Tell whether only ASCII can be shown: in another encoding, and on the kernel's console."""
+    """Return whether only ASCII can be shown: in another encoding, and on the kernel's console."""
     try:
         "▁".encode(encoding)
     except (LookupError, UnicodeEncodeError):

@@ -56,7 +56,7 @@ class Answers(Protocol):
 
 def looked(source: Answers, what: Needed, before: Shown) -> Shown:
     """
-    Return what is known after a look at a screen's documents.
+    Return what is known after a read of a screen's documents.
 
     What failed leaves what was known before, with the reason.
     """

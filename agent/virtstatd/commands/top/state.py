@@ -46,7 +46,7 @@ class Shown:
     """
     What is known: documents as the agent's API has them, empty where there are none yet.
 
-    `first` is the place of the first guest of the window. `where` says who was asked, `fault` why
+    `first` is the place of the first guest of the window. `where` names the agent, `fault` why
     nothing newer came. `kinds` are the kinds of findings by name, with their thresholds.
     """
 

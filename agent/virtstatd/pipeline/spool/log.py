@@ -118,7 +118,7 @@ class Spool:
         """
         Return the first readable batch from a position on, None when there is none up to a limit.
 
-        Positions rise from call to call, or reading begins anew.
+        Positions rise from call to call, or reading begins again.
         """
         while segment := self._segment(at):
             if segment.first >= limit:

@@ -10,7 +10,7 @@ export function agentView(model) {
   const hurts = findings.some((each) => !each.guest) || agent.sinks.some((each) => each.state !== "ok");
   return html`<main class="view">
     <section class="panel" aria-label="Agent">
-      <h1>virtstatd ${agent.agent_version ?? ""} ${hurts ? mark("warning", "needs a look") : mark("good", "fine")}</h1>
+      <h1>virtstatd ${agent.agent_version ?? ""} ${hurts ? mark("warning", "needs attention") : mark("good", "fine")}</h1>
       <dl class="facts-list">${facts(agent).map(([title, value]) => html`<div><dt>${title}</dt><dd>${value}</dd></div>`)}</dl>
     </section>
     ${panel("Sinks", table(SINKS, agent.sinks, "No sinks: add [[sink]] tables to send numbers on.", "Sinks"))}

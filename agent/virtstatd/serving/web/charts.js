@@ -5,10 +5,10 @@ import { clock, formatted, NONE } from "./format.js";
 
 const { uPlot } = window;
 const TABLE_ROWS = 12;
-const LEAST_SECONDS = 120; // of the axis, when the agent has just begun
+const LEAST_SECONDS = 120; // of the axis, when the agent has just started
 const sync = uPlot.sync("page");
 
-// What the canvas draws with; style.css says it, for light and dark.
+// What the canvas draws with; style.css defines it, for light and dark.
 function colour(name) {
   const probe = document.body.appendChild(document.createElement("i"));
   probe.style.color = `var(--${name})`;
@@ -163,7 +163,7 @@ export class Chart {
     this.redraw();
   }
 
-  // Colours are drawn, so a change of them draws anew.
+  // Colours are drawn, so a change of them draws again.
   repaint() {
     if (this.plot) this.build();
   }

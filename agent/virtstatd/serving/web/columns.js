@@ -4,7 +4,7 @@ import { formatted, visible } from "./format.js";
 import { severityOf, stateOf } from "./parts.js";
 
 // `from` is the least width of page that shows the column unasked; none: only when picked. `full` is what
-// a whole bar behind it stands for. What a column means, and from when it hurts, the API says.
+// a whole bar behind it stands for. What a column means, and from when it hurts, is in the API.
 export const COLUMNS = [
   { id: "state", title: "State", width: 112, from: 560 },
   { id: "name", title: "Name", width: 120, from: 0 },
@@ -35,7 +35,7 @@ export function columnsOf(picked, width) {
   return COLUMNS.filter((each) => each.id === "name" || picked.includes(each.id));
 }
 
-// What a cell says: its text, a severity where it has a symbol, and the share of its bar.
+// What a cell shows: its text, a severity where it has a symbol, and the share of its bar.
 export function content(column, row, { kinds, columns }) {
   const value = row[column.id];
   if (column.id === "state") {

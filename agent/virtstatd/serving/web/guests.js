@@ -28,7 +28,7 @@ export class GuestList {
     this.elements = new Map(); // by uuid, of those in the document
   }
 
-  // The path of the stream for what is in view; other words or sorting begin anew at the top.
+  // The path of the stream for what is in view; other words or sorting start again at the top.
   path(url, width) {
     const words = `sort=${encodeURIComponent(url.sort)}&filter=${encodeURIComponent(url.filter)}`;
     const shown = columnsOf(url.columns, width).map((each) => each.id);
@@ -117,7 +117,7 @@ export class GuestList {
     this.changed();
   }
 
-  // After a frame: the active name has the focus again, whatever row was made anew.
+  // After a frame: the active name has the focus again, whatever row was made again.
   rendered() {
     this.forgetElements();
     if (!this.focus) return;
@@ -135,7 +135,7 @@ export function guestTable(model) {
     <h2>Guests <small aria-live="polite">${counts(guests)}</small></h2>
     ${tools(model, columns)} ${helps(model)}
     ${model.filterFault ? html`<p class="fault" role="alert">▲ ${model.filterFault}</p>` : ""}
-    ${guests.matched === 0 ? nobody(guests) : rowsOf(model, columns)}
+    ${guests.matched === 0 ? noGuests(guests) : rowsOf(model, columns)}
   </section>`;
 }
 
@@ -144,7 +144,7 @@ function counts({ total, matched }) {
   return matched === total ? `${total}` : `${matched} of ${total}`;
 }
 
-function nobody({ total }) {
+function noGuests({ total }) {
   return html`<p class="empty">${total ? "No guest matches the filter." : "No guests on this host. Start one, and it appears here within seconds."}</p>`;
 }
 

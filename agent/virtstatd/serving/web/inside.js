@@ -1,16 +1,16 @@
-// What a guest says of itself through its agent: its file systems, and what it is.
+// What a guest reports through its agent: its file systems, and what it is.
 
 import { html } from "./vendor/lit-html-3.3.3/lit-html.js";
 import { formatted } from "./format.js";
 import { judged, name, panel, table } from "./parts.js";
 
-const MOST = 16; // of each kind: a guest may say anything
+const MOST = 16; // of each kind: a guest may report anything
 
 export function insideOf(model) {
   const all = model.guest.filesystems ?? [];
   const rows = facts(model.guest.guest_agent ?? {});
-  return html`${all.length ? panel("File systems, as the guest says", table(columns(model), all, "", "File systems")) : ""}
-  ${rows.length ? panel("Inside, as the guest says", description(rows)) : ""}`;
+  return html`${all.length ? panel("File systems, as the guest reports", table(columns(model), all, "", "File systems")) : ""}
+  ${rows.length ? panel("Inside, as the guest reports", description(rows)) : ""}`;
 }
 
 const columns = (model) => [

@@ -144,7 +144,7 @@ async function loadHistory() {
     if (view === "guest") await loadGuest(uuid);
     else if (view === "host") await loadHost();
   } catch {
-    loaded = ""; // the stream says what is wrong, and its return tries again
+    loaded = ""; // the stream reports what is wrong, and its return tries again
   }
   draw();
 }
@@ -173,7 +173,7 @@ async function loadPartitions() {
     model.partitions = model.lists.partitions ?? [];
     await model.happened.load();
   } catch {
-    return; // the stream says what is wrong
+    return; // the stream reports what is wrong
   }
   draw();
 }

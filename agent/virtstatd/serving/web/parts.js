@@ -6,7 +6,7 @@ import { link } from "./url.js";
 
 export const name = (text) => html`<bdi>${visible(text ?? NONE)}</bdi>`;
 
-// Symbol and word together: colour alone says nothing.
+// Symbol and word together: colour alone means nothing.
 export function mark(severity, word) {
   return html`<span class="mark ${severity}"><i aria-hidden="true">${symbol(severity)}</i> ${word}</span>`;
 }
@@ -38,7 +38,7 @@ export function meter(value, unit, top) {
   return html`<span class="meter" .style=${`--share:${(share * 100).toFixed(1)}%`}>${formatted(value, unit)}</span>`;
 }
 
-// A number with a symbol, where a finding of that kind would begin or be critical; the API says from when.
+// A number with a symbol, where a finding of that kind would begin or be critical; the API has the threshold.
 export function judged({ kinds }, value, unit, kind) {
   const text = formatted(value, unit);
   const severity = severityOf(kinds, kind, value);

@@ -1,4 +1,4 @@
-// Dark or light: as the system says, unless the switch says else, which this browser remembers.
+// Dark or light: as the system has it, unless the switch is set, which this browser remembers.
 
 const THEMES = ["auto", "dark", "light"];
 const KEY = "virtstatd.theme";

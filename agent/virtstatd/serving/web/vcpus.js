@@ -1,4 +1,4 @@
-// The vCPUs of a guest, from 1 to hundreds: as many tables beside each other as the page has room for.
+// The vCPUs of a guest, from 1 to hundreds: as many tables side by side as the page has room for.
 
 import { html } from "./vendor/lit-html-3.3.3/lit-html.js";
 import { formatted, visible } from "./format.js";
@@ -8,7 +8,7 @@ export const FEW = 8; // so many share a row with another panel
 const MOST = 128; // of more, those with the most steal are shown
 const TABLE_WIDTH = 300;
 const DENSE = 32; // from so many on the rows are lower
-const TALL = 48; // a table of more rows is cut until it is asked for
+const TALL = 48; // a table of more rows is cut until it is opened
 const WORST = 16;
 
 export function vcpusOf(model) {

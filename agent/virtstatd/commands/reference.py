@@ -53,7 +53,7 @@ def documents() -> list[Path]:
 
 
 def renewed(text: str, folder: Path = TOP) -> str:
-    """Return the text of a file in `folder` with its generated parts made anew from the code."""
+    """Return the text of a file in `folder` with its generated parts made again from the code."""
 
     def renew(found: re.Match[str]) -> str:
         return f"{found[1]}\n{MAKERS[found['name']](folder)}\n{found[3]}"

@@ -1,4 +1,4 @@
-"""What acts on the agent's numbers finds them: its queries, asked of a real Prometheus."""
+"""Consumers of the agent's numbers find them: their queries, sent to a real Prometheus."""
 
 from __future__ import annotations
 

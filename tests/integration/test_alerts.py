@@ -1,4 +1,4 @@
-"""The rules for Prometheus: they speak of what there is, and tell in time."""
+"""The rules for Prometheus: they use metrics that exist, and fire in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hundreds of clients that want nothing good, and a scraper beside them."""
+"""Hundreds of clients that want nothing good, and a scraper among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers beside QEMU, as far as they answer: refusals as those drivers give them."""
+"""Drivers other than QEMU, as far as they answer: refusals as those drivers give them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guests, devices and fields that nobody wants cost no calls and show nowhere but in a count."""
+"""Guests, devices and fields that are left out cost no calls and appear only in a count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenStack's own code asks a Prometheus that scraped the agent about a real guest."""
+"""OpenStack's own code queries a Prometheus that scraped the agent, about a real guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real daemon that stands still, and one that ends while it is needed."""
+"""A real daemon that is stopped, and one that ends while it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a real guest's agent says, and what it costs the others when it hangs."""
+"""What a real guest's agent reports, and what it costs the others when it hangs."""
 
 from __future__ import annotations
 

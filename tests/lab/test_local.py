@@ -1,4 +1,4 @@
-"""The local lane on real guests: it says what libvirt says, and goes on when libvirt does not."""
+"""The local lane on real guests: it agrees with libvirt, and continues without its answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lane cannot see is said once, with what to do about it; the rest is given."""
+"""What the lane cannot see is logged once, with what to do about it; the rest is reported."""
 
 from __future__ import annotations
 

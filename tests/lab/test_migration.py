@@ -1,4 +1,4 @@
-"""Guests that move from one hypervisor to another while both are asked."""
+"""Guests that move from one hypervisor to another while both are polled."""
 
 from __future__ import annotations
 

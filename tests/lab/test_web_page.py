@@ -1,4 +1,4 @@
-"""The page, beside real guests of which one is stopped, one starved and one throttled."""
+"""The page, with real guests of which one is stopped, one starved and one throttled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest's agent says, on every generation of libvirt and its own client library."""
+"""What a guest's agent reports, on every generation of libvirt and its own client library."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import click
 from virtstatd.commands.cli import main
 from virtstatd.commands.help import topics
 from virtstatd.commands.help.blocks import Explained, Heading, HelpBlock, Paragraph
+from virtstatd.commands.reference import documents
 from virtstatd.config.options import options
 from virtstatd.config.plugins import SINKS
 from virtstatd.config.tables import TABLES
@@ -67,7 +68,7 @@ FOR_USERS = (
 
 _SPAN = re.compile(r"(`+)(?:.|\n)+?\1")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-_END = re.compile(r"""(?<=[.!?])["')\]*]*\s+(?=["'(\[*]*[A-Z0-9{`])""")
+_END = re.compile(r"""(?<=[.!?])["')\]*]*\s+""")
 _SHORT = re.compile(r"\b(e\.g|i\.e|etc|vs|approx|No)\.", re.IGNORECASE)
 _WORD = re.compile(r"\w")
 _FORMS = [re.compile(form, re.IGNORECASE) for form in (*EVERYWHERE, *FOR_USERS)]
@@ -107,11 +108,9 @@ def stumbles(text: Text) -> Iterator[str]:
 
 def markdown() -> Iterator[Text]:
     """Yield the paragraphs, items, headings and cells of all Markdown files."""
-    for file in sorted(TOP.rglob("*.md")):
-        path = file.relative_to(TOP)
-        if not {"build", "dist", "node_modules"} & {*path.parts} and path.parts[0][0] != ".":
-            for line, text in prose(file.read_text(encoding="utf-8")):
-                yield Text(f"{path}:{line}", text)
+    for file in documents():
+        for line, text in prose(file.read_text(encoding="utf-8")):
+            yield Text(f"{file.relative_to(TOP)}:{line}", text)
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
@@ -135,6 +134,8 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
         elif bare and not bare.startswith("<"):
             start = start if block else number
             block.append(re.sub(r"^([-*+]|\d+\.|#+|>)\s+", "", bare))
+            if bare.startswith("#"):
+                yield start, block.pop()
 
 
 def options_read() -> Iterator[Text]:
@@ -215,6 +216,7 @@ def page() -> Iterator[Text]:
 
 
 SOURCES: dict[str, Callable[[], Iterator[Text]]] = {
+    "markdown": markdown,
     "options": options_read,
     "help": helps,
     "events": events,

@@ -48,7 +48,7 @@ def test_a_sentence_ends_where_it_ends():
 
 def test_blocks_of_markdown():
     """Items, headings and cells are texts of their own; fenced code and comments are none."""
-    text = "# A\n\nb\nc\n- d\n  e\n1. f\n| g | h |\n|---|---|\n```\ni\n```\n<!-- j -->\nk"
+    text = "# A\nb\nc\n- d\n  e\n1. f\n| g | h |\n|---|---|\n```\ni\n```\n<!-- j -->\nk"
     found = [each for _, each in prose(text)]
     assert [each.strip() for each in found if each.strip("- |")] == [
         *("A", "b\nc", "d\ne", "f", "g", "h", "k"),

@@ -170,7 +170,7 @@ def _findings(_: Path) -> str:
         if kind.severity == "critical":
             critical = "always"
         rows.append((kind.name, begins, critical, f"{text}.", f"`{advice}`"))
-    return markdown(("finding", "begins at", "critical at", "says", "advises"), rows)
+    return markdown(("finding", "begins at", "critical at", "text", "advice"), rows)
 
 
 def _promises(folder: Path) -> str:

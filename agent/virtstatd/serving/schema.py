@@ -281,7 +281,7 @@ class FindingsJson(_Head, kw_only=True):
 
 
 class IncarnationJson(Struct):
-    """The run of a guest: `since` if the agent saw it begin, `started` as the kernel says."""
+    """The run of a guest: `since` if the agent saw it begin, `started` by the kernel."""
 
     id: int
     since: Time | None
@@ -381,7 +381,7 @@ class NicJson(Struct):
 
 
 class FilesystemJson(Struct):
-    """A file system of a guest, as the guest says; `disks` are those of the domain."""
+    """A file system of a guest, as the guest reports it; `disks` are those of the domain."""
 
     mountpoint: str
     device: str
@@ -409,7 +409,7 @@ class AddressJson(Struct):
 
 
 class GuestAgentJson(Struct):
-    """What the agent in a guest says; `load` is over 1, 5 and 15 minutes."""
+    """What the agent in a guest reports; `load` is over 1, 5 and 15 minutes."""
 
     connected: bool | None
     responsive: bool | None
@@ -568,7 +568,7 @@ DOCUMENTS: Final[dict[str, type[Struct]]] = {
 
 
 def api_schema() -> dict[str, Any]:
-    """Return the JSON schema of all documents; `paths` says which one is where."""
+    """Return the JSON schema of all documents; `paths` has the path of each."""
     schemas, components = msgspec.json.schema_components(
         DOCUMENTS.values(), ref_template="#/$defs/{name}"
     )

@@ -341,7 +341,7 @@ def spool() -> None:
 @spool.command(name="list")
 @config_option
 def list_spools(path: Path | None) -> None:
-    """Print what waits in each spool, and which of them no sink will send."""
+    """Print what waits in each spool, and which no sink will send."""
     from virtstatd.commands.spools import listed
 
     for line in listed(loaded(path).config):

@@ -32,7 +32,7 @@ StatusDocuments = Mapping[str, Mapping[str, Any]]
 @click.option("--json", "as_json", is_flag=True, help="Print the documents, with the exit code.")
 def status(endpoint: Endpoint, *, as_json: bool, **_: object) -> None:
     """
-    Report in about ten lines what runs, what hurts, and what to do.
+    Report in ten lines what runs, what hurts and what to do.
 
     Exits with 0 if all is well, 1 if something hurts, 2 if something critical does, libvirt is down
     or no agent answers.

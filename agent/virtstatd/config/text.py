@@ -47,7 +47,7 @@ SHARED_BY: Final = 3
 """Number of sink types that share an option from which on it is described only once."""
 
 COMMENT: Final = "## "
-COLUMNS: Final = 100
+COLUMNS: Final = 80
 
 _HEAD: Final = """\
 #:schema ./virtstatd.schema.json

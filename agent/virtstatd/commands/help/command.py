@@ -102,7 +102,7 @@ def _statistic(names: str) -> str:
 @click.command(context_settings=SETTINGS)
 @click.argument("word", default="")
 def events(word: str) -> None:
-    """Explain events of the log, all or those with WORD in their name."""
+    """Explain the events of the log, or those with WORD in them."""
     found = list(topics.events_topic(word))
     if not found:
         fail(f"no event has {word!r} in its name", 1)

@@ -143,14 +143,20 @@ install-units:
 	@$(INSTALL_UNITS)
 
 # The build needs a network only for the wheels, whose hashes are pinned.
-DEB_PACKAGES := debhelper dpkg-dev fakeroot gcc libc6-dev libvirt-dev pkg-config python3-dev python3-venv
 DEB := build/deb
+RELEASE ?=
+MIRROR ?=
 
 .PHONY: deb
-deb:  ## Debian packages for this release, into build/: the agent with its libraries, and more sinks
+deb:  ## Debian packages into build/: the agent with its libraries, and more sinks; for this release or RELEASE=trixie
 	@umask 022
-	.ci/packages $(DEB_PACKAGES)
-	systemd/debian/build $(DEB)
+	if [[ -z '$(RELEASE)' ]]; then
+		.ci/packages $(shell systemd/debian/needed)
+		exec systemd/debian/build $(DEB)
+	fi
+	.ci/packages $(RUN_PACKAGES) mmdebstrap
+	$(SUDO) systemd/debian/root '$(RELEASE)' '$(DEB)/root-$(RELEASE)' $(MIRROR)
+	$(SUDO) systemd/debian/build $(DEB) '$(DEB)/root-$(RELEASE)'
 
 .PHONY: lock
 lock: $(VENV)/dev.stamp  ## choose anew the versions of the libraries that the packages bring

@@ -297,6 +297,11 @@ EVENTS: Final[dict[str, Event]] = {
         "The spool's disk is full or broken; batches wait in memory.",
         "Free space on the disk of the state directory, or repair it.",
     ),
+    "spool.kept": Event(
+        "warning",
+        "A later version of virtstatd wrote this spool, which this version cannot read.",
+        "Install that version again: its `virtstatd spool drain` sends what `directory` has.",
+    ),
     "spool.orphaned": Event(
         "warning",
         "Batches wait on disk for a sink that is not configured, or has no spool any more.",

@@ -19,6 +19,7 @@ from virtstatd.collector import Row, Up
 from virtstatd.config.file import Config, Loaded
 from virtstatd.hypervisor.loop import events_on
 from virtstatd.pipeline.outlet import Outlet
+from virtstatd.pipeline.spool.later import set_later_aside
 from virtstatd.runtime.clock import Clocks
 from virtstatd.runtime.logs import Logs
 from virtstatd.runtime.loop_lag import LoopLag
@@ -29,7 +30,13 @@ from virtstatd.service.garbage import short_searches
 from virtstatd.service.notify import Notify
 from virtstatd.service.passing import passing_on
 from virtstatd.service.reload import Ended, RunControl
-from virtstatd.service.sending import draining, open_outlet, orphaned_spools, routed
+from virtstatd.service.sending import (
+    draining,
+    open_outlet,
+    orphaned_spools,
+    routed,
+    spool_directory,
+)
 from virtstatd.service.signals import Signals
 from virtstatd.service.watching import watching_over
 from virtstatd.service.web import Web
@@ -67,6 +74,7 @@ async def serve(
         watch = Watch(notify, control, up)
         if notify.wanted:
             await sinks.enter_async_context(watch.going_on())
+        await keep_later_spools(config, log)
         web = Web(config, log)
         outlets = [
             await open_outlet(sinks, each, config, log, control.sockets, web.routes)
@@ -112,6 +120,13 @@ async def serve(
             await events.drain()
     log.info("agent.stopped", ending=control.why.value)
     return control.ended(watching.insight.history if watching else None)
+
+
+async def keep_later_spools(config: Config, log: FilteringBoundLogger) -> None:
+    """Set aside, and log, the spools that only a later version of virtstatd can read."""
+    spools = [spool_directory(each, config) for each in config.sinks if each.outlet.spool_bytes]
+    for spool, kept in await asyncio.to_thread(lambda: list(set_later_aside(spools))):
+        log.warning("spool.kept", name=spool.name, directory=str(kept))
 
 
 async def warn_of_orphans(config: Config, log: FilteringBoundLogger) -> None:

@@ -1,5 +1,5 @@
 """
-A machine with systemd as PID 1: this host's own files under an overlay, booted as a container.
+A machine with systemd as PID 1: this host's files or a root's, under an overlay, as a container.
 
 It starts in less than a second, writes to memory only, has a network of its own (loopback), and is
 gone when the block ends or when this process dies, whatever the reason.
@@ -21,11 +21,11 @@ BOOT_SECONDS = 300
 STOP_SECONDS = 100
 POLL_SECONDS = 0.05
 
-# Joins the cgroups; then, in a mount namespace that ends with the container, binds / to a folder,
-# which is what an overlay accepts, and hides /run, where systemd-nspawn leaves things.
+# Joins the cgroups; then, in a mount namespace that ends with the container, binds its files to a
+# folder, which is what an overlay accepts, and hides /run, where systemd-nspawn leaves things.
 START = """
 for cgroup in $1; do echo $$ > "$cgroup/cgroup.procs"; done; shift
-mount --bind / "$0"
+mount --bind "$1" "$0"; shift
 mount -t tmpfs -o mode=755 tmpfs /run
 exec systemd-nspawn "$@"
 """
@@ -90,14 +90,14 @@ def may_boot() -> bool:
 
 
 @contextmanager
-def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
-    """Boot a machine that sees each folder of `binds`, read-only, at the path beside it."""
+def booted(binds: Mapping[Path, str], root: Path = Path("/")) -> Iterator[Machine]:
+    """Boot a root's files; it sees each folder of `binds`, read-only, at the path beside it."""
     with (
         tempfile.TemporaryDirectory(prefix="virtstatd-machine-") as folder,
         _cgroups(Path(folder).name) as cgroups,
     ):
-        root, log = Path(folder, "root"), Path(folder, "log")
-        root.mkdir()
+        mounted, log = Path(folder, "root"), Path(folder, "log")
+        mounted.mkdir()
         with log.open("wb") as output:
             container = subprocess.Popen(
                 [
@@ -105,8 +105,8 @@ def booted(binds: Mapping[Path, str]) -> Iterator[Machine]:
                     # first process of a namespace, all that it has started.
                     *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid"),
                     *("--mount-proc", "--fork", "--kill-child"),
-                    *("sh", "-ec", START, str(root), " ".join(map(str, cgroups))),
-                    *("--quiet", f"--directory={root}", f"--machine=virtstatd-{os.getpid()}"),
+                    *("sh", "-ec", START, str(mounted), " ".join(map(str, cgroups)), str(root)),
+                    *("--quiet", f"--directory={mounted}", f"--machine=virtstatd-{os.getpid()}"),
                     *("--volatile=overlay", "--private-network", "--console=passive"),
                     *("--boot", "--register=no", "--keep-unit"),
                     *(f"--bind-ro={source}:{target}" for source, target in binds.items()),

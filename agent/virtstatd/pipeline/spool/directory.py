@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,8 +87,8 @@ class Directory:
                     return Segment(path, first, size)
                 if behind := next_record(read, 0, size):
                     return Segment(path, behind.position, size, damaged=True)
-        except Foreign:
-            pass
+        except Foreign as error:
+            raise OSError(errno.EPROTONOSUPPORT, str(error), str(path)) from error
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise

@@ -88,7 +88,11 @@ class CheckpointMarks(NamedTuple):
 
 
 class Foreign(ValueError):  # noqa: N818 - named for what the file is
-    """A segment of a version that this one does not know."""
+    """A segment in a format that this version of virtstatd does not know."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"a later version of virtstatd wrote it, in format {version}")
+        self.version = version
 
 
 def header(first: Position) -> bytes:
@@ -105,7 +109,7 @@ def first_position(read: Read) -> Position | None:
     if magic != _SEGMENT_MAGIC:
         return None
     if version != VERSION:
-        raise Foreign(f"version {version}")
+        raise Foreign(version)
     return Position(batches, samples, size)
 
 

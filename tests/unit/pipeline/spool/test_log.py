@@ -12,8 +12,9 @@ from virtstatd.model import Batch
 from virtstatd.pipeline.spool import segment
 from virtstatd.pipeline.spool.directory import CORRUPT_KEPT
 from virtstatd.pipeline.spool.files import Space, SpoolFiles
+from virtstatd.pipeline.spool.later import set_later_aside
 from virtstatd.pipeline.spool.log import Spool
-from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, SLOTS
+from virtstatd.pipeline.spool.segment import HEADER_BYTES, SLOT_BYTES, SLOTS, Position
 from virtstatd.testing import make_batch, make_shapes
 
 
@@ -239,19 +240,23 @@ def test_a_share_of_a_large_disk_stays_free(tmp_path: Path):
         assert (spool.end != end) == there
 
 
-def test_a_segment_of_another_version_is_set_aside(tmp_path: Path):
-    """What a later version wrote is neither read nor destroyed, and is missing in the count."""
+def test_a_spool_of_a_later_version_is_kept(tmp_path: Path):
+    """What a later version wrote is refused, and can be set aside whole for that version."""
     spool = opened(tmp_path)
     spool.append(numbered(0))
     spool.close()
     (file,) = segments(tmp_path)
     content = file.read_bytes()
-    file.write_bytes(content)
-
     header = bytearray(content[:HEADER_BYTES])
     header[8] = segment.VERSION + 1
     file.write_bytes(segment._sealed(bytes(header)) + content[HEADER_BYTES:])
-    spool = opened(tmp_path)
-    assert drained(spool) == []
-    assert spool.end.since(spool.settled).batches == 1
-    assert len(list((tmp_path / "s").glob("*.corrupt"))) == 1
+    before = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+    with pytest.raises(OSError, match="a later version of virtstatd wrote it, in format 2"):
+        opened(tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+    spools = [tmp_path / name for name in ("s", "none")]
+    ((was, kept),) = set_later_aside(spools)
+    assert (was, kept) == (tmp_path / "s", tmp_path / "s.format-2")
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    assert opened(tmp_path).end == Position()

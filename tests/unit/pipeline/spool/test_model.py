@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -262,12 +260,6 @@ class Run:
             case "missing":
                 self._touch(path, 0, 1 << 60)
                 self.files.take_away(path)
-            case "future" if len(content) >= HEADER_BYTES:
-                self._touch(path, 0, 1 << 60)
-                struct.pack_into("<H", content, 8, 2)
-                content[HEADER_BYTES - 4 : HEADER_BYTES] = struct.pack(
-                    "<I", crc32(content[: HEADER_BYTES - 4])
-                )
 
     def _touch(self, path: Path, begin: int, end: int) -> None:
         inside = {n: extent for n, extent in self.extents.items() if extent[0] == path}
@@ -333,7 +325,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 KINDS = (
-    *("flip", "flip", "zeros", "cut", "cut", "missing", "future", "garbage"),
+    *("flip", "flip", "zeros", "cut", "cut", "missing", "garbage"),
     *("no checkpoint", "bad checkpoint", "old checkpoint"),
 )
 

@@ -76,9 +76,9 @@ test: $(if $(CI),matrix-packages,test-packages) $(VENV)/dev.stamp  ## everything
 	[[ -z $$failed ]]
 
 .PHONY: soak
-soak: test-packages $(VENV)/dev.stamp  ## the long faults and soaks
+soak: matrix-packages $(VENV)/dev.stamp  ## the long faults and soaks
 	@$(BIN)/pip install $(PIP_OPTIONS) --group soak
-	$(PYTEST) -m soak $(TESTS)
+	$(PYTEST) -m soak $(TESTS) $(MATRIX)
 
 .PHONY: matrix
 matrix: matrix-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python and Debian
@@ -146,17 +146,20 @@ install-units:
 DEB := build/deb
 RELEASE ?=
 MIRROR ?=
+SYSTEM_PYTHON ?=
+export SYSTEM_PYTHON
+ROOT = $(DEB)/root-$(RELEASE)$(SYSTEM_PYTHON:%=-system)
 
 .PHONY: deb
 deb:  ## Debian packages into build/: the agent with its libraries, and more sinks; for this release or RELEASE=trixie
 	@umask 022
 	if [[ -z '$(RELEASE)' ]]; then
-		.ci/packages $(shell systemd/debian/needed)
+		.ci/packages $$(systemd/debian/needed)
 		exec systemd/debian/build $(DEB)
 	fi
 	.ci/packages $(RUN_PACKAGES) mmdebstrap
-	$(SUDO) systemd/debian/root '$(RELEASE)' '$(DEB)/root-$(RELEASE)' $(MIRROR)
-	$(SUDO) systemd/debian/build $(DEB) '$(DEB)/root-$(RELEASE)'
+	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/root '$(RELEASE)' '$(ROOT)' $(MIRROR)
+	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/build $(DEB) '$(ROOT)'
 
 .PHONY: lock
 lock: $(VENV)/dev.stamp  ## choose anew the versions of the libraries that the packages bring

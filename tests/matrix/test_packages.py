@@ -14,15 +14,17 @@ from matrix.conftest import TIMEOUT_SECONDS
 from matrix.support import inbox
 from matrix.support.debian import (
     CONFFILE,
+    HYPERVISOR,
     SUITES,
     Host,
     built,
     hypervisor,
+    needed,
     repacked,
     with_a_later_format,
     with_another_default,
 )
-from support.roots import Unreachable
+from support.roots import Root, Unreachable
 from system.support.machine import may_boot, until
 
 
@@ -35,15 +37,6 @@ pytestmark = [
 UNIT = "virtstatd.service"
 PAGE = "http://127.0.0.1:9766/metrics"
 READ = f"import urllib.request as u; print(u.urlopen({PAGE!r}).read().decode())"
-GUEST = """
-<domain type='qemu'><name>first-guest</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/>
-  </devices>
-</domain>
-"""
 SPOOLED = """
 [[sink]]
 type = "prometheus"
@@ -70,7 +63,7 @@ def suite(request: pytest.FixtureRequest) -> str:
 def package(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build this checkout's package."""
     try:
-        return built(suite, tmp_path_factory.mktemp(suite))
+        return built(Root(suite, needed()).made(), tmp_path_factory.mktemp(suite))
     except Unreachable as error:
         pytest.skip(str(error))
 
@@ -78,9 +71,7 @@ def package(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def host(suite: str, package: Path) -> Iterator[Host]:
     """Boot a clean hypervisor with a guest that runs, as Debian installs and configures it."""
-    with hypervisor(suite, package.parent) as booted:
-        booted.machine.write("/root/guest.xml", GUEST)
-        booted.run("virsh", "-c", "qemu:///system", "create", "/root/guest.xml")
+    with hypervisor(Root(suite, HYPERVISOR).made(), package.parent) as booted:
         yield booted
 
 
@@ -154,3 +145,16 @@ def test_a_packages_life(suite: str, package: Path, host: Host):
     assert not host.run("getent", "passwd", "virtstatd", check=False)
     assert "virtstatd" not in host.run("systemctl", "list-units", "--all", "--plain")
     assert "virtstatd" not in host.run("systemctl", "list-unit-files")
+
+
+@pytest.mark.soak
+def test_debians_own_libraries_are_enough(tmp_path: Path):
+    """On Debian 13's own python3-* packages the service starts, and has the guest on its page."""
+    own = {"SYSTEM_PYTHON": "1"}
+    root = Root("trixie", (*HYPERVISOR, *needed(**own))).made()
+    package = built(root, tmp_path, **own)
+    with hypervisor(root, tmp_path) as host:
+        host.install(package)
+        until(lambda: "first-guest" in page(host), "the guest on the page")
+        assert host.machine.show(UNIT)["NRestarts"] == "0"
+        host.apt("purge", "virtstatd")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from virtstatd.commands.help import topics
 from virtstatd.commands.help.blocks import Explained, Heading, HelpBlock, Paragraph
 from virtstatd.config.file import DEFAULT_FILE
 from virtstatd.config.text import BUILT_IN
+from virtstatd.errors import ConfigError
 
 
 ABOUT: Final = "statistics of every libvirt guest, in bulk"
@@ -118,7 +120,8 @@ def _options_page() -> Iterator[str]:
         yield from _written(topics.table(name))
     yield ".SH SINKS"
     for name in BUILT_IN:
-        yield from _written(topics.sink_type(name))
+        with suppress(ConfigError):  # not all of Debian's releases have the libraries of all sinks
+            yield from _written(topics.sink_type(name))
     yield from (".SH SEE ALSO", ".BR virtstatd (1)")
 
 

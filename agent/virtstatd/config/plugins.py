@@ -70,6 +70,8 @@ class Plugins:
 def installing(package: str) -> str:
     """Return the command that installs an extra of the agent, or another package."""
     if package.startswith("virtstatd[") and not PIP.exists():  # as in the Debian package
+        if sys.prefix == sys.base_prefix:  # on Debian's own python3-* packages
+            return "the package that `make deb` builds has it"
         return "apt install virtstatd-sinks"
     return f"{PIP} install {shlex.quote(package)}"
 

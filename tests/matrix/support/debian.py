@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.roots import Root
 from system.support.machine import Machine, booted
 
 
@@ -25,24 +24,31 @@ HYPERVISOR = (
 )
 """A hypervisor as Debian installs it; it has no compiler, no pip, and what virtstatd depends on."""
 
+GUEST = """
+<domain type='qemu'><name>first-guest</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/>
+  </devices>
+</domain>
+"""
+
 INSTALL_SECONDS = 300
 
 
-def host(suite: str) -> Path:
-    """Return the folder of a clean hypervisor."""
-    return Root(suite, HYPERVISOR).made()
+def needed(**settings: str) -> tuple[str, ...]:
+    """Return the packages that a build needs, with these settings of `make deb`."""
+    listed = subprocess.check_output([RECIPE / "needed"], env=os.environ | settings, text=True)
+    return tuple(listed.split())
 
 
-def built(suite: str, folder: Path, *, sinks: bool = False) -> Path:
-    """Build the packages for a suite as `make deb` does, without network; return the agent's."""
-    needed = subprocess.check_output([RECIPE / "needed"], text=True).split()
-    profiles = "" if sinks else "pkg.virtstatd.nosinks"
-    root = Root(suite, tuple(needed)).made()
+def built(root: Path, folder: Path, **settings: str) -> Path:
+    """Build the agent's package in a root as `make deb` does, without network."""
+    options = {"DEB_BUILD_OPTIONS": "noautodbgsym", "DEB_BUILD_PROFILES": "pkg.virtstatd.nosinks"}
     subprocess.run(
         [str(RECIPE / "build"), str(folder / "work"), str(root)],
-        env=os.environ
-        | {"DEB_BUILD_OPTIONS": "noautodbgsym", "DEB_BUILD_PROFILES": profiles}
-        | {"PYTHONPATH": ""},
+        env=os.environ | options | {"PYTHONPATH": ""} | settings,
         check=True,
         timeout=INSTALL_SECONDS * 3,
     )
@@ -109,7 +115,9 @@ class Host:
 
 
 @contextmanager
-def hypervisor(suite: str, packages: Path) -> Iterator[Host]:
-    """Boot a clean hypervisor that has a folder of packages as /packages."""
-    with booted({packages: "/packages"}, root=host(suite)) as machine:
+def hypervisor(root: Path, packages: Path) -> Iterator[Host]:
+    """Boot a clean hypervisor that has a guest, and a folder of packages as /packages."""
+    with booted({packages: "/packages"}, root=root) as machine:
+        machine.write("/root/guest.xml", GUEST)
+        machine.run("virsh", "-c", "qemu:///system", "create", "/root/guest.xml")
         yield Host(machine)

@@ -161,6 +161,15 @@ deb:  ## Debian packages into build/: the agent with its libraries, and more sin
 	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/root '$(RELEASE)' '$(ROOT)' $(MIRROR)
 	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/build $(DEB) '$(ROOT)'
 
+.PHONY: wheelhouse
+wheelhouse:  ## build/wheelhouse/: wheels with all libraries and hashes, for hosts without a package index
+	@.ci/packages $(RUN_PACKAGES)
+	systemd/wheelhouse build/wheelhouse
+
+.PHONY: wheel
+wheel: $(VENV)/dev.stamp  ## build/: the wheel of the agent alone
+	@$(BIN)/python -m hatchling build -t wheel -d build
+
 .PHONY: lock
 lock: $(VENV)/dev.stamp  ## choose anew the versions of the libraries that the packages bring
 	@systemd/debian/lock

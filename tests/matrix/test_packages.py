@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,6 +17,7 @@ from matrix.support import inbox
 from matrix.support.debian import (
     CONFFILE,
     HYPERVISOR,
+    RECIPE,
     SUITES,
     Host,
     built,
@@ -158,3 +161,20 @@ def test_debians_own_libraries_are_enough(tmp_path: Path):
         until(lambda: "first-guest" in page(host), "the guest on the page")
         assert host.machine.show(UNIT)["NRestarts"] == "0"
         host.apt("purge", "virtstatd")
+
+
+@pytest.mark.soak
+def test_a_wheelhouse_needs_no_index(tmp_path: Path):
+    """Without a network, pip installs the wheelhouse by its hashes, and it has every sink."""
+    wheels, environment = tmp_path / "wheels", tmp_path / "environment"
+    subprocess.run([RECIPE.parent / "wheelhouse", wheels], check=True)
+    subprocess.run(["/usr/bin/python3", "-m", "venv", environment], check=True)
+    alone = ("unshare", "--net")
+    pip = (f"{environment}/bin/pip", "install", "--quiet", "--no-index", "--require-hashes")
+    subprocess.run(
+        [*alone, *pip, f"--find-links={wheels}", f"--requirement={wheels}/requirements.txt"],
+        env={"PATH": os.defpath},
+        check=True,
+    )
+    asked = [*alone, f"{environment}/bin/virtstatd", "sinks", "parquet"]
+    assert "keep" in subprocess.check_output(asked, text=True)

@@ -108,7 +108,7 @@ def test_each_target_of_make_is_one(line: str):
     makefile = text_of(TOP / "Makefile")
     for word in shlex.split(line)[1:]:
         variable, equals, _ = word.partition("=")
-        pattern = rf"^{variable} \?= " if equals else rf"^{word}:"
+        pattern = rf"^{variable} \?=" if equals else rf"^{word}:"
         assert re.search(pattern, makefile, re.MULTILINE), word
 
 

@@ -113,6 +113,10 @@ generated: $(VENV)/dev.stamp  ## write again what is made from the code: the ref
 	$(BIN)/python -m virtstatd.commands.alerts config/prometheus/alerts.toml
 	$(BIN)/python -m virtstatd.commands.dashboards config/grafana
 
+.PHONY: dashboards
+dashboards: $(VENV)/dev.stamp  ## write Grafana's dashboards again from config/grafana/*.toml
+	@$(BIN)/python -m virtstatd.commands.dashboards config/grafana
+
 .PHONY: vendor
 vendor:  ## fetch the page's libraries anew, in the versions of their vendor.toml; needs npm
 	@.ci/vendor

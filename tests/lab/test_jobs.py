@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.support.hypervisor import Lab
+from lab.support.migration import migration
 from lab.support.namespaces import Trace
 from support.agent import Agent, running
 
@@ -94,10 +95,3 @@ def test_a_migration_a_backup_and_a_copy(two: tuple[Lab, Lab], tmp_path: Path):
         agent.wait_for(lambda: agent.value(f"{INFO}type", domain="busy") is None)
         print({key: value for key, value in agent.samples().items() if "job" in key[0] and value})
         assert not agent.events("jobs.refused")
-
-
-def migration(here: Lab, there: Lab, uuid: str) -> list[str]:
-    """Return the command that moves a guest to another lab, which can reach its disks."""
-    socket = there.directory / "run/migration.sock"
-    where = [uuid, there.uri, "--migrateuri", f"unix://{socket}"]
-    return ["virsh", "-c", here.uri, "migrate", "--live", "--p2p", "--unsafe", *where]

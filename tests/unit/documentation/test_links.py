@@ -22,6 +22,7 @@ LINES = {
     "agent/virtstatd/sinks/README.md": 180,
     "config/README.md": 320,
     "config/consumers/README.md": 40,
+    "config/grafana/README.md": 100,
     "config/prometheus/README.md": 140,
     "systemd/README.md": 180,
     "tests/README.md": 130,

@@ -119,7 +119,10 @@ def classic(dashboard: Dashboard) -> str:
                 "type": "dashboards",
                 "tags": ["virtstatd"],
                 "title": "virtstatd",
+                "icon": "dashboard",
+                "tooltip": "",
                 "asDropdown": True,
+                "targetBlank": False,
                 "includeVars": True,
                 "keepTime": True,
             }

@@ -115,4 +115,4 @@ def test_a_guest_that_restarts_is_read_anew(private_lab: Lab, tmp_path: Path):
         assert agent.value("virtstatd_local_domains") == 4
         private_lab.destroy("again")
         agent.wait_for(lambda: agent.value("virtstatd_local_domains") == 3)
-        assert "again" not in agent.page()
+        agent.wait_for(lambda: "again" not in agent.page())

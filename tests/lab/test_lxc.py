@@ -75,4 +75,4 @@ def test_a_real_container(tmp_path: Path):
             output(["virsh", "--connect", uri, "destroy", NAME], 60)
             agent.wait_for(lambda: state(agent) == {"shutoff"})
             assert len(agent.events("group.refused")) <= 2
-            assert agent.value("libvirt_up") == 1
+            agent.wait_for(lambda: agent.value("libvirt_up") == 1)

@@ -24,7 +24,8 @@ async def test_three_that_hurt(private_lab: Lab, tmp_path: Path):
     lab = private_lab
     for name in ("starved", "throttled"):
         await asyncio.to_thread(lab.live_guest, name)
-    with running(tmp_path, lab.uri_readonly, local=True) as agent:
+    # polls far enough apart to see several requests of a disk that is held back
+    with running(tmp_path, lab.uri_readonly, local=True, monitor=5.0) as agent:
         address = await asyncio.to_thread(lambda: agent.address)
         async with (
             async_playwright() as playwright,
@@ -34,7 +35,7 @@ async def test_three_that_hurt(private_lab: Lab, tmp_path: Path):
             hurts = page.locator(".findings li")
             await expect(page.locator(".guests h2 small")).to_have_text("6")
             lab.virsh("schedinfo", "starved", "--live", "vcpu_quota=2000")
-            lab.virsh("blkdeviotune", "throttled", "vda", "--total-iops-sec", "10")
+            lab.virsh("blkdeviotune", "throttled", "vda", "--total-iops-sec", "4")
             with lab.stuck("guest-0"):
                 for found in (
                     "The monitor of guest-0 does not answer",
@@ -43,9 +44,9 @@ async def test_three_that_hurt(private_lab: Lab, tmp_path: Path):
                 ):
                     await expect(hurts.filter(has_text=found)).to_contain_text("virsh ")
                 await page.get_by_role("link", name="Disk vda of throttled is at").click()
-                await expect(page.locator("tr[aria-current=true]")).to_contain_text("both 10 IOPS")
+                await expect(page.locator("tr[aria-current=true]")).to_contain_text("both 4 IOPS")
                 requests = page.locator(".charts.three .chart", has_text="Requests")
-                await expect(requests).to_contain_text(re.compile(r"limit\s+10 /s"))
+                await expect(requests).to_contain_text(re.compile(r"limit\s+4.*/s"))
                 memory = page.locator(".chart", has_text="Memory").locator(".key")
                 for part in ("used", "cache", "unused", "kernel", "on the host"):
                     await expect(memory.filter(has_text=part).last).to_contain_text("iB")

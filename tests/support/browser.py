@@ -13,7 +13,7 @@ from support.page import page_of
 
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 
 REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>

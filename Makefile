@@ -178,6 +178,10 @@ wheel: $(VENV)/dev.stamp  ## build/: the wheel of the agent alone
 lock: $(VENV)/dev.stamp  ## choose anew the versions of the libraries that the packages bring
 	@systemd/debian/lock
 
+.PHONY: sbom
+sbom: run-packages  ## the bill of materials of the packages, with all licences, into build/sbom/
+	@.ci/sbom build/sbom
+
 .PHONY: uninstall
 uninstall:  ## remove the service; its configuration stays
 	@for unit in $(UNIT_FILES); do

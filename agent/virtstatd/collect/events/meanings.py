@@ -143,7 +143,7 @@ def _metadata(kind: object, uri: object = "") -> Meaning:
 
 
 def _threshold(disk: object, path: object, threshold: object, excess: object) -> Meaning:
-    more = f"{harmless(path)} {threshold} bytes and {excess} more"
+    more = f"{harmless(path)} {harmless(threshold)} bytes and {harmless(excess)} more"
     return Meaning("", harmless(disk), more)
 
 

@@ -14,7 +14,7 @@ from virtstatd.commands.reference import MAKERS, PART, TOP, documents, renewed
 LINES = {
     "README.md": 200,
     "CONTRIBUTING.md": 80,
-    "SECURITY.md": 30,
+    "SECURITY.md": 80,
     "CHANGELOG.md": 250,
     "agent/README.md": 620,
     "agent/virtstatd/catalog/README.md": 200,

@@ -475,7 +475,7 @@ def test_options_that_do_not_fit():
 
 
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
-    """Without the library gRPC is a fault of the configuration that names the mend."""
+    """Without the library gRPC is a fault of the configuration that names the fix."""
     monkeypatch.setattr("virtstatd.sinks.otlp.find_spec", lambda _: None)
     assert Otlp().protocol == "http"
     with pytest.raises(ValueError, match=r"protocol: .*/pip install 'virtstatd\[otlp-grpc\]'"):

@@ -53,11 +53,11 @@ def text_of(path: FilePath) -> str:
             raise ConfigError([f"{path}: is larger than {MAX_BYTES} bytes; name the right file"])
         return raw.decode("utf-8-sig")
     except FileNotFoundError:
-        mend = "create it, or leave the option out to run on the defaults"
-        raise ConfigError([f"{path}: there is no such file; {mend}"]) from None
+        fix = "create it, or leave the option out to run on the defaults"
+        raise ConfigError([f"{path}: there is no such file; {fix}"]) from None
     except PermissionError:
-        mend = "let the user that runs virtstatd read it"
-        raise ConfigError([f"{path}: permission denied; {mend}"]) from None
+        fix = "let the user that runs virtstatd read it"
+        raise ConfigError([f"{path}: permission denied; {fix}"]) from None
     except IsADirectoryError:
         raise ConfigError([f"{path}: is a directory; name the file in it"]) from None
     except UnicodeDecodeError as error:

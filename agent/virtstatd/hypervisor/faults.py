@@ -17,7 +17,7 @@ TOO_LARGE = (
 )
 
 
-MENDS = (
+FIXES = (
     ("no such file", "start libvirtd or virtqemud, or name its socket in hypervisor.uri"),
     ("connection refused", "start libvirtd or virtqemud"),
     ("permission denied", "libvirt's `unix_sock_ro_perms` must let the agent's user connect"),
@@ -27,7 +27,7 @@ MENDS = (
 
 READ_WRITE: Final = "libvirt-sock'", "virtqemud-sock'"
 WRITING = (
-    *MENDS[:2],
+    *FIXES[:2],
     ("permission denied", "the agent's user needs the group libvirt (libvirt-group.conf)"),
     ("authentication", "polkit must let the agent's user manage: the group libvirt can"),
 )
@@ -47,9 +47,9 @@ def unreachable(error: libvirt.libvirtError) -> Disconnected:
     message = error.get_error_message() or str(error)
     if "connect socket to" in message or "authentication" in message.casefold():
         writing = any(socket in message for socket in READ_WRITE)
-        for said, mend in WRITING if writing else MENDS:
+        for said, fix in WRITING if writing else FIXES:
             if said in message.casefold():
-                return Disconnected(f"{message}; {mend}")
+                return Disconnected(f"{message}; {fix}")
     return Disconnected(message)
 
 

@@ -135,7 +135,7 @@ def test_an_unreadable_file_is_one_sentence_with_the_mend(tmp_path: Path) -> Non
 
 
 def test_a_file_without_permission_says_who_must_read_it(tmp_path: Path) -> None:
-    """A file that the agent's user may not read is one sentence with the mend."""
+    """A file that the agent's user may not read is one sentence with the fix."""
     path = tmp_path / "virtstatd.toml"
     path.touch(mode=0)
     user = os.geteuid()

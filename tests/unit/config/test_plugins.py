@@ -88,7 +88,7 @@ def test_a_sink_of_others():
     ],
 )
 def test_a_sink_that_cannot_be_had(name: str, sentence: str):
-    """Each way to have no sink is one sentence that names the mend."""
+    """Each way to have no sink is one sentence that names the fix."""
     assert fault(name) == sentence
 
 

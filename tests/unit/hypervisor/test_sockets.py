@@ -115,7 +115,7 @@ def test_a_daemon_that_does_not_come_up_is_woken_seldom():
 
 
 def test_what_kept_us_from_waking_a_daemon_is_what_is_told():
-    """Between two attempts the reason is that of the last one, which somebody can mend."""
+    """Between two attempts the reason is that of the last one, which an operator can fix."""
     host = Host(pid=0, starts=False)
     opens = opener(host)
     with pytest.raises(libvirt.libvirtError):

@@ -161,7 +161,7 @@ async def test_a_directory_that_went_is_for_later(tmp_path: Path):
 async def test_a_file_that_cannot_be_written_is_one_sentence(
     tmp_path: Path, name: str, sentence: str
 ):
-    """What keeps a file from being opened is said in one sentence with the mend."""
+    """What keeps a file from being opened is said in one sentence with the fix."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StartError, match=f"cannot write {tmp_path}.*: {sentence}"):
         async with opened(tmp_path / name):

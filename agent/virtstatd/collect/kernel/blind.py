@@ -17,7 +17,7 @@ HIDDEN_CGROUPS: Final = "hidden cgroups"
 INITIAL: Final = {"pid": 0xEFFFFFFC, "cgroup": 0xEFFFFFFB}
 """The numbers of the host's own namespaces, which the kernel never changes (linux/proc_ns.h)."""
 
-MENDS: Final = {
+FIXES: Final = {
     "pid files": "let the agent's user see libvirt's directory of pid files, beside the socket",
     "processes": "check whether the guests run: their pid files lead to none of their processes",
     "run times": "run a kernel with CONFIG_SCHED_INFO",
@@ -44,10 +44,10 @@ class Bars:
 
     def explained(self, what: str, reason: str) -> tuple[str, str]:
         """Return why something cannot be seen, and the fix, "" if none is known."""
-        for holds, why, mend in self._causes(what):
+        for holds, why, fix in self._causes(what):
             if holds:
-                return "; ".join(filter(None, (reason, why))), mend
-        return reason, MENDS.get(what, "")
+                return "; ".join(filter(None, (reason, why))), fix
+        return reason, FIXES.get(what, "")
 
     def _causes(self, what: str) -> Iterator[Cause]:
         """Yield possible causes, the most certain first."""
@@ -79,7 +79,7 @@ class Bars:
                 f"the kernel has no controller `{name}` switched on",
                 "leave it out of `cgroup_disable=` on the kernel's command line",
             )
-            yield True, "", MENDS["cgroups"]
+            yield True, "", FIXES["cgroups"]
         if what.startswith("host "):
             yield (
                 options.get("subset") == "pid",

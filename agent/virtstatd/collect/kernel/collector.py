@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.collect.kernel.blind import HANGING, MENDS, RENAMED
+from virtstatd.collect.kernel.blind import FIXES, HANGING, RENAMED
 from virtstatd.collect.kernel.shapes import (
     CGROUP_GROUPS,
     DETAIL_GROUPS,
@@ -245,7 +245,7 @@ class KernelCollector:
                 pid=pid,
                 file=second.hanging[pid],
                 reason=f"/proc/{pid}/cmdline gives no answer; the process is skipped until it does",
-                fix=MENDS[HANGING],
+                fix=FIXES[HANGING],
             )
         self._hanging = set(second.hanging)
         self._lost = {key for key in self._lost if running.get(key[0].uuid) is key[0]}
@@ -258,7 +258,7 @@ class KernelCollector:
                 domain=domain.name,
                 device=device,
                 reason=second.lost[key],
-                fix=MENDS[RENAMED],
+                fix=FIXES[RENAMED],
             )
 
 

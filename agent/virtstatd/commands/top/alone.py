@@ -86,7 +86,7 @@ class Alone:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._collect())
-        except Exception as error:  # noqa: BLE001 - raised where a document is asked for
+        except Exception as error:  # noqa: BLE001 - raised where a document is requested
             if not self._ready.done():
                 self._ready.set_exception(error)
 

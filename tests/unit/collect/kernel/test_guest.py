@@ -502,8 +502,8 @@ def test_whatever_is_not_seen_can_be_mended(host: Host):
     known = set(host.look().blind)
     assert {"host CPUs", "host pressure", "cgroups", "interfaces"} <= known
     nothing = {"host CPUs", "host memory", "host load", "host NUMA nodes", "host huge pages"}
-    mends = {what: host.survey.bars.explained(what, "")[1] for what in known | WANTED}
-    assert {what for what, mend in mends.items() if not mend} == nothing
+    fixes = {what: host.survey.bars.explained(what, "")[1] for what in known | WANTED}
+    assert {what for what, fix in fixes.items() if not fix} == nothing
     assert host.survey.bars.explained("what is new", "so") == ("so", "")
 
 

@@ -165,6 +165,13 @@ deb:  ## Debian packages into build/: the agent with its libraries, and more sin
 	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/root '$(RELEASE)' '$(ROOT)' $(MIRROR)
 	$(SUDO) env SYSTEM_PYTHON='$(SYSTEM_PYTHON)' systemd/debian/build $(DEB) '$(ROOT)'
 
+.PHONY: image
+image: deb  ## build/image.tar: a container image of the packages on a minimal Debian
+	@.ci/packages mmdebstrap buildah
+	suite='$(RELEASE)'
+	number=$$(. /etc/os-release; case "$${suite:-$$VERSION_CODENAME}" in bookworm) echo 12 ;; trixie) echo 13 ;; esac)
+	$(SUDO) systemd/container/build build/image '$(MIRROR)' build/virtstatd*~deb$${number}_*.deb
+
 .PHONY: wheelhouse
 wheelhouse:  ## build/wheelhouse/: wheels with all libraries and hashes, for hosts without a package index
 	@.ci/packages $(RUN_PACKAGES)

@@ -98,3 +98,10 @@ class Crowded(VirtstatdError):  # noqa: N818 - a state, not a fault of the calle
 
 class Refused(VirtstatdError):  # noqa: N818 - a state, not a fault of the caller
     """Libvirt answered the call with an error and the connection lives on."""
+
+
+def plain_reason(error: BaseException) -> str:
+    """Return why, as a person reads it: `path: No such file or directory`, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

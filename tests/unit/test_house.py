@@ -20,7 +20,7 @@ SIMULATOR = "virtstatd_simulator"
 ARROWS: dict[str, set[str]] = {
     "__main__": {"commands", "service"},
     "archive": {"errors", "formats", "model", "pipeline/spool"},
-    "budget": {"collector", "hypervisor", "runtime"},
+    "budget": {"collector", "errors", "hypervisor", "runtime"},
     "catalog": {"errors", "model"},
     "collect": set(),
     "collect/bulk": {
@@ -92,7 +92,15 @@ ARROWS: dict[str, set[str]] = {
         "model",
         "runtime",
     },
-    "collect/kernel": {"catalog", "collect/parts", "collector", "hypervisor", "model", "runtime"},
+    "collect/kernel": {
+        "catalog",
+        "collect/parts",
+        "collector",
+        "errors",
+        "hypervisor",
+        "model",
+        "runtime",
+    },
     "collect/objects": {
         "catalog",
         "collect/descriptions",
@@ -147,7 +155,7 @@ ARROWS: dict[str, set[str]] = {
     "insight": {"catalog", "model", "runtime"},
     "model": set(),
     "pipeline": {"catalog", "collector", "errors", "model", "sink"},
-    "pipeline/spool": {"model", "pipeline", "runtime"},
+    "pipeline/spool": {"errors", "model", "pipeline", "runtime"},
     "runtime": set(),
     "sending": {"errors", "runtime", "virtstatd"},
     "service": {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from virtstatd.errors import plain_reason
 from virtstatd.hypervisor.listener import Listener
 from virtstatd.hypervisor.processes import LOOK_SECONDS, Processes
 from virtstatd.runtime.kernel_files import Folder
@@ -86,7 +87,7 @@ class Daemon:
                 self.blind = ""
                 return {self._pid: (int(row[11]) + int(row[12])) / TICKS}
             except (OSError, ValueError, IndexError) as error:
-                self.blind = str(error)
+                self.blind = plain_reason(error)
                 self.close()
         return {}
 

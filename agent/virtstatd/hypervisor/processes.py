@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtstatd.errors import plain_reason
 from virtstatd.model import Domain
 from virtstatd.runtime.kernel_files import Folder, Place
 
@@ -130,7 +131,7 @@ class Processes:
             self._look()
             self.error = ""
         except OSError as error:
-            self.error = str(error)
+            self.error = plain_reason(error)
         finally:
             self._looked_at = self._clock()
             self._lock.release()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
-from virtstatd.errors import TryLater
+from virtstatd.errors import TryLater, plain_reason
 
 
 CLOSE_SECONDS = 2.0
@@ -155,5 +155,5 @@ def quieten(library: str) -> None:
 
 def reason_of(error: Exception) -> str:
     """Return the text of an exception in one line of at most 256 characters."""
-    text = str(error) or type(error).__name__
+    text = plain_reason(error)
     return " ".join(text.split())[:REASON_CHARACTERS]

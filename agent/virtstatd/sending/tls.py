@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from msgspec import Meta
 
-from virtstatd.errors import StartError
+from virtstatd.errors import StartError, plain_reason
 from virtstatd.sending.paths import FILE, path_of
 from virtstatd.sending.watched import Watched
 
@@ -150,7 +150,7 @@ def _made(files: TlsFiles, protocols: tuple[str, ...]) -> ssl.SSLContext:
         authorities = _path("ca_file", files.ca_file)
         context = ssl.create_default_context(cafile=authorities)
     except (OSError, ValueError) as error:
-        raise StartError(f"ca_file: cannot use {files.ca_file}: {error}") from error
+        raise StartError(f"ca_file: cannot use {files.ca_file}: {plain_reason(error)}") from error
     if protocols:
         context.set_alpn_protocols(list(protocols))
     if certificate := _path("certificate_file", files.certificate_file):
@@ -159,7 +159,9 @@ def _made(files: TlsFiles, protocols: tuple[str, ...]) -> ssl.SSLContext:
             # without the empty password OpenSSL would ask for one at the terminal
             context.load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
-            raise StartError(f"certificate_file: cannot use {certificate}: {error}") from error
+            raise StartError(
+                f"certificate_file: cannot use {certificate}: {plain_reason(error)}"
+            ) from error
     return context
 
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from structlog.typing import FilteringBoundLogger
 
-from virtstatd.errors import StartError
+from virtstatd.errors import StartError, plain_reason
 from virtstatd.runtime.worker import Worker
 from virtstatd.sending.paths import path_of
 from virtstatd.sending.secrets import secret
@@ -175,12 +175,16 @@ def _context(config: TlsConfig) -> ssl.SSLContext:
         # without the empty password OpenSSL would ask for one at the terminal
         context.load_cert_chain(str(config.certificate), config.key, password="")
     except (OSError, ValueError) as error:
-        raise StartError(f"certificate_file: cannot use {config.certificate}: {error}") from error
+        raise StartError(
+            f"certificate_file: cannot use {config.certificate}: {plain_reason(error)}"
+        ) from error
     if config.client_ca:
         try:
             context.load_verify_locations(cafile=config.client_ca)
         except (OSError, ValueError) as error:
-            raise StartError(f"client_ca_file: cannot use {config.client_ca}: {error}") from error
+            raise StartError(
+                f"client_ca_file: cannot use {config.client_ca}: {plain_reason(error)}"
+            ) from error
         required = config.certificates == "require"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context

@@ -102,7 +102,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     ),
     "no certificate": (
         {"type": "graphite", "tls": True, "certificate_file": "{here}/none"},
-        "certificate_file: cannot use {here}/none: [Errno 2] No such file or directory",
+        "certificate_file: cannot use {here}/none: No such file or directory",
     ),
     "NATS credentials": (
         {"type": "nats", "credentials_file": "{here}/junk"},

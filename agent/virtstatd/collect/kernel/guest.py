@@ -14,6 +14,7 @@ from virtstatd.collect.kernel.partitions import Use, partition_of
 from virtstatd.collect.kernel.shapes import Shapes
 from virtstatd.collect.kernel.storms import Shares
 from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads, ThreadTimes
+from virtstatd.errors import plain_reason
 from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Domain, Number, Reading, Shape
 from virtstatd.runtime.kernel_files import Descriptors, File
@@ -249,7 +250,7 @@ class Guest:
         except (OSError, LookupError, ValueError) as error:
             self._placed_at = -PLACE_NANOSECONDS
             self._usage = None
-            raise ProcessHidden(str(error) or type(error).__name__) from None
+            raise ProcessHidden(plain_reason(error)) from None
         self._usage = None if (usage := rows.get(USAGE)) is None else int(usage)
         if not rows:
             return None

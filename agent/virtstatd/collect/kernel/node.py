@@ -15,6 +15,7 @@ from typing import Final
 
 from virtstatd.collect.kernel.controllers import Fact, FactRow
 from virtstatd.collect.kernel.energy import Energy
+from virtstatd.errors import plain_reason
 from virtstatd.model import Number
 
 
@@ -82,7 +83,7 @@ class Node:
             try:
                 rows += sorted(part(), key=_family)
             except (OSError, ValueError, LookupError) as error:
-                blind[name] = str(error)
+                blind[name] = plain_reason(error)
         return rows, blind
 
     def _cpus(self) -> Iterator[FactRow]:

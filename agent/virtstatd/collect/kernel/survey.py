@@ -25,6 +25,7 @@ from virtstatd.collect.kernel.partitions import (
     rows_of,
 )
 from virtstatd.collect.kernel.shapes import Shapes
+from virtstatd.errors import plain_reason
 from virtstatd.hypervisor.processes import Process, Processes
 from virtstatd.model import Domain, Reading
 from virtstatd.runtime.kernel_files import Descriptors, Folder
@@ -268,5 +269,5 @@ class Survey:
             try:
                 return link_table(folder.read_whole("net/dev"))
             except OSError as error:
-                second.blind["interfaces"] = str(error)
+                second.blind["interfaces"] = plain_reason(error)
         return {}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from structlog.typing import FilteringBoundLogger
 
+from virtstatd.errors import plain_reason
 from virtstatd.model import Batch
 from virtstatd.pipeline.buffer import ALONE, BatchRow, Linger, Lost, Tally, train_length
 from virtstatd.pipeline.spool.log import Spool
@@ -295,4 +296,6 @@ class Spooled:
         if not self.failing:
             self.failing = True
             known = isinstance(error, OSError)
-            self._log.error("spool.failed", reason=str(error), exc_info=None if known else error)
+            self._log.error(
+                "spool.failed", reason=plain_reason(error), exc_info=None if known else error
+            )

@@ -148,3 +148,21 @@ def test_without_it_nobody_is_asked(private_lab: Lab, tmp_path: Path):
             assert clients
             assert not any(clients)
             assert not agent.events("guest_agent.opened")
+
+
+def test_libvirt_ends_a_query_of_a_hung_agent_if_the_configuration_wants_it(
+    private_lab: Lab, net: str, tmp_path: Path
+):
+    """Then no call hangs, so that one hung agent may be the only one allowed and stops nobody."""
+    lab = private_lab
+    limited = f"{AGENT}hanging_calls = 1\nresponse_timeout_seconds = 1\n"
+    with running(tmp_path, lab.uri_readonly, more=limited) as agent:
+        agent.wait_for(lambda: said(agent, "live").get("agent_responsive") == {"": 1})
+        assert [each["seconds"] for each in agent.events("guest_agent.timeout_set")] == [1]
+        lab.inside_guest("live", STOP.format(there=f"{net}.9"))
+        agent.wait_for(lambda: agent.value("virtstatd_guest_agent_calls_total", outcome="silent"))
+        assert said(agent, "live")["agent_responsive"] == {"": 0}
+        assert not agent.value("virtstatd_guest_agent_calls_total", outcome="overdue")
+        assert not agent.events("guest_agent.crowded")
+        answer_at(lab, "live", f"{net}.9")
+        agent.wait_for(lambda: said(agent, "live")["agent_responsive"] == {"": 1})

@@ -170,7 +170,8 @@ EVENTS: Final[dict[str, Event]] = {
     "guest_agent.crowded": Event(
         "warning",
         "Too many queries of agents hang in libvirt, so no guest is queried any more.",
-        "Look for guests that are `silent`: restart their agent, or the guest.",
+        "Look for guests that are `silent`: restart their agent, or the guest. With"
+        " `guest_agent.response_timeout_seconds` libvirt ends such queries itself.",
     ),
     "guest_agent.opened": Event(
         "info",
@@ -185,6 +186,15 @@ EVENTS: Final[dict[str, Event]] = {
         "info",
         "The agent in this guest does not answer; it is queried less and less often.",
         "Restart the agent in the guest, if its owner wants to.",
+    ),
+    "guest_agent.timeout_refused": Event(
+        "warning",
+        "The time that libvirt waits for this guest's agent could not be set.",
+        "See `reason`; libvirt can do it since 5.10.",
+    ),
+    "guest_agent.timeout_set": Event(
+        "info",
+        "Libvirt waits at most `seconds` for this guest's agent, until the guest ends.",
     ),
     "guest_agent.unavailable": Event(
         "warning",

@@ -75,6 +75,15 @@ class AgentThread:
             raise Overdue(f"no answer within {seconds:g} s")
         return call.result()
 
+    async def change(
+        self, uuid: str, function: Callable[[libvirt.virDomain], object], seconds: float
+    ) -> str:
+        """Change a guest's current run; return why not if libvirt refuses or does not answer."""
+        try:
+            return await self.ask(partial(_changed, uuid, function), seconds)
+        except Overdue as error:
+            return str(error)
+
     async def close(self, seconds: float) -> None:
         """End the thread, waiting for it at most so long; one that hangs ends with the process."""
         lane, self._lane = self._lane, None
@@ -112,3 +121,14 @@ class AgentThread:
 
         call.add_done_callback(returned)
         lane.close()
+
+
+def _changed(uuid: str, function: Callable[[libvirt.virDomain], object], session: Session) -> str:
+    """Change a guest, and return why not if libvirt refuses; runs on the thread."""
+    try:
+        function(session.domain(uuid))
+    except libvirt.libvirtError as error:
+        if not session.connection.isAlive():
+            raise
+        return error.get_error_message() or "the cause is unknown"
+    return ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import libvirt
@@ -18,9 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.guest_agent.asking import AgentThread
 from virtstatd.collect.guest_agent.options import GuestAgentOptions
-from virtstatd.errors import Overdue
 from virtstatd.hypervisor.inventory import Inventory
-from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Domain
 
 
@@ -63,12 +60,7 @@ class BalloonPeriods:
             if stop.is_set():
                 return
             self._tried[domain] = now + AGAIN_SECONDS
-            try:
-                refused = await self._thread.ask(
-                    partial(_set, domain.uuid, self._seconds), self._limit
-                )
-            except Overdue as error:
-                refused = str(error)
+            refused = await self._thread.change(domain.uuid, self._set, self._limit)
             known = {"domain": domain.name, "uuid": domain.uuid}
             if refused:
                 self._log.warning("guest_agent.balloon_refused", **known, reason=refused)
@@ -77,13 +69,5 @@ class BalloonPeriods:
                 self._log.info("guest_agent.balloon_set", **known, seconds=self._seconds)
                 self._inventory.change(domain.uuid)
 
-
-def _set(uuid: str, seconds: int, session: Session) -> str:
-    """Set a guest's period, and return why not if libvirt refuses; runs on the thread."""
-    try:
-        session.domain(uuid).setMemoryStatsPeriod(seconds, LIVE_ONLY)
-    except libvirt.libvirtError as error:
-        if not session.connection.isAlive():
-            raise
-        return error.get_error_message() or "the cause is unknown"
-    return ""
+    def _set(self, domain: libvirt.virDomain) -> None:
+        domain.setMemoryStatsPeriod(self._seconds, LIVE_ONLY)

@@ -26,6 +26,7 @@ from virtstatd.collect.guest_agent.questions import (
     Unanswered,
     answered,
 )
+from virtstatd.collect.guest_agent.timeouts import ResponseTimeouts
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collector import Emit, Health, Outcome, Row, Up
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
@@ -90,6 +91,7 @@ class GuestAgentCollector:
         self._guests = AgentGuests(hypervisor.inventory)
         self._questions = (*((CPU_QUESTION,) if options.cpu else ()), *QUESTIONS)
         self._balloons = BalloonPeriods(options, hypervisor.inventory, self._thread, log, clock)
+        self._timeouts = ResponseTimeouts(options, self._thread, log)
         self._health = Health(clock)
         self._calls: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._version: int | None = None
@@ -168,6 +170,7 @@ class GuestAgentCollector:
         now, taken_at = self._clock(), time.time_ns()
         guest.asked_at = now
         version = await self._opened()
+        await self._timeouts.put(guest)
         often, seldom = guest.often_at <= now, guest.seldom_at <= now
         late = now - guest.due
         options = self._options
@@ -290,11 +293,12 @@ def guest_agent(options: GuestAgentOptions, parts: Parts) -> GuestAgentCollector
 
 
 def _note(options: GuestAgentOptions) -> str:
+    opens = "opens a read-write connection to libvirt, "
     if options.set_balloon_period:
-        return "opens a read-write connection to libvirt, and sets balloon periods of guests"
-    if not options.enabled:
-        return ""
-    return "opens a read-write connection to libvirt, which could change guests; it never does"
+        return f"{opens}and sets balloon periods of guests"
+    if options.response_timeout_seconds and options.enabled:
+        return f"{opens}and sets timeouts of guests' agents"
+    return f"{opens}which could change guests; it never does" if options.enabled else ""
 
 
 KIND: Final = CollectorKind(SOURCE, guest_agent, "guest_agent", GuestAgentOptions, _note)

@@ -36,7 +36,8 @@ class AgentGuest:
     `often_at` and `seldom_at` are when it is queried next, at each interval; `refused` holds until
     when each refused question waits. `failures` counts questions without an answer since the last
     one with one, and `hanging` is a call that libvirt has not answered yet: meanwhile no other is
-    made. `left` are the numbers left out of its last answers, by group and reason.
+    made. `limited` is true once libvirt's own timeout was set or refused. `left` are the numbers
+    left out of its last answers, by group and reason.
     """
 
     domain: Domain
@@ -46,6 +47,7 @@ class AgentGuest:
     failures: int = 0
     asked_at: float = -math.inf
     hanging: asyncio.Future[Any] | None = None
+    limited: bool = False
     left: dict[tuple[str, str], int] = field(default_factory=dict)
     shapes: dict[str, tuple[object, Shape]] = field(default_factory=dict)
 

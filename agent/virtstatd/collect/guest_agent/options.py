@@ -49,6 +49,16 @@ class GuestAgentOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
             le=10,
         ),
     ] = 3
+    response_timeout_seconds: Annotated[
+        int,
+        Meta(
+            description="Set after how many seconds libvirt ends a query of a guest's agent, so"
+            " that none hangs longer; 0 changes nothing. It holds until the guest ends, for"
+            " other programs too: a freeze for a backup may take long.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0
     devices_per_guest: Annotated[
         int,
         Meta(

@@ -81,6 +81,14 @@ class Handle:
 
     trouble: Callable[[int], object] = lambda _: None
     asked: list[int] = field(default_factory=list)
+    timeouts: list[int] = field(default_factory=list)
+    refuses_timeouts: bool = False
+
+    def agentSetResponseTimeout(self, seconds: int) -> None:  # noqa: N802 - libvirt's name
+        """Set how long libvirt waits for the agent."""
+        if self.refuses_timeouts:
+            raise error(libvirt.VIR_ERR_NO_SUPPORT, "not by this driver")
+        self.timeouts.append(seconds)
 
     def guestInfo(self, bit: int) -> dict[str, Any]:  # noqa: N802 - libvirt's name
         """Answer one question."""
@@ -435,6 +443,27 @@ async def test_so_many_calls_hang_and_no_more():
             assert world.asked() == each_asked(*world.handles)
         events = [each["event"] for each in logs]
         assert events.count("guest_agent.crowded") == events.count("guest_agent.asking") == 1
+
+
+async def test_libvirts_own_timeout_is_set_once_in_a_guests_run_and_only_if_wanted():
+    """A refusal is logged and costs no answer; the next run of the guest gets the time again."""
+    async with hosting(1) as world:
+        await world.ask()
+        assert world.handles["u0"].timeouts == []
+    limited = GuestAgentOptions(enabled=True, response_timeout_seconds=30)
+    async with hosting(2, options=limited) as world:
+        world.handles["u1"].refuses_timeouts = True
+        with capture_logs() as logs:
+            await world.ask()
+            await world.ask(3600)
+            assert world.asked() == each_asked("u0", "u1")
+            assert [each.timeouts for each in world.handles.values()] == [[30], []]
+            world.start("u0", number=2)
+            await world.ask(3600)
+            assert world.handles["u0"].timeouts == [30]
+        of = [(each["event"], each["uuid"]) for each in logs if "timeout" in each["event"]]
+        told = ["guest_agent.timeout_set", "guest_agent.timeout_refused", "guest_agent.timeout_set"]
+        assert of == list(zip(told, ("u0", "u1", "u0"), strict=True))
 
 
 async def test_a_connection_that_is_refused_is_logged_once_and_tried_again():

@@ -204,7 +204,7 @@ uninstall:  ## remove the service; its configuration stays
 .PHONY: clean
 clean:  ## remove what the commands above have made in this folder
 	@made=($(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis)
-	made+=($$(find agent tests -name __pycache__))
+	made+=($$(find agent tests -name __pycache__) agent/virtstatd/_fast/*.so)
 	rm -rf "$${made[@]}" 2>/dev/null || $(SUDO) rm -rf "$${made[@]}"
 
 .PHONY: run-packages test-packages matrix-packages
@@ -215,7 +215,7 @@ test-packages: run-packages
 matrix-packages: run-packages
 	@.ci/packages $(TEST_PACKAGES) $(MATRIX_PACKAGES)
 
-$(VENV)/run.stamp: pyproject.toml | run-packages
+$(VENV)/run.stamp: pyproject.toml $(wildcard agent/virtstatd/_fast/*.[ch]) | run-packages
 	@echo 'Creating $(VENV)'
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed")'
 	$(PYTHON) -m venv $(VENV)

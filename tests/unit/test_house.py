@@ -19,6 +19,7 @@ SIMULATOR = "virtstatd_simulator"
 
 ARROWS: dict[str, set[str]] = {
     "__main__": {"commands", "service"},
+    "_fast": set(),
     "archive": {"errors", "formats", "model", "pipeline/spool"},
     "budget": {"collector", "errors", "hypervisor", "runtime"},
     "catalog": {"errors", "model"},
@@ -93,6 +94,7 @@ ARROWS: dict[str, set[str]] = {
         "runtime",
     },
     "collect/kernel": {
+        "_fast",
         "catalog",
         "collect/parts",
         "collector",
@@ -118,6 +120,7 @@ ARROWS: dict[str, set[str]] = {
     "collect/turns": {"collect/tier", "collector", "errors", "hypervisor", "model", "runtime"},
     "collector": {"errors", "model"},
     "commands": {
+        "_fast",
         "catalog",
         "collect/bulk",
         "collect/descriptions",
@@ -156,7 +159,7 @@ ARROWS: dict[str, set[str]] = {
     "model": set(),
     "pipeline": {"catalog", "collector", "errors", "model", "sink"},
     "pipeline/spool": {"errors", "model", "pipeline", "runtime"},
-    "runtime": set(),
+    "runtime": {"_fast"},
     "sending": {"errors", "runtime", "virtstatd"},
     "service": {
         "budget",
@@ -205,11 +208,12 @@ is the folder `pipeline/spool/`.
 """
 
 ALONE = {
+    "_fast": set[str](),
     "errors": set[str](),
     "model": set[str](),
-    "formats": {"model", "errors"},
+    "formats": {"_fast", "model", "errors"},
     "insight": {"catalog", "model", "runtime"},
-    "runtime": {"errors"},
+    "runtime": {"_fast", "errors"},
 }
 """Rooms that must not import anything else of ours, whatever `ARROWS` says."""
 

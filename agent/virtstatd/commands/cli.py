@@ -16,6 +16,7 @@ import click
 import uvloop
 
 from virtstatd import __version__, catalog
+from virtstatd._fast import IN_C
 from virtstatd.collect.bulk.options import deadlines
 from virtstatd.collect.kernel.shapes import CGROUP_GROUPS, GROUPS, SUMMARY_GROUPS
 from virtstatd.commands.progress import Progress
@@ -90,7 +91,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(f"{__version__}, {'with' if IN_C else 'without'} its C library")
 def main() -> None:
     """Statistics daemon of a libvirt host."""
     # the number of a standard stream that is closed would go to a socket or file of ours

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
-
-READ_BYTES = 1 << 14
-"""More than the size of any of the files; a single read of procfs is consistent, two are not."""
+from virtstatd._fast import KEPT
+from virtstatd._fast.plain import READ_BYTES, Layout, Parsed, ParsedTexts, PlainKept
 
 
 def descriptors_allowed(most: int = 1 << 16) -> int:
@@ -147,29 +147,43 @@ class File:
 
 
 class Files:
-    """Files that are read and closed together; made for thousands of reads a second."""
+    """
+    Files that are read and closed together, each with its layout; made for thousands a second.
 
-    __slots__ = ("_files", "_kept")
+    They are read in one call without the interpreter's lock, unless descriptors are short.
+    """
 
-    def __init__(self, files: tuple[File, ...]) -> None:
+    __slots__ = ("_files", "_kept", "_texts")
+
+    def __init__(self, files: Sequence[File], layouts: Sequence[Layout]) -> None:
         self._files = files
-        self._kept = [file.descriptor for file in files]
+        self._kept: PlainKept | None = None
+        self._texts: ParsedTexts | None = None
+        descriptors, letters = [file.descriptor for file in files], "".join(layouts)
+        if -1 in descriptors:
+            self._texts = ParsedTexts(letters)
+        else:
+            self._kept = KEPT(descriptors, letters)
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._files)
 
-    def read(self) -> list[bytes]:
-        """Return the contents of each as they are now; raises OSError like `File.read`."""
-        if -1 in self._kept:
-            return [file.read() for file in self._files]
-        return [os.pread(descriptor, READ_BYTES, 0) for descriptor in self._kept]
+    def read(self) -> tuple[Parsed, ...]:
+        """
+        Return what each says now, the same object as before if none has changed.
+
+        Raises OSError like `File.read`, and ValueError if a file is not written as its layout says.
+        """
+        if self._texts is None:
+            return self._kept.read() if self._kept else ()
+        return self._texts.take([file.read() for file in self._files])
 
     def close(self) -> None:
         """Close all files."""
         for file in self._files:
             file.close()
-        self._files, self._kept = (), []
+        self._files, self._kept, self._texts = (), None, None
 
 
 def _read_once(descriptor: int, size: int) -> bytes:

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
+from virtstatd._fast.plain import Layout, Parsed
 from virtstatd.collect.kernel.blind import mounts
 from virtstatd.collect.kernel.controllers import FILES, WANTED, Fact, FactRow, Parse, throttling
 from virtstatd.model import Number
@@ -24,8 +24,6 @@ from virtstatd.runtime.kernel_files import Descriptors, File, Files, Place
 
 _OWN = re.compile(r"(?:machine-qemu\\x2d|qemu-)(\d+)(?:\\x2d|-)[^/]*\.(?:scope|libvirt-qemu)")
 _WITHIN = re.compile(r"/(?:emulator|vcpu\d+|iothread\d+)$")
-_UNREAD: Final = b"\0"
-"""The facts that no file has."""
 
 
 class Hierarchies:
@@ -100,8 +98,8 @@ class Cgroup:
     """The files of one guest's cgroup, kept open."""
 
     def __init__(self, folders: dict[str, Path], descriptors: Descriptors) -> None:
-        own: list[tuple[File, Parse]] = []
-        inner: list[tuple[File, Parse]] = []
+        own: list[tuple[File, Layout, Parse]] = []
+        inner: list[tuple[File, Layout, Parse]] = []
         done: set[str] = set()
         for controller, sources in FILES:
             if controller not in folders:
@@ -109,43 +107,44 @@ class Cgroup:
             folder = Place(folders[controller])
             if controller in ("", "cpu"):
                 limited = _limited(folders[controller], folder, descriptors)
-                inner += [(file, throttling) for file in limited]
-            for name, what, parse in sources:
+                inner += [(file, Layout.PAIRS, throttling) for file in limited]
+            for name, what, layout, parse in sources:
                 if done & set(what.split("+")):
                     continue
                 with suppress(OSError):
                     file = File(folder, name, descriptors)
                     if _readable(file):
-                        own.append((file, parse))
+                        own.append((file, layout, parse))
                         done.update(what.split("+"))
                     else:
                         file.close()
         self.missing = WANTED - done if done else frozenset({"cgroups"})
-        self._files = Files(tuple([file for file, _ in (*own, *inner)]))
-        self._parses = [parse for _, parse in (*own, *inner)]
+        every = (*own, *inner)
+        self._files = Files([file for file, _, _ in every], [layout for _, layout, _ in every])
+        self._parses = [parse for _, _, parse in every]
         self._own = len(own)
-        self._texts = [_UNREAD] * len(self._parses)
-        self._rows: list[list[FactRow]] = [[]] * len(self._parses)
+        self._said: tuple[Parsed | None, ...] = (None,) * len(every)
+        self._rows: list[list[FactRow]] = [[]] * len(every)
         self._whole: dict[Fact, Number] = {}
 
     def read(self) -> dict[Fact, Number]:
         """
         Return the current numbers, the same object as before if nothing has changed.
 
-        Raises OSError when the group has gone.
+        Raises OSError when the group has gone, LookupError or ValueError if a file is another's.
         """
-        texts = self._files.read()
-        if texts == self._texts:
+        says = self._files.read()
+        if says is self._said:
             return self._whole
-        for at, (text, former) in enumerate(zip(texts, self._texts, strict=True)):
-            if text != former:
-                self._rows[at] = self._parses[at](text)
+        for at, (said, former) in enumerate(zip(says, self._said, strict=True)):
+            if said is not former:
+                self._rows[at] = self._parses[at](said)
         whole: dict[Fact, Number] = {}
         for rows in self._rows[: self._own]:
             whole.update(rows)
         for rows in self._rows[self._own :]:
             whole.update([(fact, whole[fact] + number) for fact, number in rows if fact in whole])
-        self._texts, self._whole = texts, whole
+        self._said, self._whole = says, whole
         return whole
 
     def close(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
+from virtstatd._fast.plain import Layout
 from virtstatd.model import Labels, Number
 
 
@@ -17,9 +18,11 @@ Fact = tuple[str, str, Labels]
 """A series: the catalog's group and key, and the labels."""
 
 FactRow = tuple[Fact, Number]
-Parse = Callable[[bytes], list[FactRow]]
-Source = tuple[str, str, Parse]
-"""A file of a controller, its facts, and its parser."""
+Parse = Callable[[Any], list[FactRow]]
+"""Makes facts of what a file says, which is of the type that its layout has."""
+
+Source = tuple[str, str, Layout, Parse]
+"""A file of a controller, its facts, its layout, and what makes these of it."""
 
 USAGE: Final[Fact] = ("cpu", "time", ())
 
@@ -27,14 +30,8 @@ _TICK_NANOSECONDS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _NO_FACT: Final[Labels] = ()
 
 
-def _pairs(text: bytes) -> dict[bytes, int]:
-    words = text.split()
-    return dict(zip(words[::2], map(int, words[1::2]), strict=False))
-
-
-def _cpu(text: bytes) -> list[FactRow]:
+def _cpu(pairs: dict[bytes, int]) -> list[FactRow]:
     """Return CPU time, and throttling if the group can have a limit; microseconds."""
-    pairs = _pairs(text)
     rows: list[FactRow] = [
         (USAGE, pairs[b"usage_usec"] * 1000),
         (_USER, pairs[b"user_usec"] * 1000),
@@ -53,19 +50,17 @@ def _throttling(pairs: dict[bytes, int], nanoseconds: int) -> list[FactRow]:
     ]
 
 
-def throttling(text: bytes) -> list[FactRow]:
+def throttling(pairs: dict[bytes, int]) -> list[FactRow]:
     """Return only the throttling, of a `cpu.stat` of either version."""
-    pairs = _pairs(text)
     nanoseconds = pairs.get(b"throttled_usec", 0) * 1000 + pairs.get(b"throttled_time", 0)
     return _throttling(pairs, nanoseconds)
 
 
-def _usage_v1(text: bytes) -> list[FactRow]:
-    return [(USAGE, int(text))]
+def _usage_v1(numbers: list[int]) -> list[FactRow]:
+    return [(USAGE, numbers[0])]
 
 
-def _modes_v1(text: bytes) -> list[FactRow]:
-    pairs = _pairs(text)
+def _modes_v1(pairs: dict[bytes, int]) -> list[FactRow]:
     return [
         (_USER, pairs[b"user"] * _TICK_NANOSECONDS),
         (_SYSTEM, pairs[b"system"] * _TICK_NANOSECONDS),
@@ -77,24 +72,19 @@ def _pressure(resource: str) -> Parse:
     some: Fact = ("local", "pressure_some", labels)
     full: Fact = ("local", "pressure_full", labels)
 
-    def parse(text: bytes) -> list[FactRow]:
-        totals = text.split(b"total=")[1:]
-        return list(zip((some, full), [int(total.split(None, 1)[0]) for total in totals]))  # noqa: B905 - old kernels have no "full" for the CPU
-
-    return parse
+    # old kernels have no "full" for the CPU
+    return lambda totals: list(zip((some, full), totals, strict=False))
 
 
-def _memory(text: bytes) -> list[FactRow]:
-    return [(_MEMORY, int(text))]
+def _memory(numbers: list[int]) -> list[FactRow]:
+    return [(_MEMORY, numbers[0])]
 
 
-def _events(text: bytes) -> list[FactRow]:
-    pairs = _pairs(text)
+def _events(pairs: dict[bytes, int]) -> list[FactRow]:
     return [(_OOM, pairs[b"oom"]), (_OOM_KILLS, pairs[b"oom_kill"])]
 
 
-def _events_v1(text: bytes) -> list[FactRow]:
-    pairs = _pairs(text)
+def _events_v1(pairs: dict[bytes, int]) -> list[FactRow]:
     return [(_OOM_KILLS, pairs[b"oom_kill"])] if b"oom_kill" in pairs else []
 
 
@@ -146,25 +136,28 @@ FILES: Final[tuple[tuple[str, tuple[Source, ...]], ...]] = (
     (
         "",
         (
-            ("cpu.stat", "cpu time+cpu modes", _cpu),
-            ("memory.current", "memory", _memory),
-            ("memory.events", "memory events", _events),
-            ("io.stat", "io+io requests", _io),
-            ("cpu.pressure", "cpu pressure", _pressure("cpu")),
-            ("memory.pressure", "memory pressure", _pressure("memory")),
-            ("io.pressure", "io pressure", _pressure("io")),
+            ("cpu.stat", "cpu time+cpu modes", Layout.PAIRS, _cpu),
+            ("memory.current", "memory", Layout.NUMBERS, _memory),
+            ("memory.events", "memory events", Layout.PAIRS, _events),
+            ("io.stat", "io+io requests", Layout.TEXT, _io),
+            ("cpu.pressure", "cpu pressure", Layout.TOTALS, _pressure("cpu")),
+            ("memory.pressure", "memory pressure", Layout.TOTALS, _pressure("memory")),
+            ("io.pressure", "io pressure", Layout.TOTALS, _pressure("io")),
         ),
     ),
     (
         "cpuacct",
-        (("cpuacct.usage", "cpu time", _usage_v1), ("cpuacct.stat", "cpu modes", _modes_v1)),
+        (
+            ("cpuacct.usage", "cpu time", Layout.NUMBERS, _usage_v1),
+            ("cpuacct.stat", "cpu modes", Layout.PAIRS, _modes_v1),
+        ),
     ),
-    ("cpu", (("cpu.stat", "throttling", throttling),)),
+    ("cpu", (("cpu.stat", "throttling", Layout.PAIRS, throttling),)),
     (
         "memory",
         (
-            ("memory.usage_in_bytes", "memory", _memory),
-            ("memory.oom_control", "memory events", _events_v1),
+            ("memory.usage_in_bytes", "memory", Layout.NUMBERS, _memory),
+            ("memory.oom_control", "memory events", Layout.PAIRS, _events_v1),
         ),
     ),
     (
@@ -173,11 +166,13 @@ FILES: Final[tuple[tuple[str, tuple[Source, ...]], ...]] = (
             (
                 "blkio.throttle.io_service_bytes_recursive",
                 "io",
+                Layout.TEXT,
                 _io_v1(((b"Read", "read_bytes"), (b"Write", "write_bytes"))),
             ),
             (
                 "blkio.throttle.io_serviced_recursive",
                 "io requests",
+                Layout.TEXT,
                 _io_v1(((b"Read", "read_requests"), (b"Write", "write_requests"))),
             ),
         ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from virtstatd._fast.plain import ProcessStat
 from virtstatd.collect.kernel.cgroup import Cgroup, Hierarchies
 from virtstatd.collect.kernel.controllers import THROTTLING, USAGE, Fact
 from virtstatd.collect.kernel.links import Devices, Link, LinkTable, counters, nics_of
@@ -17,13 +18,10 @@ from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads, Thre
 from virtstatd.errors import plain_reason
 from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Domain, Number, Reading, Shape
-from virtstatd.runtime.kernel_files import Descriptors, File
+from virtstatd.runtime.kernel_files import Descriptors
 
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-
-# fields of /proc/PID/stat behind the name, as proc(5) lists them
-_STATE, _MINOR, _MAJOR, _THREADS, _RESIDENT = 0, 7, 9, 17, 21
 
 OVERHEAD: Final[Fact] = ("local", "overhead", ())
 _RISING: Final = (OVERHEAD, *THROTTLING)
@@ -73,13 +71,12 @@ class Guest:
         self._shapes = shapes
         self._descriptors = descriptors
         self._threads = Threads(process, descriptors)
-        self._stat = File(process.folder, "stat", descriptors)
-        self._text = b""
+        self._stat: ProcessStat | None = None
         self._count = -1
         self._memory = 0, 0, 0
         self._vcpus = 0
         self._known_times: ThreadTimes | None = None
-        self._vcpu_times: ThreadTimes = [], []
+        self._vcpu_times: ThreadTimes = (), ()
         self._times_made: Made | None = None
         self._shape: Shape | None = None
         self._described: Sequence[Reading] = ()
@@ -92,7 +89,7 @@ class Guest:
         self._links_shape: Shape | None = None
         self._links_made: Made | None = None
         self._roles: tuple[ThreadRole, ...] = ()
-        self._before: tuple[int, list[int], list[int]] | None = None
+        self._before: tuple[int, Sequence[int], Sequence[int]] | None = None
         self._ended = 0
         self._folders: dict[str, Path] = {}
         self.hidden = ""
@@ -112,7 +109,6 @@ class Guest:
     def close(self) -> None:
         """Close the files."""
         self._threads.close()
-        self._stat.close()
         if self._cgroup:
             self._cgroup.close()
 
@@ -123,34 +119,43 @@ class Guest:
         `now` is monotonic, in nanoseconds. Raises `ProcessEnded` or `ProcessHidden`.
         """
         try:
-            text = self._stat.read()
-            if text != self._text:
-                self._see(text)
-            times = self._times()
+            stat, times = self._see()
         except PermissionError as error:
             raise ProcessHidden(error.strerror) from None
-        except (OSError, IndexError):
+        except OSError:
             raise ProcessEnded from None
-        self._text = text
+        if stat is not self._stat:
+            _, minor, major, _, resident = self._stat = stat
+            self._memory = resident * PAGE_BYTES, minor, major
         if times is not self._known_times:
             self._known_times = times
             self._vcpu_times = times[0][: self._vcpus], times[1][: self._vcpus]
         self._observe(now, *self._vcpu_times)
-        of = domain, self._shape, times, text
+        of = domain, self._shape, times, self._memory
         if self._times_made is None or self._times_made[0] != of:
             self._times_made = of, self._of_times(domain, *times)
         return self._times_made[1]
 
-    def _see(self, text: bytes) -> None:
-        """Take the process' memory from its `stat`, and notice threads that start and end."""
-        stat = text.rpartition(b")")[2].split(None, _RESIDENT + 1)
-        if stat[_STATE] in (b"Z", b"X"):
+    def _see(self) -> tuple[ProcessStat, ThreadTimes]:
+        """Read the process and its threads, and look for those that started or ended."""
+        try:
+            stat, times = self._threads.read()
+        except OSError:  # a vCPU or an iothread was unplugged
+            self._look()
+            stat, times = self._threads.read()
+        state, _, _, count, _ = stat
+        if state in (b"Z", b"X"):
             raise ProcessEnded
-        if int(stat[_THREADS]) != self._count:
-            self._look(int(stat[_THREADS]))
-        self._memory = int(stat[_RESIDENT]) * PAGE_BYTES, int(stat[_MINOR]), int(stat[_MAJOR])
+        if count != self._count:
+            self._count = count
+            self._look()
+            stat, times = self._threads.read()
+        if not times[0] or not times[0][-1]:
+            # a kernel without scheduler statistics has "0 0 0" for every thread
+            raise ProcessHidden(_NO_STATISTICS)
+        return stat, times
 
-    def _of_times(self, domain: Domain, run: list[int], delay: list[int]) -> Reading:
+    def _of_times(self, domain: Domain, run: Sequence[int], delay: Sequence[int]) -> Reading:
         vcpus = self._vcpus
         ran, waited = self._vcpu_times
         assert self._shape  # noqa: S101 - made with the first look at the threads
@@ -302,13 +307,12 @@ class Guest:
         self._folders, self.hidden = hierarchies.folders(text, domain.id)
         self._cgroup = Cgroup(self._folders, self._descriptors)
 
-    def _look(self, count: int) -> None:
+    def _look(self) -> None:
         if self._threads.look():
             self._end_vcpus()
             self._before = (
                 None  # threads started or ended: shares are counted again from the next reading
             )
-        self._count = count
         roles = self._threads.roles
         if not roles or roles[-1] != EMULATOR:
             raise ProcessHidden(_NO_STATISTICS)
@@ -325,18 +329,7 @@ class Guest:
             times = zip(former, self._before[1], strict=True)
             self._ended += sum(run for role, run in times if role not in left)
 
-    def _times(self) -> tuple[list[int], list[int]]:
-        try:
-            run, delay = self._threads.times()
-        except OSError:  # a vCPU or an iothread was unplugged
-            self._look(self._count)
-            run, delay = self._threads.times()
-        if not run or not run[-1]:
-            # a kernel without scheduler statistics has "0 0 0" for every thread
-            raise ProcessHidden(_NO_STATISTICS)
-        return run, delay
-
-    def _observe(self, now: int, run: list[int], delay: list[int]) -> None:
+    def _observe(self, now: int, run: Sequence[int], delay: Sequence[int]) -> None:
         if self._before is not None and run:
             at, run_before, delay_before = self._before
             seconds = now / 1e9

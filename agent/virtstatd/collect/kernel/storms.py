@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import sub
 
@@ -31,16 +32,18 @@ class Shares:
         self._sum = 0.0
         self._peaks: deque[tuple[float, float]] = deque()
 
-    def observe(self, spans: list[int], before: list[int], elapsed: int, now: float) -> None:
+    def observe(
+        self, spans: Sequence[int], before: Sequence[int], elapsed: int, now: float
+    ) -> None:
         """
         Take the share of `elapsed` by which each of the spans grew since `before`, all nanoseconds.
 
         A share ends at 1: the kernel accounts a long wait when it ends.
         """
-        grown = list(map(sub, spans, before))
+        grown = list(map(sub, spans, before)) if spans is not before else ()
         highest = max(0.0, min(1.0, max(grown, default=0) / elapsed))
         if highest <= _FLOATS[0] and min(grown, default=0) >= 0:  # nearly always
-            self._counts[0] += len(grown)
+            self._counts[0] += len(spans)
             self._sum += sum(grown) / elapsed
         else:
             for span in grown:

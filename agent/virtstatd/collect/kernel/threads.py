@@ -1,5 +1,5 @@
 """
-The roles of a QEMU process's threads, and how long each ran and waited for a CPU.
+A QEMU process, the roles of its threads, and how long each ran and waited for a CPU.
 
 `/proc/PID/task/TID/schedstat` has both in nanoseconds, independent of the kernel's tick.
 """
@@ -7,14 +7,16 @@ The roles of a QEMU process's threads, and how long each ran and waited for a CP
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import cast
 
+from virtstatd._fast.plain import Layout, Parsed, ProcessStat, ThreadSpans
 from virtstatd.hypervisor.processes import Process
 from virtstatd.runtime.kernel_files import Descriptors, File, Files
 
 
-ThreadTimes = tuple[list[int], list[int]]
+ThreadTimes = tuple[Sequence[int], Sequence[int]]
 """How long each thread ran, and how long each waited, in nanoseconds."""
 
 ThreadRole = tuple[str, int]
@@ -24,9 +26,6 @@ EMULATOR: ThreadRole = ("emulator", 0)
 
 SIGHTS = 3
 """Readings until a thread's name is final: QEMU names its threads after their start."""
-
-_NUMBERS: Final = 3
-"""The columns: time run, time waited, number of times run."""
 
 # as QEMU names them: "CPU 0/KVM", "CPU 0/TCG", "IO iothread1"
 _NAME = re.compile(rb"(?:(CPU) (\d{1,5})/|(IO) iothread(\d{1,5})$)")
@@ -44,9 +43,10 @@ class Threads:
         self.roles: tuple[ThreadRole, ...] = ()
         self.ids: tuple[str, ...] = ()
         """The kernel's numbers of the threads, in the order of `roles`."""
-        self._read = Files(())
-        self._rows: list[bytes] = []
-        self._times: ThreadTimes = [], []
+        self._stat = File(process.folder, "stat", descriptors)
+        self._read = Files((self._stat,), (Layout.STAT,))
+        self._values: tuple[Parsed, ...] = ()
+        self._times: ThreadTimes = (), ()
 
     def look(self) -> bool:
         """
@@ -74,14 +74,14 @@ class Threads:
                     files[key] = file
             opened.pop_all()  # none is left open where one could not be opened
         gone = self._files.keys() - files.keys()
-        changed = bool(gone) or len(files) != len(self._read)
+        changed = bool(gone) or len(files) != len(self._files)
         for key in gone:
             self._files[key].close()
         self._files = files
         self.roles = tuple(role for _, role in files)
         self.ids = tuple(thread for thread, _ in files)
-        self._read = Files(tuple(files.values()))
-        self._rows = []
+        layouts = Layout.STAT, *[Layout.SCHEDSTAT] * len(files)
+        self._read = Files((self._stat, *files.values()), layouts)
         return changed
 
     def _role(self, thread: str) -> ThreadRole | None:
@@ -93,25 +93,31 @@ class Threads:
                 return ("vcpu", int(match[2])) if match[1] else ("iothread", int(match[4]))
         return None
 
-    def times(self) -> ThreadTimes:
+    def read(self) -> tuple[ProcessStat, ThreadTimes]:
         """
-        Return the times in the order of `roles`, the same objects as before if none changed.
+        Return the process' `stat`, and the times in the order of `roles`.
 
-        Raises OSError when one of the threads has ended.
+        Each is the same object as before if nothing in it changed. Raises OSError when the process
+        or one of the threads has ended.
         """
-        rows = self._read.read()
-        if rows != self._rows:
-            numbers = list(map(int, b" ".join(rows).split()))
-            if len(numbers) != _NUMBERS * len(rows):
-                raise ProcessLookupError
-            self._rows, self._times = rows, (numbers[0::_NUMBERS], numbers[1::_NUMBERS])
-        return self._times
+        try:
+            values = self._read.read()
+        except ValueError:  # what has ended is empty in some kernels
+            raise ProcessLookupError from None
+        if values is not self._values:
+            rows = cast("tuple[ThreadSpans, ...]", values[1:])
+            if rows and rows != self._values[1:]:
+                run, delay, _ = zip(*rows, strict=True)
+                self._times = run, delay
+            self._values = values
+        return cast("ProcessStat", values[0]), self._times
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files.values():
+        for file in (self._stat, *self._files.values()):
             file.close()
-        self._files, self._read = {}, Files(())
+        self._files = {}
+        self._read.close()
 
 
 def _order(item: tuple[ThreadRole, str]) -> tuple[int, int]:

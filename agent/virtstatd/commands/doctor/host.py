@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from virtstatd._fast import IN_C
 from virtstatd.collect.kernel.blind import Bars
 from virtstatd.collect.kernel.cgroup import Hierarchies
 from virtstatd.commands.doctor.check import Check
@@ -73,6 +74,14 @@ def user_check() -> Check:
     text = "looked as root, who sees more than the service's user"
     fix = "`sudo -u nobody virtstatd doctor` sees what the service sees"
     return Check("user", "note", text, fix)
+
+
+def library_check(in_c: bool = IN_C) -> Check:  # noqa: FBT001 - the one question
+    """Return whether the agent has its library in C."""
+    if in_c:
+        return Check("C library", "ok", "kernel files are read in C")
+    text = "not built, or switched off: the same is done in Python, which takes more CPU"
+    return Check("C library", "note", text, "install gcc and python3-dev, then virtstatd again")
 
 
 def socket_check(uri: str, uid: int, groups: Sequence[int]) -> Check | None:

@@ -18,7 +18,13 @@ from virtstatd.commands.api import AgentApi, ApiError, Unreachable, configured
 from virtstatd.commands.doctor.check import Check, named
 from virtstatd.commands.doctor.destinations import sink_checks
 from virtstatd.commands.doctor.guests import facts, guest_checks, kvm_check, kvm_statistics
-from virtstatd.commands.doctor.host import kernel_checks, socket_check, unit_check, user_check
+from virtstatd.commands.doctor.host import (
+    kernel_checks,
+    library_check,
+    socket_check,
+    unit_check,
+    user_check,
+)
 from virtstatd.config.file import DEFAULT_FILE, Config, Loaded, load_text, read_config
 from virtstatd.errors import ConfigError, StartError, VirtstatdError
 from virtstatd.hypervisor.loop import events_on
@@ -37,6 +43,7 @@ async def all_checks(
     """Yield every result; `progress` gets what is looked at next."""
     events_on(asyncio.get_running_loop())
     yield user_check()
+    yield library_check()
     progress("the configuration")
     check, read = _configuration(path)
     yield check

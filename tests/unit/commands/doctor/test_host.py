@@ -11,7 +11,13 @@ import pytest
 
 from support.documents import HOSTILE
 from virtstatd.commands.doctor.check import Check, CheckState, check_lines, named
-from virtstatd.commands.doctor.host import kernel_checks, socket_check, unit_check, user_check
+from virtstatd.commands.doctor.host import (
+    kernel_checks,
+    library_check,
+    socket_check,
+    unit_check,
+    user_check,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,13 @@ def test_who_looks_is_said():
     check = user_check()
 
     assert ("root" in check.text) is (os.geteuid() == 0)
+
+
+def test_the_library_in_c_is_said_to_be_there_or_not():
+    """Without the library nothing is missing, but the result says how to get it."""
+    assert library_check(in_c=True).state == "ok"
+    without = library_check(in_c=False)
+    assert (without.state, "python3-dev" in without.fix) == ("note", True)
 
 
 def kernel(tmp_path: Path, options: str, *files: str) -> dict[str, Check]:

@@ -1,0 +1,73 @@
+"""The hook that compiles the library, and what the agent does without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from support.native import CHECKOUT, hook, loaded
+
+
+ASK = "from virtstatd import _fast; print(_fast.IN_C, _fast.KEPT.__module__)"
+PYTHON = "virtstatd._fast.plain"
+
+
+def wheel(folder: Path, **environment: str) -> Path:
+    """Build the agent's wheel and return it."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(
+        command, cwd=CHECKOUT, env=os.environ | environment, capture_output=True, check=True
+    )
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def in_c(agent: Path, **environment: str) -> str:
+    """Return what an agent from a folder says of its library."""
+    paths = {"PYTHONPATH": str(agent), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-P", "-c", ASK]
+    return subprocess.check_output(command, env=os.environ | paths | environment, text=True).strip()
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_library_and_python_is_an_option(tmp_path: Path):
+    """The wheel is for every Python from 3.11 on; VIRTSTATD_FAST=python leaves the library out."""
+    made = wheel(tmp_path)
+    assert "-cp311-abi3-linux_" in made.name
+    with zipfile.ZipFile(made) as packed:
+        packed.extractall(tmp_path / "files")
+    assert not list((tmp_path / "files/virtstatd/_fast").glob("*.[ch]"))
+    assert in_c(tmp_path / "files") == "True virtstatd._fast.native"
+    assert in_c(tmp_path / "files", VIRTSTATD_FAST="python") == f"False {PYTHON}"
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_wheel_is_built_all_the_same(tmp_path: Path):
+    """The wheel is then one for every system, and the agent in it does everything in Python."""
+    made = wheel(tmp_path, CC=str(tmp_path / "none"))
+    assert made.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(made) as packed:
+        packed.extractall(tmp_path / "files")
+    assert in_c(tmp_path / "files") == f"False {PYTHON}"
+
+
+def test_a_compiler_that_fails_says_why(tmp_path: Path):
+    """The reason is the compiler's own, and no library is left."""
+    target = tmp_path / "native.so"
+    assert "none.h" in hook().compiled(target, "-include", "none.h")
+    assert not target.exists()
+
+
+def test_only_the_stable_interface_is_used(tmp_path: Path):
+    """The library imports nothing of the interpreter that later ones may lack."""
+    target = tmp_path / "native.so"
+    assert hook().compiled(target) == ""
+    loaded(target)
+    symbols = subprocess.check_output(["nm", "--dynamic", "--undefined-only", target], text=True)
+    private = [line.split()[-1] for line in symbols.splitlines() if " _Py" in line]
+    assert set(private) <= {"_PyArg_ParseTuple_SizeT", "_Py_Dealloc", "_Py_NoneStruct"}

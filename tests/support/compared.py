@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from support.hostile import TEXTS
 from virtstatd._fast.plain import Layout, Parsed, PlainKept
+from virtstatd.formats.numbers import line_template
+from virtstatd.model import Number
 
 
 LETTERS = "".join(Layout)
@@ -26,6 +28,38 @@ KEPT_CASES: st.SearchStrategy[KeptCase] = st.text(LETTERS, min_size=1, max_size=
             min_size=1,
             max_size=5,
         ),
+    )
+)
+
+FillCase = tuple[list[tuple[str, str, int, int]], tuple[Number, ...], bytes]
+"""Lines, each as the texts around its number, its exponent and its place; values; labels."""
+
+FILL_CASES: st.SearchStrategy[FillCase] = st.lists(
+    st.one_of(
+        st.integers(),
+        st.integers(-(10**20), 10**20),
+        st.sampled_from(
+            [0, 10**9, -(10**9), 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64]
+        ),
+        st.booleans(),
+        st.floats(),
+    ),
+    min_size=1,
+    max_size=6,
+).flatmap(
+    lambda values: st.tuples(
+        st.lists(
+            st.tuples(
+                st.text(st.characters(exclude_characters="\n\1", codec="utf-8"), max_size=9)
+                | st.sampled_from(["%s", "a{\0} ", "%d%%"]),
+                st.sampled_from(["\n", "\n\1"]),
+                st.sampled_from([-25, -19, -18, -9, -6, -3, -1, 0, 3]),
+                st.integers(0, len(values) - 1),
+            ),
+            max_size=8,
+        ),
+        st.just(tuple(values)),
+        st.binary(max_size=9).map(lambda labels: labels.replace(b"\0", b"").replace(b"\1", b"")),
     )
 )
 
@@ -78,3 +112,14 @@ def _identities(values: object, former: object) -> list[bool]:
     if not isinstance(values, tuple) or not isinstance(former, tuple):
         return []
     return [values is former, *(a is b for a, b in zip(values, former, strict=True))]
+
+
+def compare_fill(library: ModuleType, case: FillCase) -> None:
+    """Fail where the parts of a filled text are not the same bytes."""
+    lines, values, labels = case
+    texts = [(before, behind) for before, behind, _, _ in lines]
+    exponents, places = [line[2] for line in lines], [line[3] for line in lines]
+    plain, fast = (
+        line_template(texts, exponents, places, len(values), fill) for fill in (None, library.Fill)
+    )
+    assert fast.render(values, labels) == plain.render(values, labels)

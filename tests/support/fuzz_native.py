@@ -14,7 +14,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from support.compared import KEPT_CASES, compare_kept
+from support.compared import FILL_CASES, KEPT_CASES, compare_fill, compare_kept
 from support.native import SANITIZED, native
 
 
@@ -46,3 +46,4 @@ def run(case: st.SearchStrategy, compare: Callable[..., None], examples: int) ->
 
 if __name__ == "__main__":
     print(f"kept files: {run(KEPT_CASES, compare_kept, int(sys.argv[1]))} inputs")
+    print(f"filled texts: {run(FILL_CASES, compare_fill, int(sys.argv[1]))} inputs")

@@ -153,7 +153,7 @@ ARROWS: dict[str, set[str]] = {
         "sink",
     },
     "errors": set(),
-    "formats": {"model"},
+    "formats": {"_fast", "model"},
     "hypervisor": {"collector", "errors", "model", "runtime"},
     "insight": {"catalog", "model", "runtime"},
     "model": set(),

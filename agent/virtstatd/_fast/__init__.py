@@ -9,17 +9,23 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
+from typing import Final
 
-from virtstatd._fast.plain import PlainKept
+from virtstatd._fast.plain import Fill, PlainKept
+
+
+_INTERFACE: Final = 2
+"""As in `native.c`: a library of another interface was built from other sources."""
 
 
 def _library() -> ModuleType | None:
     if os.environ.get("VIRTSTATD_FAST") == "python":
         return None
     try:
-        return importlib.import_module("virtstatd._fast.native")
+        library = importlib.import_module("virtstatd._fast.native")
     except ImportError:  # no compiler where it was installed, or it is made for another system
         return None
+    return library if getattr(library, "INTERFACE", 0) == _INTERFACE else None
 
 
 _LIBRARY = _library()
@@ -29,3 +35,6 @@ IN_C: bool = _LIBRARY is not None
 
 KEPT: type[PlainKept] = _LIBRARY.Kept if _LIBRARY else PlainKept
 """`PlainKept`, or what does the same in C."""
+
+FILL: Fill | None = _LIBRARY.Fill if _LIBRARY else None
+"""Fills texts in C; None where Python does."""

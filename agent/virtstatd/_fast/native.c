@@ -2,11 +2,20 @@
 
 #include "native.h"
 
+enum { INTERFACE = 2 };  /* as `_fast/__init__.py` has it: one more with every change of it */
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromSpec(spec);
+    int failed = type == NULL || PyModule_AddObjectRef(module, name, type) < 0;
+    Py_XDECREF(type);
+    return failed;
+}
+
 static int add_types(PyObject *module)
 {
-    PyObject *kept = PyType_FromSpec(&kept_spec);
-    int failed = kept == NULL || PyModule_AddObjectRef(module, "Kept", kept) < 0;
-    Py_XDECREF(kept);
+    int failed = PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0
+                 || add_type(module, "Kept", &kept_spec) || add_type(module, "Fill", &fill_spec);
     return failed ? -1 : 0;
 }
 

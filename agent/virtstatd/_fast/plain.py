@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 
 READ_BYTES: Final = 1 << 14
@@ -44,6 +44,25 @@ class Layout(StrEnum):
     """`/proc/PID/schedstat`: a `ThreadSpans`."""
     STAT = "s"
     """`/proc/PID/stat`: a `ProcessStat`."""
+
+
+class Filled(Protocol):
+    """
+    A text with holes for numbers, `formats.numbers.PlainTemplate` or the same in C.
+
+    U+0000 in the text marks the place of labels, U+0001 the end of a part.
+    """
+
+    def render(self, values: tuple[int | float, ...], labels: bytes, /) -> list[bytes]:
+        """Fill in the values and the labels; return the parts."""
+        ...
+
+
+Fill = Callable[
+    [bytes, tuple[tuple[int, int, int], ...], Callable[[int | float, int], str]], Filled
+]
+"""Makes a `Filled` of text, of each hole's offset, place among values and exponent, and of what
+writes a number that is no integer of 64 bits."""
 
 
 class ParsedTexts:

@@ -9,6 +9,8 @@ from decimal import Decimal
 from fractions import Fraction
 from operator import floordiv, itemgetter, mod, truediv
 
+from virtstatd._fast import FILL
+from virtstatd._fast.plain import Fill, Filled
 from virtstatd.model import Number, Shape
 
 
@@ -84,7 +86,7 @@ Pick = Callable[[Sequence[Number]], tuple[Number, ...]]
 @dataclass(frozen=True, slots=True, eq=False)
 class PlainTemplate:
     """
-    A text with holes for numbers in plain decimals, each at the end of its line.
+    A text with holes for numbers in plain decimals, each at the end of its line; see `Filled`.
 
     `integers` has two holes for a number with an exponent, before and behind its point: `spread`
     picks what goes into them out of the values followed by the quotients and remainders of those
@@ -103,8 +105,11 @@ class PlainTemplate:
     common: bool
     """Whether no exponent is positive, as with all fields of the catalog."""
 
-    def render(self, values: tuple[Number, ...]) -> bytes:
-        """Fill in the values of a reading."""
+    def render(self, values: tuple[Number, ...], labels: bytes, /) -> list[bytes]:
+        """Fill in the values of a reading and the labels; return the parts."""
+        return self._filled(values).replace(b"\0", labels).split(b"\1")
+
+    def _filled(self, values: tuple[Number, ...]) -> bytes:
         if (
             self.common and type(sum(values)) is int
         ):  # then so is each, or a bool, which has a number's text here
@@ -122,14 +127,33 @@ class PlainTemplate:
         return self.anything % tuple([text.encode() for text in texts])
 
 
-def plain_template(
-    lines: Sequence[tuple[str, str]], exponents: Sequence[int], places: Sequence[int], count: int
-) -> PlainTemplate:
+def line_template(
+    lines: Sequence[tuple[str, str]],
+    exponents: Sequence[int],
+    places: Sequence[int],
+    count: int,
+    fill: Fill | None = FILL,
+) -> Filled:
     """
     Compile lines, each given as what stands before its number and behind it.
 
     `places` are those of the numbers among the `count` values of a reading.
     """
+    if fill is None:
+        return plain_template(lines, exponents, places, count)
+    text = bytearray()
+    holes: list[tuple[int, int, int]] = []
+    for (before, behind), exponent, place in zip(lines, exponents, places, strict=True):
+        text += before.encode()
+        holes.append((len(text), place, exponent))
+        text += behind.encode()
+    return fill(bytes(text), tuple(holes), plain_text)
+
+
+def plain_template(
+    lines: Sequence[tuple[str, str]], exponents: Sequence[int], places: Sequence[int], count: int
+) -> PlainTemplate:
+    """Compile lines, as `line_template` does where there is no library in C."""
     divided = [place for place, exponent in zip(places, exponents, strict=True) if exponent < 0]
     spread: list[int] = []
     integers: list[str] = []

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
+from virtstatd._fast.plain import Filled
 from virtstatd.formats.naming import (
     family_name,
     label_name,
@@ -25,7 +26,7 @@ from virtstatd.formats.naming import (
     name_of,
     visible,
 )
-from virtstatd.formats.numbers import PlainTemplate, plain_template
+from virtstatd.formats.numbers import line_template
 from virtstatd.model import Field, Kind, Labels, Number, Series, Shape
 
 
@@ -71,13 +72,13 @@ class TextTemplate:
 
     families: tuple[Family, ...]
     claims: frozenset[str]
-    lines: PlainTemplate
+    lines: Filled
 
     def render(self, values: tuple[Number, ...], labels: bytes) -> list[bytes]:
         """Return the lines of each family, in the order of `families`."""
         if not self.families:
             return []  # where splitting would find one empty text
-        return self.lines.render(values).replace(b"\0", labels).split(b"\1")
+        return self.lines.render(values, labels)
 
 
 class TextTemplates:
@@ -109,7 +110,7 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
     return TextTemplate(
         families=tuple(families),
         claims=frozenset(_claim(series) for _, series in rows),
-        lines=plain_template(
+        lines=line_template(
             lines,
             [series.exponent for _, series in rows],
             [index for index, _ in rows],

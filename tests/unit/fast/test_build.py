@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.native import CHECKOUT, hook, loaded
+from support.native import CHECKOUT, hook, loaded, native
+from virtstatd import _fast
 
 
 ASK = "from virtstatd import _fast; print(_fast.IN_C, _fast.KEPT.__module__)"
@@ -27,11 +28,11 @@ def wheel(folder: Path, **environment: str) -> Path:
     return found
 
 
-def in_c(agent: Path, **environment: str) -> str:
+def in_c(agent: Path, fast: str = "") -> str:
     """Return what an agent from a folder says of its library."""
-    paths = {"PYTHONPATH": str(agent), "PYTHONDONTWRITEBYTECODE": "1"}
+    given = {"PYTHONPATH": str(agent), "PYTHONDONTWRITEBYTECODE": "1", "VIRTSTATD_FAST": fast}
     command = [sys.executable, "-P", "-c", ASK]
-    return subprocess.check_output(command, env=os.environ | paths | environment, text=True).strip()
+    return subprocess.check_output(command, env=os.environ | given, text=True).strip()
 
 
 @pytest.mark.slow
@@ -43,7 +44,7 @@ def test_a_wheel_has_the_library_and_python_is_an_option(tmp_path: Path):
         packed.extractall(tmp_path / "files")
     assert not list((tmp_path / "files/virtstatd/_fast").glob("*.[ch]"))
     assert in_c(tmp_path / "files") == "True virtstatd._fast.native"
-    assert in_c(tmp_path / "files", VIRTSTATD_FAST="python") == f"False {PYTHON}"
+    assert in_c(tmp_path / "files", "python") == f"False {PYTHON}"
 
 
 @pytest.mark.slow
@@ -70,4 +71,10 @@ def test_only_the_stable_interface_is_used(tmp_path: Path):
     loaded(target)
     symbols = subprocess.check_output(["nm", "--dynamic", "--undefined-only", target], text=True)
     private = [line.split()[-1] for line in symbols.splitlines() if " _Py" in line]
-    assert set(private) <= {"_PyArg_ParseTuple_SizeT", "_Py_Dealloc", "_Py_NoneStruct"}
+    stable = {"_PyArg_ParseTuple_SizeT", "_PyObject_CallFunction_SizeT", "_Py_Dealloc"}
+    assert set(private) <= stable
+
+
+def test_a_library_of_other_sources_is_not_used():
+    """The library and the code in Python agree on the interface between them."""
+    assert native().INTERFACE == _fast._INTERFACE

@@ -81,7 +81,7 @@ def test_a_line_has_its_number_whatever_the_others_are(row: list[tuple[Number, i
     exponents = [exponent for _, exponent in row]
     lines = [(f"%s{place} ", "\n") for place in range(len(row))]
     template = plain_template(lines, exponents, range(len(row)), len(values))
-    found = template.render(values).decode().splitlines()
+    found = b"".join(template.render(values, b"")).decode().splitlines()
     assert found == [
         f"%s{place} {plain_text(value, exponent)}" for place, (value, exponent) in enumerate(row)
     ]

@@ -17,13 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from virtstatd._fast.plain import ParsedTexts
 from virtstatd.catalog import Catalog, load
 from virtstatd.catalog.decode import Decoder
 from virtstatd.collect.descriptions.xml import Describer, Undescribable, parsed_xml
 from virtstatd.collect.events.meanings import MEANINGS, meaning_of
 from virtstatd.collect.guest_agent.answers import TEXT_MAX
 from virtstatd.collect.guest_agent.questions import QUESTIONS
-from virtstatd.collect.kernel.controllers import _cpu, _events, _io, _pressure, throttling
+from virtstatd.collect.kernel.controllers import FILES
 from virtstatd.collect.kernel.links import link_table
 from virtstatd.config.file import parse_config
 from virtstatd.errors import ConfigError, Rejected, StartError, TryLater
@@ -47,7 +48,7 @@ from virtstatd.sinks.otlp import check_partial_success
 
 
 DATA = Path(__file__).parents[1] / "data" / "hostile"
-PARSERS = (throttling, _cpu, _events, _io, _pressure("cpu"))
+PARSERS = [(layout, parse) for _, files in FILES for _, _, layout, parse in files]
 GUEST = Domain("00000000-0000-0000-0000-000000000001", "web", 7, (("domain", "web"),))
 
 
@@ -200,9 +201,9 @@ def kernel(given: bytes) -> None:
         for mount in mounted(Path(file.name)):
             assert mount.kind
     link_table(given)
-    for parse in PARSERS:
+    for layout, parse in PARSERS:
         with suppress(ValueError, LookupError):
-            parse(given)
+            parse(*ParsedTexts(layout).take([given]))
 
 
 MOUTHS: dict[str, Callable[[bytes], None]] = {

@@ -74,7 +74,7 @@ class ParsedTexts:
         self._values: tuple[Parsed, ...] | None = None
 
     def forget(self) -> None:
-        """Parse everything anew the next time."""
+        """Parse everything again the next time."""
         self._values = None
 
     def take(self, texts: list[bytes]) -> tuple[Parsed, ...]:
@@ -82,7 +82,7 @@ class ParsedTexts:
         Return what each text says, the same object as before if none has changed.
 
         What a text says is the same object as long as its bytes are the same. Raises ValueError if
-        one is not written as its layout says; everything is parsed anew after that.
+        one is not written as its layout says; everything is parsed again after that.
         """
         former, self._values = self._values, None
         if former is not None and texts == self._texts:
@@ -119,7 +119,7 @@ class PlainKept:
         """
         Return what each file says now, as `ParsedTexts` does with what they hold.
 
-        Raises OSError if one cannot be read; everything is parsed anew after that.
+        Raises OSError if one cannot be read; everything is parsed again after that.
         """
         try:
             texts = [os.pread(descriptor, READ_BYTES, 0) for descriptor in self._descriptors]

@@ -22,7 +22,11 @@ LIBRARY = "native.abi3.so"
 SWITCH = "VIRTSTATD_FAST"
 """`python` in this variable has no library compiled, nor used by an agent that has one."""
 
-FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+FLAGS = (
+    *("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
+    "-Wl,-z,relro,-z,now",
+)
 COMPILE_SECONDS = 120.0
 
 

@@ -111,6 +111,7 @@ def test_a_packages_life(suite: str, package: Path, host: Host):
     host.install(before)
     until(lambda: "first-guest" in page(host), "the guest on the page")
     print(f"{suite}: {time.monotonic() - begun:.1f} s from `apt install` to the guest on the page")
+    assert "with its C library" in host.run("virtstatd", "--version")
     shown = host.machine.show(UNIT)
     assert (shown["ActiveState"], shown["UnitFileState"]) == ("active", "enabled")
     assert (shown["DynamicUser"], shown["NRestarts"]) == ("yes", "0")
@@ -159,6 +160,7 @@ def test_debians_own_libraries_are_enough(tmp_path: Path):
     with hypervisor(root, tmp_path) as host:
         host.install(package)
         until(lambda: "first-guest" in page(host), "the guest on the page")
+        assert "with its C library" in host.run("virtstatd", "--version")
         assert host.machine.show(UNIT)["NRestarts"] == "0"
         host.apt("purge", "virtstatd")
 

@@ -68,6 +68,19 @@ def test_a_compiler_that_fails_says_why(tmp_path: Path):
     assert not target.exists()
 
 
+def test_a_build_is_hardened_and_the_same_each_time(tmp_path: Path):
+    """Two builds are the same bytes, with a guarded stack and read-only tables of the linker."""
+    targets = [tmp_path / name / "native.so" for name in ("one", "another")]
+    for target in targets:
+        target.parent.mkdir()
+        assert hook().compiled(target) == ""
+    assert targets[0].read_bytes() == targets[1].read_bytes()
+    headers = ("readelf", "--wide", "--segments", "--dynamic", "--symbols")
+    said = subprocess.check_output([*headers, targets[0]], text=True)
+    for sign in ("GNU_RELRO", "BIND_NOW", "__stack_chk_fail"):
+        assert sign in said
+
+
 def test_only_the_stable_interface_is_used(tmp_path: Path):
     """The library imports nothing of the interpreter that later ones may lack."""
     target = tmp_path / "native.so"

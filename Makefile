@@ -23,6 +23,7 @@ define INSTALL_UNITS
 	done
 endef
 COMMAND := /usr/local/bin/virtstatd
+MANUAL := /usr/local/share/man
 
 # libvirt-python has no wheels: it is compiled against the host's own libvirt.
 RUN_PACKAGES := python3 python3-venv python3-dev gcc pkg-config libvirt-dev ca-certificates
@@ -129,11 +130,17 @@ install:  ## install the service: PREFIX=/opt/virtstatd, its units and its confi
 	echo '2/4 The program, into $(PREFIX): libvirt-python is compiled, which takes a minute'
 	$(SUDO) $(PYTHON) -m venv '$(PREFIX)'
 	$(SUDO) '$(PREFIX)/bin/pip' install $(PIP_OPTIONS) --upgrade .
-	echo '3/4 The configuration, into $(ETC): one that is there stays'
+	echo '3/4 The configuration, into $(ETC): one that is there stays; manual pages, into $(MANUAL)'
 	$(SUDO) install -d -m 755 $(ETC)
 	$(SUDO) install -m 644 config/virtstatd.schema.json $(ETC)/
 	[[ -e $(ETC)/virtstatd.toml ]] || $(SUDO) install -m 644 config/virtstatd.toml $(ETC)/
 	$(SUDO) ln -sfn '$(PREFIX)/bin/virtstatd' $(COMMAND)
+	pages=$$(mktemp -d)
+	trap 'rm -r "$$pages"' EXIT
+	'$(PREFIX)/bin/python' -m virtstatd.commands.manual "$$pages"
+	for page in "$$pages"/*; do
+		$(SUDO) install -D -m 644 -t "$(MANUAL)/man$${page##*.}" "$$page"
+	done
 	echo '4/4 The units, into $(UNITS): $(UNIT_FILES)'
 	$(INSTALL_UNITS)
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
@@ -198,7 +205,7 @@ uninstall:  ## remove the service; its configuration stays
 		fi
 		$(SUDO) rm -f "$(UNITS)/$$unit"
 	done
-	$(SUDO) rm -rf $(COMMAND) '$(PREFIX)'
+	$(SUDO) rm -rf $(COMMAND) '$(PREFIX)' $(MANUAL)/man?/virtstatd{.,.toml.,-fields.}[157]
 	[[ ! -d /run/systemd/system ]] || $(SUDO) systemctl daemon-reload
 
 .PHONY: clean

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from lab.support.fixtures import pytest_runtest_setup, traces
 from lab.support.machine import LabError
 from lab.support.namespaces import Trace
+from matrix.support.ahead import made_ahead
 from matrix.support.generation import AHEAD, CHECKOUT, ROOTS, Generation
 from support.roots import RootError, Unreachable
 
@@ -20,6 +24,7 @@ from support.roots import RootError, Unreachable
 __all__ = ["pytest_runtest_setup", "traces"]
 
 TIMEOUT_SECONDS = 1500  # a root may have to be made first
+PACKAGES = pytest.StashKey[Path]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +33,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "generation" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
             item.add_marker(pytest.mark.needs("root", "mmdebstrap"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to make the roots and packages where other tests run before those that need them."""
+    mine = [item for item in session.items if item.path.is_relative_to(Path(__file__).parent)]
+    others = len(session.items) - len(mine)
+    if mine and others and os.geteuid() == 0 and shutil.which("mmdebstrap"):
+        ahead = ExitStack()
+        session.config.add_cleanup(ahead.close)
+        session.config.stash[PACKAGES] = ahead.enter_context(made_ahead())
+
+
+@pytest.fixture(scope="session")
+def packages(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of this checkout's packages."""
+    return pytestconfig.stash.get(PACKAGES, None) or tmp_path_factory.mktemp("packages")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from matrix.conftest import TIMEOUT_SECONDS
 from matrix.support import inbox
+from matrix.support.ahead import packaged
 from matrix.support.debian import (
     CONFFILE,
     HYPERVISOR,
@@ -24,6 +26,7 @@ from matrix.support.debian import (
     hypervisor,
     needed,
     repacked,
+    sinks_of,
     with_a_later_format,
     with_another_default,
 )
@@ -49,11 +52,42 @@ type = "http"
 name = "far"
 spool_bytes = 10_000_000
 """
-KAFKA = """
+ARCHIVED = """
 [[sink]]
-type = "kafka"
+type = "parquet"
+flush_seconds = 3600
+free_bytes = 0
 """
 SPOOL = "/var/lib/virtstatd/spool/far"
+ARCHIVE = "/var/lib/virtstatd/archive"
+PYTHON = "/usr/lib/virtstatd/bin/python3"
+JOURNALED = """
+import pathlib, sys
+from virtstatd.archive.journal import JournalReader
+print(*{batch.taken_at for each in sys.argv[1:] for batch in JournalReader(pathlib.Path(each))})
+"""
+ARCHIVED_TIMES = f"""
+import pyarrow.dataset
+rows = pyarrow.dataset.dataset({ARCHIVE!r}, format="parquet").to_table(["time"])
+print(*rows["time"].cast("int64").unique().to_pylist())
+"""
+
+MORE = {
+    "kafka": "",
+    "nats": "",
+    "mqtt": "",
+    "postgres": "",
+    "otlp": "",
+    "otlp_grpc": 'protocol = "grpc"',
+    "parquet": "",
+    "remote_write": "",
+}
+"""Sinks whose libraries are in virtstatd-sinks, by name, with an option that needs one."""
+
+ASKED = "".join(
+    f"[[sink]]\nname = {name!r}\ntype = {name.removesuffix('_grpc')!r}\n{option}\n"
+    for name, option in MORE.items()
+)
 
 
 @pytest.fixture(scope="module", params=SUITES)
@@ -63,10 +97,10 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def package(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build this checkout's package."""
+def package(suite: str, packages: Path) -> Path:
+    """Return this checkout's package."""
     try:
-        return built(Root(suite, needed()).made(), tmp_path_factory.mktemp(suite))
+        return packaged(suite, packages)
     except Unreachable as error:
         pytest.skip(str(error))
 
@@ -95,6 +129,22 @@ def segments(host: Host) -> list[str]:
     return host.run("find", SPOOL, "-name", "*.segment", check=False).split()
 
 
+def archived(host: Host) -> set[int]:
+    """Return the times of all numbers in the finished files of the archive, in nanoseconds."""
+    return set(map(int, host.run(PYTHON, "-c", ARCHIVED_TIMES, check=False).split()))
+
+
+def journals(host: Host) -> list[str]:
+    """Return the journals of the archive that hold batches."""
+    return host.run("find", ARCHIVE, "-name", ".*.segment", "-size", "+1k", check=False).split()
+
+
+def refused(host: Host) -> str:
+    """Return what `check` has against sinks that need more libraries."""
+    host.machine.write("/root/more.toml", ASKED)
+    return host.machine.run("virtstatd", "check", "/root/more.toml", check=False).stderr
+
+
 def test_a_packages_life(suite: str, package: Path, host: Host):
     """
     Installed, upgraded, downgraded and purged, nothing of the administrator's is lost or left.
@@ -115,11 +165,9 @@ def test_a_packages_life(suite: str, package: Path, host: Host):
     shown = host.machine.show(UNIT)
     assert (shown["ActiveState"], shown["UnitFileState"]) == ("active", "enabled")
     assert (shown["DynamicUser"], shown["NRestarts"]) == ("yes", "0")
-
-    host.machine.write("/root/kafka.toml", KAFKA)
-    refused = host.machine.run("virtstatd", "check", "/root/kafka.toml", check=False)
-    assert refused.returncode
-    assert "apt install virtstatd-sinks" in refused.stderr
+    manual = re.findall(r"man:(\S+)\((\d)\)", shown["Documentation"])
+    assert len(manual) == len(shown["Documentation"].split())
+    host.run("ls", *(f"/usr/share/man/man{each}/{name}.{each}.gz" for name, each in manual))
 
     host.machine.write(CONFFILE, SPOOLED)
     host.run("systemctl", "restart", UNIT)
@@ -143,8 +191,51 @@ def test_a_packages_life(suite: str, package: Path, host: Host):
     assert host.run("find", kept, "-name", "*.segment").split()
     assert "far.format-2: " in host.run("virtstatd", "spool", "list")
 
-    host.apt("purge", "virtstatd")
-    left = {each for each in host.files() - files if not each.startswith(("/root/", "/var/cache/"))}
+    purged(host, files, "virtstatd")
+
+
+def test_an_archives_life(package: Path, host: Host):
+    """
+    The archive is kept through an upgrade, and readable after it; a purge removes it.
+
+    So is its journal, which a killed agent of the version before has left. Its libraries come with
+    virtstatd-sinks. Without that package each sink that needs it is refused, and names it.
+    """
+    release = package.name.split("~")[1].split("_")[0]
+    before = repacked(package, f"0.0.1-1~{release}")
+    files = host.files()
+    host.install(before)
+    faults = refused(host).splitlines()
+    assert len(faults) == len(MORE)
+    assert all(each.endswith("apt install ./virtstatd-sinks_*.deb") for each in faults), faults
+    host.install(repacked(sinks_of(package), f"0.0.1-1~{release}"))
+    assert "No such file or directory" not in refused(host)
+
+    host.machine.write(CONFFILE, SPOOLED + ARCHIVED)
+    host.run("systemctl", "restart", UNIT)
+    until(lambda: journals(host), "a journal")
+    host.run("systemctl", "restart", UNIT)  # which ends the journal
+    until(lambda: archived(host), "a file")
+    until(lambda: journals(host), "another journal")
+    host.run("systemctl", "kill", "--signal=KILL", UNIT)
+    host.run("systemctl", "stop", UNIT)
+    whole = archived(host)
+    waiting = set(map(int, host.run(PYTHON, "-c", JOURNALED, *journals(host)).split()))
+    assert waiting - whole
+
+    host.install(package, sinks_of(package))
+    host.run("systemctl", "start", UNIT)
+    until(lambda: archived(host) >= whole | waiting, "the journal's numbers in a file")
+    assert "archive.damaged" not in "\n".join(host.machine.journal(UNIT))
+
+    purged(host, files, "virtstatd", "virtstatd-sinks")
+
+
+def purged(host: Host, before: set[str], *names: str) -> None:
+    """Purge packages; nothing is left but what was there before."""
+    host.apt("purge", *names)
+    new = host.files() - before
+    left = {each for each in new if not each.startswith(("/root/", "/var/cache/"))}
     assert not {each for each in left if "virtstatd" in each}, left
     assert not host.run("getent", "passwd", "virtstatd", check=False)
     assert "virtstatd" not in host.run("systemctl", "list-units", "--all", "--plain")

@@ -20,6 +20,8 @@ from system.support.service import (
 )
 
 
+EXPORTER = "prometheus-node-exporter"
+FETCH = ("curl", "--silent", "http://127.0.0.1:9100/metrics")
 ACCOUNT = REPOSITORY / "systemd" / "sysusers.d" / "virtstatd.conf"
 
 pytestmark = NEEDS
@@ -58,20 +60,32 @@ def test_an_account_of_that_name_is_used(machine: Machine):
     assert owner.strip() == account
 
 
-def test_node_exporter_gets_its_file(machine: Machine):
-    """With the drop-in and the account it asks for, everybody can read what `textfile` writes."""
+@pytest.mark.needs("prometheus-node-exporter")
+@pytest.mark.parametrize("account", ["dynamic", "fixed"])
+def test_node_exporter_gets_its_file(machine: Machine, account: str):
+    """With the drop-in alone Debian's node_exporter has the guests; files of others are safe."""
     folder = "/var/lib/prometheus/node-exporter"
     drop_in = (REPOSITORY / "systemd/drop-ins/textfile.conf").read_text()
-    machine.write("/etc/sysusers.d/virtstatd.conf", ACCOUNT.read_text())
-    machine.run("systemd-sysusers", "/etc/sysusers.d/virtstatd.conf")
-    machine.run("install", "--directory", "--owner=virtstatd", folder)
+    if account == "fixed":
+        machine.write("/etc/sysusers.d/virtstatd.conf", ACCOUNT.read_text())
+        machine.run("systemd-sysusers", "/etc/sysusers.d/virtstatd.conf")
+    machine.run("install", "--directory", "--owner=root", "--group=root", "--mode=755", folder)
+    machine.write(f"{folder}/of_root.prom", "of_root 1\n")
     machine.write(CONFIGURATION, '[[sink]]\ntype = "textfile"\n')
     override(machine, *drop_in.splitlines())
     start(machine)
-    read = ("setpriv", "--reuid=65534", "--clear-groups", "cat", f"{folder}/virtstatd.prom")
-    until(lambda: "libvirt_up" in machine.run(*read, check=False).stdout, "the file")
-    machine.run("systemctl", "stop", NAME)
-    machine.run("userdel", "virtstatd")
+    machine.run("systemctl", "start", EXPORTER)
+    until(lambda: "libvirt_up" in machine.run(*FETCH, check=False).stdout, "the file's numbers")
+    assert "of_root 1" in machine.run(*FETCH).stdout
+    process = f"/proc/{machine.show(NAME)['MainPID']}"
+    agent = machine.run("stat", "--format=--reuid=%u --regid=%g", process).stdout.split()
+    remove = ("setpriv", *agent, "--clear-groups", "rm", f"{folder}/of_root.prom")
+    assert "not permitted" in machine.run(*remove, check=False).stderr
+    machine.run("systemctl", "stop", NAME, EXPORTER)
+    assert machine.run("ls", folder).stdout.split() == ["of_root.prom"]
+    assert machine.run("stat", "--format=%U", folder).stdout.strip() == "root"
+    if account == "fixed":
+        machine.run("userdel", "virtstatd")
 
 
 def test_every_sink_works_under_the_filter(machine: Machine):

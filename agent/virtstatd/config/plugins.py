@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import shlex
-import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from virtstatd.errors import ConfigError
+from virtstatd.runtime.installing import installing
 from virtstatd.sink import Delivery
-
-
-PIP = Path(sys.prefix, "bin/pip")
-"""The `pip` of the environment in which the agent runs, which is rarely the one on the path."""
 
 
 class Plugins:
@@ -65,15 +59,6 @@ class Plugins:
             f"the {self._noun} {entry.name} needs the Python module {error.name}, which is not"
             f" installed; {installing(extra or error.name or str(error))}"
         )
-
-
-def installing(package: str) -> str:
-    """Return the command that installs an extra of the agent, or another package."""
-    if package.startswith("virtstatd[") and not PIP.exists():  # as in the Debian package
-        if sys.prefix == sys.base_prefix:  # on Debian's own python3-* packages
-            return "the package that `make deb` builds has it"
-        return "apt install virtstatd-sinks"
-    return f"{PIP} install {shlex.quote(package)}"
 
 
 def _no_sink(cls: object) -> str:

@@ -28,7 +28,13 @@ class HypervisorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="Any libvirt URI; empty finds the local read-only socket."),
     ] = ""
     lanes: Annotated[
-        int, Meta(description="Calls to libvirt that may run in parallel.", ge=1, le=3)
+        int,
+        Meta(
+            description="Calls to libvirt that may run in parallel: so many that query guests'"
+            " monitors, and as many others, but four in all",
+            ge=1,
+            le=3,
+        ),
     ] = 2
     slice_domains: Annotated[
         int, Meta(description="Guests polled in one call.", ge=1, le=10000)

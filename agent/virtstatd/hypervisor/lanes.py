@@ -168,10 +168,11 @@ class Lanes:
     """
     The lanes that share the polling: `width` calls side by side, `OUTSTANDING_MAX` in all.
 
-    While abandoned calls hang in libvirt, fewer lanes are left; each becomes available again when
-    an abandoned call returns. Calls that query guests' monitors never use more than `STUCK_MAX`,
-    those among them that query guests not known good no more than `UNPROVEN_STUCK_MAX`, and a call
-    that queries no monitor never waits for one that does.
+    Calls that query guests' monitors, and the others, may each be `width`. While abandoned calls
+    hang in libvirt, fewer lanes are left; each becomes available again when an abandoned call
+    returns. Calls that query guests' monitors never use more than `STUCK_MAX`, those among them
+    that query guests not known good no more than `UNPROVEN_STUCK_MAX`, and a call that queries no
+    monitor never waits for one that does.
     """
 
     def __init__(self, open_session: Open, width: int, up: Up | None = None) -> None:

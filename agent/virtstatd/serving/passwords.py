@@ -8,9 +8,9 @@ import hmac
 import importlib.util
 import os
 import re
-import sys
-from pathlib import Path
 from typing import Final
+
+from virtstatd.runtime.installing import installing
 
 
 LOG_N: Final = 14
@@ -50,8 +50,7 @@ def fault_of(hashed: str) -> str:
         if not 4 <= int(found["cost"]) <= BCRYPT_COST:  # noqa: PLR2004 - bcrypt's least
             return f"must have a cost from 4 to {BCRYPT_COST}"
         if importlib.util.find_spec("bcrypt") is None:
-            pip = Path(sys.prefix, "bin/pip")
-            return f"is of bcrypt, which is not installed; {pip} install 'virtstatd[web]'"
+            return f"is of bcrypt, which is not installed; {installing('virtstatd[web]')}"
         return ""
     return "must be a hash of bcrypt or scrypt; `virtstatd password` makes one"
 

@@ -8,7 +8,6 @@ that protects one exporter must not protect another one less.
 from __future__ import annotations
 
 import ssl
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from virtstatd.errors import StartError
+from virtstatd.runtime.installing import installing
 from virtstatd.serving.passwords import fault_of
 
 
@@ -103,8 +103,8 @@ def read_web_config(path: Path) -> WebConfig:
     try:
         import yaml
     except ImportError:
-        pip = Path(sys.prefix, "bin/pip")
-        raise StartError(f"PyYAML is not installed; {pip} install 'virtstatd[web]'") from None
+        fix = installing("virtstatd[web]")
+        raise StartError(f"PyYAML is not installed; {fix}") from None
     try:
         text = path.read_bytes()
         document = yaml.safe_load(text) or {}

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, TypeVar
 
 from msgspec import Meta
 
-from virtstatd.config.plugins import installing
 from virtstatd.errors import Denied, Rejected, StartError, TooLarge, TryLater
 from virtstatd.formats.documents import DocumentEncoder
 from virtstatd.formats.timed_text import TimedText
 from virtstatd.runtime.compress import compressed, gzipped
+from virtstatd.runtime.installing import installing
 from virtstatd.sending.access import Access
 from virtstatd.sending.dead_letters import dead_letters
 from virtstatd.sending.files import check_writable

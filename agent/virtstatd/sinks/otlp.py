@@ -17,7 +17,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from virtstatd import __version__
-from virtstatd.config.plugins import installing
 from virtstatd.errors import Denied, TooLarge
 from virtstatd.formats.deltas import Deltas
 from virtstatd.formats.lifetimes import EndedSeries, Staleness
@@ -25,6 +24,7 @@ from virtstatd.formats.otlp import OtlpEncoder, Points
 from virtstatd.formats.runs import Runs
 from virtstatd.model import Reading
 from virtstatd.runtime.compress import compressed
+from virtstatd.runtime.installing import installing
 from virtstatd.sending.access import Access
 from virtstatd.sending.http import LANES, http_client
 from virtstatd.sending.named import ByHost, Named

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.roots import ALONE
 from system.support.machine import Machine, booted
 
 
@@ -15,6 +18,8 @@ CHECKOUT = Path(__file__).parents[3]
 RECIPE = CHECKOUT / "systemd/debian"
 SUITES = ("bookworm", "trixie")
 NAME = "virtstatd"
+VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+PACKAGE = f"{NAME}_{VERSION}-*.deb"
 CONFFILE = "/etc/virtstatd/virtstatd.toml"
 SEGMENT = "usr/lib/virtstatd/lib/python3*/site-packages/virtstatd/pipeline/spool/segment.py"
 
@@ -44,30 +49,36 @@ def needed(**settings: str) -> tuple[str, ...]:
 
 
 def built(root: Path, folder: Path, **settings: str) -> Path:
-    """Build the agent's package in a root as `make deb` does, without network."""
-    options = {"DEB_BUILD_OPTIONS": "noautodbgsym", "DEB_BUILD_PROFILES": "pkg.virtstatd.nosinks"}
+    """Build the packages in a root as `make deb` does, and return the agent's."""
+    options = {"DEB_BUILD_OPTIONS": "noautodbgsym", "DPKG_DEB_COMPRESSOR_TYPE": "none"}
     subprocess.run(
-        [str(RECIPE / "build"), str(folder / "work"), str(root)],
+        [*ALONE, str(RECIPE / "build"), str(folder / "work"), str(root)],
         env=os.environ | options | {"PYTHONPATH": ""} | settings,
         check=True,
         timeout=INSTALL_SECONDS * 3,
     )
-    return next(folder.glob(f"{NAME}_*.deb"))
+    shutil.rmtree(folder / "work")
+    return next(folder.glob(PACKAGE))
 
 
-def repacked(package: Path, version: str, change: Callable[[Path], None]) -> Path:
+def sinks_of(package: Path) -> Path:
+    """Return the package of more sinks that was made with an agent's."""
+    return package.with_name(package.name.replace(NAME, f"{NAME}-sinks", 1))
+
+
+def repacked(package: Path, version: str, change: Callable[[Path], None] | None = None) -> Path:
     """Return a package with another version and changed files; its byte code goes."""
-    files = package.parent / version
+    name, before, architecture = package.stem.split("_")
+    files = package.parent / f"{name}-{version}"
     subprocess.run(["dpkg-deb", "--raw-extract", package, files], check=True)
     control = files / "DEBIAN/control"
-    lines = control.read_text().splitlines(keepends=True)
-    control.write_text(
-        "".join(f"Version: {version}\n" if each.startswith("Version:") else each for each in lines)
-    )
-    change(files)
-    made = package.parent / f"{NAME}_{version}.deb"
-    build = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(files), str(made)]
+    control.write_text(control.read_text().replace(before, version))
+    if change:
+        change(files)
+    made = package.parent / f"{name}_{version}_{architecture}.deb"
+    build = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(files), str(made)]
     subprocess.run(build, check=True, capture_output=True)
+    shutil.rmtree(files)
     return made
 
 
@@ -103,9 +114,9 @@ class Host:
         quiet = "DEBIAN_FRONTEND=noninteractive"
         return self.run("env", quiet, "apt-get", *options, *arguments)
 
-    def install(self, package: Path) -> None:
-        """Install a package of the folder /packages, whichever version is there."""
-        self.apt("install", "--allow-downgrades", f"/packages/{package.name}")
+    def install(self, *packages: Path) -> None:
+        """Install packages of the folder /packages, whichever version is there."""
+        self.apt("install", "--allow-downgrades", *(f"/packages/{each.name}" for each in packages))
 
     def files(self) -> set[str]:
         """Return the paths of all files but those that are apt's, dpkg's and systemd's own."""

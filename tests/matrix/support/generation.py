@@ -15,6 +15,7 @@ from lab.support.guest import Definition
 from lab.support.hypervisor import Lab
 from lab.support.kernel import System
 from lab.support.machine import WAIT_SECONDS, LabError, wait_until
+from matrix.support.debian import needed
 from support.agent import Agent, running
 from support.roots import Root
 
@@ -29,7 +30,11 @@ PACKAGES = (
 REQUIREMENTS = tuple(
     tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["dependencies"]
 )
-ROOTS = {suite: Root(suite, PACKAGES, REQUIREMENTS) for suite in ("bookworm", "trixie", "sid")}
+ROOTS = {
+    suite: Root(suite, (*PACKAGES, *needed()), REQUIREMENTS)
+    for suite in ("bookworm", "trixie", "sid")
+}
+"""Each has what the packages' build needs too, so that fewer roots are made."""
 AHEAD = "sid"
 """The suite whose libvirt may have fields that nobody knows yet."""
 

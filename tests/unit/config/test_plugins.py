@@ -8,6 +8,7 @@ import pytest
 
 from virtstatd.config import plugins as sinks
 from virtstatd.errors import ConfigError
+from virtstatd.runtime.installing import PIP
 from virtstatd.sinks.jsonl import Jsonl
 from virtstatd.sinks.null import Null
 from virtstatd.sinks.prometheus import Prometheus
@@ -71,14 +72,14 @@ def test_a_sink_of_others():
             "needy",
             (
                 "the sink needy needs the Python module nowhere, which is not installed;"
-                f" {sinks.PIP} install 'others[needy]'"
+                f" {PIP} install 'others[needy]'"
             ),
         ),
         (
             "bare",
             (
                 "the sink bare needs the Python module nowhere, which is not installed;"
-                f" {sinks.PIP} install nowhere"
+                f" {PIP} install nowhere"
             ),
         ),
         ("crash", "the sink crash cannot be imported: ZeroDivisionError: division by zero"),
@@ -123,11 +124,3 @@ def test_an_extra_is_named_as_pip_wants_it(others: Path, extra: str):
     with (metadata / "entry_points.txt").open("a") as file:
         file.write("two_words = needy:Sink\n")
     assert fault("two_words").endswith("pip install 'others[two-words]'")
-
-
-def test_a_packaged_agent_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without pip beside the agent, as in the Debian package, the libraries are a package too."""
-    assert sinks.installing("virtstatd[kafka]").endswith("/bin/pip install 'virtstatd[kafka]'")
-    monkeypatch.setattr(sinks, "PIP", tmp_path / "pip")
-    assert sinks.installing("virtstatd[kafka]") == "apt install virtstatd-sinks"
-    assert "apt" not in sinks.installing("somebody-elses")

@@ -110,12 +110,12 @@ class Root:
         missing = [each for each in (MAKE[0], "setpriv", "unshare") if not shutil.which(each)]
         if missing:
             raise RootError(f"{self.suite} needs {', '.join(missing)}: run `make test`")
-        mirror = _mirror()
-        _ask(f"{mirror}dists/{self.suite}/InRelease", self.suite)
+        archive = mirror()
+        _ask(f"{archive}dists/{self.suite}/InRelease", self.suite)
         work = folder.with_suffix(".tmp")
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
         include = [f"--include={','.join(self.packages)}"] if self.packages else []
-        self._run(*MAKE, *include, self.suite, str(work), mirror)
+        self._run(*MAKE, *include, self.suite, str(work), archive)
         if self.requirements:
             with ExitStack() as lent:
                 for setting in _settings():
@@ -124,7 +124,7 @@ class Root:
                 self._run(*inside, *self.requirements)
         for trace in TRACES:
             (work / trace).unlink(missing_ok=True)
-        (work / "etc/apt/sources.list").write_text(f"deb {mirror} {self.suite} main\n")
+        (work / "etc/apt/sources.list").write_text(f"deb {archive} {self.suite} main\n")
         work.rename(folder)
 
     def _run(self, *command: str) -> None:
@@ -146,7 +146,7 @@ class Root:
             raise RootError(f"{self.suite}: {command[0]} ended with {done.returncode}: {said}")
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Return the archive from which apt has this machine's own suite."""
     release = Path("/etc/os-release").read_text()
     suite = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)

@@ -149,6 +149,7 @@ ARROWS: dict[str, set[str]] = {
         "errors",
         "hypervisor",
         "model",
+        "runtime",
         "serving",
         "sink",
     },
@@ -187,7 +188,6 @@ ARROWS: dict[str, set[str]] = {
     "sinks": {
         "archive",
         "catalog",
-        "config",
         "errors",
         "formats",
         "model",

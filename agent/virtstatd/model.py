@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Kind(StrEnum):
@@ -38,13 +39,22 @@ class Field:
     help: str
     exponent: int = 0
 
+    def __hash__(self) -> int:
+        """Return the hash of its names, which is enough and cheaper."""
+        return hash((self.prefix, self.name))
+
     @property
     def family(self) -> str:
         """The name with its unit, without `_total`: `libvirt_domain_block_stats_read_bytes`."""
-        name = f"{self.prefix}_{self.name}"
-        if self.unit and not name.endswith(f"_{self.unit}"):
-            name = f"{name}_{self.unit}"
-        return name
+        return _family(self.prefix, self.name, self.unit)
+
+
+@lru_cache(4096)
+def _family(prefix: str, name: str, unit: str) -> str:
+    name = f"{prefix}_{name}"
+    if unit and not name.endswith(f"_{unit}"):
+        name = f"{name}_{unit}"
+    return name
 
 
 Labels = tuple[tuple[str, str], ...]
@@ -74,6 +84,12 @@ class Series:
     def base_labels(self) -> Labels:
         """The labels without a bucket's `le`: equal for all parts of one histogram."""
         return self.labels[:-1] if self.part == "bucket" else self.labels
+
+
+@lru_cache(8192)
+def shared_series(field: Field, labels: Labels = (), part: str = "") -> Series:
+    """Return a series; equal ones of different guests are one object, which saves memory."""
+    return Series(field, labels, part)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

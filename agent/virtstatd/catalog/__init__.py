@@ -20,7 +20,7 @@ from virtstatd.catalog.match import Match, Tree
 from virtstatd.catalog.reader import CatalogReader
 from virtstatd.catalog.table import markdown, plain
 from virtstatd.errors import ConfigError
-from virtstatd.model import Field, Kind, Labels, Series, Shape
+from virtstatd.model import Field, Kind, Labels, Series, Shape, shared_series
 
 
 __all__ = ["Catalog", "Group", "Line", "load", "shipped"]
@@ -81,7 +81,7 @@ class Catalog:
         if unknown or missing:
             raise ValueError(f"{group}.{key} has the labels {line.labels}, not {tuple(names)}")
         assert line.field  # noqa: S101 - `line` returns no other
-        return Series(line.field, pairs)
+        return shared_series(line.field, pairs)
 
     def histogram(
         self, group: str, key: str, bounds: Iterable[str], labels: Mapping[str, str] | Labels = ()

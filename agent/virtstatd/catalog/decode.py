@@ -29,6 +29,9 @@ RecordRow = tuple[Value, ...]  # a record's values and, behind them, a 1 for the
 Numbers = tuple[Number, ...]
 
 _KNOWN_KEYS = 1 << 16
+_SHARED = 4096
+"""So many lists of keys, and ways to check and take values, are shared by guests that are alike."""
+
 # A domain has one plan per tier, two when its monitor is stuck, and a few left by hot-plugging.
 _PLANS = 8
 
@@ -174,7 +177,7 @@ class Decoder:
     def _compile(self, uuid: str, keys: tuple[str, ...], row: RecordRow) -> _Plan:
         with self._lock:
             # The binding makes new strings for every domain; the interned ones are shared.
-            plan = self._plan(tuple(map(sys.intern, keys)), row)
+            plan = self._plan(_interned(keys), row)
             plans = self._plans.setdefault(uuid, {})
             plans.pop(keys, None)
             while len(plans) >= _PLANS:
@@ -204,15 +207,15 @@ class Decoder:
                     codes[places[at]] = "q"
             if recipe.shape.series:
                 picks = [len(keys) if at == ONE else places[at] for at in recipe.picks]
-                parts.append(_Part(recipe.shape, _taker(picks), recipe.factors, recipe.bins))
+                parts.append(_Part(recipe.shape, _taker(tuple(picks)), recipe.factors, recipe.bins))
         for place in (*fixed, len(keys)):
             codes[place] = "?"
         return _Plan(
             keys=keys,
-            types=tuple(map(type, row)),
-            fixed=_taker(fixed),
-            expected=_taker(fixed)(row),
-            check=struct.Struct("=" + "".join(codes)).pack,
+            types=_types(tuple(map(type, row))),
+            fixed=_taker(tuple(fixed)),
+            expected=_taker(tuple(fixed))(row),
+            check=_packer("".join(codes)),
             codes="".join(codes),
             floats=tuple(at for at, code in enumerate(codes) if code == "d"),
             parts=tuple(parts),
@@ -250,7 +253,23 @@ def _code(value: Value) -> str:
     return "d" if isinstance(value, float) else "Q"
 
 
-def _taker(places: list[int]) -> Callable[[RecordRow], Numbers]:
+@lru_cache(_SHARED)
+def _interned(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(sys.intern, keys))
+
+
+@lru_cache(_SHARED)
+def _types(types: tuple[type, ...]) -> tuple[type, ...]:
+    return types
+
+
+@lru_cache(_SHARED)
+def _packer(codes: str) -> Callable[..., bytes]:
+    return struct.Struct(f"={codes}").pack
+
+
+@lru_cache(_SHARED)
+def _taker(places: tuple[int, ...]) -> Callable[[RecordRow], Numbers]:
     """Return a function that takes these values from a row, always as a tuple."""
     if not places:
         return lambda _: ()

@@ -15,7 +15,7 @@ from math import isfinite
 from virtstatd.catalog import Catalog
 from virtstatd.catalog.lines import Line, Role
 from virtstatd.catalog.match import Match
-from virtstatd.model import Labels, Number, Series, Shape
+from virtstatd.model import Labels, Number, Series, Shape, shared_series
 
 
 Value = int | float | bool | str
@@ -204,7 +204,7 @@ class _Compiler:
             if line.signed:
                 self.signed.add(place)
         family = self.families.setdefault(line.field.family, [])
-        family.append(_Number(Series(line.field, labels, part), place, factor))
+        family.append(_Number(shared_series(line.field, labels, part), place, factor))
 
     def labels(self, placeholders: Sequence[tuple[str, int]], tokens: Scope) -> Labels:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 from virtstatd.formats.numbers import decimal_text
 from virtstatd.model import Field, Kind, Labels, Series
@@ -17,12 +18,14 @@ _SUFFIXES = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
 _GO_EXPONENT = 6  # Go's %g, which the canonical `le` follows, changes to 1e+06 there
 
 
+@lru_cache(4096)
 def family_name(field: Field) -> str:
     """Return the name of a family as OpenMetrics has it: without `_total` and `_info`."""
     name = re.sub(r"[^a-zA-Z0-9_:]", "_", field.family)
     return name.removesuffix(_SUFFIXES.get(field.kind, ""))
 
 
+@lru_cache(4096)
 def metric_name(field: Field) -> str:
     """Return the name that samples have, except for `_bucket`, `_sum` and `_count`."""
     return family_name(field) + _SUFFIXES.get(field.kind, "")
@@ -42,6 +45,7 @@ def labels_of(series: Series) -> Labels:
     return (*series.base_labels, (le, canonical(bound)))
 
 
+@lru_cache(4096)
 def label_name(text: str) -> str:
     """Replace by `_` what the name of a label cannot have."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", text)

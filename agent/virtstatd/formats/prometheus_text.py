@@ -12,8 +12,9 @@ of both formats are the same bytes; only the lines that begin with `#` differ.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,9 @@ from virtstatd.model import Field, Kind, Labels, Number, Series, Shape
 
 
 END_OF_OPENMETRICS = b"# EOF\n"
+
+SHARED = 8192
+"""So many families and beginnings of lines are kept for guests that have them, too."""
 
 _LABELS = "\0"
 _END_OF_FAMILY = "\1"
@@ -67,12 +71,16 @@ class TextTemplate:
     """
     What a shape's readings have in common: one page block per family, numbers left out.
 
-    `claims` are the series that a page must not have twice; a histogram is one.
+    `series` are those that are shown.
     """
 
     families: tuple[Family, ...]
-    claims: frozenset[str]
+    series: tuple[Series, ...]
     lines: Filled
+
+    def claims(self, names: Container[str]) -> frozenset[str]:
+        """Return what a page must not have twice, of families with these names."""
+        return frozenset(_claim(each) for each in self.series if family_name(each.field) in names)
 
     def render(self, values: tuple[Number, ...], labels: bytes) -> list[bytes]:
         """Return the lines of each family, in the order of `families`."""
@@ -99,7 +107,11 @@ class TextTemplates:
 
 def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) -> TextTemplate:
     """Compile the template of a shape, without the series whose claims are in `but`."""
-    rows = [(index, each) for index, each in enumerate(shape.series) if _claim(each) not in but]
+    rows = [
+        (index, each)
+        for index, each in enumerate(shape.series)
+        if not but or _claim(each) not in but
+    ]
     families: list[Family] = []
     lines: list[tuple[str, str]] = []
     for field, members in groupby(rows, key=lambda row: row[1].field):
@@ -109,7 +121,7 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
         lines += [(f"{_head(series, labelled=labelled)} ", "\n") for _, series in members]
     return TextTemplate(
         families=tuple(families),
-        claims=frozenset(_claim(series) for _, series in rows),
+        series=shape.series if not but else tuple(series for _, series in rows),
         lines=line_template(
             lines,
             [series.exponent for _, series in rows],
@@ -119,6 +131,7 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
     )
 
 
+@lru_cache(SHARED)
 def family_block(field: Field) -> Family:
     """Return the block of a catalog line: `# HELP`, `# TYPE` and, in OpenMetrics, `# UNIT`."""
     base = family_name(field)
@@ -168,5 +181,6 @@ def _head(series: Series, *, labelled: bool) -> str:
     return f"{name}{{{','.join(within)}}}" if within else name
 
 
+@lru_cache(SHARED)
 def _pairs(labels: Labels) -> str:
     return ",".join(f'{label_name(name)}="{escape(value)}"' for name, value in labels)

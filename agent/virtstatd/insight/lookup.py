@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -64,12 +65,17 @@ class Places:
     scale: float
 
 
-_Found = dict[str, tuple[tuple[int, ...], float]]
+_Found = tuple[tuple[str, tuple[int, ...], float], ...]
+"""The name, the places and the scale of each metric of a shape."""
+
+SHARED: Final = 1024
+"""So many sets of places are shared by guests that are built alike."""
+
 _found: WeakKeyDictionary[Shape, _Found] = WeakKeyDictionary()
 
 
 def found_in(shape: Shape) -> _Found:
-    """Return the places and the scale of each metric of a shape, layers of disks left out."""
+    """Return the places of each metric of a shape, layers of disks left out."""
     places = _found.get(shape)
     if places is None:
         lists: dict[str, tuple[list[int], float]] = {}
@@ -80,8 +86,24 @@ def found_in(shape: Shape) -> _Found:
             if series.part:
                 name = f"{name}:{series.part}"
             lists.setdefault(name, ([], 10.0**series.exponent))[0].append(at)
-        places = _found[shape] = {name: (tuple(at), scale) for name, (at, scale) in lists.items()}
+        found = tuple((name, tuple(at), scale) for name, (at, scale) in lists.items())
+        places = _found[shape] = _shared(found)
     return places
+
+
+@lru_cache(SHARED)
+def _shared(found: _Found) -> _Found:
+    return found
+
+
+@lru_cache(SHARED)
+def _metrics(several: tuple[_Found, ...]) -> Mapping[str, Places]:
+    """Return where each metric is, in the first of several readings that has it."""
+    metrics: dict[str, Places] = {}
+    for number, found in enumerate(several):
+        for name, at, scale in found:
+            metrics.setdefault(name, Places(number, at, scale))
+    return metrics
 
 
 class LookupPlan:
@@ -91,11 +113,8 @@ class LookupPlan:
 
     def __init__(self, shapes: tuple[Shape, ...]) -> None:
         self.shapes = shapes
-        self.metrics: dict[str, Places] = {}
+        self.metrics = _metrics(tuple(map(found_in, shapes)))
         self.tables: dict[tuple[str, ...], tuple[tuple[str, tuple[int | None, ...]], ...]] = {}
-        for number, shape in enumerate(shapes):
-            for name, (at, scale) in found_in(shape).items():
-                self.metrics.setdefault(name, Places(number, at, scale))
 
 
 class Lookup:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from virtstatd.formats.prometheus_text import TextTemplate, TextTemplates, label_text, text_template
@@ -19,24 +20,16 @@ _Key = tuple[str, str]
 """Source and group: what a new reading of the same domain replaces."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class HeldReading:
-    """A reading, and its rendered lines once a scrape needed them."""
+    """A reading with its template and its domain's labels as text, and until when it is shown."""
 
     reading: Reading
+    template: TextTemplate
     labels: bytes
     arrival: int
     until: float
     began: int = 0
-    template: TextTemplate | None = None
-    lines: tuple[bytes, ...] = ()
-
-    def rendered(self, template: TextTemplate) -> tuple[bytes, ...]:
-        """Return the lines of each family, rendered the first time only."""
-        if self.template is not template:
-            self.lines = tuple(template.render(self.reading.values, self.labels))
-            self.template = template
-        return self.lines
 
 
 class Latest:
@@ -96,8 +89,15 @@ class Latest:
                     self._forget_earlier_runs(domain)
             seen[uuid].add(reading.shape.group)
             began = self._runs.witnessed(reading, batch) if self._runs else 0
-            held = HeldReading(reading, self._labels(domain), self._arrivals, until, began)
-            self._held.setdefault(uuid, {})[batch.source, reading.shape.group] = held
+            several = self._held.setdefault(uuid, {})
+            key = batch.source, reading.shape.group
+            labels = self._labels(domain)
+            former = several.get(key)
+            if former is not None and former.reading.shape is reading.shape:
+                template = former.template
+            else:
+                template = self._templates.get(reading.shape, labelled=bool(labels))
+            several[key] = HeldReading(reading, template, labels, self._arrivals, until, began)
         for uuid, groups in seen.items():
             for group in batch.groups - groups:
                 self._held[uuid].pop((batch.source, group), None)
@@ -106,17 +106,28 @@ class Latest:
         if self._runs:
             self._runs.settle(batch)
 
-    def together(self) -> list[list[HeldReading]]:
-        """Return a snapshot of what is held: a list per domain's labels, newest reading first."""
+    def together(self) -> Iterator[list[HeldReading]]:
+        """
+        Yield what is held, a list for each domain's labels, newest reading first.
+
+        It may be continued later: each list is of the time at which it is yielded.
+        """
         self._forget_the_old()
-        groups: dict[bytes, list[HeldReading]] = {}
-        for members in self._held.values():
-            for held in members.values():
-                groups.setdefault(held.labels, []).append(held)
-        for group in groups.values():
-            group.sort(key=lambda held: -held.arrival)
         self._former_plans, self._plans = self._plans, {}  # only those in use live on
-        return [groups[labels] for labels in sorted(groups)]
+        domains: dict[bytes, list[str | None]] = {}
+        for uuid, members in self._held.items():
+            for labels in {held.labels for held in members.values()}:
+                domains.setdefault(labels, []).append(uuid)
+        for labels in sorted(domains):
+            group = [
+                held
+                for uuid in domains[labels]
+                for held in self._held.get(uuid, {}).values()
+                if held.labels == labels
+            ]
+            if group:
+                group.sort(key=_newest)
+                yield group
 
     def planned(self, group: list[HeldReading]) -> tuple[TextTemplate, ...]:
         """
@@ -124,10 +135,7 @@ class Latest:
 
         Prometheus would refuse a page that has a series twice.
         """
-        labelled = bool(group[0].labels)
-        templates = tuple(
-            self._templates.get(each.reading.shape, labelled=labelled) for each in group
-        )
+        templates = tuple([each.template for each in group])
         plan = self._plans.get(templates) or self._former_plans.get(templates)
         if plan is None:
             plan = _plan(group, templates)
@@ -154,7 +162,9 @@ class Latest:
         held = self._held.get(domain.uuid, {})
         for key in [key for key, each in held.items() if _id(each) == domain.id]:
             del held[key]
-        self._sweep()
+        if not held:
+            self._held.pop(domain.uuid, None)
+            self._label_texts.pop(domain.uuid, None)
 
     def _forget_the_old(self) -> None:
         now = self._clock()
@@ -164,15 +174,16 @@ class Latest:
         for held in self._held.values():
             for key in [key for key, each in held.items() if each.until <= now]:
                 del held[key]
-        self._sweep()
-        ends = (each.until for held in self._held.values() for each in held.values())
-        self._earliest_end = min(ends, default=float("inf"))
-
-    def _sweep(self) -> None:
         for uuid in [uuid for uuid, held in self._held.items() if not held]:
             del self._held[uuid]
             if uuid is not None:
                 self._label_texts.pop(uuid, None)
+        ends = (each.until for held in self._held.values() for each in held.values())
+        self._earliest_end = min(ends, default=float("inf"))
+
+
+def _newest(held: HeldReading) -> int:
+    return -held.arrival
 
 
 def _id(held: HeldReading) -> int | None:
@@ -183,14 +194,17 @@ def _plan(
     members: list[HeldReading], templates: tuple[TextTemplate, ...]
 ) -> tuple[TextTemplate, ...]:
     """Return templates that leave out what an earlier, newer one shows already."""
+    names = Counter(family.name for template in templates for family in template.families)
+    several = {name for name, count in names.items() if count > 1}
     plan: list[TextTemplate] = []
     taken: set[str] = set()
     for held, template in zip(members, templates, strict=True):
-        twice = taken & template.claims
+        claims = template.claims(several) if several else frozenset()
+        twice = taken & claims
         if twice:
             shape = held.reading.shape
             plan.append(text_template(shape, labelled=bool(held.labels), but=twice))
         else:
             plan.append(template)
-        taken |= template.claims
+        taken |= claims
     return tuple(plan)

@@ -18,7 +18,7 @@ from virtstatd.serving.latest import Latest
 
 STEP_SECONDS = 0.004  # the loop belongs to others after that long
 SLICE_BYTES = 16384
-PARTS_AT_ONCE = 256
+COMPRESSED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,32 @@ class Pages:
                 self._made[openmetrics] = (version, page)
             return page
 
-    async def parts(self, *, openmetrics: bool) -> list[bytes]:
+    async def parts(self, *, openmetrics: bool) -> list[bytes | bytearray]:
         """Return the page in pieces, neither joined nor compressed, for what is no client."""
-        return _joined(await self._blocks(openmetrics=openmetrics), openmetrics=openmetrics)
+        blocks = await self._blocks(openmetrics=openmetrics)
+        parts: list[bytes | bytearray] = []
+        for name in sorted(blocks):
+            family, lines = blocks[name]
+            parts += (family.openmetrics if openmetrics else family.text, lines)
+        if openmetrics:
+            parts.append(END_OF_OPENMETRICS)
+        return parts
 
-    async def _blocks(self, *, openmetrics: bool) -> dict[str, tuple[Family, list[bytes]]]:
+    async def _blocks(self, *, openmetrics: bool) -> dict[str, tuple[Family, bytearray]]:
         """Sort the lines of everything that is shown into one block per family."""
-        blocks: dict[str, tuple[Family, list[bytes]]] = {}
+        blocks: dict[str, tuple[Family, bytearray]] = {}
         step_ends = time.monotonic() + STEP_SECONDS
         for group in self._latest.together():
             for held, template in zip(group, self._latest.planned(group), strict=True):
-                for family, lines in zip(template.families, held.rendered(template), strict=True):
+                rendered = template.render(held.reading.values, held.labels)
+                for family, lines in zip(template.families, rendered, strict=True):
                     if openmetrics and held.began and family.kind is Kind.COUNTER:
                         lines = with_created(lines, family, held.began)  # noqa: PLW2901 - more of it
                     block = blocks.get(family.name)
                     if block is None:
-                        blocks[family.name] = (family, [lines])
+                        blocks[family.name] = (family, bytearray(lines))
                     elif block[0].kind is family.kind:
-                        block[1].append(lines)
+                        block[1].extend(lines)
                     elif family.name not in self._clashed:
                         self._clashed.add(family.name)
                         self._log.error("family.clashed", family=family.name, left_out=family.kind)
@@ -91,25 +99,16 @@ class Pages:
         return blocks
 
 
-def _joined(blocks: dict[str, tuple[Family, list[bytes]]], *, openmetrics: bool) -> list[bytes]:
-    parts: list[bytes] = []
-    for name in sorted(blocks):
-        family, lines = blocks[name]
-        parts.append(family.openmetrics if openmetrics else family.text)
-        parts += lines
-    if openmetrics:
-        parts.append(END_OF_OPENMETRICS)
-    return parts
-
-
-def _compressed(parts: list[bytes]) -> Page:
+def _compressed(parts: list[bytes | bytearray]) -> Page:
     """Compress a page; runs in a thread, and zlib works without the interpreter's lock."""
     deflating = zlib.compressobj(level=LEVEL, wbits=GZIP_BITS)
     pieces: list[bytes] = []
     length = 0
-    for start in range(0, len(parts), PARTS_AT_ONCE):
-        plain = b"".join(parts[start : start + PARTS_AT_ONCE])
-        length += len(plain)
-        pieces.append(deflating.compress(plain))
+    for part in parts:
+        length += len(part)
+        pieces += [
+            deflating.compress(memoryview(part)[start : start + COMPRESSED_AT_ONCE])
+            for start in range(0, len(part), COMPRESSED_AT_ONCE)
+        ]
     pieces.append(deflating.flush())
     return Page(b"".join(pieces), length)

@@ -103,7 +103,7 @@ class PageFile:
         self._worker = worker
         self._clock = clock
 
-    def replace(self, parts: Iterable[bytes]) -> asyncio.Future[None]:
+    def replace(self, parts: Iterable[bytes | bytearray]) -> asyncio.Future[None]:
         """Put a page in place of the one before; the future fails with OSError or Outdated."""
         made = self._clock()
         return self._worker.submit(lambda: self._write(parts, made + HANG_SECONDS))
@@ -114,7 +114,7 @@ class PageFile:
         self._worker.close()
         await asyncio.wait([removed], timeout=CLOSE_SECONDS)
 
-    def _write(self, parts: Iterable[bytes], until: float) -> None:
+    def _write(self, parts: Iterable[bytes | bytearray], until: float) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(self._draft, flags, 0o644), "wb") as file:

@@ -210,18 +210,6 @@ async def test_families_of_one_name_and_two_kinds(shown: Shown):
     assert [call.method_name for call in shown.log.calls] == ["error"]
 
 
-async def test_lines_are_rendered_once(shown: Shown):
-    """A reading that is shown twice is rendered once."""
-    shown.put_batch(make_batch(3))
-    await shown.pages.get(openmetrics=False)
-    lines = [held.lines for group in shown.latest.together() for held in group]
-    shown.put(Reading(None, CPU, (1,)))
-    await shown.pages.get(openmetrics=True)
-    again = [held.lines for group in shown.latest.together() for held in group if held.labels]
-    assert len(lines) == len(again) > 0
-    assert all(any(each is other for other in again) for each in lines)
-
-
 async def test_the_same_page_is_made_once(shown: Shown):
     """Clients that ask between two batches share one page, in each of the formats."""
     shown.put(Reading(A, CPU, (1,)))

@@ -41,6 +41,7 @@ def compiled(target: Path, *flags: str) -> str:
         f"-I{sysconfig.get_path('include')}",
         *map(str, sorted(SOURCES.glob("*.c"))),
         *shlex.split(os.environ.get("LDFLAGS", "")),
+        "-ldl",  # empty since glibc 2.34
         *("-o", str(target)),
     ]
     try:

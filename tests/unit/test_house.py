@@ -22,9 +22,10 @@ ARROWS: dict[str, set[str]] = {
     "_fast": set(),
     "archive": {"errors", "formats", "model", "pipeline/spool"},
     "budget": {"collector", "errors", "hypervisor", "runtime"},
-    "catalog": {"errors", "model"},
+    "catalog": {"_fast", "errors", "model"},
     "collect": set(),
     "collect/bulk": {
+        "_fast",
         "catalog",
         "collect/parts",
         "collect/tier",

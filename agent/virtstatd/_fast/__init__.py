@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Final
 
 from virtstatd._fast.plain import Fill, PlainKept
+from virtstatd._fast.records import LoadLibvirt, MakeTake
 
 
-_INTERFACE: Final = 2
+_INTERFACE: Final = 3
 """As in `native.c`: a library of another interface was built from other sources."""
 
 
@@ -38,3 +39,9 @@ KEPT: type[PlainKept] = _LIBRARY.Kept if _LIBRARY else PlainKept
 
 FILL: Fill | None = _LIBRARY.Fill if _LIBRARY else None
 """Fills texts in C; None where Python does."""
+
+LIBVIRT: LoadLibvirt | None = _LIBRARY.Libvirt if _LIBRARY else None
+"""Asks libvirt without the binding; None where the binding does."""
+
+TAKE: MakeTake | None = _LIBRARY.Take if _LIBRARY else None
+"""Takes numbers from libvirt's own structures; None where the binding makes dictionaries."""

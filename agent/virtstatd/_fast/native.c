@@ -2,11 +2,11 @@
 
 #include "native.h"
 
-enum { INTERFACE = 2 };  /* as `_fast/__init__.py` has it: one more with every change of it */
+enum { INTERFACE = 3 };  /* as `_fast/__init__.py` has it: one more with every change of it */
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 {
-    PyObject *type = PyType_FromSpec(spec);
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     int failed = type == NULL || PyModule_AddObjectRef(module, name, type) < 0;
     Py_XDECREF(type);
     return failed;
@@ -15,7 +15,10 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 static int add_types(PyObject *module)
 {
     int failed = PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0
-                 || add_type(module, "Kept", &kept_spec) || add_type(module, "Fill", &fill_spec);
+                 || add_type(module, "Kept", &kept_spec) || add_type(module, "Fill", &fill_spec)
+                 || add_type(module, "Libvirt", &libvirt_spec)
+                 || add_type(module, "Records", &records_spec)
+                 || add_type(module, "Take", &take_spec);
     return failed ? -1 : 0;
 }
 

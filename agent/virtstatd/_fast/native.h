@@ -7,6 +7,6 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
-extern PyType_Spec kept_spec, fill_spec;
+extern PyType_Spec kept_spec, fill_spec, libvirt_spec, records_spec, take_spec;
 
 #endif

@@ -37,10 +37,11 @@ _PLANS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class PlanPart:
     """One group of a plan: how its numbers are taken from a row, and what is then done to them."""
 
     shape: Shape
+    picks: tuple[int, ...]
     take: Callable[[RecordRow], Numbers]
     factors: tuple[tuple[int, int], ...]
     bins: tuple[tuple[int, int], ...]
@@ -57,7 +58,7 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
+class RecordPlan:
     """
     How the records with one list of keys are read.
 
@@ -69,12 +70,13 @@ class _Plan:
 
     keys: tuple[str, ...]
     types: tuple[type, ...]
+    fixed_at: tuple[int, ...]
     fixed: Callable[[RecordRow], object]
     expected: object
     check: Callable[..., bytes]
     codes: str
     floats: tuple[int, ...]
-    parts: tuple[_Part, ...]
+    parts: tuple[PlanPart, ...]
     recipes: tuple[Recipe, ...]  # keeps them alive for other domains
 
     def accepts(self, row: RecordRow) -> bool:
@@ -110,7 +112,7 @@ class Decoder:
         self._catalog = catalog
         self._on_unknown = on_unknown
         self._match = lru_cache(_KNOWN_KEYS)(catalog.match)
-        self._plans: dict[str, dict[tuple[str, ...], _Plan]] = {}
+        self._plans: dict[str, dict[tuple[str, ...], RecordPlan]] = {}
         self._recipes: WeakValueDictionary[object, Recipe] = WeakValueDictionary()
         self._lock = Lock()
 
@@ -170,11 +172,15 @@ class Decoder:
         bins = ".".join((key.partition(".")[0], *match.tokens[:bin_at], ""))
         return [each for each in record if each.startswith(bins)]
 
+    def plan(self, uuid: str, record: Mapping[str, Value]) -> RecordPlan | None:
+        """Return the plan by which a record of a domain was decoded last, if there is one."""
+        return self._plans.get(uuid, {}).get(tuple(record))
+
     def forget(self, uuid: str) -> None:
         """Drop what is kept for a domain that has ended; its next record is compiled again."""
         self._plans.pop(uuid, None)
 
-    def _compile(self, uuid: str, keys: tuple[str, ...], row: RecordRow) -> _Plan:
+    def _compile(self, uuid: str, keys: tuple[str, ...], row: RecordRow) -> RecordPlan:
         with self._lock:
             # The binding makes new strings for every domain; the interned ones are shared.
             plan = self._plan(_interned(keys), row)
@@ -188,7 +194,7 @@ class Decoder:
                     self._on_unknown(key)
             return plan
 
-    def _plan(self, keys: tuple[str, ...], row: RecordRow) -> _Plan:
+    def _plan(self, keys: tuple[str, ...], row: RecordRow) -> RecordPlan:
         groups: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
             if not isinstance(row[place], int | float | str):
@@ -196,7 +202,7 @@ class Decoder:
             groups.setdefault(key.partition(".")[0], []).append(place)
         codes = [_code(value) for value in row]
         fixed: list[int] = []
-        parts: list[_Part] = []
+        parts: list[PlanPart] = []
         recipes: list[Recipe] = []
         for group, places in groups.items():
             recipe, fixed_here = self._recipe(group, keys, places, row)
@@ -206,13 +212,17 @@ class Decoder:
                 if codes[places[at]] == "Q":
                     codes[places[at]] = "q"
             if recipe.shape.series:
-                picks = [len(keys) if at == ONE else places[at] for at in recipe.picks]
-                parts.append(_Part(recipe.shape, _taker(tuple(picks)), recipe.factors, recipe.bins))
+                picks = _places(
+                    tuple([len(keys) if at == ONE else places[at] for at in recipe.picks])
+                )
+                take = _taker(picks)
+                parts.append(PlanPart(recipe.shape, picks, take, recipe.factors, recipe.bins))
         for place in (*fixed, len(keys)):
             codes[place] = "?"
-        return _Plan(
+        return RecordPlan(
             keys=keys,
             types=_types(tuple(map(type, row))),
+            fixed_at=_places(tuple(fixed)),
             fixed=_taker(tuple(fixed)),
             expected=_taker(tuple(fixed))(row),
             check=_packer("".join(codes)),
@@ -261,6 +271,11 @@ def _interned(keys: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache(_SHARED)
 def _types(types: tuple[type, ...]) -> tuple[type, ...]:
     return types
+
+
+@lru_cache(_SHARED)
+def _places(places: tuple[int, ...]) -> tuple[int, ...]:
+    return places
 
 
 @lru_cache(_SHARED)

@@ -8,15 +8,19 @@ but finished readings.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import libvirt
 
+from virtstatd._fast.records import Identity
 from virtstatd.catalog.decode import Decoder
 from virtstatd.catalog.recipe import Value
+from virtstatd.catalog.taking import SoundRecord, Taker
 from virtstatd.collect.bulk.answer import BALLOON, BLOCK, MONITOR, Answer
 from virtstatd.collect.bulk.control import OK, Control, Stalls, occupied
+from virtstatd.collect.bulk.structures import Structures
 from virtstatd.hypervisor.inventory import Inventory
 from virtstatd.hypervisor.lanes import Session
 from virtstatd.model import Domain
@@ -43,9 +47,12 @@ class BulkCall:
         stalls: Stalls | None = None,
         *,
         backing_chains: bool = False,
+        structures: Structures | None = None,
     ) -> None:
         self._inventory = inventory
         self._decoder = decoder
+        self._structures = structures
+        self._taker = Taker(decoder, structures.make) if structures else None
         self._stalls = stalls
         self._backing = BACKING if backing_chains else 0
         self._whole: dict[str, dict[int, int]] = {}
@@ -82,9 +89,7 @@ class BulkCall:
             answer = self.some(session, bits, self.running(session))
         else:
             answer = Answer(time.time_ns())
-            self._decode(
-                answer, bits, session.connection.getAllDomainStats(bits, self._flags(bits))
-            )
+            self._ask(answer, session, bits, None)
         self._inventory.reconcile(answer.seen | set(answer.stalled), asked_at)
         return answer
 
@@ -98,12 +103,10 @@ class BulkCall:
         stalled = self._stalled(uuids) if bits & MONITOR else {}
         answer = Answer(time.time_ns(), stalled=stalled)
         well = [uuid for uuid in uuids if uuid not in stalled]
-        for asked, groups in ((well, bits), (stalled, bits & ~MONITOR)):
-            domains = [session.domains[uuid] for uuid in asked if uuid in session.domains]
+        for those, groups in ((well, bits), (stalled, bits & ~MONITOR)):
+            domains = [session.domains[uuid] for uuid in those if uuid in session.domains]
             if domains and groups:
-                flags = self._flags(groups)
-                records = session.connection.domainListGetStats(domains, groups, flags)
-                self._decode(answer, groups, records)
+                self._ask(answer, session, groups, domains)
         for uuid in stalled:
             if known := self._inventory.get(uuid):
                 answer.domains[uuid] = known
@@ -176,32 +179,59 @@ class BulkCall:
         active = session.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         session.domains = {domain.UUIDString(): domain for domain in active}
 
-    def _decode(
+    def _ask(
+        self, answer: Answer, session: Session, bits: int, domains: list[libvirt.virDomain] | None
+    ) -> None:
+        """Ask for these domains, or for all, and take over each record."""
+        connection, flags = session.connection, self._flags(bits)
+        if self._structures and self._taker and isinstance(connection, libvirt.virConnect):
+            with self._structures.records(connection, domains, bits, flags) as found:
+                for at in range(len(found)):
+                    identity = found.identity(at)
+                    handle = partial(session.domain, identity[0])
+                    sound = partial(self._taker.sound, records=found, at=at)
+                    self._add(answer, bits, identity, sound, handle)
+            return
+        if domains is None:
+            records = connection.getAllDomainStats(bits, flags)
+        else:
+            records = connection.domainListGetStats(domains, bits, flags)
+        for handle, record in records:
+            identity = handle.UUIDString(), handle.name(), handle.ID()
+            sound = partial(self._sound, record=record)
+            self._add(answer, bits, identity, sound, partial(_same, handle))
+
+    def _sound(self, domain: Domain, record: Mapping[str, Value]) -> SoundRecord:
+        return *self._decoder.sound(domain, record), record
+
+    def _add(
         self,
         answer: Answer,
         bits: int,
-        records: list[tuple[libvirt.virDomain, dict[str, Value]]],
+        identity: Identity,
+        sound: Callable[[Domain], SoundRecord],
+        handle: Callable[[], libvirt.virDomain],
     ) -> None:
-        for handle, record in records:
-            uuid = handle.UUIDString()
-            answer.seen.add(uuid)
-            domain = self._inventory.see(uuid, handle.name(), handle.ID())
-            if domain is None:
-                continue
-            answer.domains[uuid] = domain
-            readings, fault = self._decoder.sound(domain, record)
-            answer.readings.extend(readings)
-            if fault:  # one value costs itself alone
-                answer.undecodable[uuid] = fault
-            if bits & MONITOR:
-                self._judge(answer, handle, uuid, record, bits)
+        """Take over the record of a domain, unless it is left out."""
+        uuid = identity[0]
+        answer.seen.add(uuid)
+        domain = self._inventory.see(*identity)
+        if domain is None:
+            return
+        answer.domains[uuid] = domain
+        readings, fault, keys = sound(domain)
+        answer.readings.extend(readings)
+        if fault:  # one value costs itself alone
+            answer.undecodable[uuid] = fault
+        if bits & MONITOR:
+            self._judge(answer, handle, uuid, keys, bits)
 
     def _judge(
         self,
         answer: Answer,
-        handle: libvirt.virDomain,
+        handle: Callable[[], libvirt.virDomain],
         uuid: str,
-        record: Mapping[str, Value],
+        record: Collection[str],
         bits: int,
     ) -> None:
         """Find out whether a record lacks what the monitor reports, by signs or by its length."""
@@ -211,12 +241,20 @@ class BulkCall:
             lacks = len(record) < sizes.get(bits, 0)
         control = None
         if lacks:
-            control = answer.partial[uuid] = _control(handle)
+            with suppress(libvirt.libvirtError):  # it has ended
+                control = _control(handle())
+            answer.partial[uuid] = control
         if control is None or control[0] == OK:
             sizes[bits] = len(record)  # a device may have gone
 
     def _forget(self, domain: Domain) -> None:
         self._whole.pop(domain.uuid, None)
+        if self._taker:
+            self._taker.forget(domain.uuid)
+
+
+def _same(handle: libvirt.virDomain) -> libvirt.virDomain:
+    return handle
 
 
 def _control(handle: libvirt.virDomain) -> Control | None:
@@ -242,7 +280,7 @@ def _info(handle: libvirt.virDomain) -> dict[str, int]:
     }
 
 
-def stepped_over(record: Mapping[str, Value], bits: int) -> bool | None:
+def stepped_over(record: Collection[str], bits: int) -> bool | None:
     """
     Return whether NOWAIT stepped over a domain whose monitor was busy; None where nothing shows it.
 

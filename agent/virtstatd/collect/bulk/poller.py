@@ -20,6 +20,7 @@ from virtstatd.collect.bulk.control import Stalls, Verdicts
 from virtstatd.collect.bulk.exceptions import Exceptions
 from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import TIERS, PollOptions
+from virtstatd.collect.bulk.structures import structures
 from virtstatd.collect.bulk.sweep import Sweep
 from virtstatd.collect.parts import CollectorKind, Parts
 from virtstatd.collect.tier import Poll, Tier
@@ -245,7 +246,13 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
     monitors = Monitors(Verdicts(parts.catalog), parts.log, time.monotonic, pid_of=pid_of)
     sweep = Sweep(
         hypervisor.lanes,
-        BulkCall(inventory, decoder, stalls, backing_chains=options.monitor.backing_chains),
+        BulkCall(
+            inventory,
+            decoder,
+            stalls,
+            backing_chains=options.monitor.backing_chains,
+            structures=structures(),
+        ),
         monitors,
         Exceptions(parts.log, time.monotonic),
         parts.log,

@@ -89,7 +89,7 @@ def test_only_the_stable_interface_is_used(tmp_path: Path):
     symbols = subprocess.check_output(["nm", "--dynamic", "--undefined-only", target], text=True)
     private = [line.split()[-1] for line in symbols.splitlines() if " _Py" in line]
     with_sizes = ("Arg_ParseTuple", "Object_CallFunction", "_BuildValue")
-    stable = {"_Py_Dealloc", *(f"_Py{name}_SizeT" for name in with_sizes)}
+    stable = {"_Py_Dealloc", "_Py_NoneStruct", *(f"_Py{name}_SizeT" for name in with_sizes)}
     assert set(private) <= stable
 
 

@@ -63,22 +63,23 @@ class Libvirt(Protocol):
 
 class Take(Protocol):
     """
-    A plan for records with the same names, types and fixed values.
+    A plan for records with the same names, types and fixed places.
 
     It is made of a layout (for each name libvirt's type, the letter that `catalog.decode` checks
-    its value by, its length, and the name), the fixed values with their places, and the picks of
-    each part.
+    its value by, its length, and the name), the fixed places, and the picks of each part.
     """
 
-    def take(self, records: Records, at: int, /) -> Values | None:
-        """Return the numbers of a record, None if it or one of them deviates."""
+    def take(self, records: Records, at: int, fixed: tuple[object, ...], /) -> Values | None:
+        """
+        Return the numbers of a record, None if it or one of them deviates.
+
+        `fixed` are the values that it must have in the fixed places.
+        """
         ...
 
 
 LoadLibvirt = Callable[[str], Libvirt]
 """Finds the library of a name among those that are loaded; OSError if it is not usable."""
 
-MakeTake = Callable[
-    [bytes, tuple[tuple[int, int | str], ...], tuple[tuple[TakePick, ...], ...]], Take
-]
+MakeTake = Callable[[bytes, tuple[int, ...], tuple[tuple[TakePick, ...], ...]], Take]
 """Makes a plan; ValueError or OverflowError if it cannot be one."""

@@ -28,18 +28,12 @@ typedef struct {
 } Part;
 
 typedef struct {
-    int place;
-    char *text;  /* of a string */
-    long long number;
-} Fixed;
-
-typedef struct {
     PyObject_HEAD
-    PyObject *layout;  /* bytes that plans of the same keys share */
+    PyObject *layout;
     const char **heads;  /* where each name is in them; only while the plan is made */
     int count;
     Py_ssize_t fixed_count, part_count;
-    Fixed *fixed;
+    int *fixed;  /* the places of values that are part of the shape */
     Part *parts;
 } Take;
 
@@ -98,20 +92,30 @@ static long long whole(const Parameter *parameter)
     }
 }
 
-static int same_fixed(const Take *self, const Record *record)
+/* Whether a value is the expected one; -1 with an exception set if that is of another type. */
+static int is_same(const Parameter *parameter, PyObject *expected)
 {
-    for (Py_ssize_t at = 0; at < self->fixed_count; at++) {
-        const Fixed *fixed = &self->fixed[at];
-        const Parameter *parameter = &record->parameters[fixed->place];
-        if (parameter->type != TYPE_STRING) {
-            long long number = whole(parameter);
-            if (number != fixed->number || (parameter->type == TYPE_ULLONG && number < 0))
-                return 0;
-        } else if (parameter->value.s == NULL || strcmp(parameter->value.s, fixed->text) != 0) {
-            return 0;
-        }
+    if (parameter->type == TYPE_STRING) {
+        const char *text = PyUnicode_AsUTF8AndSize(expected, NULL);
+        if (text == NULL)
+            return -1;
+        return parameter->value.s != NULL && strcmp(parameter->value.s, text) == 0;
     }
-    return 1;
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(expected, &overflow);
+    if (number == -1 && PyErr_Occurred())
+        return -1;
+    return !overflow && number == whole(parameter)
+           && (parameter->type != TYPE_ULLONG || number >= 0);
+}
+
+/* Whether the values that are part of the shape are the expected ones; -1 as above. */
+static int same_fixed(const Take *self, const Record *record, PyObject *expected)
+{
+    int same = 1;
+    for (Py_ssize_t at = 0; same == 1 && at < self->fixed_count; at++)
+        same = is_same(&record->parameters[self->fixed[at]], PyTuple_GetItem(expected, at));
+    return same;
 }
 
 /* Return a number; NULL without an exception where it has more than 64 bits. */
@@ -174,12 +178,21 @@ static PyObject *take_take(PyObject *object, PyObject *arguments)
     PyObject *type = module == NULL ? NULL : PyObject_GetAttrString(module, "Records");
     if (type == NULL)
         return NULL;
-    int parsed = PyArg_ParseTuple(arguments, "O!n:take", type, &records, &at);
+    PyObject *expected;
+    int parsed = PyArg_ParseTuple(arguments, "O!nO!:take", type, &records, &at, &PyTuple_Type,
+                                  &expected);
     Py_DECREF(type);
     const Record *record = parsed ? record_at(records, at) : NULL;
     if (record == NULL)
         return NULL;
-    if (!fits(self, record) || !same_fixed(self, record))
+    if (PyTuple_Size(expected) != self->fixed_count) {
+        PyErr_SetString(PyExc_ValueError, "not as many values as the plan has fixed ones");
+        return NULL;
+    }
+    int same = fits(self, record) ? same_fixed(self, record, expected) : 0;
+    if (same < 0)
+        return NULL;
+    if (!same)
         Py_RETURN_NONE;
     PyObject *parts = PyTuple_New(self->part_count);
     for (Py_ssize_t each = 0; parts != NULL && each < self->part_count; each++) {
@@ -227,39 +240,21 @@ static int take_layout(Take *self)
     return 1;
 }
 
-static int take_fixed(Take *self, PyObject *rows)
+static int take_fixed(Take *self, PyObject *places)
 {
-    Py_ssize_t count = PyTuple_Size(rows);
+    Py_ssize_t count = PyTuple_Size(places);
     self->fixed = calloc((size_t)count + 1, sizeof *self->fixed);
     if (self->fixed == NULL) {
         PyErr_NoMemory();
         return 0;
     }
     for (; self->fixed_count < count; self->fixed_count++) {
-        Fixed *fixed = &self->fixed[self->fixed_count];
-        PyObject *value;
-        PyObject *row = PyTuple_GetItem(rows, self->fixed_count);
-        if (!PyTuple_Check(row))
-            return refuse("a fixed value is a tuple");
-        if (!PyArg_ParseTuple(row, "iO", &fixed->place, &value))
+        long place = PyLong_AsLong(PyTuple_GetItem(places, self->fixed_count));
+        if (place == -1 && PyErr_Occurred())
             return 0;
-        if (fixed->place < 0 || fixed->place >= self->count)
+        if (place < 0 || place >= self->count)
             return refuse("no such place");
-        if (self->heads[fixed->place][0] != TYPE_STRING) {
-            fixed->number = PyLong_AsLongLong(value);
-            if (PyErr_Occurred())
-                return 0;
-            continue;
-        }
-        Py_ssize_t size;
-        const char *text = PyUnicode_AsUTF8AndSize(value, &size);
-        fixed->text = text == NULL ? NULL : malloc((size_t)size + 1);
-        if (fixed->text == NULL) {
-            if (text != NULL)
-                PyErr_NoMemory();
-            return 0;
-        }
-        memcpy(fixed->text, text, (size_t)size + 1);
+        self->fixed[self->fixed_count] = (int)place;
     }
     return 1;
 }
@@ -344,8 +339,6 @@ static void take_dealloc(PyObject *object)
     Take *self = (Take *)object;
     PyTypeObject *type = Py_TYPE(object);
     /* what a failed one has begun lies behind what it has counted */
-    for (Py_ssize_t at = 0; self->fixed != NULL && at <= self->fixed_count; at++)
-        free(self->fixed[at].text);
     for (Py_ssize_t at = 0; self->parts != NULL && at <= self->part_count; at++)
         free(self->parts[at].picks);
     free(self->fixed);

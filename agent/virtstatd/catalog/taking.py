@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 
 from virtstatd._fast.records import (
@@ -30,8 +30,8 @@ from virtstatd.model import Domain, Reading, Shape
 _TAKEN = 8
 """Plans of a domain, as many as the decoder has."""
 
-_LAYOUTS = 1 << 10
-"""Layouts that are shared by guests which are built alike."""
+_SHARED = 1 << 10
+"""Plans that guests which are built alike share."""
 
 SoundRecord = tuple[tuple[Reading, ...], str, Collection[str]]
 """The readings of a record, its first invalid value in words, and its keys."""
@@ -42,6 +42,7 @@ class _Taking:
     """A plan of the decoder, and the same in C if there is one."""
 
     plan: RecordPlan
+    fixed: tuple[object, ...]
     take: Take | None
     shapes: tuple[Shape, ...]
     keys: frozenset[str]
@@ -52,16 +53,16 @@ class Taker:
 
     def __init__(self, decoder: Decoder, make: MakeTake) -> None:
         self._decoder = decoder
-        self._make = make
         self._takings: dict[str, tuple[_Taking, ...]] = {}
-        self._layout = lru_cache(_LAYOUTS)(_layout)
-        self._keys = lru_cache(_LAYOUTS)(frozenset[str])
+        # guests that are built alike share all but their shapes and fixed values
+        self._made = lru_cache(_SHARED)(partial(_made, make))
+        self._keys = lru_cache(_SHARED)(frozenset[str])
 
     def sound(self, domain: Domain, records: Records, at: int) -> SoundRecord:
         """Return a record's readings without invalid values, as `Decoder.sound` does."""
         for taking in self._takings.get(domain.uuid, ()):
-            if taking.take and (parts := taking.take.take(records, at)) is not None:
-                return tuple(map(Reading, repeat(domain), taking.shapes, parts)), "", taking.keys
+            if taking.take and (numbers := taking.take.take(records, at, taking.fixed)) is not None:
+                return tuple(map(Reading, repeat(domain), taking.shapes, numbers)), "", taking.keys
         record = records.dictionary(at)
         readings, fault = self._decoder.sound(domain, record)
         if not fault:
@@ -77,29 +78,31 @@ class Taker:
         plan, known = self._decoder.plan(uuid, record), self._takings.get(uuid, ())
         if plan is None or any(taking.plan is plan for taking in known):
             return
-        shapes = tuple(part.shape for part in plan.parts)
-        taking = _Taking(plan, self._compiled(plan, record, types), shapes, self._keys(plan.keys))
+        values = list(record.values())
+        take = None
+        if len(types) == len(record):  # no name came twice
+            picks = tuple([_picks(part, len(values)) for part in plan.parts])
+            take = self._made(plan.keys, plan.codes, tuple(types), plan.fixed_at, picks)
+        fixed = tuple([values[place] for place in plan.fixed_at])
+        shapes = tuple([part.shape for part in plan.parts])
+        taking = _Taking(plan, fixed, take, shapes, self._keys(plan.keys))
         others = [each for each in known if each.plan.keys != plan.keys]
         self._takings[uuid] = (taking, *others[: _TAKEN - 1])
 
-    def _compiled(
-        self, plan: RecordPlan, record: dict[str, Value], types: list[int]
-    ) -> Take | None:
-        if len(types) != len(record):  # a name came twice
-            return None
-        values = list(record.values())
-        fixed = [(at, values[at]) for at in plan.fixed_at]
-        if any(isinstance(value, float) for _, value in fixed):
-            return None
-        parts = tuple(tuple(_picks(part, len(values))) for part in plan.parts)
-        try:
-            return self._make(
-                self._layout(plan.keys, plan.codes, tuple(types)),
-                tuple((at, value if isinstance(value, str) else int(value)) for at, value in fixed),
-                parts,
-            )
-        except (ValueError, OverflowError):
-            return None
+
+def _made(
+    make: MakeTake,
+    keys: tuple[str, ...],
+    codes: str,
+    types: tuple[int, ...],
+    fixed: tuple[int, ...],
+    picks: tuple[tuple[TakePick, ...], ...],
+) -> Take | None:
+    """Return what takes the numbers, None if that is left to the decoder."""
+    try:
+        return make(_layout(keys, codes, types), fixed, picks)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _layout(keys: tuple[str, ...], codes: str, types: tuple[int, ...]) -> bytes:
@@ -108,14 +111,16 @@ def _layout(keys: tuple[str, ...], codes: str, types: tuple[int, ...]) -> bytes:
     return b"".join(bytes((kind, ord(code), len(key))) + key for kind, code, key in rows)
 
 
-def _picks(part: PlanPart, one: int) -> list[TakePick]:
+def _picks(part: PlanPart, one: int) -> tuple[TakePick, ...]:
     """Return what is taken for each number of a part; `one` is the place of the constant 1."""
     factors = dict(part.factors)
     bins = dict.fromkeys(range(len(part.picks)), BIN_NONE)
     for first, count in part.bins:
         bins.update(dict.fromkeys(range(first + 1, count), BIN_NEXT))
         bins |= {first: BIN_FIRST, count: BIN_COUNT}
-    return [
-        (ONE if place == one else place, bins[at], factors.get(at, 0))
-        for at, place in enumerate(part.picks)
-    ]
+    return tuple(
+        [
+            (ONE if place == one else place, bins[at], factors.get(at, 0))
+            for at, place in enumerate(part.picks)
+        ]
+    )

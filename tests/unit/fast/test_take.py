@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -133,10 +134,11 @@ def test_what_deviates_each_time_is_compiled_once():
             )
             assert reading.values == (2**31 + 5,)
     assert len(made) == 1
-    taker.forget(DOMAIN.uuid)
-    with answered(loaded(), ROWS) as records:
-        taker.sound(DOMAIN, records, 0)
+    for uuid in (DOMAIN.uuid, "another"):  # and once for guests that are built alike
+        with answered(loaded(), ROWS) as records:
+            taker.sound(replace(DOMAIN, uuid=uuid), records, 0)
     assert len(made) == 2
+    taker.forget(DOMAIN.uuid)
 
 
 def test_domains_and_records_of_an_answer():
@@ -247,23 +249,29 @@ def test_the_bindings_own_connection():
         assert connection.close() == 0, "nothing holds the connection"
 
 
-PLAN: tuple[Any, ...] = (b"\x04Q\x01a\x01?\x01b\x07?\x01c", ((1, 5), (2, "x")), (((0, 0, 0),),))
+PLAN: tuple[Any, ...] = (b"\x04Q\x01a\x01?\x01b\x07?\x01c", (1, 2), (((0, 0, 0),),))
+PLAN_ROWS: list[Row] = [
+    (b"a", Type.ULLONG, 3),
+    (b"b", Type.INT, 5),
+    (b"c", Type.STRING, b"x"),
+]
+LAYOUTS = (
+    *(b"\x04Q\x02a", b"\x04", b"\x08Q\x01a", b"\x04d\x01a", b"\x05?\x01a"),
+    b"\x04Q\x50" + b"a" * 80,
+)
+FIXED = ((3,), (-1,), (2**63,), ("x",), (None,))
+PICKS: tuple[Any, ...] = (
+    *((each,) for each in (((3, 0, 0),), ((-2, 0, 0),), ((2, 0, 0),), ((-1, 1, 0),), ((1, 1, 0),))),
+    *((1,), ((1,),), (((0, 4, 0),),), (((0, 0),),)),
+)
 
 
 @pytest.mark.parametrize(
     ("at", "wrong"),
     [
-        *(
-            (0, wrong)
-            for wrong in (b"\x04Q\x02a", b"\x04", b"\x08Q\x01a", b"\x04d\x01a", b"\x05?\x01a")
-        ),
-        (0, b"\x04Q\x50" + b"a" * 80),
-        *(
-            (1, wrong)
-            for wrong in (((3, 5),), ((-1, 5),), ((1, 2**63),), ((1, "x"),), ((2, 5),), (1,))
-        ),
-        *((2, (wrong,)) for wrong in (((3, 0, 0),), ((-2, 0, 0),), ((2, 0, 0),), ((-1, 1, 0),))),
-        *((2, wrong) for wrong in ((1,), ((1,),), (((0, 4, 0),),), (((1, 1, 0),),), (((0, 0),),))),
+        *((0, each) for each in LAYOUTS),
+        *((1, each) for each in FIXED),
+        *((2, each) for each in PICKS),
         *((at, None) for at in range(3)),
     ],
 )
@@ -277,8 +285,16 @@ def test_what_is_no_plan(at: int, wrong: object):
 
 
 def test_a_plan_takes_of_records_only():
-    """Anything else is refused."""
+    """What is no record, or has no expected values for the fixed places, is refused."""
+    plan = native().Take(*PLAN)
+    with answered(loaded(), PLAN_ROWS) as records:
+        assert plan.take(records, 0, (5, "x")) == ((3,),)
+        for other in ((6, "x"), (5, "y"), (2**64, "x")):
+            assert plan.take(records, 0, other) is None
+        for wrong in ((5,), (5, "x", 1), ("5", "x"), (5, 1), (5, None), [5, "x"], None):
+            with pytest.raises((TypeError, ValueError)):
+                plan.take(records, 0, wrong)
+        with pytest.raises(IndexError):
+            plan.take(records, 1, (5, "x"))
     with pytest.raises(TypeError):
-        native().Take(*PLAN).take([], 0)
-    with answered(loaded()) as records, pytest.raises(IndexError):
-        native().Take(*PLAN).take(records, 0)
+        plan.take([], 0, (5, "x"))

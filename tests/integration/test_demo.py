@@ -178,6 +178,7 @@ def test_an_installed_wheel_demonstrates_itself(tmp_path: Path) -> None:
     with demonstrated(folder, "--domains=20", command=command) as demo:
         demo.wait_until_moving()
         assert len(demo.counters()) == 20
+        assert f"In a terminal: {venv}/bin/virtstatd top " in demo.said()
         simulator = demo.children()
         demo.type("\x03")
         assert demo.process.wait(100) == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import uvloop
 
@@ -65,6 +68,15 @@ def demonstrate(domains: int, address: str) -> None:
             runner.run(serve(running, opened, welcome, signals))
 
 
+def called() -> str:
+    """Return how a person calls this program: by its name where a shell finds it."""
+    program = Path(sys.argv[0])
+    found = shutil.which("virtstatd")
+    if program.name != "virtstatd" or (found and program.resolve() == Path(found).resolve()):
+        return "virtstatd"
+    return shlex.quote(str(program))
+
+
 class Welcome(Notify):
     """Prints the page's address first, and the polling intervals, once the agent serves."""
 
@@ -73,7 +85,7 @@ class Welcome(Notify):
         at = f"http://{'' if address.rpartition(':')[0] else '127.0.0.1'}{address}"
         self._text = (
             f"Open {at}/ in a browser: {domains} simulated guests, no hypervisor.\n"
-            f"In a terminal: virtstatd top --url {at}\n"
+            f"In a terminal: {called()} top --url {at}\n"
             f"Metrics: {at}/metrics\n"
             f"{intervals(poll)}\n"
             "Ctrl-C ends the demo.\n"

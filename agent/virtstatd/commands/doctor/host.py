@@ -72,7 +72,7 @@ def user_check() -> Check:
         groups = ", ".join(sorted(filter(None, map(_group, os.getgroups()))))
         return Check("user", "ok", f"looked as {name}, of the groups {groups or 'none'}")
     text = "looked as root, who sees more than the service's user"
-    fix = "`sudo -u nobody virtstatd doctor` sees what the service sees"
+    fix = "`runuser -u nobody -- virtstatd doctor` sees what the service sees"
     return Check("user", "note", text, fix)
 
 

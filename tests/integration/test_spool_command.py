@@ -115,6 +115,21 @@ async def test_a_spool_can_be_drained_through_another_sink(tmp_path: Path):
     assert listed.stdout.startswith("first: 0 batches of 0 samples wait")
 
 
+def test_where_there_is_nothing_to_see_that_is_said(tmp_path: Path):
+    """No spool at all is no fault; a directory that cannot be read is, but not of `check`."""
+    file = tmp_path / "virtstatd.toml"
+    for state, code, said in (
+        (tmp_path, 0, "no sink has a spool on disk\n"),
+        (tmp_path / ("x" * 300), 1, "File name too long; run this as root\n"),
+    ):
+        file.write_text(f"[agent]\nstate_directory = '{state}'\n")
+        listed = virtstatd("spool", "list", "--config", str(file))
+        assert (listed.returncode, listed.stdout) == (code, "")
+        assert listed.stderr.endswith(said)
+        assert "note: spool" not in virtstatd("check", str(file)).stdout
+        assert virtstatd("check", str(file)).returncode == 0
+
+
 def test_what_cannot_be_drained_stays(tmp_path: Path):
     """While the destination is away nothing is lost: what was not sent waits on disk as before."""
     filled(tmp_path, "first")

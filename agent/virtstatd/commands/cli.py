@@ -345,8 +345,11 @@ def list_spools(path: Path | None) -> None:
     """Print what waits in each spool, and which no sink will send."""
     from virtstatd.commands.spools import listed
 
-    for line in listed(loaded(path).config):
-        click.echo(line)
+    try:
+        lines = [*listed(loaded(path).config)]
+    except StartError as error:
+        fail(str(error), 1)
+    click.echo("\n".join(lines) or "no sink has a spool on disk", err=not lines)
 
 
 @spool.command()

@@ -25,9 +25,9 @@ TURN_SECONDS = 0.2
 
 
 def listed(config: Config) -> Iterator[str]:
-    """Yield a line for every spool."""
+    """Yield a line for every spool; raises StartError where this user may not look."""
     used = users_of_spools(config)
-    for each in backlogs(spool_root(config)):
+    for each in _all(config):
         whose = "" if each.name in used else ", of no sink that is configured"
         yield f"{each.name}: {described(each)}{whose}"
 
@@ -91,8 +91,16 @@ def _over(outlet: Outlet) -> bool:
     return bool(outlet.queue.recovered.batches) and not outlet.waiting.batches
 
 
+def _all(config: Config) -> list[Backlog]:
+    root = spool_root(config)
+    try:
+        return [*backlogs(root)]
+    except OSError as error:
+        raise StartError(f"cannot read {root}: {error.strerror}; run this as root") from error
+
+
 def _found(config: Config, name: str) -> Backlog:
-    for each in backlogs(spool_root(config)):
+    for each in _all(config):
         if each.name == name:
             return each
     raise StartError(f"there is no spool {name!r} in {spool_root(config)}")

@@ -193,9 +193,9 @@ def _sink(sink: Mapping[str, Any]) -> Iterator[str]:
     if sink.get("lag_seconds") is not None:
         yield f"{seconds_text(sink['lag_seconds'])} behind"
     if sink.get("waiting_samples"):
-        yield f"{count_text(sink['waiting_samples'])} samples wait"
+        yield f"samples waiting: {count_text(sink['waiting_samples'])}"
     if lost := (sink.get("lost_samples") or 0) + (sink.get("dropped_samples") or 0):
-        yield f"{count_text(lost)} samples LOST"
+        yield f"samples LOST: {count_text(lost)}"
 
 
 def _advice(host: Mapping[str, Any], found: list[Any]) -> str:

@@ -115,7 +115,11 @@ def users_of_spools(config: Config) -> set[str]:
 def orphaned_spools(config: Config) -> list[Backlog]:
     """Return the spools with batches that no sink will send: it was renamed, or has none now."""
     used = users_of_spools(config)
-    return [each for each in backlogs(spool_root(config)) if not (each.name in used or each.empty)]
+    try:
+        found = [*backlogs(spool_root(config))]
+    except OSError:  # they belong to an agent of another user
+        return []
+    return [each for each in found if not (each.name in used or each.empty)]
 
 
 @asynccontextmanager

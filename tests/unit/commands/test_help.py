@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import click
 import pytest
@@ -105,6 +106,18 @@ def test_a_near_topic_is_suggested(word: str, then: str):
     done = asked("help", word)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"no topic {word!r}, did you mean {then}?\n"
+
+
+def test_a_sink_without_its_library(monkeypatch: pytest.MonkeyPatch):
+    """A sink whose library is not installed is answered by what to install, here and elsewhere."""
+    monkeypatch.delitem(sys.modules, "virtstatd.sinks.kafka", raising=False)
+    monkeypatch.setitem(sys.modules, "aiokafka", None)
+    for command in (["help", "kafka"], ["sinks", "kafka"], ["config", "kafka"]):
+        done = asked(*command)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert re.search(
+            r"needs the Python module aiokafka, which is not installed; \S", done.stderr
+        )
 
 
 def test_nothing_near():

@@ -49,7 +49,7 @@ def test_what_hurts_is_named_with_the_advice():
     assert lines[0] == "hyper1: 1 critical, 5 warnings"
     assert lines[5].startswith("  hurts    !! vCPUs of guest-0000 waited")
     assert lines[9] == "              and 2 more: virtstatd top"
-    assert lines[10] == "  sent to  mimir: FAILING, 500ms behind, 2.0k samples LOST"
+    assert lines[10] == "  sent to  mimir: FAILING, 500ms behind, samples LOST: 2.0k"
     assert lines[11] == "  do       Move a guest away, or give this one a larger share."
     assert len(lines) == 12
 

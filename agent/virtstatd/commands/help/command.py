@@ -33,9 +33,12 @@ def help(context: click.Context, topic: str) -> None:  # noqa: A001 - the comman
     if not topic:
         say(topics.topics())
         return
-    if found := topics.exact(topic):
-        say(found)
-        return
+    try:
+        if found := topics.exact(topic):
+            say(found)
+            return
+    except ConfigError as error:  # a sink whose library is not installed
+        fail(str(error), 1)
     group = context.find_root().command
     if isinstance(group, click.Group) and (command := group.get_command(context, topic)):
         click.echo(command.get_help(click.Context(command, context.parent, topic)))

@@ -31,7 +31,11 @@ class Backlog:
 
 
 def backlogs(root: Path) -> Iterator[Backlog]:
-    """Yield every spool under a directory, by name; nothing where there is no directory."""
+    """
+    Yield every spool under a directory, by name; nothing where there is no directory.
+
+    Raises OSError where this user may not look.
+    """
     if root.is_dir():
         for directory in sorted(each for each in root.iterdir() if each.is_dir()):
             size = sum(each.stat().st_size for each in directory.iterdir() if each.is_file())

@@ -21,6 +21,7 @@ from virtstatd.runtime.waiting import first_of
 
 
 GROUP: Final = "agent"
+DESCRIPTORS: Final = Path("/proc/self/fd")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 RowSource = Callable[[], Iterable[Row]]
@@ -50,20 +51,21 @@ class OwnCollector:
         self._news = news
         self._health = Health()
         self._started_at = time.time()
-        self._items: list[Series] = []
+        self._keys: list[object] = []
         self._shape = catalog.shape(GROUP, ())
+        self._descriptors = 0
 
     async def run(self, emit: Emit, libvirt: Up, stop: asyncio.Event) -> None:  # noqa: ARG002
         """Send until `stop`, and once more then."""
         while not stop.is_set():
-            self._send(emit)
+            await self._send(emit)
             self._news.clear()
             await first_of(stop, self._news, seconds=self._seconds)
-        self._send(emit)
+        await self._send(emit)
 
     async def once(self, emit: Emit) -> Outcome:
         """Send the current numbers."""
-        self._send(emit)
+        await self._send(emit)
         return Outcome()
 
     def numbers(self) -> Iterator[Row]:
@@ -74,7 +76,7 @@ class OwnCollector:
         yield "cpu", {}, times.user + times.system
         resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
         yield "resident_memory", {}, int(resident) * PAGE_BYTES
-        yield "open_descriptors", {}, len(os.listdir("/proc/self/fd"))
+        yield "open_descriptors", {}, self._descriptors
         yield "threads", {}, len(os.listdir("/proc/self/task"))
         yield from self._health.rows(self.name)
 
@@ -83,25 +85,46 @@ class OwnCollector:
         taken_at = time.time_ns()
         rows = [row for part in self._parts for row in part()]
         rows.sort(key=lambda row: row[0])  # stable: the series of a family become neighbours
-        items: list[Series] = []
+        keys: list[object] = []
         values: list[Number] = []
         for key, labels, number in rows:
             if isinstance(number, Histogram):
-                bounds = [str(bound) for bound in number.bounds]
-                items += self._catalog.histogram(GROUP, key, bounds, labels)
+                keys.append((key, *labels.items(), number.bounds))
                 values += [*accumulate(number.counts), number.sum, sum(number.counts)]
             else:
-                items.append(self._catalog.series(GROUP, key, labels))
+                keys.append((key, *labels.items()))
                 values.append(number)
-        if items != self._items:
-            self._items, self._shape = items, self._catalog.shape(GROUP, items)
+        if keys != self._keys:
+            self._keys, self._shape = keys, self._catalog.shape(GROUP, self._series(rows))
         reading = Reading(None, self._shape, tuple(values))
         lifetime_seconds = LIFETIME_INTERVALS * self._seconds
         return Batch(GROUP, taken_at, (reading,), frozenset({GROUP}), lifetime_seconds)
 
-    def _send(self, emit: Emit) -> None:
+    def _series(self, rows: Iterable[Row]) -> Iterator[Series]:
+        for key, labels, number in rows:
+            if isinstance(number, Histogram):
+                bounds = [str(bound) for bound in number.bounds]
+                yield from self._catalog.histogram(GROUP, key, bounds, labels)
+            else:
+                yield self._catalog.series(GROUP, key, labels)
+
+    async def _send(self, emit: Emit) -> None:
+        self._descriptors = await _open_descriptors()
         with self._health.round():
             emit(self.batch())
+
+
+async def _open_descriptors() -> int:
+    """Return how many files are open; where the kernel has no number, a thread counts them."""
+    if counted := _counted_descriptors():
+        return counted
+    names = await asyncio.get_running_loop().run_in_executor(None, os.listdir, DESCRIPTORS)
+    return len(names) - 1  # without the one that reads the folder
+
+
+def _counted_descriptors() -> int:
+    """Return the kernel's own number, 0 before Linux 6.2."""
+    return DESCRIPTORS.stat().st_size
 
 
 def _versions() -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from support.hostile import TEXTS
 from virtstatd._fast.plain import Layout, Parsed, PlainKept
+from virtstatd.collect.kernel.storms import FLOATS, Shares
 from virtstatd.formats.numbers import line_template
 from virtstatd.model import Number
 
@@ -64,6 +65,23 @@ FILL_CASES: st.SearchStrategy[FillCase] = st.lists(
 )
 
 
+SharesCase = list[tuple[list[int], int]]
+"""In each step by how much spans grow, none for spans that are the same, and in how much time."""
+
+SHARES_CASES: st.SearchStrategy[SharesCase] = st.lists(
+    st.tuples(
+        st.lists(
+            st.integers(0, 10**7)
+            | st.sampled_from([0, 10**7, 2 * 10**7, 5 * 10**8, 10**9, 2**63, 2**64, -1, -(2**64)])
+            | st.integers(-(10**9), 2 * 10**9),
+            max_size=4,
+        ),
+        st.sampled_from([1, 10**9, 10**9 + 7, 40 * 10**9]) | st.integers(1, 2**45),
+    ),
+    max_size=12,
+)
+
+
 @contextmanager
 def files(count: int) -> Iterator[list[int]]:
     """Open so many files in memory."""
@@ -107,6 +125,23 @@ def compare_kept(library: ModuleType, case: KeptCase) -> None:
             formers = said
 
 
+def compare_shares(library: ModuleType, case: SharesCase) -> None:
+    """Fail where histograms or peaks are not the same numbers."""
+    both = Shares(60.0), library.Shares(FLOATS, 60.0)
+    spans: tuple[int, ...] = (0, 5, 2**40, 3)
+    now = 0.0
+    for grown, elapsed in case:
+        before = spans
+        if grown:
+            rest = (0,) * (len(spans) - len(grown))
+            spans = tuple(map(sum, zip(spans, (*grown, *rest), strict=True)))
+        now += elapsed / 1e9
+        for each in both:
+            each.observe(spans, before, elapsed, now)
+        assert repr(both[0].histogram()) == repr(both[1].histogram())
+        assert both[0].peak() == both[1].peak()
+
+
 def _identities(values: object, former: object) -> list[bool]:
     """Return which objects are those of before: the whole, and each."""
     if not isinstance(values, tuple) or not isinstance(former, tuple):
@@ -122,4 +157,11 @@ def compare_fill(library: ModuleType, case: FillCase) -> None:
     plain, fast = (
         line_template(texts, exponents, places, len(values), fill) for fill in (None, library.Fill)
     )
-    assert fast.render(values, labels) == plain.render(values, labels)
+    parts = plain.render(values, labels)
+    assert fast.render(values, labels) == parts
+    blocks = [tuple(bytearray(b"former") for _ in parts) for _ in range(2)]
+    for filled, those in zip((plain, fast), blocks, strict=True):
+        for _ in range(2):
+            filled.append(values, labels, those)
+    assert blocks[0] == blocks[1]
+    assert blocks[1] == tuple(b"former" + part * 2 for part in parts)

@@ -14,7 +14,14 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from support.compared import FILL_CASES, KEPT_CASES, compare_fill, compare_kept
+from support.compared import (
+    FILL_CASES,
+    KEPT_CASES,
+    SHARES_CASES,
+    compare_fill,
+    compare_kept,
+    compare_shares,
+)
 from support.native import SANITIZED, native
 from support.structures import TAKE_CASES, compare_take
 
@@ -48,4 +55,5 @@ def run(case: st.SearchStrategy, compare: Callable[..., None], examples: int) ->
 if __name__ == "__main__":
     print(f"kept files: {run(KEPT_CASES, compare_kept, int(sys.argv[1]))} inputs")
     print(f"filled texts: {run(FILL_CASES, compare_fill, int(sys.argv[1]))} inputs")
+    print(f"shares: {run(SHARES_CASES, compare_shares, int(sys.argv[1]))} inputs")
     print(f"records: {run(TAKE_CASES, compare_take, int(sys.argv[1]))} inputs")

@@ -11,11 +11,11 @@ import os
 from types import ModuleType
 from typing import Final
 
-from virtstatd._fast.plain import Fill, PlainKept
+from virtstatd._fast.plain import Fill, MakeShares, PlainKept
 from virtstatd._fast.records import LoadLibvirt, MakeTake
 
 
-_INTERFACE: Final = 3
+_INTERFACE: Final = 4
 """As in `native.c`: a library of another interface was built from other sources."""
 
 
@@ -39,6 +39,9 @@ KEPT: type[PlainKept] = _LIBRARY.Kept if _LIBRARY else PlainKept
 
 FILL: Fill | None = _LIBRARY.Fill if _LIBRARY else None
 """Fills texts in C; None where Python does."""
+
+SHARES: MakeShares | None = _LIBRARY.Shares if _LIBRARY else None
+"""Keeps shares of time in C; None where Python does."""
 
 LIBVIRT: LoadLibvirt | None = _LIBRARY.Libvirt if _LIBRARY else None
 """Asks libvirt without the binding; None where the binding does."""

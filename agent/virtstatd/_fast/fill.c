@@ -31,12 +31,16 @@ typedef struct {
     char *text;
     Step *steps;
     Py_ssize_t count, values;
+    Py_ssize_t parts;   /* one more than there are ends of parts */
+    size_t size;        /* of the last text: so much room the next one gets at once */
     PyObject *written;  /* writes what is no integer of 64 bits */
 } Fill;
 
 typedef struct {
     char *bytes;
     size_t used, room;
+    size_t *ends;  /* where each part ends */
+    Py_ssize_t parts;
 } Buffer;
 
 static const unsigned long long powers[POWERS] = {
@@ -133,17 +137,8 @@ static int put_number(Buffer *buffer, PyObject *written, PyObject *value, long e
     return put_written(buffer, written, value, exponent);
 }
 
-static int end_part(Buffer *buffer, PyObject *parts)
-{
-    PyObject *part = PyBytes_FromStringAndSize(buffer->bytes, (Py_ssize_t)buffer->used);
-    int done = part != NULL && PyList_Append(parts, part) == 0;
-    Py_XDECREF(part);
-    buffer->used = 0;
-    return done;
-}
-
 static int take_step(const Fill *self, const Step *step, PyObject *values, Buffer *buffer,
-                     const char *labels, Py_ssize_t labels_size, PyObject *parts)
+                     const char *labels, Py_ssize_t labels_size)
 {
     switch (step->kind) {
     case LITERAL:
@@ -151,34 +146,111 @@ static int take_step(const Fill *self, const Step *step, PyObject *values, Buffe
     case FILL_LABELS:
         return put(buffer, labels, (size_t)labels_size);
     case END_PART:
-        return end_part(buffer, parts);
+        buffer->ends[buffer->parts++] = buffer->used;
+        return 1;
     default:
         return put_number(buffer, self->written, PyTuple_GetItem(values, step->place),
                           step->exponent);
     }
 }
 
+/* Write everything into a new buffer, which the caller frees, also where this fails. */
+static int fill_in(Fill *self, PyObject *values, const char *labels, Py_ssize_t labels_size,
+                   Buffer *buffer)
+{
+    *buffer = (Buffer){NULL, 0, 0, NULL, 0};
+    if (PyTuple_Size(values) < self->values) {
+        PyErr_SetString(PyExc_IndexError, "too few values");
+        return 0;
+    }
+    buffer->ends = calloc((size_t)self->parts, sizeof *buffer->ends);
+    if (buffer->ends == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    if (!reserve(buffer, self->size + NUMBER_BYTES))
+        return 0;
+    for (Py_ssize_t at = 0; at < self->count; at++)
+        if (!take_step(self, &self->steps[at], values, buffer, labels, labels_size))
+            return 0;
+    buffer->ends[buffer->parts++] = buffer->used;
+    self->size = buffer->used;
+    return 1;
+}
+
+static void free_buffer(Buffer *buffer)
+{
+    free(buffer->bytes);
+    free(buffer->ends);
+}
+
+static PyObject *parts_of(const Buffer *buffer)
+{
+    PyObject *parts = PyList_New(buffer->parts);
+    size_t from = 0;
+    for (Py_ssize_t at = 0; parts != NULL && at < buffer->parts; at++) {
+        size_t size = buffer->ends[at] - from;
+        PyObject *part = PyBytes_FromStringAndSize(buffer->bytes + from, (Py_ssize_t)size);
+        if (part == NULL || PyList_SetItem(parts, at, part) < 0)
+            Py_CLEAR(parts);
+        from += size;
+    }
+    return parts;
+}
+
 static PyObject *fill_render(PyObject *object, PyObject *arguments)
 {
-    const Fill *self = (Fill *)object;
-    PyObject *values;
+    PyObject *values, *parts = NULL;
     const char *labels;
     Py_ssize_t labels_size;
     if (!PyArg_ParseTuple(arguments, "O!y#:render", &PyTuple_Type, &values, &labels, &labels_size))
         return NULL;
-    if (PyTuple_Size(values) < self->values) {
-        PyErr_SetString(PyExc_IndexError, "too few values");
+    Buffer buffer;
+    if (fill_in((Fill *)object, values, labels, labels_size, &buffer))
+        parts = parts_of(&buffer);
+    free_buffer(&buffer);
+    return parts;
+}
+
+static int append_to(PyObject *block, const char *bytes, size_t size)
+{
+    if (!PyByteArray_Check(block)) {
+        PyErr_SetString(PyExc_TypeError, "a block is a bytearray");
+        return 0;
+    }
+    Py_ssize_t former = PyByteArray_Size(block);
+    if (PyByteArray_Resize(block, former + (Py_ssize_t)size) < 0)
+        return 0;
+    if (size)
+        memcpy(PyByteArray_AsString(block) + former, bytes, size);
+    return 1;
+}
+
+static PyObject *fill_append(PyObject *object, PyObject *arguments)
+{
+    Fill *self = (Fill *)object;
+    PyObject *values, *blocks;
+    const char *labels;
+    Py_ssize_t labels_size;
+    if (!PyArg_ParseTuple(arguments, "O!y#O!:append", &PyTuple_Type, &values, &labels, &labels_size,
+                          &PyTuple_Type, &blocks))
+        return NULL;
+    if (PyTuple_Size(blocks) != self->parts) {
+        PyErr_SetString(PyExc_ValueError, "each part needs a block");
         return NULL;
     }
-    PyObject *parts = PyList_New(0);
-    Buffer buffer = {NULL, 0, 0};
-    int done = parts != NULL && reserve(&buffer, NUMBER_BYTES);
-    for (Py_ssize_t at = 0; done && at < self->count; at++)
-        done = take_step(self, &self->steps[at], values, &buffer, labels, labels_size, parts);
-    if (!done || !end_part(&buffer, parts))
-        Py_CLEAR(parts);
-    free(buffer.bytes);
-    return parts;
+    Buffer buffer;
+    int done = fill_in(self, values, labels, labels_size, &buffer);
+    size_t from = 0;
+    for (Py_ssize_t at = 0; done && at < buffer.parts; at++) {
+        size_t size = buffer.ends[at] - from;
+        done = append_to(PyTuple_GetItem(blocks, at), buffer.bytes + from, size);
+        from += size;
+    }
+    free_buffer(&buffer);
+    if (!done)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* Add the steps of a text up to its next hole. */
@@ -190,6 +262,7 @@ static void add_text(Fill *self, Py_ssize_t from, Py_ssize_t to)
         step->from = from;
         if (mark == LABELS || mark == END) {
             step->kind = mark == LABELS ? FILL_LABELS : END_PART;
+            self->parts += mark == END;
             from++;
             continue;
         }
@@ -269,6 +342,7 @@ static PyObject *fill_new(PyTypeObject *type, PyObject *arguments, PyObject *nam
     if (object == NULL)
         return NULL;
     ((Fill *)object)->written = Py_NewRef(written);
+    ((Fill *)object)->parts = 1;
     if (!compile_text((Fill *)object, text, size, holes))
         Py_CLEAR(object);
     return object;
@@ -287,6 +361,7 @@ static void fill_dealloc(PyObject *object)
 }
 
 static PyMethodDef methods[] = {
+    {"append", fill_append, METH_VARARGS, "Fill in, and append each part to its block."},
     {"render", fill_render, METH_VARARGS, "Fill in values and labels; return the parts."},
     {NULL, NULL, 0, NULL},
 };

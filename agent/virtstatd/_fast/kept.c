@@ -17,33 +17,35 @@ typedef struct {
     int descriptor;
     char layout;
     char changed;
-    char *text;  /* with one byte more, as the layouts need it */
-    size_t size, room;
+    Text kept;  /* with one byte more, as the layouts need it */
+    size_t room;
 } KeptFile;
 
 typedef struct {
     PyObject_HEAD
     Py_ssize_t count;
     KeptFile *files;
-    PyObject *values;  /* a tuple, one for each file; NULL: nothing is known */
+    Py_ssize_t value_count;
+    PyObject *values;  /* a tuple, one for each file or its neighbours; NULL: nothing is known */
     int reading;
 } Kept;
 
 /* Keep the text where it differs from the former; return 0 or an error's number. */
 static int keep(KeptFile *file, const char *text, size_t size)
 {
-    if (file->text != NULL && file->size == size && memcmp(file->text, text, size) == 0)
+    Text *kept = &file->kept;
+    if (kept->text != NULL && (size_t)kept->size == size && memcmp(kept->text, text, size) == 0)
         return 0;
     if (size >= file->room) {
-        char *text_room = realloc(file->text, size + 1);
+        char *text_room = realloc(kept->text, size + 1);
         if (text_room == NULL)
             return ENOMEM;
-        file->text = text_room;
+        kept->text = text_room;
         file->room = size + 1;
     }
-    memcpy(file->text, text, size);
-    file->text[size] = '\0';
-    file->size = size;
+    memcpy(kept->text, text, size);
+    kept->text[size] = '\0';
+    kept->size = (Py_ssize_t)size;
     file->changed = 1;
     return 0;
 }
@@ -61,19 +63,52 @@ static int read_files(Kept *self)
     return 0;
 }
 
-/* Return a tuple of what the files say, with the former objects for those that did not change. */
-static PyObject *values_of(Kept *self)
+/* Return how many files from one on make one value together. */
+static Py_ssize_t together(const Kept *self, Py_ssize_t from)
 {
-    PyObject *values = PyTuple_New(self->count);
-    for (Py_ssize_t at = 0; values != NULL && at < self->count; at++) {
-        KeptFile *file = &self->files[at];
-        PyObject *value;
-        if (self->values != NULL && !file->changed)
-            value = Py_NewRef(PyTuple_GetItem(self->values, at));
-        else
-            value = parsed(file->layout, file->text, (Py_ssize_t)file->size);
-        if (value == NULL || PyTuple_SetItem(values, at, value) < 0)
+    Py_ssize_t to = from + 1;
+    if (self->files[from].layout == SCHEDSTAT)
+        while (to < self->count && self->files[to].layout == SCHEDSTAT)
+            to++;
+    return to - from;
+}
+
+static PyObject *spans_of(const KeptFile *files, Py_ssize_t count)
+{
+    Text *texts = count > 0 ? calloc((size_t)count, sizeof *texts) : NULL;
+    if (texts == NULL)
+        return PyErr_NoMemory();
+    for (Py_ssize_t at = 0; at < count; at++)
+        texts[at] = files[at].kept;
+    PyObject *spans = parsed_spans(texts, count);
+    free(texts);
+    return spans;
+}
+
+/* Return what some files say, the former object if they did not change. */
+static PyObject *value_of(const Kept *self, Py_ssize_t from, Py_ssize_t count, Py_ssize_t place)
+{
+    const KeptFile *files = &self->files[from];
+    int changed = self->values == NULL;
+    for (Py_ssize_t at = 0; at < count; at++)
+        changed |= files[at].changed;
+    if (!changed)
+        return Py_NewRef(PyTuple_GetItem(self->values, place));
+    if (files->layout == SCHEDSTAT)
+        return spans_of(files, count);
+    return parsed(files->layout, files->kept.text, files->kept.size);
+}
+
+static PyObject *values_of(const Kept *self)
+{
+    PyObject *values = PyTuple_New(self->value_count);
+    Py_ssize_t from = 0, count;
+    for (Py_ssize_t place = 0; values != NULL && place < self->value_count; place++) {
+        count = together(self, from);
+        PyObject *value = value_of(self, from, count, place);
+        if (value == NULL || PyTuple_SetItem(values, place, value) < 0)
             Py_CLEAR(values);
+        from += count;
     }
     return values;
 }
@@ -122,7 +157,7 @@ static void kept_dealloc(PyObject *object)
     Kept *self = (Kept *)object;
     PyTypeObject *type = Py_TYPE(object);
     for (Py_ssize_t at = 0; at < self->count; at++)
-        free(self->files[at].text);
+        free(self->files[at].kept.text);
     free(self->files);
     Py_XDECREF(self->values);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -156,6 +191,8 @@ static int take_files(Kept *self, PyObject *descriptors, const char *layouts, Py
         self->files[self->count].descriptor = (int)descriptor;
         self->files[self->count].layout = layouts[self->count];
     }
+    for (Py_ssize_t at = 0; at < count; at += together(self, at))
+        self->value_count++;
     return 1;
 }
 

@@ -119,14 +119,43 @@ static PyObject *as_tuple(PyObject *list)
     return items;
 }
 
-static PyObject *schedstat(Span text)
+/* Put the first two of three numbers into tuples; 0 with an exception set if there are no three. */
+static int put_spans(Span text, PyObject *run, PyObject *delay, Py_ssize_t at)
 {
-    PyObject *found = numbers(text);
-    if (found != NULL && PyList_Size(found) != SCHEDSTAT_NUMBERS) {
-        PyErr_SetString(PyExc_ValueError, "not three numbers");
-        Py_CLEAR(found);
+    Span word[SCHEDSTAT_NUMBERS], rest;
+    for (int each = 0; each < SCHEDSTAT_NUMBERS; each++)
+        if (!next_word(&text, &word[each])) {
+            PyErr_SetString(PyExc_ValueError, "not three numbers");
+            return 0;
+        }
+    PyObject *first = number(word[0]);
+    PyObject *second = first == NULL ? NULL : number(word[1]);
+    PyObject *third = second == NULL ? NULL : number(word[2]);  /* it has to be one */
+    int done = third != NULL && !next_word(&text, &rest);
+    Py_XDECREF(third);
+    if (!done) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "not three numbers");
+        return 0;
     }
-    return as_tuple(found);
+    /* both give up the reference, also where they fail */
+    int failed = PyTuple_SetItem(run, at, first) < 0;
+    return PyTuple_SetItem(delay, at, second) == 0 && !failed;
+}
+
+PyObject *parsed_spans(const Text *texts, Py_ssize_t count)
+{
+    PyObject *run = PyTuple_New(count), *delay = PyTuple_New(count), *both = NULL;
+    int done = run != NULL && delay != NULL;
+    for (Py_ssize_t at = 0; done && at < count; at++)
+        done = put_spans((Span){texts[at].text, texts[at].text + texts[at].size}, run, delay, at);
+    if (done)
+        both = PyTuple_Pack(2, run, delay);
+    Py_XDECREF(run);
+    Py_XDECREF(delay);
+    return both;
 }
 
 static PyObject *stat_fields(Span text)
@@ -169,8 +198,6 @@ PyObject *parsed(char layout, char *text, Py_ssize_t size)
         return pairs(span);
     case 'o':
         return totals(span);
-    case 'c':
-        return schedstat(span);
     case 's':
         return stat_fields(span);
     default:

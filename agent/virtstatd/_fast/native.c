@@ -2,7 +2,7 @@
 
 #include "native.h"
 
-enum { INTERFACE = 3 };  /* as `_fast/__init__.py` has it: one more with every change of it */
+enum { INTERFACE = 4 };  /* as `_fast/__init__.py` has it: one more with every change of it */
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 {
@@ -18,6 +18,7 @@ static int add_types(PyObject *module)
                  || add_type(module, "Kept", &kept_spec) || add_type(module, "Fill", &fill_spec)
                  || add_type(module, "Libvirt", &libvirt_spec)
                  || add_type(module, "Records", &records_spec)
+                 || add_type(module, "Shares", &shares_spec)
                  || add_type(module, "Take", &take_spec);
     return failed ? -1 : 0;
 }

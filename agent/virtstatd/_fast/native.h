@@ -7,6 +7,7 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
-extern PyType_Spec kept_spec, fill_spec, libvirt_spec, records_spec, take_spec;
+extern PyType_Spec kept_spec, fill_spec, libvirt_spec, records_spec, shares_spec,
+    take_spec;
 
 #endif

@@ -7,8 +7,10 @@ Tests compare the two on every kind of input. A difference is a fault, also in t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import partial
+from itertools import groupby
 from typing import Final, Protocol
 
 
@@ -18,13 +20,16 @@ READ_BYTES: Final = 1 << 14
 ProcessStat = tuple[bytes, int, int, int, int]
 """State, minor and major faults, threads and resident pages of a process."""
 
-ThreadSpans = tuple[int, int, int]
-"""How long a thread ran and waited, in nanoseconds, and how often it ran."""
+ThreadSpans = tuple[tuple[int, ...], tuple[int, ...]]
+"""How long each of some threads ran, and how long each waited, in nanoseconds."""
 
 Parsed = bytes | list[int] | dict[bytes, int] | ProcessStat | ThreadSpans
 """What a file says, by its layout."""
 
+_Parse = Callable[[list[bytes]], Parsed]
+
 # fields of /proc/PID/stat behind the name, as proc(5) lists them
+_SCHEDSTAT_NUMBERS: Final = 3
 _STATE: Final = 0
 _COUNTED: Final = (7, 9, 17, 21)
 
@@ -41,7 +46,7 @@ class Layout(StrEnum):
     TOTALS = "o"
     """The numbers of `total=` words, as in `cpu.pressure`: a list of them."""
     SCHEDSTAT = "c"
-    """`/proc/PID/schedstat`: a `ThreadSpans`."""
+    """`/proc/PID/task/TID/schedstat`: neighbours of this layout are one value, a `ThreadSpans`."""
     STAT = "s"
     """`/proc/PID/stat`: a `ProcessStat`."""
 
@@ -57,6 +62,12 @@ class Filled(Protocol):
         """Fill in the values and the labels; return the parts."""
         ...
 
+    def append(
+        self, values: tuple[int | float, ...], labels: bytes, blocks: tuple[bytearray, ...], /
+    ) -> None:
+        """Fill in the values and the labels, and append each part to its block."""
+        ...
+
 
 Fill = Callable[
     [bytes, tuple[tuple[int, int, int], ...], Callable[[int | float, int], str]], Filled
@@ -65,11 +76,37 @@ Fill = Callable[
 writes a number that is no integer of 64 bits."""
 
 
+class Observing(Protocol):
+    """A histogram of shares of time, `collect.kernel.storms.Shares` or the same in C."""
+
+    def observe(
+        self, spans: tuple[int, ...], before: tuple[int, ...], elapsed: int, now: float, /
+    ) -> None:
+        """
+        Take the share of `elapsed` by which each of the spans grew since `before`, all nanoseconds.
+
+        `now` is in seconds. Raises ValueError if no time has passed, or if they are not as many.
+        """
+        ...
+
+    def histogram(self) -> list[int | float]:
+        """Return the numbers of the histogram's series: buckets, sum, count."""
+        ...
+
+    def peak(self) -> float:
+        """Return the highest share of the time kept."""
+        ...
+
+
+MakeShares = Callable[[tuple[float, ...], float], Observing]
+"""Makes an `Observing` of upper bounds, and of how many seconds the highest share is kept."""
+
+
 class ParsedTexts:
     """Compares texts with the former ones; `layouts` has a letter of `Layout` for each."""
 
     def __init__(self, layouts: str) -> None:
-        self._parses = [_PARSES[Layout(layout)] for layout in layouts]
+        self._parses = list(_parses([Layout(layout) for layout in layouts]))
         self._texts: list[bytes] = []
         self._values: tuple[Parsed, ...] | None = None
 
@@ -89,11 +126,14 @@ class ParsedTexts:
             self._values = former
             return former
         if former is None:
-            values = tuple([parse(text) for parse, text in zip(self._parses, texts, strict=True)])
+            values = tuple([parse(texts[place]) for place, parse in self._parses])
         else:
-            rows = zip(self._parses, texts, self._texts, former, strict=True)
+            rows = zip(self._parses, former, strict=True)
             values = tuple(
-                [value if text == before else parse(text) for parse, text, before, value in rows]
+                [
+                    value if texts[place] == self._texts[place] else parse(texts[place])
+                    for (place, parse), value in rows
+                ]
             )
         self._texts, self._values = texts, values
         return values
@@ -149,9 +189,11 @@ def _totals(text: bytes) -> list[int]:
     return [_number(word[len(prefix) :]) for word in text.split() if word.startswith(prefix)]
 
 
-def _schedstat(text: bytes) -> ThreadSpans:
-    run, delay, times = _numbers(text)
-    return run, delay, times
+def _spans(texts: list[bytes]) -> ThreadSpans:
+    rows = [_numbers(text) for text in texts]
+    if any(len(row) != _SCHEDSTAT_NUMBERS for row in rows):
+        raise ValueError("not three numbers")
+    return tuple([run for run, _, _ in rows]), tuple([delay for _, delay, _ in rows])
 
 
 def _stat(text: bytes) -> ProcessStat:
@@ -168,6 +210,24 @@ _PARSES: Final[dict[Layout, Callable[[bytes], Parsed]]] = {
     Layout.NUMBERS: _numbers,
     Layout.PAIRS: _pairs,
     Layout.TOTALS: _totals,
-    Layout.SCHEDSTAT: _schedstat,
     Layout.STAT: _stat,
 }
+
+
+def _parses(layouts: list[Layout]) -> Iterator[tuple[slice, _Parse]]:
+    """Yield which texts make a value, and what makes it of them."""
+    at = 0
+    for layout, same in groupby(layouts):
+        count = len(list(same))
+        if layout is Layout.SCHEDSTAT:
+            yield slice(at, at + count), _spans
+        else:
+            parse = _PARSES[layout]
+            for each in range(at, at + count):
+                yield slice(each, each + 1), partial(_only, parse)
+        at += count
+
+
+def _only(parse: Callable[[bytes], Parsed], texts: list[bytes]) -> Parsed:
+    (text,) = texts
+    return parse(text)

@@ -109,6 +109,13 @@ class PlainTemplate:
         """Fill in the values of a reading and the labels; return the parts."""
         return self._filled(values).replace(b"\0", labels).split(b"\1")
 
+    def append(
+        self, values: tuple[Number, ...], labels: bytes, blocks: tuple[bytearray, ...], /
+    ) -> None:
+        """Fill in, and append each part to its block."""
+        for block, part in zip(blocks, self.render(values, labels), strict=True):
+            block.extend(part)
+
     def _filled(self, values: tuple[Number, ...]) -> bytes:
         if (
             self.common and type(sum(values)) is int

@@ -71,7 +71,7 @@ class TextTemplate:
     """
     What a shape's readings have in common: one page block per family, numbers left out.
 
-    `series` are those that are shown.
+    `families` are one object where shapes have the same ones. `series` are those that are shown.
     """
 
     families: tuple[Family, ...]
@@ -87,6 +87,13 @@ class TextTemplate:
         if not self.families:
             return []  # where splitting would find one empty text
         return self.lines.render(values, labels)
+
+    def append(
+        self, values: tuple[Number, ...], labels: bytes, blocks: tuple[bytearray, ...]
+    ) -> None:
+        """Append the lines of each family to its block, in the order of `families`."""
+        if self.families:
+            self.lines.append(values, labels, blocks)
 
 
 class TextTemplates:
@@ -120,7 +127,7 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
         families.append(family_block(field))
         lines += [(f"{_head(series, labelled=labelled)} ", "\n") for _, series in members]
     return TextTemplate(
-        families=tuple(families),
+        families=_shared(tuple(families)),
         series=shape.series if not but else tuple(series for _, series in rows),
         lines=line_template(
             lines,
@@ -129,6 +136,11 @@ def text_template(shape: Shape, *, labelled: bool, but: Collection[str] = ()) ->
             len(shape.series),
         ),
     )
+
+
+@lru_cache(SHARED)
+def _shared(families: tuple[Family, ...]) -> tuple[Family, ...]:
+    return families
 
 
 @lru_cache(SHARED)

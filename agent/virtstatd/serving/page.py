@@ -20,6 +20,9 @@ STEP_SECONDS = 0.004  # the loop belongs to others after that long
 SLICE_BYTES = 16384
 COMPRESSED_AT_ONCE = 1 << 20
 
+Blocks = dict[str, tuple[Family, bytearray]]
+"""The lines of each family, by its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -75,28 +78,41 @@ class Pages:
             parts.append(END_OF_OPENMETRICS)
         return parts
 
-    async def _blocks(self, *, openmetrics: bool) -> dict[str, tuple[Family, bytearray]]:
+    async def _blocks(self, *, openmetrics: bool) -> Blocks:
         """Sort the lines of everything that is shown into one block per family."""
-        blocks: dict[str, tuple[Family, bytearray]] = {}
+        blocks: Blocks = {}
+        known: dict[int, tuple[tuple[Family, ...], tuple[bytearray, ...]]] = {}
         step_ends = time.monotonic() + STEP_SECONDS
         for group in self._latest.together():
             for held, template in zip(group, self._latest.planned(group), strict=True):
-                rendered = template.render(held.reading.values, held.labels)
-                for family, lines in zip(template.families, rendered, strict=True):
-                    if openmetrics and held.began and family.kind is Kind.COUNTER:
-                        lines = with_created(lines, family, held.began)  # noqa: PLW2901 - more of it
-                    block = blocks.get(family.name)
-                    if block is None:
-                        blocks[family.name] = (family, bytearray(lines))
-                    elif block[0].kind is family.kind:
-                        block[1].extend(lines)
-                    elif family.name not in self._clashed:
-                        self._clashed.add(family.name)
-                        self._log.error("family.clashed", family=family.name, left_out=family.kind)
+                families = template.families
+                same = known.get(id(families))
+                if same is None:  # it keeps them, so that no others get their number
+                    same = known[id(families)] = families, self._places(families, blocks)
+                if openmetrics and held.began:
+                    rendered = template.render(held.reading.values, held.labels)
+                    for family, lines, block in zip(families, rendered, same[1], strict=True):
+                        counts = family.kind is Kind.COUNTER
+                        block.extend(with_created(lines, family, held.began) if counts else lines)
+                else:
+                    template.append(held.reading.values, held.labels, same[1])
             if time.monotonic() >= step_ends:
                 await asyncio.sleep(0)
                 step_ends = time.monotonic() + STEP_SECONDS
         return blocks
+
+    def _places(self, families: tuple[Family, ...], blocks: Blocks) -> tuple[bytearray, ...]:
+        """Return the block of each family; one that nothing shows if another kind has its name."""
+        places: list[bytearray] = []
+        for family in families:
+            first, block = blocks.setdefault(family.name, (family, bytearray()))
+            if first.kind is not family.kind:
+                block = bytearray()
+                if family.name not in self._clashed:
+                    self._clashed.add(family.name)
+                    self._log.error("family.clashed", family=family.name, left_out=family.kind)
+            places.append(block)
+        return tuple(places)
 
 
 def _compressed(parts: list[bytes | bytearray]) -> Page:

@@ -69,6 +69,22 @@ def test_what_is_no_hole(text: bytes, holes: tuple[object, ...], kind: type[Exce
         native().Fill(text, holes, plain_text)
 
 
+def test_what_is_no_block_for_each_part():
+    """Too many, too few or fixed blocks are refused; a fault in a value appends nothing."""
+    fill = native().Fill(b"a\1", ((1, 0, 0),), plain_text)
+    blocks = bytearray(b"x"), bytearray(b"y")
+    for wrong in ((), blocks[:1], (*blocks, bytearray()), list(blocks), (b"", b"")):
+        with pytest.raises((ValueError, TypeError)):
+            fill.append((1,), b"", wrong)
+    with pytest.raises(TypeError):
+        fill.append((None,), b"", blocks)
+    with memoryview(blocks[0]), pytest.raises(BufferError):
+        fill.append((1,), b"", blocks)
+    assert list(map(bytes, blocks)) == [b"x", b"y"]
+    fill.append((1,), b"", blocks)
+    assert list(map(bytes, blocks)) == [b"xa1", b"y"]
+
+
 def test_values_that_do_not_fit():
     """Too few values, no tuple, or what has no text are errors, and not memory of others."""
     fill = native().Fill(b"a", ((1, 3, 0),), plain_text)

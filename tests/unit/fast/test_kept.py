@@ -55,7 +55,7 @@ def test_what_is_the_same_is_the_same_object(kind: type[PlainKept]):
         (Layout.NUMBERS, b"18446744073709551616 9999999999999999999 0", [2**64, 10**19 - 1, 0]),
         (Layout.PAIRS, b"a 1\nb 2\na 3\ncut", {b"a": 3, b"b": 2}),
         (Layout.TOTALS, b"some avg10=0.00 total=5\nfull total=6\n", [5, 6]),
-        (Layout.SCHEDSTAT, SCHEDSTAT, (5_000_000, 20, 7)),
+        (Layout.SCHEDSTAT, SCHEDSTAT, ((5_000_000,), (20,))),
         (Layout.STAT, b"1 (a) b) S" + b" %d" * 24 % (*range(1, 25),), (b"S", 7, 9, 17, 21)),
     ],
 )
@@ -64,6 +64,21 @@ def test_layouts(kind: type[PlainKept], layout: Layout, text: bytes, said: Parse
     with files(1) as descriptors:
         write(descriptors[0], text)
         assert kind(descriptors, layout).read() == (said,)
+
+
+@pytest.mark.parametrize("kind", both(), ids=["Python", "C"])
+def test_neighbouring_threads_are_one_value(kind: type[PlainKept]):
+    """Their spans come as two tuples, the same objects as long as no thread has run."""
+    with files(5) as descriptors:
+        for at, descriptor in enumerate(descriptors):
+            write(descriptor, b"%d %d 7\n" % (at, at + 10))
+        kept = kind(descriptors, "ccncc")
+        first = kept.read()
+        assert first == (((0, 1), (10, 11)), [2, 12, 7], ((3, 4), (13, 14)))
+        write(descriptors[4], b"5 14 8\n")
+        second = kept.read()
+        assert second[2] == ((3, 5), (13, 14))
+        assert [a is b for a, b in zip(first, second, strict=True)] == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", both(), ids=["Python", "C"])

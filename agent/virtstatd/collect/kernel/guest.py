@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from virtstatd._fast.plain import ProcessStat
+from virtstatd._fast.plain import ProcessStat, ThreadSpans
 from virtstatd.collect.kernel.cgroup import Cgroup, Hierarchies
 from virtstatd.collect.kernel.controllers import THROTTLING, USAGE, Fact
 from virtstatd.collect.kernel.links import Devices, Link, LinkTable, counters, nics_of
 from virtstatd.collect.kernel.partitions import Use, partition_of
 from virtstatd.collect.kernel.shapes import Shapes
-from virtstatd.collect.kernel.storms import Shares
-from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads, ThreadTimes
+from virtstatd.collect.kernel.storms import shares
+from virtstatd.collect.kernel.threads import EMULATOR, ThreadRole, Threads
 from virtstatd.errors import plain_reason
 from virtstatd.hypervisor.processes import Process
 from virtstatd.model import Domain, Number, Reading, Shape
@@ -75,12 +76,14 @@ class Guest:
         self._count = -1
         self._memory = 0, 0, 0
         self._vcpus = 0
-        self._known_times: ThreadTimes | None = None
-        self._vcpu_times: ThreadTimes = (), ()
+        self._pick: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple
+        self._known_times: ThreadSpans | None = None
+        self._vcpu_times: ThreadSpans = (), ()
         self._times_made: Made | None = None
         self._shape: Shape | None = None
         self._described: Sequence[Reading] = ()
-        self._nics: dict[bytes, str] = {}
+        self.nics: dict[bytes, str] = {}
+        """The names of its devices, by what its description has, and their addresses."""
         self._links: tuple[Link, ...] = ()
         self._present: list[bytes] = []
         self._linked_at = 0
@@ -89,7 +92,7 @@ class Guest:
         self._links_shape: Shape | None = None
         self._links_made: Made | None = None
         self._roles: tuple[ThreadRole, ...] = ()
-        self._before: tuple[int, Sequence[int], Sequence[int]] | None = None
+        self._before: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None
         self._ended = 0
         self._folders: dict[str, Path] = {}
         self.hidden = ""
@@ -103,8 +106,8 @@ class Guest:
         self._facts_made: Made | None = None
         self._order: tuple[int, ...] = ()
         self._highest: dict[Fact, Number] = {}
-        self._steal = Shares(peak_seconds)
-        self._saturation = Shares(peak_seconds)
+        self._steal = shares(peak_seconds)
+        self._saturation = shares(peak_seconds)
 
     def close(self) -> None:
         """Close the files."""
@@ -136,7 +139,7 @@ class Guest:
             self._times_made = of, self._of_times(domain, *times)
         return self._times_made[1]
 
-    def _see(self) -> tuple[ProcessStat, ThreadTimes]:
+    def _see(self) -> tuple[ProcessStat, ThreadSpans]:
         """Read the process and its threads, and look for those that started or ended."""
         try:
             stat, times = self._threads.read()
@@ -155,36 +158,21 @@ class Guest:
             raise ProcessHidden(_NO_STATISTICS)
         return stat, times
 
-    def _of_times(self, domain: Domain, run: Sequence[int], delay: Sequence[int]) -> Reading:
-        vcpus = self._vcpus
-        ran, waited = self._vcpu_times
+    def _of_times(self, domain: Domain, run: tuple[int, ...], delay: tuple[int, ...]) -> Reading:
         assert self._shape  # noqa: S101 - made with the first look at the threads
-        return Reading(
-            domain,
-            self._shape,
-            (
-                *ran,
-                *waited,
-                *waited,  # libvirt's "wait" is the same span by another of the kernel's files
-                *run[vcpus:-1],
-                *delay[vcpus:-1],
-                run[-1],
-                delay[-1],
-                *self._memory,
-            ),
-        )
+        return Reading(domain, self._shape, self._pick(run + delay + self._memory))
 
     def describe(self, described: Sequence[Reading]) -> None:
         """Store the facts of the guest's XML."""
         if described is not self._described:
             self._described = described
             self.partition = partition_of(described)
-            self._nics = nics_of(described)
+            self.nics = nics_of(described)
             self._linked_at = -PLACE_NANOSECONDS
 
     def links(self, domain: Domain, devices: Devices, rows: LinkTable, now: int) -> Reading | None:
         """Return the counters of the guest's devices that are among the rows of the table."""
-        present = [name for name in self._nics if name in rows]
+        present = [name for name in self.nics if name in rows]
         self._met.update(present)
         if present != self._present or now - self._linked_at >= PLACE_NANOSECONDS:
             self._present, self._linked_at = present, now
@@ -209,11 +197,11 @@ class Guest:
         Not every interface that libvirt names has a kernel device: one that was never there is lost
         only if another one has its guest's address.
         """
-        missing = [name for name in self._nics if name not in rows]
+        missing = [name for name in self.nics if name not in rows]
         self._missing = {name: self._missing.get(name, 0) + 1 for name in missing}
         for name, looks in self._missing.items():
             if looks == LOST_LOOKS or (looks > LOST_LOOKS and not looks % LOST_LOOKS):
-                other = devices.renamed(self.process.folder, self._nics[name])
+                other = devices.renamed(self.process.folder, self.nics[name])
                 if other or name in self._met:
                     reason = f"the host has no {name.decode()}"
                     yield name.decode(), f"{reason}; {other} has its address" if other else reason
@@ -320,6 +308,7 @@ class Guest:
             self._roles = roles
             self._vcpus = sum(kind == "vcpu" for kind, _ in roles)
             self._shape = self._shapes.times(roles)
+            self._pick = itemgetter(*_order(len(roles), self._vcpus))
 
     def _end_vcpus(self) -> None:
         """Remember how long removed vCPUs ran: the cgroup still counts it."""
@@ -329,10 +318,22 @@ class Guest:
             times = zip(former, self._before[1], strict=True)
             self._ended += sum(run for role, run in times if role not in left)
 
-    def _observe(self, now: int, run: Sequence[int], delay: Sequence[int]) -> None:
+    def _observe(self, now: int, run: tuple[int, ...], delay: tuple[int, ...]) -> None:
         if self._before is not None and run:
             at, run_before, delay_before = self._before
             seconds = now / 1e9
             self._saturation.observe(run, run_before, now - at, seconds)
             self._steal.observe(delay, delay_before, now - at, seconds)
         self._before = now, run, delay
+
+
+def _order(threads: int, vcpus: int) -> Iterator[int]:
+    """
+    Yield the places of a reading's numbers among run times, delays and the three of the memory.
+
+    Libvirt's "wait" is the same span as the delay, by another of the kernel's files.
+    """
+    run, delay = range(threads), range(threads, 2 * threads)
+    yield from (*run[:vcpus], *delay[:vcpus], *delay[:vcpus])
+    yield from (*run[vcpus:-1], *delay[vcpus:-1], run[-1], delay[-1])
+    yield from range(2 * threads, 2 * threads + 3)

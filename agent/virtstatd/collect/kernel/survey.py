@@ -256,6 +256,8 @@ class Survey:
         rows = self._rows([guest.process.folder for guest, _ in guests], second)
         now = self._clock()
         for guest, domain in guests:
+            if not guest.nics:
+                continue
             if reading := guest.links(domain, self._devices, rows, now):
                 second.readings.append(reading)
             if rows:

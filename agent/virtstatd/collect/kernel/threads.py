@@ -7,17 +7,15 @@ A QEMU process, the roles of its threads, and how long each ran and waited for a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import cast
 
-from virtstatd._fast.plain import Layout, Parsed, ProcessStat, ThreadSpans
+from virtstatd._fast.plain import Layout, ProcessStat, ThreadSpans
 from virtstatd.hypervisor.processes import Process
 from virtstatd.runtime.kernel_files import Descriptors, File, Files
 
 
-ThreadTimes = tuple[Sequence[int], Sequence[int]]
-"""How long each thread ran, and how long each waited, in nanoseconds."""
+_NO_TIMES: ThreadSpans = (), ()
 
 ThreadRole = tuple[str, int]
 """A thread's role, and its vCPU or iothread; the main loop is `EMULATOR`."""
@@ -45,8 +43,6 @@ class Threads:
         """The kernel's numbers of the threads, in the order of `roles`."""
         self._stat = File(process.folder, "stat", descriptors)
         self._read = Files((self._stat,), (Layout.STAT,))
-        self._values: tuple[Parsed, ...] = ()
-        self._times: ThreadTimes = (), ()
 
     def look(self) -> bool:
         """
@@ -93,7 +89,7 @@ class Threads:
                 return ("vcpu", int(match[2])) if match[1] else ("iothread", int(match[4]))
         return None
 
-    def read(self) -> tuple[ProcessStat, ThreadTimes]:
+    def read(self) -> tuple[ProcessStat, ThreadSpans]:
         """
         Return the process' `stat`, and the times in the order of `roles`.
 
@@ -104,13 +100,8 @@ class Threads:
             values = self._read.read()
         except ValueError:  # what has ended is empty in some kernels
             raise ProcessLookupError from None
-        if values is not self._values:
-            rows = cast("tuple[ThreadSpans, ...]", values[1:])
-            if rows and rows != self._values[1:]:
-                run, delay, _ = zip(*rows, strict=True)
-                self._times = run, delay
-            self._values = values
-        return cast("ProcessStat", values[0]), self._times
+        times = values[1] if self._files else _NO_TIMES
+        return cast("ProcessStat", values[0]), cast("ThreadSpans", times)
 
     def close(self) -> None:
         """Close all files."""

@@ -69,6 +69,16 @@ def test_what_is_no_hole(text: bytes, holes: tuple[object, ...], kind: type[Exce
         native().Fill(text, holes, plain_text)
 
 
+def test_a_block_grows():
+    """Thousands of parts of any size stand one after another in their block."""
+    block, expected = bytearray(b"head"), b"head"
+    for size in (*range(300), 5_000, 1, 70_000, 3):
+        fill = native().Fill(b"x" * size + b"\n", ((size, 0, 0),), plain_text)
+        fill.append((size,), b"", (block,))
+        expected += b"x" * size + b"%d\n" % size
+    assert block == expected
+
+
 def test_what_is_no_block_for_each_part():
     """Too many, too few or fixed blocks are refused; a fault in a value appends nothing."""
     fill = native().Fill(b"a\1", ((1, 0, 0),), plain_text)

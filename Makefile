@@ -86,7 +86,8 @@ matrix: matrix-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python 
 	@$(PYTEST) $(MATRIX)
 
 .PHONY: bench
-bench: test-packages $(VENV)/dev.stamp  ## the measurements: tables here, JSON in build/bench/
+bench: test-packages $(VENV)/dev.stamp  ## the measurements: a table here, build/bench.json, README's chart
+	@.ci/packages collectd-core  # one of the tools that virtstatd is compared with
 	@mkdir -p build/bench
 	for file in tests/bench/[!_]*.py; do
 		[[ -e $$file ]] || { echo 'No measurements in tests/bench/.'; exit 0; }
@@ -94,6 +95,7 @@ bench: test-packages $(VENV)/dev.stamp  ## the measurements: tables here, JSON i
 		echo "== $$name"
 		$(AS_ROOT) PYTHONPATH=tests $(BIN)/python -m "bench.$$name" "build/bench/$$name.json"
 	done
+	PYTHONPATH=tests $(BIN)/python -m support.bench_table build/bench
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp  ## ruff: rules and format

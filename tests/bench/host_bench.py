@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import socket
@@ -37,7 +38,7 @@ from support.spending import Spending
 
 GUESTS, ROUNDS, SECONDS = 300, 3, 60.0
 INTERVAL = 15.0
-SETTLE_SECONDS = 75.0
+SETTLE_SECONDS = float(os.environ.get("SETTLE_SECONDS", "75"))
 """All tiers of an agent have been polled by then, and guests are described."""
 
 BUDGETS = (1, 3)
@@ -52,9 +53,15 @@ groups = ["cpu_total", "balloon", "vcpu", "block"]
 """
 """The groups at the pace of their tiers, whatever the kernel shows of them."""
 
-ONLY_POLLS = """
+EXPORTERS_SERIES = f"""
+[poll.pulse]
+groups = ["state", "interface"]
+interval_seconds = {INTERVAL}
+[poll.monitor]
+groups = ["cpu_total", "balloon", "vcpu", "block"]
+interval_seconds = {INTERVAL}
 [poll.extra]
-interval_seconds = 86400
+groups = []
 [local]
 enabled = false
 [defined]
@@ -70,14 +77,8 @@ enabled = false
 [storage]
 enabled = false
 """
-EXPORTERS_SERIES = f"""
-[poll.pulse]
-interval_seconds = 86400
-[poll.monitor]
-groups = ["state", "cpu_total", "balloon", "vcpu", "interface", "block"]
-interval_seconds = {INTERVAL}
-{ONLY_POLLS}
-"""
+"""What that exporter shows, asked for as often as it is scraped, and nothing else."""
+
 CONFIG = """
 [hypervisor]
 uri = {uri}
@@ -364,6 +365,7 @@ def main() -> None:
     parser.add_argument("--guests", type=int, default=GUESTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
     options = parser.parse_args()
     missing = [program for program, _ in TOOLS.values() if program and not shutil.which(program)]
     for program in missing:
@@ -380,7 +382,7 @@ def main() -> None:
                     rounds[-1][name] = one = measured(lab, tool, options.seconds)
                     sys.stdout.write(line_of(name, one) + "\n")
                     sys.stdout.flush()
-        budgets = {f"{each} %": stretched(lab, each, BUDGET_SECONDS) for each in BUDGETS}
+        budgets = {f"{each:g} %": stretched(lab, each, BUDGET_SECONDS) for each in options.budgets}
     for name, tiers in budgets.items():
         sys.stdout.write(f"budget {name}: intervals {tiers}\n")
     sys.stdout.write("medians\n")

@@ -115,7 +115,7 @@ ARROWS: dict[str, set[str]] = {
         "runtime",
     },
     "collect/own": {"catalog", "collector", "model", "runtime", "virtstatd"},
-    "collect/parts": {"catalog", "collector", "hypervisor"},
+    "collect/parts": {"catalog", "collector", "hypervisor", "model"},
     "collect/storage": {"catalog", "collect/parts", "collector", "model", "runtime"},
     "collect/tier": {"collector", "errors", "hypervisor", "runtime"},
     "collect/turns": {"collect/tier", "collector", "errors", "hypervisor", "model", "runtime"},

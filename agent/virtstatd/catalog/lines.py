@@ -11,7 +11,8 @@ The content of a line, by its `kind`:
   replaces the group's. The number is multiplied by `factor` while decoding, by `10 ** exponent`
   in the sinks. `enum` names it in labels, out of enums.toml, where the names may depend on the
   number of another key, `by`. Libvirt's number may be negative only where the line is `signed`. A
-  list of such lines gives one number several names.
+  list of such lines gives one number several names. A `slow` one may be polled less often where the
+  kernel has the rest of its group.
 - `info`: a string, which becomes the label `label` of a series with the value 1.
 - `label`: the value, instead of the key's index, is the label `label` of the device's series.
 - `histogram`, `start`, `size`: the count of a bin, its lower bound in units of `10 ** exponent`,
@@ -84,6 +85,7 @@ class Line:
     factor: int = 1
     exponent: int = 0
     signed: bool = False
+    slow: bool = False
 
     @property
     def tokens(self) -> tuple[str, ...]:

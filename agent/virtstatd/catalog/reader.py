@@ -74,6 +74,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     factor: int = 1
     exponent: int = 0
     signed: bool = False
+    slow: bool = False
 
 
 class CatalogReader:
@@ -191,6 +192,7 @@ class CatalogReader:
             factor=entry.factor,
             exponent=entry.exponent,
             signed=entry.signed,
+            slow=entry.slow,
         )
         faults = [
             *self._line_faults(line, entry),

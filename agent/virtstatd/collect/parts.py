@@ -13,12 +13,17 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.catalog import Catalog
 from virtstatd.collector import Collector
 from virtstatd.hypervisor.hypervisor import Hypervisor
+from virtstatd.model import Domain, Shape
 
 
 PollSeconds = Annotated[
     float, Meta(description="Seconds from one poll to the next.", ge=1, le=86400)
 ]
 """An option of collectors that are polled on their own."""
+
+
+Left = Callable[[Domain, Shape], Shape | None]
+"""Returns the part of a shape of libvirt's that the kernel collector does not read at present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Parts:
 
     `polled` are the groups of the catalog that the bulk calls poll. `allowed` is what polling may
     cost, in CPU seconds per second, infinite without a budget. `news` is set when the agent's own
-    numbers must be sent immediately.
+    numbers must be sent immediately. `left` is None where no kernel's readings are passed on.
     """
 
     catalog: Catalog
@@ -37,6 +42,7 @@ class Parts:
     polled: frozenset[str]
     allowed: float
     news: asyncio.Event
+    left: Left | None = None
 
 
 @dataclass(frozen=True, slots=True)

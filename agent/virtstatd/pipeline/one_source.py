@@ -41,7 +41,11 @@ TOLERANCE_SECONDS = 0.02
 """Libvirt's clocks count ticks of 10 ms, one for user and one for system time."""
 
 UNLIKE = frozenset({"libvirt_domain_vcpu_wait_seconds"})
-"""Always 0 with libvirt 9 on current kernels, and nanoseconds of another file before."""
+"""
+Always 0 with libvirt 9 on current kernels, and nanoseconds of another file before: not comparable.
+
+Where the kernel has ceased, such a number never goes below the kernel's last one.
+"""
 
 PLANS = 16
 """Shapes of libvirt's that are remembered per domain; hot-plugging makes new ones."""
@@ -120,6 +124,13 @@ class OneSource:
         if kernel is not None and len(kernel.disagreements) > kernel.reported:
             self._report(kernel)
 
+    def left(self, domain: Domain, shape: Shape) -> Shape | None:
+        """Return what of a shape of libvirt's would be passed on now, None for nothing."""
+        kept: Shape | None = shape
+        for layer in self._layers.values():
+            kept = layer.left(domain, kept) if kept else None
+        return kept
+
     def numbers(self) -> Iterator[Row]:
         """Yield how many of libvirt's numbers were not between the kernel's."""
         for name, count in sorted(self._disagreements().items()):
@@ -157,6 +168,16 @@ class _Layer:
             return batch
         readings = [self._of(reading, batch.taken_at) for reading in batch.readings]
         return replace(batch, readings=tuple([r for r in readings if r is not None]))
+
+    def left(self, domain: Domain, shape: Shape) -> Shape | None:
+        """Return what of a shape of libvirt's the kernel's readings do not cover at present."""
+        known = self._covered.get(domain.uuid)
+        if known is None or known.domain is not domain:
+            return shape
+        if not known.sent or self._clock() > known.until:
+            return shape
+        plan = known.plans.get(shape) or self._plan(shape, known)
+        return plan.part if plan.covered else shape
 
     def taken(self, batch: Batch) -> Batch:
         """Return a batch of the kernel's, except for the first readings of a domain."""
@@ -247,8 +268,10 @@ class _Layer:
             # a time ahead of the clock was taken before somebody set the clock back
             if not ceased or taken_at <= last_at <= self._wall():
                 out.append(place)
-            elif series.field.kind is Kind.COUNTER and 0 < last - values[place] <= _margin(series):
-                values[place] = last
+            elif series.field.kind is Kind.COUNTER:
+                below = last - values[place]
+                if below > 0 and (claim[0] in UNLIKE or below <= _margin(series)):
+                    values[place] = last
         kept = tuple(sorted(set(range(len(values))) - set(out)))
         if not kept:
             return None

@@ -27,7 +27,7 @@ from virtstatd.catalog import Catalog
 from virtstatd.collect.bulk.answer import POLLED
 from virtstatd.collect.bulk.options import TIERS, PollOptions
 from virtstatd.collect.own import OwnCollector, RowSource
-from virtstatd.collect.parts import Parts
+from virtstatd.collect.parts import Left, Parts
 from virtstatd.collector import Collector, Emit, Outcome, Up
 from virtstatd.config.file import Config
 from virtstatd.config.kinds import KINDS
@@ -111,13 +111,14 @@ async def collecting(
     numbers: Iterable[RowSource] = (),
     *,
     up: Up,
+    left: Left | None = None,
 ) -> AsyncIterator[Collecting]:
     """
     Build libvirt and the collectors; close threads and connections on leaving.
 
     `numbers` are those of the other parts of the agent. Libvirt is called only while it is `up`,
-    which its event connection sets. Raises `StartError` if a collector of another package cannot
-    work.
+    which its event connection sets. `left` returns what the kernel does not read. Raises
+    `StartError` if a collector of another package cannot work.
     """
     news = asyncio.Event()
     options = config.hypervisor
@@ -152,7 +153,7 @@ async def collecting(
         Opener(options.uri, *keepalive, connect=open_read_write),
     )
     allowed = Budget.seconds_of(config.budget.host_cpu_percent) if meter else math.inf
-    parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news)
+    parts = Parts(catalog, hypervisor, log, _polled(config), allowed, news, left)
     collectors = [*_own(config, parts)]
     hearing += [each.heard for each in collectors if hasattr(each, "heard")]
     tiers: list[Any] = [tier for each in collectors for tier in getattr(each, "tiers", ())]

@@ -98,7 +98,9 @@ async def serve(
         numbers = [own, web.numbers, *passing.numbers, *(outlet.numbers for outlet in outlets)]
         async with (
             draining(outlets, drain_seconds, routes),
-            collecting(config, catalogs.shipped(), emit, log, numbers, up=up) as left,
+            collecting(
+                config, catalogs.shipped(), emit, log, numbers, up=up, left=passing.left
+            ) as left,
         ):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(until_stopped(control.run(), stop), name="reload")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from virtstatd.collect.own import RowSource
+from virtstatd.collect.parts import Left
 from virtstatd.collector import Emit
 from virtstatd.config.file import Config
 from virtstatd.formats.naming import metric_name
@@ -18,10 +19,11 @@ from virtstatd.pipeline.sieve import Sieve, Unwanted
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """What takes every batch, and the numbers of the stages behind it."""
+    """What takes every batch, the numbers of the stages behind it, and what the kernel leaves."""
 
     emit: Emit
     numbers: Sequence[RowSource]
+    left: Left
 
 
 def passing_on(config: Config, offers: Sequence[Emit], log: FilteringBoundLogger) -> Passing:
@@ -44,4 +46,4 @@ def passing_on(config: Config, offers: Sequence[Emit], log: FilteringBoundLogger
     if not unwanted.nothing:
         offers = [Sieve(unwanted, metric_name, offers)]
     source = OneSource(offers, log)
-    return Passing(source, (source.numbers, *numbers))
+    return Passing(source, (source.numbers, *numbers), source.left)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
 from virtstatd.formats.prometheus_text import TextTemplate, TextTemplates, label_text, text_template
 from virtstatd.formats.runs import Runs
-from virtstatd.model import Batch, Domain, Labels, Reading
+from virtstatd.model import Batch, Domain, Kind, Labels, Reading, Series
 
 
 NANOSECONDS = 1e9
@@ -37,6 +37,9 @@ class HeldReading:
 class Latest:
     """
     Hold the latest reading per domain, source and group, each for the lifetime of its batch.
+
+    Where a reading expires, an older one of another source may still be current. Its counters are
+    shown as the newer one left them, because they must not go back.
 
     `clock` returns monotonic seconds, `wall` nanoseconds as batches have them: a lifetime counts
     from when a reading was taken, so that what had to wait on its way is not shown as current.
@@ -97,11 +100,12 @@ class Latest:
                 if former is not None and former.reading.shape is shape:
                     template = former.template
                 else:
+                    _end(several, key)
                     template = self._templates.get(shape, labelled=bool(labels))
                 several[key] = HeldReading(reading, template, labels, self._arrivals, until, began)
         for uuid, groups in seen.items():
             for group in batch.groups - groups:
-                self._held[uuid].pop((batch.source, group), None)
+                _end(self._held[uuid], (batch.source, group))
         for domain in batch.gone:  # last: an incarnation that ended does not come back
             self._forget_run(domain)
         if self._runs:
@@ -174,7 +178,7 @@ class Latest:
         self._arrivals += 1
         for held in self._held.values():
             for key in [key for key, each in held.items() if each.until <= now]:
-                del held[key]
+                _end(held, key)
         for uuid in [uuid for uuid, held in self._held.items() if not held]:
             del self._held[uuid]
             if uuid is not None:
@@ -185,6 +189,29 @@ class Latest:
 
 def _newest(held: HeldReading) -> int:
     return -held.arrival
+
+
+def _end(members: dict[_Key, HeldReading], key: _Key) -> None:
+    """Forget one reading of a domain, if it is there."""
+    ended = members.pop(key, None)
+    if ended is not None:
+        for other, held in members.items():
+            if held.arrival < ended.arrival:
+                members[other] = replace(held, reading=_kept_up(held.reading, ended.reading))
+
+
+def _kept_up(reading: Reading, newer: Reading) -> Reading:
+    """Return a reading with no counter below what a newer one, which has ended, had of it."""
+    known = dict(zip(map(_claim, newer.shape.series), newer.values, strict=True))
+    values = [
+        max(value, known.get(_claim(series), value)) if series.field.kind is Kind.COUNTER else value
+        for series, value in zip(reading.shape.series, reading.values, strict=True)
+    ]
+    return replace(reading, values=tuple(values))
+
+
+def _claim(series: Series) -> tuple[str, Labels]:
+    return series.field.family, series.labels
 
 
 def _id(held: HeldReading) -> int | None:

@@ -179,6 +179,19 @@ def test_a_counter_that_begins_anew_is_passed_on(scene: Scene, last: int, number
     assert scene.bulk_says(2, number, 0)[f"{TIME} 0"] == passed
 
 
+def test_a_number_of_libvirts_that_means_another_thing_is_held(scene: Scene, catalog: Catalog):
+    """Libvirt's 0 for the wait of a vCPU is no counter that begins anew: the last one stands."""
+    wait = catalog.shape("local", [catalog.series("vcpu", "{vcpu}.wait", {"vcpu": "0"})])
+    scene.bulk = catalog.shape("vcpu", [("current", {}), ("{vcpu}.wait", {"vcpu": "0"})])
+    scene.lane_says(400 * SECOND, shape=wait)
+    scene.lane_says(500 * SECOND, shape=wait)
+    scene.now += 10
+    assert scene.bulk_says(2, 0) == {
+        "libvirt_domain_vcpu_current": 2,
+        "libvirt_domain_vcpu_wait_seconds 0": 500 * SECOND,
+    }
+
+
 def test_what_is_not_a_time_is_exact(scene: Scene, catalog: Catalog):
     """A NIC plugged anew counts from zero, however little the one before it had counted."""
     key = "{target_device}.rx.bytes"

@@ -155,6 +155,31 @@ async def test_the_newer_of_two_sources_wins(shown: Shown):
     assert await shown.values() == {"d_cpu a": 4, "d_block a": 5}
 
 
+@pytest.mark.parametrize("how", ["expired", "another shape", "not answered"])
+async def test_a_counter_does_not_go_back_where_its_newer_source_ceases(shown: Shown, how: str):
+    """An older reading of another source is shown again, with its counters as they were last."""
+    gauge = Series(Field("d", "size", Kind.GAUGE, "", "Help."))
+    both = Shape("both", (CPU.series[0], gauge))
+    shown.put(Reading(A, both, (3, 3)), Reading(B, both, (9, 9)))
+    kernel = {"source": "local", "lifetime_seconds": 5.0, "groups": frozenset({"kernel"})}
+    newer = Shape("kernel", both.series)
+    shown.put(Reading(A, newer, (5, 2)), Reading(B, newer, (8, 2)), **kernel)
+    assert await shown.values() == {"d_cpu a": 5, "d_size a": 2, "d_cpu b": 8, "d_size b": 2}
+    if how == "expired":
+        await shown.clock.advance(6)
+    else:
+        group = "kernel" if how == "another shape" else "other"
+        shape = Shape(group, BLOCK.series)
+        shown.put(Reading(A, shape, (1,)), Reading(B, shape, (1,)), **kernel)
+    values = await shown.values()
+    assert {key: value for key, value in values.items() if "block" not in key} == {
+        "d_cpu a": 5,
+        "d_size a": 3,
+        "d_cpu b": 9,
+        "d_size b": 9,
+    }
+
+
 async def test_two_guests_of_one_name_do_not_double(shown: Shown):
     """A guest that was defined anew under its old name has each series once."""
     twin = Domain("another-uuid", A.name, 77, A.labels)

@@ -20,6 +20,9 @@ POLLED: Final[dict[str, Group]] = {
 MONITOR: Final = sum(group.bit for group in POLLED.values() if group.monitor)
 """The groups for which libvirt asks the guest's monitor, as libvirt's flags."""
 
+SPARED: Final = {name: POLLED[name] for name in ("interface", "cpu_total", "vcpu", "balloon")}
+"""The groups that hold little that the kernel does not have, as the configuration calls them."""
+
 BALLOON: Final = POLLED["balloon"].bit
 BLOCK: Final = POLLED["block"].bit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ from virtstatd.collect.bulk.answer import BALLOON, BLOCK, POLLED, Answer
 from virtstatd.collect.bulk.control import OK, occupied
 from virtstatd.collect.bulk.monitors import Monitors
 from virtstatd.collect.bulk.options import deadline
+from virtstatd.collect.bulk.pace import Pace
 from virtstatd.collect.bulk.undecodable import Undecodable
 from virtstatd.collect.tier import OUTCOME, Poll
 from virtstatd.errors import Disconnected, Overdue, Refused, VirtstatdError
@@ -83,6 +84,7 @@ class Asking:
         lanes: Lanes,
         questions: Questions,
         monitors: Monitors,
+        pace: Pace,
         log: FilteringBoundLogger,
         *,
         deadline_seconds: float,
@@ -93,6 +95,7 @@ class Asking:
         self._lanes = lanes
         self._questions = questions
         self._monitors = monitors
+        self._pace = pace
         self._log = log
         self._deadline = deadline_seconds
         self._on_turn = on_turn
@@ -251,6 +254,8 @@ class Asking:
             )
         tiers = [tier for tier in poll.tiers if tier.bits & bits or not bits] or poll.tiers[:1]
         judging = next((tier for tier in tiers if tier.monitor), None)
+        told = [(reading.domain, reading.shape) for reading in answer.readings if reading.domain]
+        lacking = answer.partial.keys() | answer.undecodable.keys()
         for tier in tiers:
             tier.stepped_over -= answer.seen
             tier.stepped_over |= answer.partial.keys() | answer.stalled.keys()
@@ -259,22 +264,38 @@ class Asking:
             # a group that nobody asked for can only be one that the catalog does not know
             last = tier is tiers[-1]
             others = frozenset().union(*(t.groups for t in poll.tiers if t is not tier))
-            asked = frozenset(group.name for group in POLLED.values() if group.bit & bits)
+            asked = {group.name for group in POLLED.values() if group.bit & bits}
             groups = tier.groups & asked if bits else tier.groups
-            poll.emit(
-                Batch(
-                    source="bulk",
-                    taken_at=answer.taken_at,
-                    readings=(
-                        *(
-                            r
-                            for r in answer.readings
-                            if r.shape.group in tier.groups
-                            or (last and r.shape.group not in others)
-                        ),
-                        *(verdicts if tier is judging else ()),
-                    ),
-                    groups=groups | {"control"} if tier is judging else groups,
-                    lifetime_seconds=tier.lifetime(),
-                )
-            )
+            readings = [
+                r
+                for r in answer.readings
+                if r.shape.group in tier.groups or (last and r.shape.group not in others)
+            ]
+            if tier is judging:
+                readings += verdicts
+                groups |= {"control"}
+            slow = self._pace.slow(tier, told, lacking)
+            for (rare, slowly), part in _by_pace(readings, slow).items():
+                of = {group for group, each in rare if each == slowly} or groups - dict(rare).keys()
+                lifetime = slowly or tier.lifetime()
+                poll.emit(Batch("bulk", answer.taken_at, tuple(part), frozenset(of), lifetime))
+
+
+def _by_pace(
+    readings: Sequence[Reading], slow: Mapping[str, Mapping[str, float]]
+) -> dict[tuple[frozenset[tuple[str, float]], float | None], list[Reading]]:
+    """
+    Return readings by the slow groups of their guest and by lifetime, None for that of the tier.
+
+    Guests with the same slow groups stay together: a group that a batch names and of which a guest
+    has no reading does not exist for that guest.
+    """
+    if not slow:
+        return {(frozenset(), None): list(readings)}
+    parts: dict[tuple[frozenset[tuple[str, float]], float | None], list[Reading]] = {}
+    rare = {uuid: frozenset(groups.items()) for uuid, groups in slow.items()}
+    for reading in readings:
+        uuid = reading.domain.uuid if reading.domain else ""
+        lifetime = slow.get(uuid, {}).get(reading.shape.group)
+        parts.setdefault((rare.get(uuid, frozenset()), lifetime), []).append(reading)
+    return parts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from virtstatd.collect.bulk.answer import POLLED
+from virtstatd.collect.bulk.answer import POLLED, SPARED
 
 
 TIERS: Final = ("pulse", "monitor", "extra")
@@ -14,6 +14,17 @@ TIERS: Final = ("pulse", "monitor", "extra")
 
 DEADLINE_LEAST_SECONDS: Final = 1.0
 """However short the interval, libvirt gets this long to answer."""
+
+CALM: Final = 3
+"""
+In how many intervals of the tier extra a balloon is polled once that the kernel has.
+
+The kernel reads its resident size, and events report each change of the rest but one: a statistics
+period that is set at run time.
+"""
+
+CALM_SECONDS: Final = 600.0
+"""A balloon is polled once in that time at least, unless the tier extra is slower."""
 
 # the groups are those of the catalog: a new one of libvirt's is a new file there and nothing else
 if TYPE_CHECKING:
@@ -26,12 +37,21 @@ Interval = Annotated[
 ]
 GroupNames = Annotated[
     tuple[GroupName, ...],
-    Meta(description="Groups of statistics polled in this tier; an empty list turns it off."),
+    Meta(
+        description="Groups of statistics polled in this tier; an empty list turns it off. Groups"
+        " that a file names are polled of all guests at this interval, whatever the kernel reads."
+    ),
 ]
 
 
-def _groups(tier: str) -> tuple[str, ...]:
-    return tuple(name for name, group in POLLED.items() if group.tier == tier)
+class UsualGroups(tuple[str, ...]):
+    """The groups of a tier whose configuration does not name them."""
+
+    __slots__ = ()
+
+
+def _groups(tier: str) -> UsualGroups:
+    return UsualGroups(name for name, group in POLLED.items() if group.tier == tier)
 
 
 class TierOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +59,11 @@ class TierOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     interval_seconds: Interval
     groups: GroupNames
+
+    @property
+    def named(self) -> bool:
+        """Whether the configuration names the groups, which are then polled of all guests alike."""
+        return not isinstance(self.groups, UsualGroups)
 
     @property
     def bits(self) -> int:
@@ -95,3 +120,26 @@ def deadlines(poll: PollOptions, configured: float) -> dict[str, float]:
         name: deadline(configured, tier.interval_seconds if name == "pulse" else min(shared))
         for name, tier in on.items()
     }
+
+
+def slow_interval(group: str, extra_seconds: float) -> float:
+    """Return how often a group is polled that the kernel has, by the interval of the tier extra."""
+    if group == "balloon":
+        return min(CALM * extra_seconds, max(extra_seconds, CALM_SECONDS))
+    return extra_seconds
+
+
+def note(poll: PollOptions) -> str:
+    """Return what naming the groups of tiers costs, empty where none could be spared."""
+    named = [name for name in TIERS if getattr(poll, name).named]
+    spared = {
+        name: [group for group in getattr(poll, name).groups if group in SPARED] for name in named
+    }
+    parts = [f"poll.{name} names {', '.join(groups)}" for name, groups in spared.items() if groups]
+    if not parts:
+        return ""
+    return (
+        f"{'; '.join(parts)}: polled of all guests at that interval. Without `groups` they are"
+        f" polled every {poll.extra.interval_seconds:g} s or more rarely where the kernel collector"
+        " reads them; `virtstatd doctor` counts the guests"
+    )

@@ -19,7 +19,8 @@ from virtstatd.collect.bulk.call import BulkCall
 from virtstatd.collect.bulk.control import Stalls, Verdicts
 from virtstatd.collect.bulk.exceptions import Exceptions
 from virtstatd.collect.bulk.monitors import Monitors
-from virtstatd.collect.bulk.options import TIERS, PollOptions
+from virtstatd.collect.bulk.options import TIERS, PollOptions, note
+from virtstatd.collect.bulk.pace import Pace
 from virtstatd.collect.bulk.structures import structures
 from virtstatd.collect.bulk.sweep import Sweep
 from virtstatd.collect.parts import CollectorKind, Parts
@@ -72,11 +73,15 @@ class Poller:
         self._stop, self._libvirt = stop, libvirt
         nudge, turning = libvirt.coming(), libvirt.turning()
         nudge.clear()
+        turns = libvirt.turns
         by_ticker = {id(tier.ticker): tier for tier in self.tiers}
         running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as polls:
             losing = polls.create_task(self._losing(libvirt, turning), name="poll losing")
             async for due in ticks([t.ticker for t in self.tiers], stop, nudge, self._clock):
+                if turns != libvirt.turns:  # what was read before is no longer current
+                    turns = libvirt.turns
+                    self._sweep.pace.reset()
                 free = []
                 for tier in (by_ticker[id(ticker)] for ticker in due):
                     if tier.busy or not libvirt:
@@ -125,9 +130,15 @@ class Poller:
         yield "refused_domains", {}, self._sweep.exceptions.guests
         for group in self._sweep.exceptions.groups():
             yield "refused_group", {"group": group}, 1
+        for group, guests in self.spared().items():
+            yield "slow_domains", {"group": group}, guests
         for tier in self.tiers:
             yield from tier.rows()
         yield from self._health.rows(self.name)
+
+    def spared(self) -> dict[str, int]:
+        """Return of how many guests each group is polled slowly."""
+        return self._sweep.pace.counts()
 
     def unresponsive(self) -> list[str]:
         """Return the domains whose monitors do not answer, the longest silent first."""
@@ -244,6 +255,21 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
         return process.pid if process else None
 
     monitors = Monitors(Verdicts(parts.catalog), parts.log, time.monotonic, pid_of=pid_of)
+    origin = time.monotonic()
+    tiers = []
+    for name in TIERS:
+        tier = getattr(options, name)
+        groups = frozenset(POLLED[group].name for group in tier.groups)
+        if groups:
+            ticker = Ticker(name, tier.interval_seconds, origin)
+            monitor = bool(tier.bits & MONITOR)
+            tiers.append(Tier(name, tier.bits, groups, ticker, monitor))
+    tickers = {tier.name: tier.ticker for tier in tiers}
+    slowest = tickers.get(TIERS[-1], Ticker("slow", options.extra.interval_seconds, origin))
+    named = [name for name in TIERS if getattr(options, name).named]
+    pace = Pace(parts.left, lambda: slowest.seconds, time.monotonic, named)
+
+    hypervisor.connection.on_event(pace.changed)
     sweep = Sweep(
         hypervisor.lanes,
         BulkCall(
@@ -258,18 +284,10 @@ def poller(options: PollOptions, parts: Parts) -> Poller:
         parts.log,
         slice_domains=hypervisor.slice_domains,
         deadline_seconds=hypervisor.deadline_seconds,
+        pace=pace,
         on_turn=parts.news.set,
     )
-    origin = time.monotonic()
-    tiers = []
-    for name in TIERS:
-        tier = getattr(options, name)
-        groups = frozenset(POLLED[group].name for group in tier.groups)
-        if groups:
-            ticker = Ticker(name, tier.interval_seconds, origin)
-            monitor = bool(tier.bits & MONITOR)
-            tiers.append(Tier(name, tier.bits, groups, ticker, monitor))
     return Poller(tiers, sweep, unknown)
 
 
-KIND: Final = CollectorKind(Poller.name, poller, "poll", PollOptions)
+KIND: Final = CollectorKind(Poller.name, poller, "poll", PollOptions, note)

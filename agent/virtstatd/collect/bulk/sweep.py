@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from virtstatd.collect.bulk.asking import TRIES, Asking, Questions
 from virtstatd.collect.bulk.exceptions import Exceptions, single
 from virtstatd.collect.bulk.monitors import SMALL_LIST, Monitors, parts
+from virtstatd.collect.bulk.pace import Pace
 from virtstatd.collect.tier import Poll
 from virtstatd.errors import Crowded, Disconnected, Overdue, Refused, VirtstatdError
 from virtstatd.hypervisor.faults import Gone, Oversize
@@ -37,7 +38,8 @@ class Sweep:
     once: the call that hangs holds the stuck guest's job, so NOWAIT steps over it and the others
     are answered in the same cycle. `monitors` decides who is polled when more calls hang. A slice
     that is refused, or whose answer is too large, is halved until the guest is found that it is
-    for; `exceptions` remembers it, and what all guests are refused.
+    for; `exceptions` remembers it, and what all guests are refused. `pace` decides which groups of
+    which guests are not polled this time.
     """
 
     def __init__(
@@ -50,14 +52,17 @@ class Sweep:
         *,
         slice_domains: int,
         deadline_seconds: float,
+        pace: Pace | None = None,
         on_turn: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.pace = pace or Pace(None, lambda: 0.0, clock)
         self.asking = Asking(
             lanes,
             questions,
             monitors,
+            self.pace,
             log,
             deadline_seconds=deadline_seconds,
             on_turn=on_turn,
@@ -75,6 +80,7 @@ class Sweep:
     def lost(self) -> None:
         """Take note that libvirt is away; another one may come."""
         self.exceptions.reset()
+        self.pace.reset()
         self._slices.clear()
         self._idle.clear()
         self.asking.lost()
@@ -89,7 +95,7 @@ class Sweep:
         """Ask for all domains; return whether all were answered."""
         bits = self.exceptions.asked(poll.bits)
         careful = poll.monitor and self._lanes.stuck
-        apart = self.exceptions.concern(bits) or self._questions.selects()
+        apart = self.exceptions.concern(bits) or self._questions.selects() or self.pace.spares
         if self._questions.known() <= self._slice(bits) and not careful and not apart and bits:
             with contextlib.suppress(Refused):  # by slices, then, and guest by guest
                 complete = await self._ask(poll, None, bits)
@@ -114,11 +120,12 @@ class Sweep:
         complete = True
         with self.exceptions.searching():
             if bits := self.exceptions.asked(poll.bits):
-                together, alone = self.exceptions.lists(uuids, bits)
-                for some, those in together.items():
-                    complete &= await self._in_slices(poll, those, some)
-                for uuid, some in alone:
-                    complete &= await self._narrowed(poll, [uuid], some)
+                for wanted, of in self.pace.lists(poll.tiers, uuids, bits):
+                    together, alone = self.exceptions.lists(of, wanted)
+                    for some, those in together.items():
+                        complete &= await self._in_slices(poll, those, some)
+                    for uuid, some in alone:
+                        complete &= await self._narrowed(poll, [uuid], some)
         return complete
 
     def unresponsive(self) -> list[str]:
@@ -128,6 +135,7 @@ class Sweep:
 
     def _keep(self, uuids: list[str]) -> None:
         self._monitors.keep(uuids)
+        self.pace.keep(uuids)
         self.exceptions.keep(uuids)
         self.asking.keep(uuids)
 

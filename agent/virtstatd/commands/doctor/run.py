@@ -25,6 +25,7 @@ from virtstatd.commands.doctor.host import (
     unit_check,
     user_check,
 )
+from virtstatd.commands.doctor.told import spared_guests, told_checks
 from virtstatd.config.file import DEFAULT_FILE, Config, Loaded, load_text, read_config
 from virtstatd.errors import ConfigError, StartError, VirtstatdError
 from virtstatd.hypervisor.loop import events_on
@@ -109,13 +110,15 @@ async def _left(config: Config, log: FilteringBoundLogger) -> AsyncIterator[Chec
         yield check
     try:
         async with collecting(config, catalogs.shipped(), _ignored, log, up=Up(up=True)) as left:
-            async for check in _libvirt(config, left, uri):
+            async for check in _libvirt(config, left, uri, log):
                 yield check
     except StartError as error:
         yield Check("collectors", "missing", str(error), "virtstatd check")
 
 
-async def _libvirt(config: Config, left: Collecting, uri: str) -> AsyncIterator[Check]:
+async def _libvirt(
+    config: Config, left: Collecting, uri: str, log: FilteringBoundLogger
+) -> AsyncIterator[Check]:
     lanes, seconds = left.hypervisor.lanes, config.hypervisor.deadline_seconds
     try:
         found = await lanes.run(facts, max(seconds, 10.0), patient=True)
@@ -141,6 +144,9 @@ async def _libvirt(config: Config, left: Collecting, uri: str) -> AsyncIterator[
         yield Check("guests' own", "note", f"numbers of the kernel are not read: {why}")
     elif found.guests:
         async for check in _kernel(kernel):
+            yield check
+        counts = await spared_guests(config, found, log)
+        for check in told_checks(config.collect["poll"], counts, len(found.guests)):
             yield check
 
 

@@ -24,10 +24,9 @@ from virtstatd.service.collecting import collecting
 
 def told_checks(poll: PollOptions, counts: Mapping[str, int], guests: int) -> Iterator[Check]:
     """Yield, for each such group, of how many guests the kernel has nearly all of it."""
-    usual = PollOptions()
     for tier in TIERS:
         named = getattr(poll, tier).named
-        for group in getattr(usual, tier).groups:
+        for group in getattr(poll, tier).groups:
             if group not in SPARED:
                 continue
             seconds = f"{slow_interval(group, poll.extra.interval_seconds):g} s"

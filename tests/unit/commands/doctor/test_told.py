@@ -23,13 +23,12 @@ def test_each_group_has_its_guests():
 
 
 def test_groups_that_the_file_names_have_a_note():
-    """Where a file's list costs polls, the line says what to leave out; else nothing is said."""
+    """Where a file's list costs polls, the line says what to leave out; others have none."""
     poll = PollOptions(monitor=MonitorOptions(groups=("vcpu", "balloon")))
     checks = {each.text.partition(":")[0]: each for each in told_checks(poll, COUNTS, 3)}
 
     assert {group: each.state for group, each in checks.items()} == {
         "interface": "ok",
-        "cpu_total": "note",
         "vcpu": "note",
     }
     assert checks["vcpu"].text.endswith("for 3 of 3 guests, libvirt is polled for all")

@@ -15,6 +15,9 @@ from virtstatd.model import Batch, Domain, Kind, Labels, Reading, Series
 
 
 NANOSECONDS = 1e9
+KERNEL = "local"
+"""What names of sources begin with that read the kernel's files."""
+
 LABELS_KEPT = 4
 """So many sets of labels of one guest are kept as text: its own, another tool's, and new ones."""
 
@@ -58,6 +61,7 @@ class Latest:
         self._wall = wall
         self._held: dict[str | None, dict[_Key, HeldReading]] = {}
         self._label_texts: dict[str, dict[Labels, bytes]] = {}
+        self._runs_held: dict[str, int] = {}
         self._templates = TextTemplates()
         self._plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
         self._former_plans: dict[tuple[TextTemplate, ...], tuple[TextTemplate, ...]] = {}
@@ -87,7 +91,7 @@ class Latest:
             self._runs.learn(batch)
         for domain, readings in groupby(batch.readings, attrgetter("domain")):
             uuid = domain.uuid if domain else None
-            if domain:
+            if domain and self._runs_held.get(domain.uuid) != domain.id:
                 self._forget_earlier_runs(domain)
             several, groups = self._held.setdefault(uuid, {}), seen.setdefault(uuid, set())
             labels = self._labels(domain)
@@ -162,6 +166,7 @@ class Latest:
         held = self._held.get(domain.uuid, {})
         for key in [key for key, each in held.items() if _id(each) != domain.id]:
             del held[key]
+        self._runs_held[domain.uuid] = domain.id
 
     def _forget_run(self, domain: Domain) -> None:
         held = self._held.get(domain.uuid, {})
@@ -169,7 +174,11 @@ class Latest:
             del held[key]
         if not held:
             self._held.pop(domain.uuid, None)
-            self._label_texts.pop(domain.uuid, None)
+            self._forget_domain(domain.uuid)
+
+    def _forget_domain(self, uuid: str) -> None:
+        self._label_texts.pop(uuid, None)
+        self._runs_held.pop(uuid, None)
 
     def _forget_the_old(self) -> None:
         now = self._clock()
@@ -182,7 +191,7 @@ class Latest:
         for uuid in [uuid for uuid, held in self._held.items() if not held]:
             del self._held[uuid]
             if uuid is not None:
-                self._label_texts.pop(uuid, None)
+                self._forget_domain(uuid)
         ends = (each.until for held in self._held.values() for each in held.values())
         self._earliest_end = min(ends, default=float("inf"))
 
@@ -192,17 +201,20 @@ def _newest(held: HeldReading) -> int:
 
 
 def _end(members: dict[_Key, HeldReading], key: _Key) -> None:
-    """Forget one reading of a domain, if it is there."""
+    """Forget a reading, if it is there; the kernel and libvirt have counters in common."""
     ended = members.pop(key, None)
     if ended is not None:
+        kernels = key[0].startswith(KERNEL)
         for other, held in members.items():
-            if held.arrival < ended.arrival:
+            if held.arrival < ended.arrival and other[0].startswith(KERNEL) != kernels:
                 members[other] = replace(held, reading=_kept_up(held.reading, ended.reading))
 
 
 def _kept_up(reading: Reading, newer: Reading) -> Reading:
     """Return a reading with no counter below what a newer one, which has ended, had of it."""
     known = dict(zip(map(_claim, newer.shape.series), newer.values, strict=True))
+    if known.keys().isdisjoint(map(_claim, reading.shape.series)):
+        return reading
     values = [
         max(value, known.get(_claim(series), value)) if series.field.kind is Kind.COUNTER else value
         for series, value in zip(reading.shape.series, reading.values, strict=True)

@@ -87,7 +87,7 @@ matrix: matrix-packages $(VENV)/dev.stamp  ## other releases of libvirt, Python 
 
 .PHONY: bench
 bench: test-packages $(VENV)/dev.stamp  ## the measurements: a table here, build/bench.json, README's chart
-	@.ci/packages collectd-core  # one of the tools that virtstatd is compared with
+	@.ci/packages collectd-core libmicrohttpd12 libprotobuf-c1  # a tool to compare with, and what it needs
 	@mkdir -p build/bench
 	for file in tests/bench/[!_]*.py; do
 		[[ -e $$file ]] || { echo 'No measurements in tests/bench/.'; exit 0; }

@@ -218,7 +218,7 @@ class _Layer:
         known.taken_at, known.arrived_at = taken_at, now
         if known.waiting and taken_at >= known.waiting_since:
             self._settle(known)
-        # a time ahead of the clock is one from before somebody set the clock back
+        # a time ahead of the clock is from before the clock was set back
         if first or taken_at <= known.passed_at <= now:
             return False
         known.sent, known.until = True, until
@@ -265,7 +265,7 @@ class _Layer:
                 ceased = True
             else:
                 continue
-            # a time ahead of the clock was taken before somebody set the clock back
+            # a time ahead of the clock is from before the clock was set back
             if not ceased or taken_at <= last_at <= self._wall():
                 out.append(place)
             elif series.field.kind is Kind.COUNTER:

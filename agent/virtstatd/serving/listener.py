@@ -278,7 +278,7 @@ class _Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in NO_ROOM:  # the queue stays full, and would be looked at for ever
+                if error.errno in NO_ROOM:  # the queue stays full: pause, or the loop spins
                     self._loop.remove_reader(self._sock.fileno())
                     self._again = self._loop.call_later(1.0, self.start)
                     self._connections.log.warning("web.crowded", reason=error.strerror)
@@ -427,7 +427,7 @@ class _Server:
                     writer.write(piece)
                     await self._drained(held, writer)
                     await asyncio.sleep(0)  # a client that reads fast must not keep the loop
-            writer.transport.set_write_buffer_limits(high=1)  # with 0, TLS would wait for ever
+            writer.transport.set_write_buffer_limits(high=1)  # with 0, TLS would never go on
             await self._drained(held, writer)
             writer.transport.set_write_buffer_limits(high=UNSENT_BYTES)
 
